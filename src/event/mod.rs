@@ -1,0 +1,18 @@
+//! The vocabulary that all floors share: what an event is, which lane it runs in, and what became of it.
+//!
+//! Guarantees: the types here are plain data. They know no clock, no JSON, no socket and no disk, and none of
+//! them is serialisable: the socket, the disk and Target's wire each have shapes of their own.
+
+mod account;
+mod cluster;
+mod envelope;
+mod ids;
+mod moment;
+mod outcome;
+
+pub use account::{Account, Balance};
+pub use cluster::{Cluster, Host};
+pub use envelope::{Entry, Envelope, Event};
+pub use ids::{EventId, Fingerprint, IdHash, InvalidSessionId, Lane, Owner, Seq, SessionId};
+pub use moment::Moment;
+pub use outcome::{Answer, DeadReason, Failure, Outcome};

@@ -1,0 +1,93 @@
+//! What came of an attempt, and why an event was set aside.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::Cluster;
+
+/// What came of one request, as far as decisions depend on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What was answered, or how the request failed.
+    pub answer: Answer,
+    /// `Retry-After`, already turned into a wait from now.
+    pub retry_after: Option<Duration>,
+    /// The cluster of the answer's `edgeHost`, where that was a valid one.
+    pub edge: Option<Cluster>,
+    /// What to tell a person: Adobe's message or the transport's error; at most 1 KiB, without control characters.
+    pub detail: String,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// 200 with a readable body: for each event of the attempt, in its order, whether the body lists its id.
+    Listed(Vec<bool>),
+    /// 204: accepted without a body.
+    Accepted,
+    /// Another 2xx, or a 200 whose body was cut off, not JSON, or over the limit: nobody knows what was processed.
+    Unreadable,
+    /// Any other status.
+    Status(u16),
+    /// No answer.
+    Failed(Failure),
+}
+
+/// How a request failed without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Failure {
+    /// The name did not resolve.
+    Dns,
+    /// No connection could be made.
+    Connect,
+    /// The TLS handshake failed.
+    Tls,
+    /// The connection ended before the answer did.
+    Reset,
+    /// No answer in time.
+    Timeout,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dns => "dns",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Reset => "reset",
+            Self::Timeout => "timeout",
+        })
+    }
+}
+
+/// Why an event became a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DeadReason {
+    /// Target refused it for good.
+    Refused,
+    /// `retry.unlisted_max` answers in a row left its id out.
+    NotAcknowledged,
+    /// It was older than `queue.max_age` when an attempt failed.
+    Expired,
+    /// An operator dropped it.
+    Dropped,
+}
+
+impl DeadReason {
+    /// The name that receipts, logs and the dead-letter list use.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::NotAcknowledged => "not_acknowledged",
+            Self::Expired => "expired",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+impl fmt::Display for DeadReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

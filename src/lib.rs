@@ -1,0 +1,3 @@
+//! `target-notifyd`: durable, batching delivery of Adobe Target display and click notifications.
+
+pub mod event;

@@ -1,0 +1,2 @@
+//! The `target-notifyd` executable.
+fn main() {}
