@@ -1,1 +1,3 @@
-//! The integration tests.
+//! The integration tests: one binary, one file a subject.
+
+mod floors;
