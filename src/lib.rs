@@ -1,3 +1,4 @@
 //! `target-notifyd`: durable, batching delivery of Adobe Target display and click notifications.
 
 pub mod event;
+pub mod wire;

@@ -1,0 +1,9 @@
+//! Pure codecs between bytes and the vocabulary: what producers write and read, and what Target reads and answers.
+//!
+//! Guarantees: no clock, no socket, no disk; every input may be hostile, and none of it panics.
+
+pub mod cookie;
+pub mod hash;
+pub mod reply;
+pub mod request;
+pub mod response;

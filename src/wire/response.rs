@@ -1,0 +1,190 @@
+//! What Target answers, as far as it is believed.
+//!
+//! Guarantee: nothing of an answer reaches a person, a route or a later request before it was checked: `edgeHost`
+//! counts only in the form `mboxedge` + 1–4 digits + `.`, a `tntId` only by the rules of our own input, and messages
+//! are cut and made printable.
+
+use std::collections::HashSet;
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::event::Cluster;
+
+/// The most bytes of Adobe's words that are shown or stored.
+pub const MAX_MESSAGE_BYTES: usize = 1_024;
+/// The most UTF-16 units of a `tntId`.
+const MAX_TNT_ID_UNITS: usize = 128;
+
+/// What a 200 says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// The ids of the notifications that were processed.
+    pub listed: Vec<String>,
+    /// The cluster that later requests of the session should go to.
+    pub edge: Option<Cluster>,
+    /// The visitor's `tntId`, perhaps a new one.
+    pub tnt_id: Option<String>,
+}
+
+/// Why a body is no `DeliveryResponse`.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ResponseError {
+    /// It is not JSON of the documented shape, or was cut off.
+    #[error("the answer is not a DeliveryResponse: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawResponse {
+    #[serde(default)]
+    notifications: Option<Vec<RawNotification>>,
+    #[serde(default)]
+    edge_host: Option<serde_json::Value>,
+    #[serde(default)]
+    id: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct RawNotification {
+    #[serde(default)]
+    id: Option<serde_json::Value>,
+}
+
+/// Reads the body of a 200.
+///
+/// # Errors
+/// [`ResponseError`] where nobody can know what was processed.
+pub fn decode(body: &[u8]) -> Result<Delivered, ResponseError> {
+    let raw: RawResponse = serde_json::from_slice(body)?;
+    let text = |value: Option<serde_json::Value>| match value {
+        Some(serde_json::Value::String(text)) => Some(text),
+        _ => None,
+    };
+    let listed = raw.notifications.unwrap_or_default().into_iter().filter_map(|one| text(one.id)).collect();
+    let edge = text(raw.edge_host).and_then(|host| edge_cluster(&host));
+    let tnt_id = raw.id.and_then(|id| text(id.get("tntId").cloned())).filter(|id| is_tnt_id(id));
+    Ok(Delivered { listed, edge, tnt_id })
+}
+
+/// Whether each of `ids` is among `listed`; the ids of one request differ, so each is looked up by itself.
+#[must_use]
+pub fn listed_flags(listed: &[String], ids: &[&str]) -> Vec<bool> {
+    let listed: HashSet<&str> = listed.iter().map(String::as_str).collect();
+    ids.iter().map(|id| listed.contains(id)).collect()
+}
+
+/// What to tell a person about a refusal: Adobe's `message` where the body has one, else the start of the body; at
+/// most [`MAX_MESSAGE_BYTES`], without control characters.
+#[must_use]
+pub fn message(body: &[u8]) -> String {
+    let parsed: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let told = parsed.as_ref().and_then(|value| value.get("message")).and_then(serde_json::Value::as_str);
+    match told {
+        Some(told) => printable(told),
+        None => {
+            // Four bytes more than are shown, so that a character at the limit is whole.
+            let start = body.get(..MAX_MESSAGE_BYTES.saturating_add(4)).unwrap_or(body);
+            printable(&String::from_utf8_lossy(start))
+        }
+    }
+}
+
+/// `text` with control characters as spaces, cut to [`MAX_MESSAGE_BYTES`] at a character's end.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len().min(MAX_MESSAGE_BYTES));
+    for character in text.chars() {
+        if shown.len() + character.len_utf8() > MAX_MESSAGE_BYTES {
+            break;
+        }
+        shown.push(if character.is_control() { ' ' } else { character });
+    }
+    shown.trim().to_owned()
+}
+
+/// The cluster of an `edgeHost` such as `mboxedge35.tt.omtrdc.net`.
+#[must_use]
+pub fn edge_cluster(host: &str) -> Option<Cluster> {
+    let (digits, _) = host.strip_prefix("mboxedge")?.split_once('.')?;
+    Cluster::parse(digits)
+}
+
+/// Whether `text` may be a `tntId`: not empty, at most 128 UTF-16 units, no control characters, and no `.` but the one
+/// before the location hint.
+#[must_use]
+pub fn is_tnt_id(text: &str) -> bool {
+    !text.is_empty()
+        && text.encode_utf16().count() <= MAX_TNT_ID_UNITS
+        && !text.chars().any(char::is_control)
+        && text.matches('.').count() <= 1
+}
+
+/// The cluster of the location hint inside a `tntId`: `35` of `abc.35_0`.
+#[must_use]
+pub fn tnt_id_cluster(tnt_id: &str) -> Option<Cluster> {
+    let (_, hint) = tnt_id.split_once('.')?;
+    let (cluster, node) = hint.split_once('_')?;
+    let digits = !node.is_empty() && node.bytes().all(|byte| byte.is_ascii_digit());
+    if digits { Cluster::parse(cluster) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_documented_answer_is_read() {
+        let body = br#"{"status":200,"requestId":"r","id":{"tntId":"abc.35_0"},"client":"acmecorp",
+            "edgeHost":"mboxedge35.tt.omtrdc.net","notifications":[{"id":"a"},{"id":"b"}]}"#;
+        let read = decode(body).unwrap();
+        assert_eq!(read.listed, ["a", "b"]);
+        assert_eq!(read.edge, Cluster::parse("35"));
+        assert_eq!(read.tnt_id.as_deref(), Some("abc.35_0"));
+    }
+
+    #[test]
+    fn what_breaks_our_rules_is_not_believed() {
+        for body in [
+            r#"{"edgeHost":"evil.example","id":{"tntId":"a.b.c"}}"#,
+            r#"{"edgeHost":"mboxedge12345.tt.omtrdc.net","id":{"tntId":""}}"#,
+            r#"{"edgeHost":"mboxedge.tt.omtrdc.net","id":{"tntId":7}}"#,
+            r#"{"edgeHost":["mboxedge35."],"id":"abc","notifications":null}"#,
+            "{}",
+        ] {
+            assert_eq!(decode(body.as_bytes()).unwrap(), Delivered::default(), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_no_answer_is_an_error() {
+        for body in ["", "{", "[]x", "null", r#"{"notifications":[{"id":"a"}"#, r#"{"notifications":7}"#] {
+            assert!(decode(body.as_bytes()).is_err(), "{body}");
+        }
+    }
+
+    #[test]
+    fn every_id_of_a_request_is_looked_up() {
+        let listed = ["b".to_owned(), "x".to_owned(), "a".to_owned()];
+        assert_eq!(listed_flags(&listed, &["a", "b", "c"]), [true, true, false]);
+        assert_eq!(listed_flags(&[], &["a"]), [false]);
+    }
+
+    #[test]
+    fn messages_are_cut_and_printable() {
+        assert_eq!(message(br#"{"status":400,"message":"bad\u001b[31m token\n"}"#), "bad [31m token");
+        assert_eq!(message(b"<html>\r\nno\xff"), "<html>  no\u{fffd}");
+        assert_eq!(message(&[b'a'; 5_000]).len(), MAX_MESSAGE_BYTES);
+        assert!(message("ä".repeat(5_000).as_bytes()).len() <= MAX_MESSAGE_BYTES);
+    }
+
+    #[test]
+    fn a_location_hint_is_one_dot_and_two_numbers() {
+        assert_eq!(tnt_id_cluster("abc.35_0"), Cluster::parse("35"));
+        for none in ["abc", "abc.35", "abc.35_", "abc._0", "abc.35_x", "abc.12345_0", "a.b.35_0"] {
+            assert_eq!(tnt_id_cluster(none), None, "{none}");
+        }
+    }
+}
