@@ -3,7 +3,9 @@
 //! Guarantees: no clock, no socket, no disk; every input may be hostile, and none of it panics.
 
 pub mod cookie;
+pub mod defaults;
 pub mod hash;
 pub mod reply;
 pub mod request;
 pub mod response;
+pub mod submission;

@@ -1,0 +1,178 @@
+//! JSON objects as ordered members over the producer's own bytes.
+//!
+//! Guarantees: no recursion deeper than [`MAX_DEPTH`]; a member's value is the very text that the producer wrote.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::wire::reply::Code;
+
+/// The deepest nesting of objects and arrays in a line.
+pub(crate) const MAX_DEPTH: usize = 64;
+
+/// What is wrong with a line, and where.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    pub(crate) code: Code,
+    pub(crate) path: Option<String>,
+    pub(crate) message: String,
+}
+
+/// Where in a line a value stands, as the producer wrote it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Path<'p> {
+    Root,
+    Key(&'p Path<'p>, &'p str),
+    Index(&'p Path<'p>, usize),
+}
+
+impl Path<'_> {
+    pub(crate) fn key<'p>(&'p self, name: &'p str) -> Path<'p> {
+        Path::Key(self, name)
+    }
+
+    pub(crate) fn index(&self, position: usize) -> Path<'_> {
+        Path::Index(self, position)
+    }
+
+    /// An `invalid_event` here.
+    pub(crate) fn invalid(&self, message: impl Into<String>) -> Fault {
+        Fault { code: Code::InvalidEvent, path: Some(self.to_string()), message: message.into() }
+    }
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Path::Root => Ok(()),
+            Path::Key(Path::Root, name) => f.write_str(name),
+            Path::Key(parent, name) => write!(f, "{parent}.{name}"),
+            Path::Index(parent, position) => write!(f, "{parent}[{position}]"),
+        }
+    }
+}
+
+/// The members of an object in their order, nulls included.
+pub(crate) struct Members<'a>(pub(crate) Vec<(Cow<'a, str>, &'a RawValue)>);
+
+/// Parses `line` as one JSON value, no deeper than [`MAX_DEPTH`].
+pub(crate) fn value(line: &[u8]) -> Result<&RawValue, Fault> {
+    let malformed = |message: String| Fault { code: Code::MalformedJson, path: None, message };
+    let text = std::str::from_utf8(line)
+        .map_err(|error| malformed(format!("the line is not UTF-8 from byte {} on", error.valid_up_to())))?;
+    if depth(line) > MAX_DEPTH {
+        return Err(malformed(format!("the line nests deeper than {MAX_DEPTH}")));
+    }
+    serde_json::from_str(text).map_err(|error| malformed(format!("the line is not JSON: {error}")))
+}
+
+/// The deepest nesting of brackets outside of strings.
+fn depth(line: &[u8]) -> usize {
+    let (mut deepest, mut now, mut inside, mut escaped) = (0_usize, 0_usize, false, false);
+    for byte in line {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if inside => escaped = true,
+            b'"' => inside = !inside,
+            b'{' | b'[' if !inside => {
+                now = now.saturating_add(1);
+                deepest = deepest.max(now);
+            }
+            b'}' | b']' if !inside => now = now.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// Whether `raw` is the literal `null`.
+pub(crate) fn is_null(raw: &RawValue) -> bool {
+    raw.get() == "null"
+}
+
+/// The text of a JSON string.
+pub(crate) fn text(raw: &RawValue, path: &Path<'_>) -> Result<String, Fault> {
+    if !raw.get().starts_with('"') {
+        return Err(path.invalid("must be a string"));
+    }
+    serde_json::from_str(raw.get()).map_err(|error| path.invalid(format!("is not a valid string: {error}")))
+}
+
+/// The elements of a JSON array.
+pub(crate) fn array<'a>(raw: &'a RawValue, path: &Path<'_>) -> Result<Vec<&'a RawValue>, Fault> {
+    if !raw.get().starts_with('[') {
+        return Err(path.invalid("must be an array"));
+    }
+    serde_json::from_str(raw.get()).map_err(|error| path.invalid(format!("is not a valid array: {error}")))
+}
+
+/// The members of a JSON object; a key that stands there twice is a fault at that key.
+pub(crate) fn object<'a>(raw: &'a RawValue, path: &Path<'_>) -> Result<Members<'a>, Fault> {
+    if !raw.get().starts_with('{') {
+        return Err(path.invalid("must be an object"));
+    }
+    let mut reader = serde_json::Deserializer::from_str(raw.get());
+    let members = reader
+        .deserialize_map(Collect)
+        .map_err(|error| path.invalid(format!("is not a valid object: {error}")))?;
+    let mut seen = std::collections::HashSet::with_capacity(members.0.len());
+    for (name, _) in &members.0 {
+        if !seen.insert(name.as_ref()) {
+            return Err(path.key(name).invalid("stands twice in one object"));
+        }
+    }
+    Ok(members)
+}
+
+struct Collect;
+
+impl<'de> Visitor<'de> for Collect {
+    type Value = Members<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
+        while let Some(name) = map.next_key::<Name<'de>>()? {
+            members.push((name.0, map.next_value::<&'de RawValue>()?));
+        }
+        Ok(Members(members))
+    }
+}
+
+/// A key, borrowed from the line unless it has escapes.
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de> serde::Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Name<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Name(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// Appends `"name":value` to a list of members, with a comma where it is not the first.
+pub(crate) fn push_member(out: &mut String, name: &str, value: &str) {
+    if !out.is_empty() && !out.ends_with('{') {
+        out.push(',');
+    }
+    out.push_str(&serde_json::Value::from(name).to_string());
+    out.push(':');
+    out.push_str(value);
+}

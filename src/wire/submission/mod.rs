@@ -1,0 +1,155 @@
+//! A producer's line, parsed once: checked by every rule of the Delivery API, with what is absent filled in.
+//!
+//! Guarantees:
+//! - a value of type [`Submission`] can be stored and sent as it is; there is no half-valid one;
+//! - what the producer wrote is kept byte for byte, but for members that were `null`, and for what is filled in;
+//! - an error names the field by its path, as the producer wrote the line.
+
+mod json;
+mod options;
+mod request;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use self::json::{Fault, Path, is_null, object, push_member};
+use self::options::Options;
+use self::schema::Checked;
+use crate::event::{Envelope, EventId, SessionId};
+use crate::wire::defaults::Defaults;
+use crate::wire::hash;
+use crate::wire::reply::{Code, Rejection};
+
+/// The most notifications of one submission.
+pub const MAX_NOTIFICATIONS: usize = 1_000;
+/// The most bytes of a request's members beside its notifications.
+pub const MAX_MEMBERS_BYTES: usize = 64 * 1_024;
+
+/// One line that may be stored: at least one notification and what they share.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// What its events share.
+    pub envelope: Arc<Envelope>,
+    /// Its notifications in the order of the request, 1 to [`MAX_NOTIFICATIONS`].
+    pub notifications: Vec<Notification>,
+    /// The producer's `ref`.
+    pub reference: Option<String>,
+    /// Whether a receipt was asked for.
+    pub receipt: bool,
+    /// The consumer id that calls are stitched together by.
+    pub consumer_id: Option<String>,
+}
+
+/// One notification, ready to be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notification {
+    /// Its id, as given or as made here.
+    pub id: EventId,
+    /// The finished JSON object.
+    pub json: Box<[u8]>,
+}
+
+impl Submission {
+    /// Parses one line without its end. `now_unix_ms` is the wall clock: the default of `timestamp`, and what a cookie's
+    /// expiry is held against.
+    ///
+    /// # Errors
+    /// [`Rejection`]: the line is refused for good, with the reply that says why.
+    pub fn parse(line: &[u8], defaults: &Defaults, now_unix_ms: u64) -> Result<Self, Rejection> {
+        let mut reference = None;
+        parse(line, defaults, now_unix_ms, &mut reference).map_err(|fault| Rejection {
+            code: fault.code,
+            message: fault.message,
+            path: fault.path,
+            reference,
+        })
+    }
+
+    /// What it counts against `queue.max_bytes`: its notifications and what they share.
+    #[must_use]
+    pub fn payload_bytes(&self) -> u64 {
+        let notifications: usize = self.notifications.iter().map(|one| one.json.len()).sum();
+        u64::try_from(notifications.saturating_add(self.envelope.members.len())).unwrap_or(u64::MAX)
+    }
+}
+
+/// `reference` is set as soon as a valid one is known, so that a refusal carries it too.
+fn parse(
+    line: &[u8],
+    defaults: &Defaults,
+    now_unix_ms: u64,
+    reference: &mut Option<String>,
+) -> Result<Submission, Fault> {
+    let root = json::value(line)?;
+    if !root.get().starts_with('{') {
+        let message = "a submission is a JSON object".to_owned();
+        return Err(Fault { code: Code::InvalidEvent, path: Some(String::new()), message });
+    }
+    let top = object(root, &Path::Root)?;
+    *reference = options::reference(&top);
+    let (options, rest) = Options::read(&top, now_unix_ms)?;
+
+    let shape = rest.iter().find(|(name, value)| *name == "request" && !is_null(value));
+    let request = match shape {
+        Some((_, raw)) => {
+            if let Some((name, _)) = rest.iter().find(|(name, _)| *name != "request") {
+                return Err(unknown(name));
+            }
+            request::long(raw)?
+        }
+        None => request::short(&rest)?,
+    };
+
+    let session = match options.session {
+        Some(session) => session,
+        None => SessionId::new(&Uuid::new_v4().to_string())
+            .map_err(|error| Path::Root.key("session_id").invalid(error.to_string()))?,
+    };
+    let shared = request.shared(&options.customer_ids, options.device.as_deref(), defaults)?;
+    let owner = hash::owner(shared.token.as_deref(), shared.environment);
+    let cluster = shared.cluster.or(options.hint);
+    let members = shared.members.into_bytes().into_boxed_slice();
+    let fingerprint = hash::fingerprint(&session, cluster, owner, &members);
+    let envelope = Envelope { session, cluster, owner, members, fingerprint };
+
+    let give_impression = defaults.impression_id && !shared.has_impression;
+    let notifications =
+        request.notifications.into_iter().map(|one| finish(one, give_impression, now_unix_ms)).collect();
+    Ok(Submission {
+        envelope: Arc::new(envelope),
+        notifications,
+        reference: options.reference,
+        receipt: options.receipt,
+        consumer_id: options.consumer_id,
+    })
+}
+
+fn unknown(name: &str) -> Fault {
+    let message = format!("'{name}' is no field of a submission");
+    Fault { code: Code::UnknownField, path: Some(name.to_owned()), message }
+}
+
+/// Fills in what a notification leaves out.
+fn finish(mut members: Checked<'_>, give_impression: bool, now_unix_ms: u64) -> Notification {
+    let has = |members: &Checked<'_>, name: &str| members.iter().any(|(found, _)| found == name);
+    let quoted = || format!("\"{}\"", Uuid::new_v4());
+    if !has(&members, "id") {
+        members.insert(0, ("id".into(), quoted().into()));
+    }
+    if !has(&members, "timestamp") {
+        members.push(("timestamp".into(), now_unix_ms.to_string().into()));
+    }
+    if give_impression && !has(&members, "impressionId") {
+        members.push(("impressionId".into(), quoted().into()));
+    }
+    let id = members
+        .iter()
+        .find(|(name, _)| name == "id")
+        .and_then(|(_, value)| serde_json::from_str::<String>(value).ok())
+        .unwrap_or_default();
+    Notification { id: EventId::new(&id), json: schema::braced(&members).into_bytes().into_boxed_slice() }
+}

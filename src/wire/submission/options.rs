@@ -1,0 +1,157 @@
+//! The option fields of a line: everything beside the request, in both spellings.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use super::json::{Fault, Members, Path, array, is_null, object, push_member, text};
+use super::schema::{CUSTOMER_ID, check, length};
+use crate::event::{Cluster, SessionId};
+use crate::wire::cookie::Cookie;
+
+/// Each option field: its name, and its camelCase spelling where that differs.
+const FIELDS: [(&str, &str); 8] = [
+    ("session_id", "sessionId"),
+    ("target_cookie", "targetCookie"),
+    ("target_location_hint", "targetLocationHint"),
+    ("consumer_id", "consumerId"),
+    ("customer_ids", "customerIds"),
+    ("ref", "ref"),
+    ("receipt", "receipt"),
+    // Known so that a `null` beside the short form counts as absent.
+    ("request", "request"),
+];
+
+/// The authenticated states by their number in the VisitorId form.
+const STATES: [&str; 3] = ["unknown", "authenticated", "logged_out"];
+
+/// What the option fields say.
+#[derive(Debug, Default)]
+pub(super) struct Options {
+    pub(super) session: Option<SessionId>,
+    pub(super) device: Option<String>,
+    pub(super) hint: Option<Cluster>,
+    pub(super) consumer_id: Option<String>,
+    /// Finished JSON objects, in the order written.
+    pub(super) customer_ids: Vec<String>,
+    pub(super) reference: Option<String>,
+    pub(super) receipt: bool,
+}
+
+/// The members of a line that are no options.
+pub(super) type Rest<'a> = Vec<(&'a str, &'a RawValue)>;
+
+/// The line's `ref`, where it has a valid one.
+pub(super) fn reference(top: &Members<'_>) -> Option<String> {
+    let (_, raw) = top.0.iter().find(|(name, _)| name == "ref")?;
+    read_reference(raw, &Path::Root.key("ref")).ok()
+}
+
+fn read_reference(raw: &RawValue, path: &Path<'_>) -> Result<String, Fault> {
+    let told = text(raw, path)?;
+    length(&told, 0, 128, path)?;
+    Ok(told)
+}
+
+impl Options {
+    /// Reads the options of a line, and returns what else it holds.
+    pub(super) fn read<'a>(top: &'a Members<'a>, now_unix_ms: u64) -> Result<(Self, Rest<'a>), Fault> {
+        let mut options = Self::default();
+        let mut rest = Vec::new();
+        let mut seen: Vec<&str> = Vec::new();
+        let mut cookie = Cookie::default();
+        for (name, raw) in &top.0 {
+            let Some((field, _)) = FIELDS.iter().find(|(snake, camel)| name == snake || name == camel) else {
+                rest.push((name.as_ref(), *raw));
+                continue;
+            };
+            let path = Path::Root.key(name);
+            if seen.contains(field) {
+                return Err(path.invalid(format!("is the second spelling of {field} in one line")));
+            }
+            seen.push(field);
+            if is_null(raw) {
+                continue;
+            }
+            match *field {
+                "session_id" => {
+                    let id = SessionId::new(&text(raw, &path)?)
+                        .map_err(|error| path.invalid(error.to_string()))?;
+                    options.session = Some(id);
+                }
+                "target_cookie" => cookie = Cookie::parse(&text(raw, &path)?, now_unix_ms),
+                "target_location_hint" => {
+                    let hint = Cluster::parse(&text(raw, &path)?)
+                        .ok_or_else(|| path.invalid("must be 1 to 4 digits"))?;
+                    options.hint = Some(hint);
+                }
+                "consumer_id" => {
+                    let told = text(raw, &path)?;
+                    length(&told, 1, 128, &path)?;
+                    options.consumer_id = Some(told);
+                }
+                "customer_ids" => options.customer_ids = customer_ids(raw, &path)?,
+                "ref" => options.reference = Some(read_reference(raw, &path)?),
+                "receipt" => options.receipt = boolean(raw, &path)?,
+                _ => rest.push((name.as_ref(), *raw)),
+            }
+        }
+        // The cookie's session wins over the option: it is what the visitor's browser holds.
+        options.session = cookie.session.or(options.session);
+        options.device = cookie.device;
+        Ok((options, rest))
+    }
+}
+
+fn boolean(raw: &RawValue, path: &Path<'_>) -> Result<bool, Fault> {
+    raw.get().parse().map_err(|_| path.invalid("must be true or false"))
+}
+
+/// `customer_ids` in either form, as the API's objects.
+fn customer_ids(raw: &RawValue, path: &Path<'_>) -> Result<Vec<String>, Fault> {
+    if raw.get().starts_with('[') {
+        let each = array(raw, path)?.into_iter().enumerate();
+        return each.map(|(i, one)| check(&CUSTOMER_ID, one, &path.index(i)).map(Cow::into_owned)).collect();
+    }
+    if !raw.get().starts_with('{') {
+        return Err(path.invalid("must be an array of customer ids, or an object of ids by integration code"));
+    }
+    let by_code = object(raw, path)?;
+    by_code.0.iter().map(|(code, value)| visitor_form(code, value, &path.key(code))).collect()
+}
+
+/// One entry of the VisitorId form: an id, or an object of an id and its state.
+fn visitor_form(code: &str, raw: &RawValue, path: &Path<'_>) -> Result<String, Fault> {
+    length(code, 0, 50, path)?;
+    let mut state = STATES.first().copied().unwrap_or_default();
+    let mut id = None;
+    if raw.get().starts_with('"') {
+        let told = text(raw, path)?;
+        length(&told, 0, 128, path)?;
+        id = Some(raw.get());
+    } else {
+        for (name, value) in object(raw, path)?.0.iter().filter(|(_, value)| !is_null(value)) {
+            let here = path.key(name);
+            match name.as_ref() {
+                "id" => {
+                    length(&text(value, &here)?, 0, 128, &here)?;
+                    id = Some(value.get());
+                }
+                "authState" => {
+                    let number: Option<usize> = value.get().parse().ok();
+                    state = number
+                        .and_then(|number| STATES.get(number).copied())
+                        .ok_or_else(|| here.invalid("must be 0, 1 or 2"))?;
+                }
+                _ => return Err(here.invalid("is no member of a customer id; known are id and authState")),
+            }
+        }
+    }
+    let id = id.ok_or_else(|| path.key("id").invalid("is required"))?;
+    let mut out = String::from("{");
+    push_member(&mut out, "id", id);
+    push_member(&mut out, "integrationCode", &serde_json::Value::from(code).to_string());
+    push_member(&mut out, "authenticatedState", &serde_json::Value::from(state).to_string());
+    out.push('}');
+    Ok(out)
+}

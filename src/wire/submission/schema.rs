@@ -1,0 +1,363 @@
+//! The rules of the Delivery API as tables, and the one walker that holds a value against them.
+//!
+//! The walker returns the value as finished JSON: the producer's own text, or, where a member that the tables name was
+//! `null`, the same object without it. Members that the tables don't name pass untouched: the API grows.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use super::json::{Fault, Path, array, is_null, object, push_member, text};
+use crate::wire::response::is_tnt_id;
+
+/// What a member's value must be.
+pub(crate) enum Rule {
+    /// Anything.
+    Any,
+    /// A string of `min` to `max` UTF-16 units.
+    Text { min: usize, max: usize },
+    /// A string that is not blank, of at most so many UTF-16 units.
+    NotBlank(usize),
+    /// One of these strings.
+    OneOf(&'static [&'static str]),
+    /// A `tntId`.
+    TntId,
+    /// 16 hex digits, `-`, 16 more.
+    SupplementalDataId,
+    /// An integer literal of at least this.
+    Integer { min: i64 },
+    /// A number of at least 0.
+    Amount,
+    /// `true` or `false`.
+    Bool,
+    /// An object with these members.
+    Object(&'static [Member]),
+    /// An array of at most so many elements, none null, each by the rule.
+    Array { max: usize, each: &'static Rule },
+    /// `order.purchasedProductIds`: each at most 50, joined by commas at most 250.
+    ProductIds,
+    /// Free parameters; `page` also refuses the names that Target keeps for itself.
+    Parameters { page: bool },
+}
+
+/// A member that the API documents.
+pub(crate) struct Member {
+    pub(crate) name: &'static str,
+    pub(crate) rule: Rule,
+    pub(crate) required: bool,
+}
+
+const fn may(name: &'static str, rule: Rule) -> Member {
+    Member { name, rule, required: false }
+}
+
+const fn must(name: &'static str, rule: Rule) -> Member {
+    Member { name, rule, required: true }
+}
+
+const LONG: usize = usize::MAX;
+const MAX_PARAMETERS: usize = 50;
+const RESERVED_PARAMETERS: [&str; 3] = ["orderId", "orderTotal", "productPurchasedIds"];
+
+pub(crate) static NOTIFICATION: &[Member] = &[
+    may("id", Rule::Text { min: 0, max: 200 }),
+    must("type", Rule::OneOf(&["display", "click"])),
+    may("timestamp", Rule::Integer { min: 0 }),
+    may("impressionId", Rule::Text { min: 0, max: 128 }),
+    may("tokens", Rule::Array { max: LONG, each: &Rule::Text { min: 0, max: LONG } }),
+    may(
+        "mbox",
+        Rule::Object(&[must("name", Rule::NotBlank(250)), may("state", Rule::Text { min: 0, max: LONG })]),
+    ),
+    may(
+        "view",
+        Rule::Object(&[
+            may("name", Rule::Text { min: 0, max: 128 }),
+            may("key", Rule::Text { min: 0, max: 512 }),
+            may("state", Rule::Text { min: 0, max: LONG }),
+        ]),
+    ),
+    may("pageLoad", Rule::Object(&[may("state", Rule::Text { min: 0, max: LONG })])),
+    may(
+        "address",
+        Rule::Object(&[
+            may("url", Rule::Text { min: 0, max: LONG }),
+            may("referringUrl", Rule::Text { min: 0, max: LONG }),
+        ]),
+    ),
+    may("parameters", Rule::Parameters { page: true }),
+    may("profileParameters", Rule::Parameters { page: false }),
+    may(
+        "order",
+        Rule::Object(&[
+            may("id", Rule::Text { min: 0, max: 250 }),
+            may("total", Rule::Amount),
+            may("purchasedProductIds", Rule::ProductIds),
+        ]),
+    ),
+    may(
+        "product",
+        Rule::Object(&[
+            may("id", Rule::Text { min: 1, max: 128 }),
+            may("categoryId", Rule::Text { min: 1, max: 128 }),
+        ]),
+    ),
+];
+
+pub(crate) static CUSTOMER_ID: Rule = Rule::Object(&[
+    must("id", Rule::Text { min: 0, max: 128 }),
+    must("integrationCode", Rule::Text { min: 0, max: 50 }),
+    must("authenticatedState", Rule::OneOf(&["unknown", "authenticated", "logged_out"])),
+]);
+
+pub(crate) static VISITOR: &[Member] = &[
+    may("tntId", Rule::TntId),
+    may("thirdPartyId", Rule::Text { min: 0, max: 128 }),
+    may("marketingCloudVisitorId", Rule::Text { min: 0, max: 128 }),
+    may("customerIds", Rule::Array { max: 50, each: &CUSTOMER_ID }),
+];
+
+pub(crate) static CONTEXT: &[Member] = &[
+    may("channel", Rule::OneOf(&["web", "mobile"])),
+    may("timeOffsetInMinutes", Rule::Integer { min: i64::MIN }),
+    may("beacon", Rule::Bool),
+    may("userAgent", Rule::Text { min: 0, max: LONG }),
+];
+
+pub(crate) static ANALYTICS: &[Member] = &[
+    may("logging", Rule::OneOf(&["server_side", "client_side"])),
+    may("supplementalDataId", Rule::SupplementalDataId),
+    may("trackingServer", Rule::Text { min: 0, max: LONG }),
+    may("trackingServerSecure", Rule::Text { min: 0, max: LONG }),
+];
+
+pub(crate) static EXPERIENCE_CLOUD: &[Member] = &[
+    may("analytics", Rule::Object(ANALYTICS)),
+    may(
+        "audienceManager",
+        Rule::Object(&[
+            may("locationHint", Rule::Integer { min: 1 }),
+            may("blob", Rule::Text { min: 1, max: 1024 }),
+        ]),
+    ),
+];
+
+pub(crate) static PROPERTY: &[Member] = &[may("token", Rule::Text { min: 0, max: LONG })];
+
+pub(crate) static REQUEST: &[Member] = &[
+    may("requestId", Rule::Text { min: 0, max: 128 }),
+    may("impressionId", Rule::Text { min: 0, max: 128 }),
+    may("id", Rule::Object(VISITOR)),
+    may("environmentId", Rule::Integer { min: i64::MIN }),
+    may("property", Rule::Object(PROPERTY)),
+    may("context", Rule::Object(CONTEXT)),
+    may("experienceCloud", Rule::Object(EXPERIENCE_CLOUD)),
+    may("trace", Rule::Object(&[must("authorizationToken", Rule::Text { min: 0, max: LONG })])),
+    may("qaMode", Rule::Any),
+    may("preview", Rule::Any),
+    may("notifications", Rule::Any),
+    may("execute", Rule::Any),
+    may("prefetch", Rule::Any),
+    may("telemetry", Rule::Any),
+];
+
+/// The members of an object, checked, nulls of known members left out, each value as finished JSON.
+pub(crate) type Checked<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
+
+/// Checks the members of `raw` against `table`.
+pub(crate) fn members<'a>(
+    table: &[Member],
+    raw: &'a RawValue,
+    path: &Path<'_>,
+) -> Result<Checked<'a>, Fault> {
+    let found = object(raw, path)?;
+    let mut checked = Vec::with_capacity(found.0.len());
+    for (name, value) in found.0 {
+        match table.iter().find(|member| member.name == name) {
+            Some(_) if is_null(value) => {}
+            Some(member) => {
+                let finished = check(&member.rule, value, &path.key(&name))?;
+                checked.push((name, finished));
+            }
+            None => {
+                if let Some(right) = right_spelling(table, &name) {
+                    return Err(path.key(&name).invalid(format!("is spelt '{right}' in the Delivery API")));
+                }
+                checked.push((name, Cow::Borrowed(value.get())));
+            }
+        }
+    }
+    for member in table.iter().filter(|member| member.required) {
+        if !checked.iter().any(|(name, _)| name == member.name) {
+            return Err(path.key(member.name).invalid("is required"));
+        }
+    }
+    Ok(checked)
+}
+
+/// The documented name that `name` means in the style of the Python SDK's models, if it is such a spelling.
+fn right_spelling(table: &[Member], name: &str) -> Option<&'static str> {
+    let snake = |text: &str| {
+        text.chars().fold(String::new(), |mut out, character| {
+            if character.is_ascii_uppercase() {
+                out.push('_');
+            }
+            out.push(character.to_ascii_lowercase());
+            out
+        })
+    };
+    table.iter().map(|member| member.name).find(|right| *right != name && snake(right) == name)
+}
+
+/// Checks one value; returns it as finished JSON.
+pub(crate) fn check<'a>(rule: &Rule, raw: &'a RawValue, path: &Path<'_>) -> Result<Cow<'a, str>, Fault> {
+    let as_written = Cow::Borrowed(raw.get());
+    match rule {
+        Rule::Any => {}
+        Rule::Text { min, max } => {
+            length(&text(raw, path)?, *min, *max, path)?;
+        }
+        Rule::NotBlank(max) => {
+            let told = text(raw, path)?;
+            if told.trim().is_empty() {
+                return Err(path.invalid("must not be blank"));
+            }
+            length(&told, 1, *max, path)?;
+        }
+        Rule::OneOf(allowed) => {
+            if !allowed.contains(&text(raw, path)?.as_str()) {
+                return Err(path.invalid(format!("must be one of: {}", allowed.join(", "))));
+            }
+        }
+        Rule::TntId => {
+            let told = text(raw, path)?;
+            length(&told, 1, 128, path)?;
+            if !is_tnt_id(&told) {
+                return Err(path.invalid(
+                    "must have no control character and no '.' but the one before the location hint",
+                ));
+            }
+        }
+        Rule::SupplementalDataId => {
+            let told = text(raw, path)?;
+            let hex = |half: &str| half.len() == 16 && half.bytes().all(|byte| byte.is_ascii_hexdigit());
+            if !told.split_once('-').is_some_and(|(first, second)| hex(first) && hex(second)) {
+                return Err(path.invalid("must be 16 hex digits, '-', and 16 more"));
+            }
+        }
+        Rule::Integer { min } => {
+            let number: Option<i64> = raw.get().parse().ok();
+            if number.is_none_or(|number| number < *min) {
+                let least = if *min == i64::MIN { String::new() } else { format!(" of at least {min}") };
+                return Err(path.invalid(format!("must be an integer{least} within 64 bits")));
+            }
+        }
+        Rule::Amount => {
+            let number: Option<f64> = raw.get().parse().ok();
+            if number.is_none_or(|number| number < 0.0 || !number.is_finite()) {
+                return Err(path.invalid("must be a number of at least 0"));
+            }
+        }
+        Rule::Bool => {
+            if !matches!(raw.get(), "true" | "false") {
+                return Err(path.invalid("must be true or false"));
+            }
+        }
+        Rule::Object(table) => return Ok(joined(raw, &members(table, raw, path)?, table)),
+        Rule::Array { max, each } => return list(raw, *max, each, path),
+        Rule::ProductIds => product_ids(raw, path)?,
+        Rule::Parameters { page } => parameters(raw, *page, path)?,
+    }
+    Ok(as_written)
+}
+
+fn list<'a>(raw: &'a RawValue, max: usize, each: &Rule, path: &Path<'_>) -> Result<Cow<'a, str>, Fault> {
+    let elements = array(raw, path)?;
+    if elements.len() > max {
+        return Err(path.invalid(format!("must have at most {max} elements")));
+    }
+    let mut finished = Vec::with_capacity(elements.len());
+    let mut changed = false;
+    for (position, element) in elements.iter().enumerate() {
+        let value = check(each, element, &path.index(position))?;
+        changed |= matches!(value, Cow::Owned(_));
+        finished.push(value);
+    }
+    Ok(if changed { Cow::Owned(format!("[{}]", finished.join(","))) } else { Cow::Borrowed(raw.get()) })
+}
+
+/// The object as written, or, where members were left out or rewritten, put together anew.
+fn joined<'a>(raw: &'a RawValue, checked: &Checked<'a>, table: &[Member]) -> Cow<'a, str> {
+    let rewritten = checked.iter().any(|(_, value)| matches!(value, Cow::Owned(_)));
+    let dropped = object(raw, &Path::Root).is_ok_and(|all| {
+        all.0.iter().any(|(name, value)| is_null(value) && table.iter().any(|member| member.name == *name))
+    });
+    if !rewritten && !dropped {
+        return Cow::Borrowed(raw.get());
+    }
+    Cow::Owned(braced(checked))
+}
+
+/// An object of finished members.
+pub(crate) fn braced(members: &Checked<'_>) -> String {
+    let mut out = String::from("{");
+    for (name, value) in members {
+        push_member(&mut out, name, value);
+    }
+    out.push('}');
+    out
+}
+
+/// Whether `told` has `min` to `max` UTF-16 units, as Adobe's servers count.
+pub(crate) fn length(told: &str, min: usize, max: usize, path: &Path<'_>) -> Result<(), Fault> {
+    let units = told.encode_utf16().count();
+    if units < min {
+        return Err(path.invalid(if min == 1 {
+            "must not be empty".into()
+        } else {
+            format!("must have at least {min} characters")
+        }));
+    }
+    if units > max {
+        return Err(path.invalid(format!("must have at most {max} characters, has {units}")));
+    }
+    Ok(())
+}
+
+fn product_ids(raw: &RawValue, path: &Path<'_>) -> Result<(), Fault> {
+    let mut joined = 0_usize;
+    for (position, element) in array(raw, path)?.into_iter().enumerate() {
+        let here = path.index(position);
+        let told = text(element, &here)?;
+        length(&told, 0, 50, &here)?;
+        joined += told.encode_utf16().count() + usize::from(position > 0);
+    }
+    if joined > 250 {
+        return Err(path.invalid("must have at most 250 characters when joined by commas"));
+    }
+    Ok(())
+}
+
+fn parameters(raw: &RawValue, page: bool, path: &Path<'_>) -> Result<(), Fault> {
+    let found = object(raw, path)?;
+    if found.0.len() > MAX_PARAMETERS {
+        return Err(path.invalid(format!("must have at most {MAX_PARAMETERS} members")));
+    }
+    for (name, value) in &found.0 {
+        let here = path.key(name);
+        if name.trim().is_empty() {
+            return Err(here.invalid("a parameter's name must not be blank"));
+        }
+        length(name, 1, 128, &here)?;
+        if page && name.starts_with("profile") {
+            return Err(
+                here.invalid("a parameter's name must not start with 'profile'; use profileParameters")
+            );
+        }
+        if page && RESERVED_PARAMETERS.contains(&name.as_ref()) {
+            return Err(here.invalid("is kept by Target for itself; use order"));
+        }
+        length(&text(value, &here)?, 0, 5_000, &here)?;
+    }
+    Ok(())
+}
