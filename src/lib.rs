@@ -1,4 +1,5 @@
 //! `target-notifyd`: durable, batching delivery of Adobe Target display and click notifications.
 
 pub mod event;
+pub mod ingest;
 pub mod wire;

@@ -1,0 +1,167 @@
+//! The listening socket: who may connect, and how many.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::connection::{Shared, serve};
+use super::{Admission, Settings};
+use crate::wire::defaults::Defaults;
+use crate::wire::reply::{self, Code, Rejection, Unavailable};
+
+/// How long the listener waits after a failed `accept`, such as one for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What a producer over the connection limit is told to wait.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Why the socket could not be made.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// Somebody answers on the path.
+    #[error("{} is served by another process: stop it, or set another ingest.socket", .0.display())]
+    InUse(PathBuf),
+    /// Something that is no socket lies at the path.
+    #[error("{} exists and is no socket: move it away, or set another ingest.socket", .0.display())]
+    NoSocket(PathBuf),
+    /// The system refused.
+    #[error("the socket {} cannot be made: {source}; check that its folder exists and may be written", path.display())]
+    Io {
+        /// The socket's path.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// The producers' socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: UnixListener,
+}
+
+impl Listener {
+    /// Makes the socket; a file that a crash left behind is replaced, one that is served is not.
+    ///
+    /// # Errors
+    /// [`BindError`]; nothing was changed then.
+    pub fn bind(settings: &Settings) -> Result<Self, BindError> {
+        let path = &settings.socket;
+        let failed = |source| BindError::Io { path: path.clone(), source };
+        clear_stale(path)?;
+        let socket = StdListener::bind(path).map_err(failed)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(settings.mode)).map_err(failed)?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        Ok(Self { socket: UnixListener::from_std(socket).map_err(failed)? })
+    }
+
+    /// Serves producers until `shutdown` is cancelled; returns once every connection has ended.
+    pub async fn run<A, C>(
+        self,
+        settings: Settings,
+        defaults: Arc<Defaults>,
+        admission: A,
+        wall_ms: C,
+        shutdown: CancellationToken,
+    ) where
+        A: Admission,
+        C: Fn() -> u64 + Send + Sync + 'static,
+    {
+        let long_lines = Arc::new(Semaphore::new(settings.buffer_max_bytes.div_ceil(1_024)));
+        let stop = shutdown.clone();
+        let shared = Arc::new(Shared { settings, defaults, admission, wall_ms, long_lines, shutdown });
+        let mut connections: JoinSet<u32> = JoinSet::new();
+        let mut by_user: HashMap<u32, usize> = HashMap::new();
+        let ended = |by_user: &mut HashMap<u32, usize>, user: u32| {
+            if let Some(count) = by_user.get_mut(&user) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    by_user.remove(&user);
+                }
+            }
+        };
+        loop {
+            // `accept` and `join_next` lose nothing when they are dropped.
+            tokio::select! {
+                accepted = self.socket.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        let Ok(peer) = stream.peer_cred() else { continue };
+                        let count = by_user.get(&peer.uid()).copied().unwrap_or(0);
+                        match refusal(&shared.settings, peer.uid(), peer.gid(), connections.len(), count) {
+                            Some(line) => refuse(&stream, &line),
+                            None => {
+                                by_user.insert(peer.uid(), count + 1);
+                                let shared = Arc::clone(&shared);
+                                connections.spawn(async move { serve(stream, shared).await; peer.uid() });
+                            }
+                        }
+                    }
+                    Err(error) => {
+                        warn!(%error, "a connection could not be accepted; trying again");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(Ok(user)) = connections.join_next(), if !connections.is_empty() => ended(&mut by_user, user),
+                () = stop.cancelled() => break,
+            }
+        }
+        drop(self.socket);
+        while connections.join_next().await.is_some() {}
+    }
+}
+
+/// The line that a peer is turned away with, if it is.
+fn refusal(settings: &Settings, user: u32, group: u32, all: usize, own: usize) -> Option<String> {
+    let listed = settings.allow_users.contains(&user) || settings.allow_groups.contains(&group);
+    let open = settings.allow_users.is_empty() && settings.allow_groups.is_empty();
+    if !listed && !open {
+        let message = format!("user {user} may not submit events (ingest.allow_users, ingest.allow_groups)");
+        let rejection = Rejection { code: Code::Forbidden, message, path: None, reference: None };
+        return Some(reply::rejected(&rejection));
+    }
+    if all >= settings.max_connections || own >= settings.max_connections_per_user {
+        let message = format!("{all} connections are open, {own} of them by user {user}");
+        return Some(reply::unavailable(Unavailable::TooManyConnections, &message, None, RETRY_AFTER));
+    }
+    None
+}
+
+/// Writes the one line; a new socket's empty buffer takes it at once, so nobody waits for the peer.
+fn refuse(stream: &UnixStream, line: &str) {
+    if let Err(error) = stream.try_write(format!("{line}\n").as_bytes()) {
+        warn!(%error, "a connection was refused, and could not be told why");
+    }
+}
+
+/// Removes a socket file that nobody serves.
+fn clear_stale(path: &Path) -> Result<(), BindError> {
+    let failed = |source| BindError::Io { path: path.to_owned(), source };
+    let kind = match std::fs::symlink_metadata(path) {
+        Ok(found) => found.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    if !kind.is_socket() {
+        return Err(BindError::NoSocket(path.to_owned()));
+    }
+    match StdStream::connect(path) {
+        // Refused is what a file without a process behind it answers; anything else may be a live one.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(failed)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed(error)),
+        Ok(_) => Err(BindError::InUse(path.to_owned())),
+    }
+}

@@ -1,0 +1,70 @@
+//! The producers' socket: lines in, replies out, in their order.
+//!
+//! Guarantees:
+//! - one reply for every line, in the order of the lines; one bad line harms no other line;
+//! - a line is answered `queued` only after the [`Admission`] said that it is stored; where the commit was lost, the
+//!   connection closes without a reply, which means "outcome unknown";
+//! - memory is bounded: a line by `max_line`, long lines together by `buffer_max_bytes`, replies that wait by
+//!   [`MAX_WAITING_BATCHES`] batches of [`MAX_BATCH_LINES`] lines; at a limit the connection is no longer read.
+
+mod connection;
+mod framing;
+mod listener;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+pub use self::listener::{BindError, Listener};
+use crate::wire::reply::Appended;
+use crate::wire::submission::Submission;
+
+/// The most lines of one connection that are handed on together.
+pub const MAX_BATCH_LINES: usize = 256;
+/// The most batches of one connection that wait for their replies; then it is not read.
+pub const MAX_WAITING_BATCHES: usize = 8;
+/// A line up to this length costs no share of `buffer_max_bytes`.
+pub const SHORT_LINE_BYTES: usize = 64 * 1_024;
+/// A peer that takes no byte for this long while replies wait is closed.
+pub const WRITE_STALL: Duration = Duration::from_secs(30);
+/// How long a connection is read and discarded after the daemon shut down its writing side.
+pub const LINGER_AT_SHUTDOWN: Duration = Duration::from_secs(1);
+
+/// What becomes of a batch: one [`Appended`] for each submission in its order. An error on receiving means that the
+/// commit was lost: nobody knows what is stored.
+pub type Pending = oneshot::Receiver<Vec<Appended>>;
+
+/// Who takes submissions in: the queue, or its stand-in in a test.
+pub trait Admission: Clone + Send + Sync + 'static {
+    /// Hands on a batch, and waits while there is no room for it (back-pressure).
+    fn append(&self, batch: Vec<Submission>) -> impl Future<Output = Pending> + Send;
+}
+
+/// How the socket behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where the socket is made (`ingest.socket`).
+    pub socket: PathBuf,
+    /// Its permissions (`ingest.mode`).
+    pub mode: u32,
+    /// Users who may submit, by uid; with `allow_groups` empty too: everybody who can open the socket.
+    pub allow_users: Vec<u32>,
+    /// Groups who may submit, by gid of the peer.
+    pub allow_groups: Vec<u32>,
+    /// The most bytes of a line without its end (`ingest.max_line`).
+    pub max_line: usize,
+    /// The most connections at a time (`ingest.max_connections`).
+    pub max_connections: usize,
+    /// The most connections of one user at a time (`ingest.max_connections_per_user`).
+    pub max_connections_per_user: usize,
+    /// A connection that owes and is owed nothing for this long is closed.
+    pub idle_timeout: Duration,
+    /// A line that was begun must end within this.
+    pub line_timeout: Duration,
+    /// What all lines over [`SHORT_LINE_BYTES`] may hold together, in bytes (`ingest.buffer_max_bytes`).
+    pub buffer_max_bytes: usize,
+}
