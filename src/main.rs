@@ -1,2 +1,0 @@
-//! The `target-notifyd` executable.
-fn main() {}
