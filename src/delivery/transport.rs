@@ -1,0 +1,391 @@
+//! One request to Target, and what came of it.
+//!
+//! Guarantees:
+//! - an attempt never errs: whatever happens is an [`Outcome`];
+//! - no redirect is followed and no cookie kept; an answer is read up to `max_answer` bytes after decompression;
+//! - what an operator is told was made printable and cut before.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::{Certificate, Client, Proxy, Response, StatusCode, Url, redirect};
+use thiserror::Error;
+
+use crate::event::{Answer, Failure, Host, Outcome, SessionId};
+use crate::wire::response;
+
+/// The path of the Delivery API.
+const PATH: &str = "/rest/v1/delivery";
+
+/// How Target is reached.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The client code (`target.client`).
+    pub client: String,
+    /// The IMS organisation id (`target.organization_id`).
+    pub organization: String,
+    /// The client's own host, with `{client}` for the client code (`target.endpoint`).
+    pub endpoint: String,
+    /// The host of an edge cluster, with `{cluster}`; `None` sends everything to `endpoint`.
+    pub edge_endpoint: Option<String>,
+    /// The longest a request may take, answer included (`target.timeout`).
+    pub timeout: Duration,
+    /// The longest a connection may take to be made (`target.connect_timeout`).
+    pub connect_timeout: Duration,
+    /// Further root certificates as PEM (`target.ca_file`).
+    pub ca_file: Option<PathBuf>,
+    /// The proxy (`target.proxy`); `None` leaves it to the environment.
+    pub proxy: Option<String>,
+    /// Whether `http://` may go to other hosts than loopback (`target.allow_http`).
+    pub allow_http: bool,
+    /// The most bytes of an answer after decompression (`delivery.max_answer`).
+    pub max_answer: usize,
+}
+
+/// Why the HTTP client cannot be made from the settings.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// An endpoint is no URL.
+    #[error("{key} = \"{value}\" is no http or https URL")]
+    Url {
+        /// The configuration key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// An endpoint would carry visitors' ids in the clear.
+    #[error("{key} = \"{value}\" is not encrypted: use https, or set target.allow_http")]
+    Unencrypted {
+        /// The configuration key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// The root certificates cannot be read.
+    #[error("target.ca_file {} cannot be read: {source}", path.display())]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The client refuses the settings, such as a proxy or a certificate that is none.
+    #[error("the HTTP client cannot be made; check target.proxy and target.ca_file: {0}")]
+    Client(#[from] reqwest::Error),
+}
+
+/// Sends requests over pooled connections; HTTP/2 where the server offers it.
+#[derive(Clone, Debug)]
+pub struct Transport {
+    client: Client,
+    settings: Settings,
+}
+
+impl Transport {
+    /// A transport by `settings`; connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`TransportError`] names the setting that is wrong.
+    pub fn new(settings: Settings) -> Result<Self, TransportError> {
+        let own = settings.endpoint.replace("{client}", &settings.client);
+        checked("target.endpoint", &own, settings.allow_http)?;
+        if let Some(edge) = &settings.edge_endpoint {
+            checked("target.edge_endpoint", &edge.replace("{cluster}", "0"), settings.allow_http)?;
+        }
+        let mut builder = Client::builder()
+            .timeout(settings.timeout)
+            .connect_timeout(settings.connect_timeout)
+            .redirect(redirect::Policy::none());
+        if let Some(path) = &settings.ca_file {
+            let pem = std::fs::read(path)
+                .map_err(|source| TransportError::CaFile { path: path.clone(), source })?;
+            builder = builder.tls_certs_merge(Certificate::from_pem_bundle(&pem)?);
+        }
+        if let Some(proxy) = &settings.proxy {
+            builder = builder.proxy(Proxy::all(proxy)?);
+        }
+        Ok(Self { client: builder.build()?, settings })
+    }
+
+    /// Sends one request with the notifications `ids`, and says what came of it.
+    ///
+    /// Dropping the future gives the request up; whether Target took it is unknown then.
+    pub async fn attempt(
+        &self,
+        host: Host,
+        session: &SessionId,
+        request_id: &str,
+        body: Vec<u8>,
+        ids: &[&str],
+    ) -> Outcome {
+        let key = "target.endpoint";
+        let url = match checked(key, &self.base(host), self.settings.allow_http) {
+            Ok(url) => self.url(url, session),
+            Err(error) => return failed(Failure::Dns, &error.to_string()),
+        };
+        let sent = self
+            .client
+            .post(url)
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .header("X-EXC-SDK", env!("CARGO_PKG_NAME"))
+            .header("X-EXC-SDK-Version", env!("CARGO_PKG_VERSION"))
+            .header("X-Request-Id", request_id)
+            .body(body)
+            .send()
+            .await;
+        match sent {
+            Ok(answer) => self.read(answer, ids).await,
+            Err(error) => failed(failure(&error), &told(&error)),
+        }
+    }
+
+    fn base(&self, host: Host) -> String {
+        match (host, &self.settings.edge_endpoint) {
+            (Host::Edge(cluster), Some(edge)) => edge.replace("{cluster}", cluster.as_str()),
+            _ => self.settings.endpoint.replace("{client}", &self.settings.client),
+        }
+    }
+
+    fn url(&self, mut url: Url, session: &SessionId) -> Url {
+        let path = format!("{}{PATH}", url.path().trim_end_matches('/'));
+        url.set_path(&path);
+        url.query_pairs_mut()
+            .append_pair("client", &self.settings.client)
+            .append_pair("imsOrgId", &self.settings.organization)
+            .append_pair("sessionId", session.as_str());
+        url
+    }
+
+    async fn read(&self, mut answer: Response, ids: &[&str]) -> Outcome {
+        let status = answer.status();
+        let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| wait(value, SystemTime::now()));
+        if status == StatusCode::NO_CONTENT {
+            return Outcome { answer: Answer::Accepted, retry_after, edge: None, detail: String::new() };
+        }
+        let body = self.body(&mut answer).await;
+        let unreadable =
+            |detail: String| Outcome { answer: Answer::Unreadable, retry_after, edge: None, detail };
+        if status != StatusCode::OK && !status.is_success() {
+            let detail = match &body {
+                Ok(body) => response::message(body),
+                Err(error) => error.clone(),
+            };
+            return Outcome { answer: Answer::Status(status.as_u16()), retry_after, edge: None, detail };
+        }
+        let body = match body {
+            Ok(body) if status == StatusCode::OK => body,
+            Ok(_) => return unreadable(format!("the status {status} says nothing of notifications")),
+            Err(error) => return unreadable(error),
+        };
+        match response::decode(&body) {
+            Ok(read) => Outcome {
+                answer: Answer::Listed(response::listed_flags(&read.listed, ids)),
+                retry_after,
+                edge: read.edge,
+                detail: String::new(),
+            },
+            Err(error) => unreadable(response::printable(&error.to_string())),
+        }
+    }
+
+    /// The decompressed body, or why there is none.
+    async fn body(&self, answer: &mut Response) -> Result<Vec<u8>, String> {
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(|error| told(&error))? {
+            if body.len().saturating_add(chunk.len()) > self.settings.max_answer {
+                return Err(format!(
+                    "the answer is over {} bytes (delivery.max_answer)",
+                    self.settings.max_answer
+                ));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+}
+
+/// `value` as a URL that may be used.
+fn checked(key: &'static str, value: &str, allow_http: bool) -> Result<Url, TransportError> {
+    let wrong = || TransportError::Url { key, value: value.to_owned() };
+    let url = Url::parse(value).map_err(|_| wrong())?;
+    let host = url.host_str().ok_or_else(wrong)?.trim_matches(['[', ']']);
+    let loopback = host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+    match url.scheme() {
+        "https" => Ok(url),
+        "http" if loopback || allow_http => Ok(url),
+        "http" => Err(TransportError::Unencrypted { key, value: value.to_owned() }),
+        _ => Err(wrong()),
+    }
+}
+
+fn failed(failure: Failure, detail: &str) -> Outcome {
+    let detail = response::printable(detail);
+    Outcome { answer: Answer::Failed(failure), retry_after: None, edge: None, detail }
+}
+
+/// `Retry-After`, in seconds or as a date, as a wait from `now`; a date that has passed is no wait.
+fn wait(value: &HeaderValue, now: SystemTime) -> Option<Duration> {
+    let text = value.to_str().ok()?.trim();
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => Some(httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default()),
+    }
+}
+
+/// An error with its causes, without the URL: that holds the session id.
+fn told(error: &reqwest::Error) -> String {
+    let mut text = String::new();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    if text.is_empty() { "the request failed".to_owned() } else { text }
+}
+
+fn failure(error: &reqwest::Error) -> Failure {
+    let text = told(error);
+    if error.is_timeout() {
+        Failure::Timeout
+    } else if text.contains("dns error") {
+        Failure::Dns
+    } else if text.contains("certificate") || text.contains("TLS") || text.contains("tls") {
+        Failure::Tls
+    } else if error.is_connect() {
+        Failure::Connect
+    } else {
+        Failure::Reset
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    fn settings(endpoint: String) -> Settings {
+        Settings {
+            client: "acme corp".to_owned(),
+            organization: "0DD9@AdobeOrg".to_owned(),
+            endpoint,
+            edge_endpoint: None,
+            timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(30),
+            ca_file: None,
+            proxy: None,
+            allow_http: false,
+            max_answer: 1_000,
+        }
+    }
+
+    async fn send(settings: Settings) -> Outcome {
+        let transport = Transport::new(settings).unwrap();
+        let session = SessionId::new("s#1").unwrap();
+        transport.attempt(Host::Client, &session, "r", b"{}".to_vec(), &["a", "b"]).await
+    }
+
+    /// Answers one request with `answer` as it is and closes; returns the request's head and the outcome.
+    async fn exchange(answer: String) -> (String, Outcome) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n{}") {
+                request.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8(request).unwrap()
+        };
+        tokio::join!(serve, send(settings(endpoint)))
+    }
+
+    fn http(status: &str, headers: &str, body: &str) -> String {
+        format!("HTTP/1.1 {status}\r\n{headers}content-length: {}\r\n\r\n{body}", body.len())
+    }
+
+    #[tokio::test]
+    async fn a_request_has_the_documented_query_and_headers() {
+        let (head, outcome) = exchange(http(
+            "200 OK",
+            "",
+            r#"{"edgeHost":"mboxedge35.tt.omtrdc.net","notifications":[{"id":"b"}]}"#,
+        ))
+        .await;
+        assert!(
+            head.starts_with(
+                "POST /rest/v1/delivery?client=acme+corp&imsOrgId=0DD9%40AdobeOrg&sessionId=s%231 "
+            ),
+            "{head}"
+        );
+        let head = head.to_lowercase();
+        assert!(head.contains("x-exc-sdk: target-notifyd") && head.contains("x-request-id: r"), "{head}");
+        assert_eq!(outcome.answer, Answer::Listed(vec![false, true]));
+        assert_eq!(outcome.edge, crate::event::Cluster::parse("35"));
+    }
+
+    #[tokio::test]
+    async fn every_answer_has_its_outcome() {
+        let huge = format!("{{\"x\":\"{}\"}}", "y".repeat(2_000));
+        for (answer, expected) in [
+            ("HTTP/1.1 204 No Content\r\n\r\n".to_owned(), Answer::Accepted),
+            (http("200 OK", "", "<html>"), Answer::Unreadable),
+            (http("200 OK", "", &huge), Answer::Unreadable),
+            (http("202 Accepted", "", "{}"), Answer::Unreadable),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{\"noti".to_owned(), Answer::Unreadable),
+            (http("302 Found", "location: http://127.0.0.1:1/\r\n", ""), Answer::Status(302)),
+            (http("400 Bad Request", "", r#"{"message":"no"}"#), Answer::Status(400)),
+            (http("420 Enhance", "", ""), Answer::Status(420)),
+            (String::new(), Answer::Failed(Failure::Reset)),
+        ] {
+            assert_eq!(exchange(answer.clone()).await.1.answer, expected, "{answer}");
+        }
+        let (_, busy) = exchange(http("503 Busy", "retry-after: 7\r\n", r#"{"message":"later\n"}"#)).await;
+        assert_eq!((busy.retry_after, busy.detail.as_str()), (Some(Duration::from_secs(7)), "later"));
+    }
+
+    #[tokio::test]
+    async fn no_answer_is_an_outcome_too() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let slow = Settings { timeout: Duration::from_millis(50), ..settings(endpoint.clone()) };
+        assert_eq!(send(slow).await.answer, Answer::Failed(Failure::Timeout));
+        drop(listener);
+        assert_eq!(send(settings(endpoint)).await.answer, Answer::Failed(Failure::Connect));
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        for (text, expected) in [
+            ("120", Some(120)),
+            ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("soon", None),
+            ("-1", None),
+        ] {
+            let value = HeaderValue::from_static(text);
+            assert_eq!(wait(&value, now), expected.map(Duration::from_secs), "{text}");
+        }
+    }
+
+    #[test]
+    fn clear_text_goes_to_loopback_only() {
+        for good in ["https://{client}.example", "http://localhost:1", "http://[::1]:1", "http://127.0.0.2"] {
+            let settings = Settings { client: "a".to_owned(), ..settings(good.to_owned()) };
+            assert!(Transport::new(settings).is_ok(), "{good}");
+        }
+        let open = Transport::new(settings("http://example.com".to_owned()));
+        assert!(matches!(open, Err(TransportError::Unencrypted { key: "target.endpoint", .. })));
+        let none = Transport::new(settings("ftp://example.com".to_owned()));
+        assert!(matches!(none, Err(TransportError::Url { .. })));
+    }
+}
