@@ -3,4 +3,5 @@
 pub mod delivery;
 pub mod event;
 pub mod ingest;
+pub mod schedule;
 pub mod wire;
