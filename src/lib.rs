@@ -1,4 +1,20 @@
 //! `target-notifyd`: durable, batching delivery of Adobe Target display and click notifications.
+//!
+//! # Code map, by floor
+//!
+//! | floor | module | what it is |
+//! | --- | --- | --- |
+//! | 3 | [`ingest`] | the producers' socket |
+//! | 3 | [`delivery`] | the way to Target |
+//! | 2 | [`wire`] | pure codecs between bytes and the vocabulary |
+//! | 1 | [`schedule`] | pure decisions: verdicts and waits |
+//! | 0 | [`event`] | the vocabulary |
+//!
+//! # Invariants
+//!
+//! - A module imports from lower floors and from itself only; `tests/it/floors.rs` holds that.
+//! - [`delivery`] alone names the HTTP client, and the queue alone will name the storage engine.
+//! - Decisions know no clock: the moment and the randomness are arguments.
 
 pub mod delivery;
 pub mod event;
