@@ -53,8 +53,8 @@ struct Batch {
     pending: Option<Pending>,
 }
 
-/// Serves `stream` until it ends.
-pub(super) async fn serve<A, C>(stream: UnixStream, shared: Arc<Shared<A, C>>)
+/// Serves `stream`, the connection `producer`, until it ends.
+pub(super) async fn serve<A, C>(stream: UnixStream, producer: u64, shared: Arc<Shared<A, C>>)
 where
     A: Admission,
     C: Fn() -> u64 + Send + Sync + 'static,
@@ -64,6 +64,7 @@ where
     let owed = AtomicUsize::new(0);
     let mut reader = Reader {
         shared: &shared,
+        producer,
         stream: reading,
         framer: Framer::new(shared.settings.max_line),
         permit: None,
@@ -104,6 +105,7 @@ async fn discard(mut stream: OwnedReadHalf) {
 
 struct Reader<'s, A, C> {
     shared: &'s Shared<A, C>,
+    producer: u64,
     stream: OwnedReadHalf,
     framer: Framer,
     /// The share of `buffer_max_bytes` that a long line holds.
@@ -195,7 +197,7 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
         let places = frames.into_iter().map(|frame| self.place(frame, &mut submissions)).collect();
         let pending = match submissions.is_empty() {
             true => None,
-            false => Some(self.shared.admission.append(submissions).await),
+            false => Some(self.shared.admission.append(self.producer, submissions).await),
         };
         owed.fetch_add(1, Ordering::Relaxed);
         room.send(Batch { places, pending });

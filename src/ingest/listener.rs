@@ -91,6 +91,7 @@ impl Listener {
                 }
             }
         };
+        let mut producer = 0_u64;
         loop {
             // `accept` and `join_next` lose nothing when they are dropped.
             tokio::select! {
@@ -103,7 +104,8 @@ impl Listener {
                             None => {
                                 by_user.insert(peer.uid(), count + 1);
                                 let shared = Arc::clone(&shared);
-                                connections.spawn(async move { serve(stream, shared).await; peer.uid() });
+                                producer += 1;
+                                connections.spawn(async move { serve(stream, producer, shared).await; peer.uid() });
                             }
                         }
                     }

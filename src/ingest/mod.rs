@@ -40,8 +40,8 @@ pub type Pending = oneshot::Receiver<Vec<Appended>>;
 
 /// Who takes submissions in: the queue, or its stand-in in a test.
 pub trait Admission: Clone + Send + Sync + 'static {
-    /// Hands on a batch, and waits while there is no room for it (back-pressure).
-    fn append(&self, batch: Vec<Submission>) -> impl Future<Output = Pending> + Send;
+    /// Hands on a batch of the connection `producer`, and waits while there is no room for it (back-pressure).
+    fn append(&self, producer: u64, batch: Vec<Submission>) -> impl Future<Output = Pending> + Send;
 }
 
 /// How the socket behaves.

@@ -17,7 +17,7 @@ use crate::wire::reply::Unavailable;
 struct Fake;
 
 impl Admission for Fake {
-    async fn append(&self, batch: Vec<Submission>) -> Pending {
+    async fn append(&self, _producer: u64, batch: Vec<Submission>) -> Pending {
         let (sender, receiver) = oneshot::channel();
         let lost = batch.iter().any(|one| one.envelope.session.as_str() == "lost");
         let answers = batch.iter().map(|one| match one.envelope.session.as_str() {

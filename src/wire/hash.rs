@@ -9,13 +9,23 @@ use crate::event::{Cluster, Entry, Event, EventId, Fingerprint, IdHash, Lane, Ow
 /// The lane of a session.
 #[must_use]
 pub fn lane(session: &SessionId) -> Lane {
-    Lane(xxh3_128(session.as_str().as_bytes()))
+    lane_of(session.as_str())
+}
+
+/// The lane of a session id that is known to be one.
+pub(crate) fn lane_of(session: &str) -> Lane {
+    Lane(xxh3_128(session.as_bytes()))
 }
 
 /// The hash of a notification's id.
 #[must_use]
 pub fn id_hash(id: &EventId) -> IdHash {
-    IdHash(xxh3_64(id.as_str().as_bytes()))
+    id_hash_of(id.as_str())
+}
+
+/// The hash of a notification's id as text.
+pub(crate) fn id_hash_of(id: &str) -> IdHash {
+    IdHash(xxh3_64(id.as_bytes()))
 }
 
 /// The hash of the property token and environment that a request is sent under.
