@@ -6,6 +6,7 @@
 //! | --- | --- | --- |
 //! | 3 | [`ingest`] | the producers' socket |
 //! | 3 | [`delivery`] | the way to Target |
+//! | 3 | [`queue`] | the events on disk, until they are settled |
 //! | 2 | [`wire`] | pure codecs between bytes and the vocabulary |
 //! | 1 | [`schedule`] | pure decisions: verdicts and waits |
 //! | 0 | [`event`] | the vocabulary |
@@ -13,11 +14,12 @@
 //! # Invariants
 //!
 //! - A module imports from lower floors and from itself only; `tests/it/floors.rs` holds that.
-//! - [`delivery`] alone names the HTTP client, and the queue alone will name the storage engine.
+//! - [`delivery`] alone names the HTTP client, and [`queue`] alone the storage engine.
 //! - Decisions know no clock: the moment and the randomness are arguments.
 
 pub mod delivery;
 pub mod event;
 pub mod ingest;
+pub mod queue;
 pub mod schedule;
 pub mod wire;

@@ -1,0 +1,206 @@
+//! sled 0.34.7, and only as it was measured to be safe.
+//!
+//! Guarantees:
+//! - [`Engine::commit`] returns only once the batch is on stable storage: sled's own `flush` does not sync on Linux, so
+//!   the log file is synced here, on a handle of our own;
+//! - after every open all files and folders are synced once, since sled creates some of them without a sync;
+//! - a database that does not open, or panics while it opens, is opened again without its snapshots, which replays the
+//!   whole log; nothing is ever deleted.
+
+use std::fs::{self, File};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use sled::{Batch, Db, IVec};
+use thiserror::Error;
+use tracing::warn;
+
+use super::error::OpenError;
+use super::folder::{Folder, sync_tree};
+use super::keys;
+
+/// What sled keeps in memory of the pages that it read, in bytes.
+const CACHE_BYTES: u64 = 16 * 1_024 * 1_024;
+/// The unit in which sled's log grows; it wants the same at every open.
+pub(super) const SEGMENT_BYTES: usize = 512 * 1_024;
+/// How long an open waits for the lock of a database that this process has just closed.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// Why a commit is not on stable storage.
+#[derive(Debug, Error)]
+pub(super) enum CommitError {
+    #[error("the database could not be written: {0}")]
+    Engine(#[from] sled::Error),
+    #[error("the database could not be synced: {0}")]
+    Sync(#[from] io::Error),
+}
+
+impl CommitError {
+    /// Whether the disk was full: then what lies in the cache of the system is what lies on the disk.
+    pub(super) fn disk_full(&self) -> bool {
+        let io = match self {
+            Self::Engine(sled::Error::Io(error)) | Self::Sync(error) => error,
+            Self::Engine(_) => return false,
+        };
+        io.kind() == io::ErrorKind::StorageFull
+    }
+}
+
+/// The open database: one tree, so that every commit is one atomic batch.
+#[derive(Clone, Debug)]
+pub(super) struct Engine {
+    db: Db,
+    path: PathBuf,
+}
+
+impl Engine {
+    /// Opens the database at `path`, if need be without its snapshots.
+    pub(super) fn open(path: &Path, folder: &Folder) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::Folder { path: path.to_owned(), source };
+        // A snapshot that was being written when the power failed makes every open fail.
+        for snapshot in snapshots(path).map_err(failed)? {
+            if snapshot.extension().is_some_and(|ending| ending == "generating") {
+                fs::remove_file(&snapshot).map_err(failed)?;
+            }
+        }
+        let first = match open(path) {
+            Ok(engine) => return Ok(engine),
+            Err(message) => message,
+        };
+        warn!(path = %path.display(), error = %first, "the database did not open; trying again without its snapshots");
+        for snapshot in snapshots(path).map_err(failed)? {
+            folder.quarantine(&snapshot).map_err(failed)?;
+        }
+        open(path).map_err(|message| OpenError::Engine { path: path.to_owned(), message })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes `batch`, and returns once it is on stable storage. `log` is a handle of [`Engine::log`].
+    pub(super) fn commit(&self, log: &File, batch: Batch) -> Result<(), CommitError> {
+        // This order is the promise: apply, hand to the system, sync. Only then may anybody be told.
+        self.db.apply_batch(batch)?;
+        self.db.flush()?;
+        log.sync_data()?;
+        Ok(())
+    }
+
+    /// A handle of the log file for [`Engine::commit`]. It is kept: a sync error is told once for each handle, and a
+    /// handle opened after the error would never hear of it.
+    pub(super) fn log(&self) -> io::Result<File> {
+        File::open(self.path.join("db"))
+    }
+
+    pub(super) fn value(&self, key: &[u8]) -> Result<Option<IVec>, sled::Error> {
+        self.db.get(key)
+    }
+
+    /// The records from `key` on, in the order of their keys.
+    pub(super) fn from(&self, key: Vec<u8>) -> impl Iterator<Item = Result<(IVec, IVec), sled::Error>> {
+        self.db.range(key..)
+    }
+
+    /// The last record whose key is at most `key`.
+    pub(super) fn last_to(&self, key: Vec<u8>) -> Result<Option<(IVec, IVec)>, sled::Error> {
+        self.db.range(..=key).next_back().transpose()
+    }
+
+    /// The parts of a record whose keys begin with `prefix`, joined; `None` where there is none.
+    pub(super) fn joined(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, sled::Error> {
+        let mut record = None;
+        for part in self.db.scan_prefix(prefix) {
+            record.get_or_insert_with(Vec::new).extend_from_slice(&part?.1);
+        }
+        Ok(record)
+    }
+
+    pub(super) fn meta(&self, name: &str) -> Result<Option<IVec>, sled::Error> {
+        self.value(&keys::meta(name))
+    }
+
+    /// Copies every record that can be read into a new database at `path`, which is synced but not renamed yet.
+    pub(super) fn copy_to(&self, path: &Path) -> Result<u64, CommitError> {
+        let copy = open(path).map_err(io::Error::other)?;
+        let log = copy.log()?;
+        let (mut batch, mut bytes, mut copied) = (Batch::default(), 0, 0);
+        for record in self.db.iter() {
+            let (key, value) = match record {
+                Ok(record) => record,
+                Err(error) => {
+                    warn!(%error, "a part of the database could not be read, and is not copied");
+                    break;
+                }
+            };
+            bytes += key.len() + value.len();
+            copied += 1;
+            batch.insert(key, value);
+            if bytes > SEGMENT_BYTES {
+                copy.commit(&log, std::mem::take(&mut batch))?;
+                bytes = 0;
+            }
+        }
+        copy.commit(&log, batch)?;
+        Ok(copied)
+    }
+}
+
+/// Makes a database at `path` with the records `values`, and closes it.
+pub(super) fn create(path: &Path, values: &[(Vec<u8>, Vec<u8>)]) -> Result<(), OpenError> {
+    let failed = |message| OpenError::Engine { path: path.to_owned(), message };
+    let engine = open(path).map_err(failed)?;
+    let mut batch = Batch::default();
+    for (key, value) in values {
+        batch.insert(key.as_slice(), value.as_slice());
+    }
+    let written = engine.log().map_err(CommitError::Sync).and_then(|log| engine.commit(&log, batch));
+    written.map_err(|error| failed(error.to_string()))
+}
+
+fn open(path: &Path) -> Result<Engine, String> {
+    let until = Instant::now() + LOCK_WAIT;
+    loop {
+        let config = sled::Config::new()
+            .path(path)
+            .cache_capacity(CACHE_BYTES)
+            .segment_size(SEGMENT_BYTES)
+            .flush_every_ms(None);
+        // sled panics on some damage where it should err.
+        let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+        let db = match opened {
+            Ok(Ok(db)) => db,
+            Ok(Err(sled::Error::Io(error)))
+                if error.to_string().contains("WouldBlock") && Instant::now() < until =>
+            {
+                // The threads of a database that was just dropped hold its lock for some milliseconds, and tell nobody
+                // when they let go.
+                std::thread::park_timeout(Duration::from_millis(10));
+                continue;
+            }
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(panic) => return Err(format!("it panics: {}", panic_text(&*panic))),
+        };
+        sync_tree(path).map_err(|error| format!("it could not be synced: {error}"))?;
+        return Ok(Engine { db, path: path.to_owned() });
+    }
+}
+
+/// What a panic said.
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
+}
+
+fn snapshots(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snap.")) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,99 @@
+//! What can go wrong with the queue, in the operator's words.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::event::Account;
+
+/// Why the queue cannot be opened.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error("the queue {} is in use by another instance: stop it, or set another queue.path", .0.display())]
+    InUse(PathBuf),
+    /// The folder cannot be made, read or written.
+    #[error("the queue's folder {} cannot be used: {source}; check that it exists and belongs to this user", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The storage engine does not open the database, not even without its snapshots.
+    #[error(
+        "the database {} cannot be opened: {message}; nothing was deleted. See \"the queue does not open\" in the README's runbook",
+        path.display()
+    )]
+    Engine {
+        /// The database's folder.
+        path: PathBuf,
+        /// What the engine said.
+        message: String,
+    },
+    /// A record that the whole queue depends on is damaged.
+    #[error(
+        "the record \"{name}\" of the database {} is damaged: {message}; nothing was changed. See \"the queue does not open\" in the README's runbook",
+        path.display()
+    )]
+    Meta {
+        /// The database's folder.
+        path: PathBuf,
+        /// The record's name.
+        name: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A newer program wrote the database.
+    #[error(
+        "the queue {} has schema {found}, and this program knows schemas up to {known}: start the newer program",
+        path.display()
+    )]
+    Newer {
+        /// The queue's folder.
+        path: PathBuf,
+        /// The schema of the database.
+        found: u32,
+        /// The newest schema that is known here.
+        known: u32,
+    },
+    /// The queue holds events for another account.
+    #[error(
+        "the queue {} holds {pending} events to deliver and {dead} dead letters for client \"{}\" of organization \"{}\", but the configuration names client \"{}\" of organization \"{}\": correct target.client and target.organization_id, or send them to the new account with run --adopt-queue",
+        path.display(), stamped.client, stamped.organization, configured.client, configured.organization
+    )]
+    OtherAccount {
+        /// The queue's folder.
+        path: PathBuf,
+        /// Whose events it holds.
+        stamped: Box<Account>,
+        /// Who is configured.
+        configured: Box<Account>,
+        /// Events that wait.
+        pending: u64,
+        /// Dead letters held.
+        dead: u64,
+    },
+}
+
+/// Why the queue stopped working.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Failed {
+    /// A sync or a write failed; what was not acknowledged may or may not be stored.
+    #[error(
+        "the disk under {} failed: {message}; nothing more was acknowledged. The next start copies what can be read into a new database",
+        path.display()
+    )]
+    Disk {
+        /// The database's folder.
+        path: PathBuf,
+        /// What was answered.
+        message: String,
+    },
+    /// The queue was closed while somebody still asked it for something.
+    #[error("the queue is closed")]
+    Closed,
+}

@@ -1,0 +1,160 @@
+//! The queue's folder on the disk: which database is the current one, the lock, and what must be synced.
+//!
+//! ```text
+//! lock            held by the one instance that uses the queue
+//! events.N        the database; the highest N counts
+//! events.new      a database under construction; worth nothing until it is renamed
+//! reserve         blocks that are given up when the disk is full
+//! failed          a sync failed: the next start copies every readable record into a new database
+//! quarantine/     what was set aside: snapshots that would not open, databases that were replaced
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::error::OpenError;
+
+/// The folder, locked for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Folder {
+    root: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Folder {
+    /// Makes the folder where it is absent, and locks it.
+    pub(super) fn lock(root: &Path) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::Folder { path: root.to_owned(), source };
+        let missing = !root.exists();
+        fs::create_dir_all(root).map_err(failed)?;
+        if missing && let Some(parent) = root.parent() {
+            sync(parent).map_err(failed)?;
+        }
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(root.join("lock"))
+            .map_err(failed)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self { root: root.to_owned(), _lock: lock }),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(OpenError::InUse(root.to_owned())),
+            Err((_, errno)) => Err(failed(errno.into())),
+        }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The database that counts, if there is one.
+    pub(super) fn current(&self) -> io::Result<Option<PathBuf>> {
+        Ok(self.generations()?.pop().map(|(_, path)| path))
+    }
+
+    /// Where the next database is made. What lies there already was never finished.
+    pub(super) fn construction(&self) -> io::Result<PathBuf> {
+        let path = self.root.join("events.new");
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(path),
+        }
+    }
+
+    /// Makes the constructed database the current one.
+    pub(super) fn finish(&self, constructed: &Path) -> io::Result<PathBuf> {
+        let last = self.generations()?.last().map_or(0, |(number, _)| *number);
+        let path = self.root.join(format!("events.{}", last + 1));
+        // Everything below is synced before the rename, and the rename after it: a power cut leaves the old state
+        // or the new one, never a database with files that are not there.
+        sync_tree(constructed)?;
+        fs::rename(constructed, &path)?;
+        sync(&self.root)?;
+        Ok(path)
+    }
+
+    /// Moves databases that were replaced into quarantine; nothing is deleted.
+    pub(super) fn set_replaced_aside(&self) -> io::Result<()> {
+        let mut generations = self.generations()?;
+        generations.pop();
+        for (_, path) in generations {
+            self.quarantine(&path)?;
+        }
+        Ok(())
+    }
+
+    /// Moves `path` into quarantine under a name that is free there.
+    pub(super) fn quarantine(&self, path: &Path) -> io::Result<PathBuf> {
+        let folder = self.root.join("quarantine");
+        fs::create_dir_all(&folder)?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut target = folder.join(&name);
+        let mut number = 1_u32;
+        while target.exists() {
+            target = folder.join(format!("{name}.{number}"));
+            number += 1;
+        }
+        fs::rename(path, &target)?;
+        sync(&folder)?;
+        sync(&self.root)?;
+        Ok(target)
+    }
+
+    pub(super) fn failed_before(&self) -> bool {
+        self.root.join("failed").exists()
+    }
+
+    /// Leaves the mark that a sync failed; as the disk is failing, this may fail too.
+    pub(super) fn mark_failed(root: &Path, why: &str) -> io::Result<()> {
+        let mut file = File::create(root.join("failed"))?;
+        writeln!(file, "{why}")?;
+        file.sync_all()?;
+        sync(root)
+    }
+
+    pub(super) fn clear_failed(&self) -> io::Result<()> {
+        fs::remove_file(self.root.join("failed"))?;
+        sync(&self.root)
+    }
+
+    fn generations(&self) -> io::Result<Vec<(u64, PathBuf)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| name.strip_prefix("events.")?.parse().ok());
+            if let Some(number) = number {
+                found.push((number, entry.path()));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+}
+
+/// Syncs one file or folder.
+pub(super) fn sync(path: &Path) -> io::Result<()> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    File::open(path)?.sync_all()
+}
+
+/// Syncs every file and folder below `path`, and the folder that it lies in.
+pub(super) fn sync_tree(path: &Path) -> io::Result<()> {
+    sync_below(path)?;
+    path.parent().map_or(Ok(()), sync)
+}
+
+fn sync_below(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_below(&entry.path())?;
+        } else {
+            sync(&entry.path())?;
+        }
+    }
+    sync(path)
+}

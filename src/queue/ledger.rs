@@ -1,0 +1,63 @@
+//! The durable counters: one small value, written in the same commit as the events that it counts.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Balance, Seq};
+use crate::wire::record::{Damage, open, seal};
+
+/// What the queue knows of itself without reading its events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// The number that the next event gets.
+    pub next: Seq,
+    /// How many events became what.
+    pub balance: Balance,
+    /// The bytes of all stored records: pages, large envelopes and dead letters.
+    pub held_bytes: u64,
+    /// The dead letters that are held now.
+    pub dead_held: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Shape {
+    next: u64,
+    accepted: u64,
+    delivered: u64,
+    dead: u64,
+    expired: u64,
+    quarantined: u64,
+    held_bytes: u64,
+    dead_held: u64,
+}
+
+impl Ledger {
+    pub(super) fn new() -> Self {
+        Self { next: Seq(1), ..Self::default() }
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let Balance { accepted, delivered, dead, expired, quarantined } = self.balance;
+        let Self { next, held_bytes, dead_held, .. } = *self;
+        seal(&Shape { next: next.0, accepted, delivered, dead, expired, quarantined, held_bytes, dead_held })
+    }
+
+    pub(super) fn decode(record: &[u8]) -> Result<Self, Damage> {
+        let Shape { next, accepted, delivered, dead, expired, quarantined, held_bytes, dead_held } =
+            open(record)?;
+        let balance = Balance { accepted, delivered, dead, expired, quarantined };
+        Ok(Self { next: Seq(next), balance, held_bytes, dead_held })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_comes_back_as_it_was() {
+        let balance = Balance { accepted: 9, delivered: 3, dead: 2, expired: 1, quarantined: 1 };
+        let ledger = Ledger { next: Seq(10), balance, held_bytes: 700, dead_held: 3 };
+        assert_eq!(Ledger::decode(&ledger.encode()), Ok(ledger));
+        assert_eq!(ledger.balance.pending(), 2);
+    }
+}

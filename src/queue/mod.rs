@@ -1,0 +1,179 @@
+//! The durable queue: events in, in order; events out, by what became of them.
+//!
+//! Guarantees:
+//! - a submission is answered [`Appended::Stored`] only once its events are on stable storage, whole or not at all;
+//! - a settled event is never shown again once [`Store::settle`] has returned, not even after a crash; one whose
+//!   settlement was under way may be;
+//! - an event that is set aside becomes a dead letter in the very commit that settles it;
+//! - nothing is thrown away to make room: at a limit the producer is told to come back;
+//! - `accepted = delivered + dead + expired + quarantined + pending` holds over crashes: the counters lie in the same
+//!   commit as what they count, and the first scan compares them with what is there.
+//!
+//! One blocking thread does all commits and owns what is written; readers see nothing that is not yet durable. See
+//! `keys.rs` for the layout.
+
+mod engine;
+mod error;
+mod folder;
+mod keys;
+mod ledger;
+#[path = "../../migrations/mod.rs"]
+mod migrations;
+mod open;
+mod pages;
+mod space;
+mod store;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+
+pub use self::error::{Failed, OpenError};
+pub use self::ledger::Ledger;
+pub use self::store::{Committed, Scan, Store};
+use crate::event::{DeadReason, Entry, Moment, Seq};
+use crate::wire::reply::Appended;
+use crate::wire::submission::Submission;
+
+/// What submissions that wait for their commit may hold together, in bytes.
+pub const MAX_WAITING_BYTES: u64 = 16 * 1_024 * 1_024;
+/// The most commits whose entries wait for the scheduler; beyond these it reads them from the disk.
+pub const MAX_LIVE_COMMITS: usize = 256;
+
+/// How the queue behaves (`[queue]` in the configuration).
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its folder.
+    pub path: PathBuf,
+    /// The most bytes of stored records.
+    pub max_bytes: u64,
+    /// The most events that wait to be delivered.
+    pub max_events: u64,
+    /// The free bytes of the disk below which nothing is appended.
+    pub min_free: u64,
+    /// The bytes kept for removals on a full disk.
+    pub reserve: u64,
+    /// The most dead letters held.
+    pub dead_max_events: u64,
+    /// Whether a queue of another account is taken over.
+    pub adopt: bool,
+}
+
+/// An event to set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Burial {
+    /// Which one.
+    pub seq: Seq,
+    /// Why.
+    pub reason: DeadReason,
+    /// What Target or the transport said.
+    pub detail: String,
+}
+
+/// The clock that the queue stamps arrivals with.
+pub type Now = Arc<dyn Fn() -> Moment + Send + Sync>;
+
+/// The open queue, and the thread that writes it.
+#[derive(Debug)]
+pub struct Queue {
+    store: Store,
+    appender: Appender,
+    writer: std::thread::JoinHandle<()>,
+}
+
+/// Hands submissions to the writer.
+#[derive(Clone, Debug)]
+pub struct Appender {
+    commands: std::sync::mpsc::Sender<Command>,
+    /// [`MAX_WAITING_BYTES`], in KiB.
+    room: Arc<Semaphore>,
+}
+
+/// What the writer is asked for.
+#[derive(Debug)]
+enum Command {
+    Append(Append),
+    Settle {
+        delivered: Vec<Seq>,
+        burials: Vec<Burial>,
+        done: oneshot::Sender<()>,
+    },
+    Put {
+        name: String,
+        value: Vec<u8>,
+        done: oneshot::Sender<()>,
+    },
+    /// A page could not be read.
+    Quarantine(keys::PageKey),
+    /// All events of a page are settled, and it is still there: a crash came before its removal.
+    Trim(keys::PageKey),
+    /// So many events that the counters promise are not there.
+    Missing(u64),
+    Stop,
+}
+
+#[derive(Debug)]
+struct Append {
+    producer: u64,
+    batch: Vec<Submission>,
+    done: oneshot::Sender<Vec<Appended>>,
+    /// Held until the commit is over.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+/// What the writer tells the readers.
+#[derive(Debug)]
+struct Told {
+    ledger: watch::Sender<Ledger>,
+    failed: watch::Sender<Option<Failed>>,
+    live: mpsc::Sender<Committed>,
+}
+
+impl Appender {
+    /// Hands a batch of the connection `producer` to the writer; waits while [`MAX_WAITING_BYTES`] are waiting.
+    ///
+    /// The receiver errs where the commit was lost: nobody knows what is stored then.
+    pub async fn append(&self, producer: u64, batch: Vec<Submission>) -> oneshot::Receiver<Vec<Appended>> {
+        let bytes: u64 = batch.iter().map(Submission::payload_bytes).sum();
+        let share = bytes.min(MAX_WAITING_BYTES).div_ceil(1_024);
+        let room =
+            Arc::clone(&self.room).acquire_many_owned(u32::try_from(share).unwrap_or(u32::MAX)).await.ok();
+        let (done, pending) = oneshot::channel();
+        // A writer that is gone drops the sender, which the receiver is told as a lost commit.
+        let _sent = self.commands.send(Command::Append(Append { producer, batch, done, _room: room }));
+        pending
+    }
+}
+
+impl Queue {
+    /// The way in.
+    #[must_use]
+    pub fn appender(&self) -> Appender {
+        self.appender.clone()
+    }
+
+    /// The way out.
+    #[must_use]
+    pub fn store(&self) -> Store {
+        self.store.clone()
+    }
+
+    /// Commits what waits and closes the database; everything that is handed on later is lost.
+    pub async fn shutdown(self) -> Result<(), Failed> {
+        let Self { store, appender, writer } = self;
+        let _sent = appender.commands.send(Command::Stop);
+        drop(appender);
+        // The join is blocking, and short: the last commit.
+        let _joined = tokio::task::spawn_blocking(|| writer.join()).await;
+        store.failure().map_or(Ok(()), Err)
+    }
+}
+
+/// The entries of `events` consecutive sequence numbers that one commit added.
+fn committed(first: Seq, next: Seq, entries: Vec<Entry>) -> Committed {
+    Committed { first, next, entries }
+}

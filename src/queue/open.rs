@@ -1,0 +1,207 @@
+//! Opening the queue: in which order a start brings a folder, whatever state a crash left it in, to a queue that works.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::{Semaphore, mpsc, watch};
+use tracing::{info, warn};
+
+use super::engine::{CommitError, Engine, create};
+use super::error::OpenError;
+use super::folder::Folder;
+use super::keys::{PAGE, PageKey, meta, numbered};
+use super::migrations::{self, Change, NEWEST, Record, Records, STEPS};
+use super::pages::Pages;
+use super::space::{Probe, Space, free_bytes};
+use super::store::{Count, Store};
+use super::writer::Writer;
+use super::{Appender, Ledger, MAX_LIVE_COMMITS, MAX_WAITING_BYTES, Now, Queue, Settings, Told};
+use crate::event::{Account, Seq};
+use crate::wire::record::{open as unseal, seal};
+
+impl Queue {
+    /// Opens the queue for `account`, or makes a new one. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what the operator has to do; no event was touched then.
+    pub fn open(settings: Settings, account: &Account, now: Now) -> Result<Self, OpenError> {
+        Self::open_with(settings, account, now, free_bytes)
+    }
+
+    pub(super) fn open_with(
+        settings: Settings,
+        account: &Account,
+        now: Now,
+        probe: Probe,
+    ) -> Result<Self, OpenError> {
+        let folder = Folder::lock(&settings.path)?;
+        let failed = |source| OpenError::Folder { path: settings.path.clone(), source };
+        let mut space = Space::new(&settings.path, settings.min_free, settings.reserve, probe);
+        // Before the engine opens: on a full disk it cannot, without the reserve's room.
+        space.room(0);
+        let path = match folder.current().map_err(failed)? {
+            Some(path) if folder.failed_before() => rebuild(&folder, &path)?,
+            Some(path) => path,
+            None => make(&folder, account)?,
+        };
+        folder.set_replaced_aside().map_err(failed)?;
+        let engine = Engine::open(&path, &folder)?;
+        migrate(&engine, &settings.path)?;
+        let ledger = ledger(&engine)?;
+        stamp(&engine, &settings, account, &ledger)?;
+        let log = engine.log().map_err(failed)?;
+        Ok(Self::start(Parts { folder, settings, space, engine, log, ledger, now }))
+    }
+
+    fn start(parts: Parts) -> Self {
+        let Parts { folder, settings, space, engine, log, ledger, now } = parts;
+        let (commands, asked) = std::sync::mpsc::channel();
+        let (live, taken) = mpsc::channel(MAX_LIVE_COMMITS);
+        let told = Told { ledger: watch::Sender::new(ledger), failed: watch::Sender::new(None), live };
+        let count = Count { reached: Seq(0), end: ledger.next, seen: 0, promised: ledger.balance.pending() };
+        let store = Store {
+            engine: engine.clone(),
+            commands: commands.clone(),
+            ledger: told.ledger.subscribe(),
+            failed: told.failed.subscribe(),
+            live: Arc::new(Mutex::new(Some(taken))),
+            count: Arc::new(Mutex::new(Some(count))),
+            dead_max_events: settings.dead_max_events,
+        };
+        let kib = usize::try_from(MAX_WAITING_BYTES / 1_024).unwrap_or(usize::MAX);
+        let appender = Appender { commands, room: Arc::new(Semaphore::new(kib)) };
+        let (pages, settled) = (Pages::default(), Vec::new());
+        let writer = Writer { engine, log, folder, settings, space, ledger, pages, settled, now, told };
+        let writer = std::thread::spawn(move || writer.run(&asked));
+        Self { store, appender, writer }
+    }
+}
+
+struct Parts {
+    folder: Folder,
+    settings: Settings,
+    space: Space,
+    engine: Engine,
+    log: std::fs::File,
+    ledger: Ledger,
+    now: Now,
+}
+
+/// Makes the first database under another name, so that a power cut in the middle leaves nothing that looks like one.
+fn make(folder: &Folder, account: &Account) -> Result<std::path::PathBuf, OpenError> {
+    let failed = |source| OpenError::Folder { path: folder.root().to_owned(), source };
+    let path = folder.construction().map_err(failed)?;
+    let values = [
+        (meta("schema"), seal(&NEWEST)),
+        (meta("ledger"), Ledger::new().encode()),
+        (meta("target"), seal(&(&account.client, &account.organization))),
+    ];
+    create(&path, &values)?;
+    let made = folder.finish(&path).map_err(failed)?;
+    info!(path = %folder.root().display(), "a new queue was made");
+    Ok(made)
+}
+
+/// Copies what can be read after a failed sync: the system may show records that never reached the disk, and the copy
+/// writes them anew.
+fn rebuild(folder: &Folder, path: &Path) -> Result<std::path::PathBuf, OpenError> {
+    let failed = |source| OpenError::Folder { path: folder.root().to_owned(), source };
+    warn!(path = %path.display(), "the disk failed before: what can be read is copied into a new database");
+    let engine = Engine::open(path, folder)?;
+    let construction = folder.construction().map_err(failed)?;
+    let copied = engine
+        .copy_to(&construction)
+        .map_err(|error| OpenError::Engine { path: construction.clone(), message: error.to_string() })?;
+    drop(engine);
+    // The rename makes the copy count; the mark goes after it, so that a crash between them only copies once more.
+    let made = folder.finish(&construction).map_err(failed)?;
+    folder.clear_failed().map_err(failed)?;
+    info!(records = copied, path = %made.display(), "the database was copied");
+    Ok(made)
+}
+
+fn migrate(engine: &Engine, root: &Path) -> Result<(), OpenError> {
+    let schema: u32 = required(engine, "schema")?;
+    if schema > NEWEST {
+        return Err(OpenError::Newer { path: root.to_owned(), found: schema, known: NEWEST });
+    }
+    let broken = |error: CommitError| damaged(engine, "migration", error.to_string());
+    let place = engine.meta("migration").map_err(|error| broken(error.into()))?.map(|place| place.to_vec());
+    migrations::run(engine, STEPS, schema, place).map_err(broken)
+}
+
+impl Records for Engine {
+    type Error = CommitError;
+
+    fn behind(&self, key: Option<&[u8]>, count: usize) -> Result<Vec<Record>, CommitError> {
+        // The first key behind another one is that key with a zero byte.
+        let from = key.map(|key| [key, &[0]].concat()).unwrap_or_default();
+        let records = self.from(from).take(count);
+        records
+            .map(|record| record.map(|(key, value)| (key.to_vec(), value.to_vec())).map_err(Into::into))
+            .collect()
+    }
+
+    fn commit(&self, changes: Vec<Change>, schema: u32, place: Option<&[u8]>) -> Result<(), CommitError> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        batch.insert(meta("schema"), seal(&schema));
+        match place {
+            Some(place) => batch.insert(meta("migration"), place),
+            None => batch.remove(meta("migration")),
+        }
+        Self::commit(self, &self.log()?, batch)
+    }
+}
+
+fn ledger(engine: &Engine) -> Result<Ledger, OpenError> {
+    let value = engine.meta("ledger").map_err(|error| damaged(engine, "ledger", error.to_string()))?;
+    let value = value.ok_or_else(|| damaged(engine, "ledger", "it is not there".to_owned()))?;
+    let mut ledger = Ledger::decode(&value).map_err(|error| damaged(engine, "ledger", error.to_string()))?;
+    // Never reuse a number, whatever the counters say.
+    let end = [numbered(PAGE, Seq(u64::MAX)), vec![u8::MAX; 3]].concat();
+    let last = engine.last_to(end).map_err(|error| damaged(engine, "ledger", error.to_string()))?;
+    if let Some((page, _)) = last.and_then(|(key, _)| PageKey::read(&key)) {
+        ledger.next = ledger.next.max(page.next());
+    }
+    Ok(ledger)
+}
+
+/// Holds the account against the one that the queue was made for.
+fn stamp(engine: &Engine, settings: &Settings, account: &Account, ledger: &Ledger) -> Result<(), OpenError> {
+    let (client, organization): (String, String) = required(engine, "target")?;
+    let stamped = Account { client, organization };
+    if stamped == *account {
+        return Ok(());
+    }
+    let (pending, dead) = (ledger.balance.pending(), ledger.dead_held);
+    if pending + dead > 0 && !settings.adopt {
+        let (path, configured) = (settings.path.clone(), Box::new(account.clone()));
+        let stamped = Box::new(stamped);
+        return Err(OpenError::OtherAccount { path, stamped, configured, pending, dead });
+    }
+    let mut batch = sled::Batch::default();
+    batch.insert(meta("target"), seal(&(&account.client, &account.organization)));
+    let written = engine.log().map_err(CommitError::Sync).and_then(|log| engine.commit(&log, batch));
+    written.map_err(|error| damaged(engine, "target", error.to_string()))?;
+    warn!(
+        from = %stamped.client, to = %account.client, pending, dead,
+        "the queue was taken over by another account"
+    );
+    Ok(())
+}
+
+fn required<T: serde::de::DeserializeOwned>(engine: &Engine, name: &str) -> Result<T, OpenError> {
+    let value = engine.meta(name).map_err(|error| damaged(engine, name, error.to_string()))?;
+    let value = value.ok_or_else(|| damaged(engine, name, "it is not there".to_owned()))?;
+    unseal(&value).map_err(|error| damaged(engine, name, error.to_string()))
+}
+
+fn damaged(engine: &Engine, name: &str, message: String) -> OpenError {
+    OpenError::Meta { path: engine.path().to_owned(), name: name.to_owned(), message }
+}

@@ -1,0 +1,88 @@
+//! What the writer remembers of pages, so that settling an event needs no read in the usual case.
+
+use std::collections::BTreeMap;
+
+use sled::IVec;
+
+use super::engine::Engine;
+use super::keys::{self, PAGE, PageKey, numbered};
+use crate::event::Seq;
+use crate::wire::record::{Apart, Page};
+
+/// The most pages remembered; others are read again.
+const REMEMBERED_PAGES: usize = 16_384;
+
+/// What is known of a page.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PageState {
+    pub(super) key: PageKey,
+    /// The settled events, a bit each.
+    pub(super) mark: u64,
+    /// The bytes of its values.
+    pub(super) bytes: u64,
+    /// Where the large envelope lies that it refers to.
+    pub(super) apart: Option<Apart>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Pages(BTreeMap<Seq, PageState>);
+
+impl Pages {
+    pub(super) fn remember(&mut self, page: PageState) {
+        self.0.insert(page.key.first, page);
+        if self.0.len() > REMEMBERED_PAGES {
+            // The end that is farther from where work is going on: new pages come at the end, settled ones mostly from
+            // the beginning.
+            match self.0.last_key_value().is_some_and(|(last, _)| *last == page.key.first) {
+                true => self.0.pop_first(),
+                false => self.0.pop_last(),
+            };
+        }
+    }
+
+    pub(super) fn forget(&mut self, first: Seq) {
+        self.0.remove(&first);
+    }
+
+    /// The page that has `seq`; `None` where it is not in the queue.
+    pub(super) fn of(&self, engine: &Engine, seq: Seq) -> Result<Option<PageState>, sled::Error> {
+        if let Some((_, page)) = self.0.range(..=seq).next_back()
+            && page.key.bit(seq) != 0
+        {
+            return Ok(Some(*page));
+        }
+        let Some(key) = page_of(engine, seq)? else { return Ok(None) };
+        let Some(record) = engine.joined(&numbered(PAGE, key.first))? else { return Ok(None) };
+        let apart = Page::decode(&record).ok().and_then(|page| page.apart());
+        let mark = mark(engine, key)?;
+        Ok(Some(PageState { key, mark, bytes: record.len() as u64, apart }))
+    }
+}
+
+/// The key of the page that has `seq`.
+pub(super) fn page_of(engine: &Engine, seq: Seq) -> Result<Option<PageKey>, sled::Error> {
+    let end = [numbered(PAGE, seq), vec![u8::MAX; 3]].concat();
+    let found = engine.last_to(end)?.and_then(|(key, _)| PageKey::read(&key));
+    Ok(found.map(|(key, _)| key).filter(|key| key.bit(seq) != 0))
+}
+
+/// The mark of a page. One that is damaged counts as absent: an event that is sent twice is better than one lost.
+pub(super) fn mark(engine: &Engine, key: PageKey) -> Result<u64, sled::Error> {
+    let value = engine.value(&numbered(keys::MARK, key.first))?;
+    let mark = value.as_ref().map_or(Some(0), read_mark);
+    if mark.is_none() {
+        tracing::warn!(page = %key.first, "the mark of a page is damaged: its events are sent again");
+    }
+    Ok(mark.unwrap_or(0))
+}
+
+fn read_mark(value: &IVec) -> Option<u64> {
+    let (bits, checksum) = value.split_first_chunk::<8>()?;
+    let sound = checksum == crc32c::crc32c(bits).to_le_bytes();
+    sound.then(|| u64::from_le_bytes(*bits))
+}
+
+pub(super) fn mark_value(mark: u64) -> Vec<u8> {
+    let bits = mark.to_le_bytes();
+    [&bits[..], &crc32c::crc32c(&bits).to_le_bytes()].concat()
+}

@@ -1,0 +1,151 @@
+//! Free space on the disk: when nothing more is taken in, and the reserve that keeps removals possible.
+//!
+//! The storage engine does not survive a full disk well, so the disk is never let run full: below `min_free` nothing
+//! more is appended; where even removals lack room, the reserve is given up for them. It is made again before anything
+//! is appended.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::posix_fallocate;
+use nix::sys::statvfs::statvfs;
+use tracing::{error, info, warn};
+
+use super::engine::SEGMENT_BYTES;
+use super::folder::sync;
+
+/// Tells the free bytes of the file system that a path lies on; a test puts its own in.
+pub(super) type Probe = fn(&Path) -> io::Result<u64>;
+
+/// What a commit may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// Append and remove.
+    Enough,
+    /// Only remove; so much is free, in bytes.
+    RemovalsOnly(u64),
+}
+
+#[derive(Debug)]
+pub(super) struct Space {
+    root: PathBuf,
+    min_free: u64,
+    reserve: u64,
+    held: bool,
+    short: bool,
+    probe: Probe,
+}
+
+impl Space {
+    pub(super) fn new(root: &Path, min_free: u64, reserve: u64, probe: Probe) -> Self {
+        let held = fs::metadata(root.join("reserve")).is_ok_and(|file| file.len() >= reserve);
+        Self { root: root.to_owned(), min_free, reserve, held: held || reserve == 0, short: false, probe }
+    }
+
+    /// What a commit of `bytes` may do; gives the reserve up, or makes it again, as there is room.
+    pub(super) fn room(&mut self, bytes: u64) -> Room {
+        let free = match (self.probe)(&self.root) {
+            Ok(free) => free,
+            Err(error) => {
+                warn!(%error, path = %self.root.display(), "the free space is unknown; nothing is taken in");
+                return Room::RemovalsOnly(0);
+            }
+        };
+        // The engine writes a batch and its index, and opens a segment ahead.
+        let needed = bytes.saturating_mul(2).saturating_add(SEGMENT_BYTES as u64);
+        if free < needed && self.held && self.reserve > 0 {
+            self.give_up();
+        } else if !self.held && free >= self.min_free.saturating_add(self.reserve) {
+            self.make();
+        }
+        let enough = self.held && free >= needed.max(self.min_free);
+        if self.short == enough {
+            self.short = !enough;
+            self.report(free);
+        }
+        if enough { Room::Enough } else { Room::RemovalsOnly(free) }
+    }
+
+    fn report(&self, free_bytes: u64) {
+        let (path, min_free_bytes) = (self.root.display(), self.min_free);
+        if self.short {
+            error!(
+                %path, free_bytes, min_free_bytes,
+                "the disk has too little free space: producers are answered storage_full; delivery goes on. Free some, or lower queue.min_free"
+            );
+        } else {
+            info!(%path, free_bytes, "the disk has room again: events are taken in");
+        }
+    }
+
+    fn give_up(&mut self) {
+        self.held = false;
+        match fs::remove_file(self.root.join("reserve")).and_then(|()| sync(&self.root)) {
+            Ok(()) => {
+                warn!(path = %self.root.display(), "the disk is full: the reserve was given up for removals")
+            }
+            Err(error) => {
+                error!(%error, path = %self.root.display(), "the disk is full, and the reserve cannot be given up");
+            }
+        }
+    }
+
+    fn make(&mut self) {
+        let path = self.root.join("reserve");
+        let size = i64::try_from(self.reserve).unwrap_or(i64::MAX);
+        let made = File::create(&path).and_then(|file| {
+            posix_fallocate(file.as_fd(), 0, size)?;
+            file.sync_all()
+        });
+        match made.and_then(|()| sync(&self.root)) {
+            Ok(()) => self.held = true,
+            Err(error) => {
+                warn!(%error, path = %path.display(), "the reserve cannot be made");
+                // A part of it would only take room away; whether it goes is told by the next attempt.
+                let _gone = fs::remove_file(&path);
+            }
+        }
+    }
+}
+
+/// The bytes that this user may still write on the file system of `path`.
+pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
+    let stat = statvfs(path)?;
+    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    const MIB: u64 = 1_024 * 1_024;
+
+    #[test]
+    fn the_reserve_is_given_up_for_removals_and_made_again_before_appends() {
+        static FREE: AtomicU64 = AtomicU64::new(0);
+        let folder = tempfile::tempdir().unwrap();
+        let reserve = folder.path().join("reserve");
+        let mut space = Space::new(folder.path(), 4 * MIB, MIB, |_| Ok(FREE.load(Ordering::Relaxed)));
+        for (free, room, held) in [
+            (100 * MIB, Room::Enough, true),
+            (4 * MIB - 1, Room::RemovalsOnly(4 * MIB - 1), true),
+            (MIB, Room::RemovalsOnly(MIB), true),
+            (SEGMENT_BYTES as u64, Room::RemovalsOnly(SEGMENT_BYTES as u64), false),
+            (5 * MIB - 1, Room::RemovalsOnly(5 * MIB - 1), false),
+            (5 * MIB, Room::Enough, true),
+        ] {
+            FREE.store(free, Ordering::Relaxed);
+            assert_eq!((space.room(1_000), reserve.exists()), (room, held), "{free} free");
+        }
+        assert!(std::os::unix::fs::MetadataExt::blocks(&fs::metadata(&reserve).unwrap()) * 512 >= MIB);
+    }
+
+    #[test]
+    fn an_unknown_free_space_takes_nothing_in() {
+        let mut space = Space::new(Path::new("/"), 0, 0, |_| Err(io::ErrorKind::NotFound.into()));
+        assert_eq!(space.room(0), Room::RemovalsOnly(0));
+    }
+}

@@ -1,0 +1,276 @@
+//! The reading side: what waits to be delivered, and what became of it.
+
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info};
+
+use super::engine::Engine;
+use super::error::Failed;
+use super::keys::{DEAD, MEMBERS, PAGE, PageKey, numbered, seq_of};
+use super::pages::{mark, page_of};
+use super::{Burial, Command, Ledger};
+use crate::event::{Entry, Event, Seq};
+use crate::wire::record::{DeadLetter, Page, decode_dead, decode_members};
+
+/// What one scan found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// The events that are not settled, in their order.
+    pub entries: Vec<Entry>,
+    /// Where the next scan goes on.
+    pub next: Seq,
+    /// Whether the scan came to the end of what was durable.
+    pub end: bool,
+}
+
+/// What one commit added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The first sequence number.
+    pub first: Seq,
+    /// The sequence number behind the last.
+    pub next: Seq,
+    /// The events, in their order.
+    pub entries: Vec<Entry>,
+}
+
+/// Reads the queue, and tells the writer what is settled.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub(super) engine: Engine,
+    pub(super) commands: Sender<Command>,
+    pub(super) ledger: watch::Receiver<Ledger>,
+    pub(super) failed: watch::Receiver<Option<Failed>>,
+    pub(super) live: Arc<Mutex<Option<mpsc::Receiver<Committed>>>>,
+    pub(super) count: Arc<Mutex<Option<Count>>>,
+    pub(super) dead_max_events: u64,
+}
+
+/// The comparison of what is there with what the counters promise. The first scan passes every page before an event of
+/// it can be settled, so what it counts is what was there when the queue was opened.
+#[derive(Debug)]
+pub(super) struct Count {
+    pub(super) reached: Seq,
+    pub(super) end: Seq,
+    pub(super) seen: u64,
+    pub(super) promised: u64,
+}
+
+impl Store {
+    /// The unsettled events from `from` on, until a page ends with at least `max` found. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Failed`]: the engine cannot read.
+    pub fn scan(&self, from: Seq, max: usize) -> Result<Scan, Failed> {
+        // What is behind the tail may be applied, but not durable yet.
+        let tail = self.tail();
+        let start = page_of(&self.engine, from).map_err(|error| self.broken(&error))?;
+        let mut scan = Scan { entries: Vec::new(), next: from, end: false };
+        let mut open: Option<(PageKey, Vec<u8>)> = None;
+        for record in self.engine.from(numbered(PAGE, start.map_or(from, |page| page.first))) {
+            let (name, value) = record.map_err(|error| self.broken(&error))?;
+            let Some((key, _)) = PageKey::read(&name).filter(|(key, _)| key.first < tail) else { break };
+            match &mut open {
+                Some((same, parts)) if *same == key => parts.extend_from_slice(&value),
+                _ => {
+                    if let Some((page, record)) = open.replace((key, value.to_vec())) {
+                        self.page(page, &record, from, &mut scan)?;
+                        if scan.entries.len() >= max {
+                            scan.next = page.next();
+                            return Ok(scan);
+                        }
+                    }
+                }
+            }
+        }
+        if let Some((page, record)) = open {
+            self.page(page, &record, from, &mut scan)?;
+        }
+        self.counted(tail, 0);
+        Ok(Scan { next: tail.max(from), end: true, ..scan })
+    }
+
+    fn page(&self, key: PageKey, record: &[u8], from: Seq, scan: &mut Scan) -> Result<(), Failed> {
+        let mark = mark(&self.engine, key).map_err(|error| self.broken(&error))?;
+        // A page that is settled may have been removed, with its mark, since the iterator came to it. Its mark was read
+        // before this, so where the page is still there, the mark was.
+        let there =
+            mark != 0 || self.engine.value(&key.part(0)).map_err(|error| self.broken(&error))?.is_some();
+        let left = if there { key.full() & !mark } else { 0 };
+        match Page::decode(record) {
+            Ok(page) if page.len() == usize::from(key.count) => {
+                let open =
+                    page.entries(key.first).filter(|one| left & key.bit(one.seq) != 0 && one.seq >= from);
+                scan.entries.extend(open);
+            }
+            _ => {
+                // The writer says how many events that is; a queue that is closing does so at its next start.
+                let _sent = self.commands.send(Command::Quarantine(key));
+            }
+        }
+        if left == 0 && there {
+            let _sent = self.commands.send(Command::Trim(key));
+        }
+        self.counted(key.first, u64::from(left.count_ones()));
+        Ok(())
+    }
+
+    /// Counts a page that begins at `first` with `left` unsettled events, if the first scan has not passed it yet.
+    fn counted(&self, first: Seq, left: u64) {
+        let mut guard = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(count) = &mut *guard else { return };
+        if first < count.end && first >= count.reached {
+            count.seen += left;
+            count.reached = first.next();
+        }
+        if first < count.end {
+            return;
+        }
+        let (seen, promised) = (count.seen, count.promised);
+        *guard = None;
+        drop(guard);
+        match promised.checked_sub(seen) {
+            Some(0) => info!(pending = seen, "the account of the queue balances"),
+            Some(missing) => {
+                error!(
+                    missing,
+                    "events that were accepted are not in the queue: they are counted as quarantined"
+                );
+                let _sent = self.commands.send(Command::Missing(missing));
+            }
+            None => error!(surplus = seen - promised, "the queue holds more events than its counters say"),
+        }
+    }
+
+    /// The events `seqs`, each `None` where it cannot be read. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Failed`]: the engine cannot read.
+    pub fn load(&self, seqs: &[Seq]) -> Result<Vec<Option<Event>>, Failed> {
+        let events = seqs.iter().map(|seq| read_event(&self.engine, *seq));
+        events.collect::<Result<_, _>>().map_err(|error| self.broken(&error))
+    }
+
+    /// Settles events: returns once that is durable. What is not in the queue, or settled before, is passed over.
+    ///
+    /// # Errors
+    /// [`Failed`]: nobody knows whether it is durable; the queue is no longer written.
+    pub async fn settle(&self, delivered: Vec<Seq>, burials: Vec<Burial>) -> Result<(), Failed> {
+        let (done, waiting) = oneshot::channel();
+        self.ask(Command::Settle { delivered, burials, done }, waiting).await
+    }
+
+    /// Keeps a small value under `name`; returns once it is durable.
+    ///
+    /// # Errors
+    /// [`Failed`] as in [`Store::settle`].
+    pub async fn put_meta(&self, name: &str, value: Vec<u8>) -> Result<(), Failed> {
+        let (done, waiting) = oneshot::channel();
+        self.ask(Command::Put { name: name.to_owned(), value, done }, waiting).await
+    }
+
+    async fn ask(&self, command: Command, waiting: oneshot::Receiver<()>) -> Result<(), Failed> {
+        let _gone = self.commands.send(command);
+        waiting.await.map_err(|_| self.failure().unwrap_or(Failed::Closed))
+    }
+
+    /// What is kept under `name`.
+    ///
+    /// # Errors
+    /// [`Failed`]: the engine cannot read.
+    pub fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, Failed> {
+        let value = self.engine.meta(name).map_err(|error| self.broken(&error))?;
+        Ok(value.map(|value| value.to_vec()))
+    }
+
+    /// Up to `max` dead letters from `from` on; those that cannot be read are passed over. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Failed`]: the engine cannot read.
+    pub fn dead(&self, from: Seq, max: usize) -> Result<Vec<DeadLetter>, Failed> {
+        let mut letters = Vec::new();
+        let mut open: Option<(Seq, Vec<u8>)> = None;
+        let close = |open: Option<(Seq, Vec<u8>)>, letters: &mut Vec<DeadLetter>| {
+            letters.extend(open.and_then(|(_, record)| decode_dead(&record).ok()));
+        };
+        for record in self.engine.from(numbered(DEAD, from)) {
+            let (key, value) = record.map_err(|error| self.broken(&error))?;
+            let Some(seq) = seq_of(DEAD, &key) else { break };
+            match &mut open {
+                Some((same, parts)) if *same == seq => parts.extend_from_slice(&value),
+                _ => close(open.replace((seq, value.to_vec())), &mut letters),
+            }
+            if letters.len() >= max {
+                return Ok(letters);
+            }
+        }
+        close(open, &mut letters);
+        Ok(letters)
+    }
+
+    /// The sequence number behind the last durable event.
+    #[must_use]
+    pub fn tail(&self) -> Seq {
+        self.ledger().next
+    }
+
+    /// The counters as of the last commit.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        *self.ledger.borrow()
+    }
+
+    /// Tells of every change of the counters.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Ledger> {
+        self.ledger.clone()
+    }
+
+    /// Whether another dead letter may be held.
+    #[must_use]
+    pub fn dead_room(&self) -> bool {
+        self.ledger().dead_held < self.dead_max_events
+    }
+
+    /// What each commit adds; given out once. Commits that are not taken in time are left out.
+    #[must_use]
+    pub fn live(&self) -> Option<mpsc::Receiver<Committed>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Why the queue is no longer written, if it is not.
+    #[must_use]
+    pub fn failure(&self) -> Option<Failed> {
+        self.failed.borrow().clone()
+    }
+
+    /// Waits until the queue is no longer written because of a failure; for ever where it is closed in order.
+    pub async fn failed(&self) -> Failed {
+        let mut failed = self.failed.clone();
+        let found = failed.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
+        match found {
+            Some(failure) => failure,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn broken(&self, error: &sled::Error) -> Failed {
+        Failed::Disk { path: self.engine.path().to_owned(), message: error.to_string() }
+    }
+}
+
+/// Reads one event; `None` where it is not there, or cannot be read.
+pub(super) fn read_event(engine: &Engine, seq: Seq) -> Result<Option<Event>, sled::Error> {
+    let Some(key) = page_of(engine, seq)? else { return Ok(None) };
+    let Some(record) = engine.joined(&numbered(PAGE, key.first))? else { return Ok(None) };
+    let Ok(page) = Page::decode(&record) else { return Ok(None) };
+    let stored = match page.apart() {
+        Some(apart) => engine.joined(&numbered(MEMBERS, Seq(apart.first)))?,
+        None => None,
+    };
+    let members = stored.as_deref().and_then(|record| decode_members(record).ok());
+    let position = usize::try_from(seq.0.saturating_sub(key.first.0)).unwrap_or(usize::MAX);
+    Ok(page.event(key.first, position, members))
+}

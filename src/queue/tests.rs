@@ -1,0 +1,358 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::event::{Account, Balance};
+use crate::schedule::Random;
+use crate::wire::defaults::Defaults;
+use crate::wire::reply::Unavailable;
+
+fn account(client: &str) -> Account {
+    Account { client: client.to_owned(), organization: "0DD9@AdobeOrg".to_owned() }
+}
+
+fn settings(folder: &Path) -> Settings {
+    Settings {
+        path: folder.join("queue"),
+        max_bytes: 1 << 30,
+        max_events: 1_000_000,
+        min_free: 0,
+        reserve: 0,
+        dead_max_events: 100,
+        adopt: false,
+    }
+}
+
+fn open(settings: Settings) -> Queue {
+    Queue::open(settings, &account("acme"), Arc::new(|| Moment::from_millis(1))).unwrap()
+}
+
+fn parse(line: &str) -> Submission {
+    let defaults = Defaults {
+        impression_id: false,
+        channel: true,
+        time_offset: None,
+        analytics_logging: false,
+        property_token: None,
+        environment_id: None,
+    };
+    Submission::parse(line.as_bytes(), &defaults, 1).unwrap()
+}
+
+/// A submission of `count` events, with about `bytes` in each and an envelope of about `members` bytes.
+fn submission(session: &str, count: usize, bytes: usize, members: usize) -> Submission {
+    let notification = |number| {
+        format!(r#"{{"id":"{session}-{number}","type":"display","timestamp":1,"x":"{}"}}"#, "x".repeat(bytes))
+    };
+    let notifications = (0..count).map(notification).collect::<Vec<_>>().join(",");
+    parse(&format!(
+        r#"{{"session_id":"{session}","request":{{"y":"{}","notifications":[{notifications}]}}}}"#,
+        "y".repeat(members)
+    ))
+}
+
+async fn append(queue: &Queue, batch: Vec<Submission>) -> Vec<Appended> {
+    queue.appender().append(1, batch).await.await.unwrap()
+}
+
+async fn seqs(store: &Store) -> Vec<u64> {
+    let store = store.clone();
+    let all = tokio::task::spawn_blocking(move || store.scan(Seq(1), usize::MAX)).await.unwrap().unwrap();
+    assert!(all.end);
+    all.entries.iter().map(|entry| entry.seq.0).collect()
+}
+
+#[tokio::test]
+async fn events_come_back_as_they_were_over_a_restart() {
+    let folder = TempDir::new().unwrap();
+    let queue = open(settings(folder.path()));
+    let batch = vec![
+        submission("small", 3, 10, 10),
+        submission("large-envelope", 100, 100, 20_000),
+        submission("large-events", 3, 20_000, 10),
+        submission("small", 2, 10, 10),
+    ];
+    assert_eq!(append(&queue, batch.clone()).await, vec![Appended::Stored; 4]);
+    queue.shutdown().await.unwrap();
+
+    let queue = open(settings(folder.path()));
+    let store = queue.store();
+    assert_eq!(seqs(&store).await, (1..=108).collect::<Vec<_>>());
+    let events = store.load(&(1..=108).map(Seq).collect::<Vec<_>>()).unwrap();
+    let given = batch.iter().flat_map(|one| one.notifications.iter().map(move |event| (one, event)));
+    for (event, (submission, notification)) in events.iter().zip(given) {
+        let event = event.as_ref().unwrap();
+        assert_eq!((&event.id, &event.notification), (&notification.id, &notification.json));
+        assert_eq!(event.envelope, submission.envelope);
+        assert_eq!(event.arrived, Moment::from_millis(1));
+    }
+    assert_eq!(store.load(&[Seq(0), Seq(109)]).unwrap(), vec![None, None]);
+    let blobs = fs::read_dir(settings(folder.path()).path.join("events.1/blobs")).unwrap().count();
+    assert_eq!(blobs, 0, "no value may be so large that the engine writes it to a file of its own");
+}
+
+#[tokio::test]
+async fn what_is_settled_is_gone_with_its_pages_and_its_envelope() {
+    let folder = TempDir::new().unwrap();
+    let queue = open(settings(folder.path()));
+    let store = queue.store();
+    append(&queue, vec![submission("a", 100, 100, 20_000), submission("b", 5, 10, 10)]).await;
+    let odd: Vec<Seq> = (1..=105).step_by(2).map(Seq).collect();
+    store.settle(odd.clone(), vec![]).await.unwrap();
+    store.settle(odd, vec![]).await.unwrap();
+    assert_eq!(seqs(&store).await, (2..=104).step_by(2).collect::<Vec<_>>());
+    assert_eq!(store.ledger().balance, Balance { accepted: 105, delivered: 53, ..Balance::default() });
+    store.settle((2..=104).step_by(2).map(Seq).collect(), vec![]).await.unwrap();
+    let mut ledger = store.watch();
+    ledger.wait_for(|ledger| ledger.held_bytes == 0).await.unwrap();
+    let left: Vec<_> = store.engine.from(vec![]).map(|one| one.unwrap().0.to_vec()).collect();
+    assert!(left.iter().all(|key| key.starts_with(b"m")), "{left:?}");
+    drop((store, ledger));
+    queue.shutdown().await.unwrap();
+    // Numbers are never used again.
+    let queue = open(settings(folder.path()));
+    append(&queue, vec![submission("c", 1, 10, 10)]).await;
+    assert_eq!(seqs(&queue.store()).await, vec![106]);
+}
+
+#[tokio::test]
+async fn a_dead_letter_has_all_that_it_takes_to_send_it_again() {
+    let folder = TempDir::new().unwrap();
+    let queue = open(settings(folder.path()));
+    let store = queue.store();
+    append(&queue, vec![submission("a", 3, 10_000, 20_000)]).await;
+    let event = store.load(&[Seq(2)]).unwrap().remove(0).unwrap();
+    let burial = |reason| Burial { seq: Seq(2), reason, detail: "bad token".to_owned() };
+    store.settle(vec![Seq(1)], vec![burial(DeadReason::Refused), burial(DeadReason::Expired)]).await.unwrap();
+    let letters = store.dead(Seq(0), 10).unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(
+        (&letters[0].event, letters[0].reason, &*letters[0].detail),
+        (&event, DeadReason::Refused, "bad token")
+    );
+    let expected = Balance { accepted: 3, delivered: 1, dead: 1, ..Balance::default() };
+    assert_eq!((store.ledger().balance, store.ledger().dead_held), (expected, 1));
+    assert_eq!(seqs(&store).await, vec![3]);
+}
+
+#[tokio::test]
+async fn limits_refuse_a_submission_whole_and_say_which() {
+    let folder = TempDir::new().unwrap();
+    let queue = open(Settings { max_events: 5, max_bytes: 3_000, ..settings(folder.path()) });
+    let refused = |answer: &Appended, key: &str| match answer {
+        Appended::Refused { code: Unavailable::QueueFull, message, .. } => assert!(message.contains(key)),
+        other => panic!("{other:?}"),
+    };
+    let answers = append(
+        &queue,
+        vec![submission("a", 4, 10, 10), submission("b", 2, 10, 10), submission("c", 1, 10, 10)],
+    )
+    .await;
+    assert_eq!((&answers[0], &answers[2]), (&Appended::Stored, &Appended::Stored));
+    refused(&answers[1], "queue.max_events");
+    queue.store().settle((1..=5).map(Seq).collect(), vec![]).await.unwrap();
+    refused(&append(&queue, vec![submission("d", 1, 4_000, 10)]).await[0], "queue.max_bytes");
+    assert_eq!(append(&queue, vec![submission("e", 5, 10, 10)]).await, vec![Appended::Stored]);
+}
+
+#[tokio::test]
+async fn a_full_disk_takes_removals_only() {
+    static FREE: AtomicU64 = AtomicU64::new(u64::MAX);
+    let folder = TempDir::new().unwrap();
+    let probe = |_: &Path| Ok::<_, io::Error>(FREE.load(Ordering::Relaxed));
+    let settings = Settings { min_free: 1 << 24, reserve: 1 << 20, ..settings(folder.path()) };
+    let now: Now = Arc::new(|| Moment::ZERO);
+    let queue = Queue::open_with(settings, &account("acme"), now, probe).unwrap();
+    assert_eq!(append(&queue, vec![submission("a", 2, 10, 10)]).await, vec![Appended::Stored]);
+    FREE.store(1_000, Ordering::Relaxed);
+    let answers = append(&queue, vec![submission("a", 1, 10, 10)]).await;
+    assert!(matches!(&answers[0], Appended::Refused { code: Unavailable::StorageFull, .. }));
+    queue.store().settle(vec![Seq(1)], vec![]).await.unwrap();
+    FREE.store(u64::MAX, Ordering::Relaxed);
+    assert_eq!(append(&queue, vec![submission("a", 1, 10, 10)]).await, vec![Appended::Stored]);
+    assert_eq!(seqs(&queue.store()).await, vec![2, 3]);
+}
+
+#[tokio::test]
+async fn a_queue_belongs_to_one_account_and_one_instance() {
+    let folder = TempDir::new().unwrap();
+    let now: Now = Arc::new(|| Moment::ZERO);
+    let other = |adopt| {
+        let settings = Settings { adopt, ..settings(folder.path()) };
+        Queue::open(settings, &account("other"), Arc::clone(&now))
+    };
+    let queue = open(settings(folder.path()));
+    assert!(matches!(other(false), Err(OpenError::InUse(_))));
+    append(&queue, vec![submission("a", 1, 10, 10)]).await;
+    queue.shutdown().await.unwrap();
+    let refused = other(false).unwrap_err();
+    assert!(matches!(refused, OpenError::OtherAccount { pending: 1, .. }));
+    assert!(
+        refused.to_string().contains("\"acme\"") && refused.to_string().contains("\"other\""),
+        "{refused}"
+    );
+    let queue = other(true).unwrap();
+    queue.store().settle(vec![Seq(1)], vec![]).await.unwrap();
+    queue.shutdown().await.unwrap();
+    // Nothing waits, so nothing can go to the wrong account.
+    open(settings(folder.path())).shutdown().await.unwrap();
+}
+
+/// Changes the closed database.
+fn tamper(settings: &Settings, change: impl FnOnce(&sled::Db)) {
+    let config = sled::Config::new().path(settings.path.join("events.1")).segment_size(engine::SEGMENT_BYTES);
+    let db = config.open().unwrap();
+    change(&db);
+    db.flush().unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_page_and_a_missing_one_are_accounted_for_and_harm_no_other() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let queue = open(settings.clone());
+    for _ in 0..3 {
+        append(&queue, vec![submission("a", 4, 2_000, 10)]).await;
+    }
+    queue.store().settle(vec![Seq(1)], vec![]).await.unwrap();
+    queue.shutdown().await.unwrap();
+    tamper(&settings, |db| {
+        let mut pages: Vec<_> = db.scan_prefix(b"e").map(Result::unwrap).collect();
+        let (key, value) = pages.remove(0);
+        db.insert(key, &value[1..]).unwrap();
+        db.remove(&pages.last().unwrap().0).unwrap();
+    });
+    let queue = open(settings);
+    let store = queue.store();
+    assert_eq!(seqs(&store).await, (4..=11).collect::<Vec<_>>());
+    let mut ledger = store.watch();
+    let balanced = ledger.wait_for(|ledger| ledger.balance.pending() == 8).await.unwrap().balance;
+    assert_eq!(balanced, Balance { accepted: 12, delivered: 1, quarantined: 3, ..Balance::default() });
+    assert_eq!(
+        store.engine.from(b"q".to_vec()).take_while(|one| one.as_ref().unwrap().0[0] == b'q').count(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    open(settings.clone()).shutdown().await.unwrap();
+    let newer = migrations::NEWEST + 1;
+    tamper(&settings, |db| drop(db.insert(keys::meta("schema"), crate::wire::record::seal(&newer)).unwrap()));
+    let refused = Queue::open(settings, &account("acme"), Arc::new(|| Moment::ZERO));
+    assert!(matches!(refused, Err(OpenError::Newer { found: 2, known: 1, .. })));
+}
+
+#[tokio::test]
+async fn a_broken_snapshot_and_a_half_made_database_do_not_stop_a_start() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let queue = open(settings.clone());
+    append(&queue, vec![submission("a", 1, 10, 10)]).await;
+    queue.shutdown().await.unwrap();
+    let database = settings.path.join("events.1");
+    fs::write(database.join("snap.00000000000000AA.generating"), b"half").unwrap();
+    fs::write(database.join("snap.00000000000000AA"), b"zeros").unwrap();
+    fs::create_dir(settings.path.join("events.new")).unwrap();
+    fs::write(settings.path.join("events.new/conf"), b"").unwrap();
+    let queue = open(settings);
+    assert_eq!(seqs(&queue.store()).await, vec![1]);
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_the_next_start_copies_the_database() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let queue = open(settings.clone());
+    append(&queue, vec![submission("a", 9, 3_000, 2_000)]).await;
+    queue.shutdown().await.unwrap();
+    fs::write(settings.path.join("failed"), b"I/O error").unwrap();
+    let queue = open(settings.clone());
+    assert_eq!(seqs(&queue.store()).await, (1..=9).collect::<Vec<_>>());
+    assert!(settings.path.join("events.2/db").exists() && settings.path.join("quarantine/events.1").exists());
+    assert!(!settings.path.join("failed").exists());
+    queue.shutdown().await.unwrap();
+    assert_eq!(seqs(&open(settings).store()).await.len(), 9);
+}
+
+/// Random actions on the real queue, held against a naive map after each.
+#[tokio::test]
+async fn the_queue_is_a_map_of_what_waits() {
+    for seed in 1..=4 {
+        let folder = TempDir::new().unwrap();
+        let settings = settings(folder.path());
+        let mut random = Random::new(seed);
+        let mut queue = open(settings.clone());
+        let (mut model, mut next, mut dead) = (BTreeMap::new(), 1, BTreeSet::new());
+        for step in 0..150 {
+            let below = |random: &mut Random, bound: u64| random.bits() % bound;
+            match below(&mut random, 10) {
+                0..4 => {
+                    let mut batch = Vec::new();
+                    for _ in 0..=below(&mut random, 5) {
+                        let count = 1 + below(&mut random, 80) as usize;
+                        let members = [10, 900, 1_100, 9_000][below(&mut random, 4) as usize];
+                        let one =
+                            submission(&format!("s{step}"), count, below(&mut random, 900) as usize, members);
+                        for event in &one.notifications {
+                            model.insert(next, event.id.clone());
+                            next += 1;
+                        }
+                        batch.push(one);
+                    }
+                    append(&queue, batch).await;
+                }
+                4..9 => {
+                    let chosen: Vec<u64> =
+                        model.keys().copied().filter(|_| random.bits().is_multiple_of(3)).take(500).collect();
+                    let (buried, delivered): (Vec<u64>, Vec<u64>) =
+                        chosen.iter().partition(|seq| **seq % 50 == 0);
+                    let burials = buried.iter().map(|seq| Burial {
+                        seq: Seq(*seq),
+                        reason: DeadReason::Refused,
+                        detail: String::new(),
+                    });
+                    let burials = burials.collect();
+                    queue.store().settle(delivered.into_iter().map(Seq).collect(), burials).await.unwrap();
+                    dead.extend(buried);
+                    model.retain(|seq, _| !chosen.contains(seq));
+                }
+                _ => {
+                    queue.shutdown().await.unwrap();
+                    queue = open(settings.clone());
+                }
+            }
+            let store = queue.store();
+            assert_eq!(
+                seqs(&store).await,
+                model.keys().copied().collect::<Vec<_>>(),
+                "seed {seed} step {step}"
+            );
+            assert_eq!(store.ledger().balance.pending(), model.len() as u64, "seed {seed} step {step}");
+        }
+        let store = queue.store();
+        let loaded = store.load(&model.keys().copied().map(Seq).collect::<Vec<_>>()).unwrap();
+        assert!(loaded.iter().zip(model.values()).all(|(event, id)| event.as_ref().unwrap().id == *id));
+        let letters = store.dead(Seq(0), usize::MAX).unwrap();
+        assert_eq!(letters.iter().map(|one| one.event.seq.0).collect::<BTreeSet<_>>(), dead);
+        drop(store);
+        // Closing removes what is settled; the counters are read when nothing is under way.
+        queue.shutdown().await.unwrap();
+        let store = open(settings).store();
+        let held: u64 = [b"e", b"v", b"d"]
+            .iter()
+            .flat_map(|tag| {
+                store.engine.from(tag.to_vec()).map(Result::unwrap).take_while(|one| one.0[0] == tag[0])
+            })
+            .map(|one| one.1.len() as u64)
+            .sum();
+        assert_eq!(store.ledger().held_bytes, held, "seed {seed}");
+    }
+}

@@ -1,0 +1,453 @@
+//! The one thread that commits: it takes what waits, up to a bound, into one atomic batch.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use sled::Batch;
+use tokio::sync::oneshot;
+use tracing::{error, warn};
+
+use super::engine::{CommitError, Engine, panic_text};
+use super::error::Failed;
+use super::folder::Folder;
+use super::keys::{self, DEAD, MARK, MEMBERS, PageKey, cut, meta, numbered, part};
+use super::pages::{PageState, Pages, mark_value, page_of};
+use super::space::{Room, Space};
+use super::store::read_event;
+use super::{Append, Burial, Command, Ledger, Now, Settings, Told, committed};
+use crate::event::{DeadReason, Entry, Moment, Seq};
+use crate::wire::record::{
+    Apart, DeadLetter, Page, PageBuilder, SMALL_ENVELOPE_BYTES, encode_dead, encode_members,
+};
+use crate::wire::reply::{Appended, Unavailable};
+use crate::wire::submission::Submission;
+
+/// The most events that one commit adds or settles, but for a last submission that goes beyond.
+const COMMIT_EVENTS: usize = 4_096;
+/// The most bytes that one commit adds, but for a last submission that goes beyond.
+const COMMIT_BYTES: u64 = 1_024 * 1_024;
+/// The most lines of one connection in a commit while others wait.
+const COMMIT_LINES_PER_PRODUCER: usize = 256;
+/// The most settled pages that one commit removes.
+const COMMIT_REMOVALS: usize = 1_024;
+/// After this long without work, pages that are settled are removed.
+const IDLE: Duration = Duration::from_millis(50);
+/// When a producer that found no room is told to come back.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+pub(super) struct Writer {
+    pub(super) engine: Engine,
+    pub(super) log: File,
+    pub(super) folder: Folder,
+    pub(super) settings: Settings,
+    pub(super) space: Space,
+    pub(super) ledger: Ledger,
+    pub(super) pages: Pages,
+    pub(super) settled: Vec<PageState>,
+    pub(super) now: Now,
+    pub(super) told: Told,
+}
+
+/// What one commit is made of; nothing of it counts before it is durable.
+#[derive(Default)]
+struct Plan {
+    batch: Batch,
+    ledger: Ledger,
+    touched: BTreeMap<Seq, PageState>,
+    fresh: Vec<PageState>,
+    entries: Vec<Entry>,
+    stored: Vec<(oneshot::Sender<Vec<Appended>>, Vec<Appended>)>,
+    done: Vec<oneshot::Sender<()>>,
+    removed: Vec<Seq>,
+}
+
+impl Writer {
+    /// Commits until it is told to stop, nobody is left to ask, or the disk fails.
+    pub(super) fn run(mut self, commands: &Receiver<Command>) {
+        let worked = catch_unwind(AssertUnwindSafe(|| self.work(commands)));
+        let failure = match worked {
+            Ok(Ok(())) => return,
+            Ok(Err(failure)) => (failure.to_string(), !failure.disk_full()),
+            Err(panic) => (format!("the writer panicked: {}", panic_text(&*panic)), true),
+        };
+        let (message, doubtful) = failure;
+        let path = self.engine.path().to_owned();
+        // After a failed sync the system may take pages for clean that never reached the disk: the next start must not
+        // build on them. A full disk leaves no such doubt.
+        if doubtful && let Err(error) = Folder::mark_failed(self.folder.root(), &message) {
+            error!(%error, path = %path.display(), "the mark of the failed disk could not be written");
+        }
+        error!(path = %path.display(), error = %message, "the queue cannot be written: nothing more is acknowledged");
+        self.told.failed.send_replace(Some(Failed::Disk { path, message }));
+    }
+
+    fn work(&mut self, commands: &Receiver<Command>) -> Result<(), CommitError> {
+        let mut waiting = VecDeque::new();
+        let mut stop = false;
+        while !stop {
+            if waiting.is_empty() {
+                let received = match self.settled.is_empty() {
+                    true => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                    false => commands.recv_timeout(IDLE),
+                };
+                match received {
+                    Ok(command) => waiting.push_back(command),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => stop = true,
+                }
+            }
+            waiting.extend(commands.try_iter());
+            let mut plan = Plan { ledger: self.ledger, ..Plan::default() };
+            self.plan_removals(&mut plan)?;
+            let (appends, others) = take(&mut waiting);
+            for command in others {
+                stop |= self.plan(&mut plan, command)?;
+            }
+            self.plan_appends(&mut plan, appends);
+            self.commit(plan)?;
+            stop &= waiting.is_empty();
+        }
+        while !self.settled.is_empty() {
+            let mut plan = Plan { ledger: self.ledger, ..Plan::default() };
+            self.plan_removals(&mut plan)?;
+            self.commit(plan)?;
+        }
+        Ok(())
+    }
+
+    /// Removes pages whose last settlement an earlier commit made durable. Not in that commit itself: the engine may
+    /// reuse their place on the disk before it is synced.
+    fn plan_removals(&mut self, plan: &mut Plan) -> Result<(), CommitError> {
+        let count = self.settled.len().min(COMMIT_REMOVALS);
+        let pages: Vec<PageState> = self.settled.drain(..count).collect();
+        for page in &pages {
+            for number in 0..parts(page.bytes) {
+                plan.batch.remove(page.key.part(number));
+            }
+            plan.batch.remove(numbered(MARK, page.key.first));
+            plan.ledger.held_bytes = plan.ledger.held_bytes.saturating_sub(page.bytes);
+            plan.removed.push(page.key.first);
+        }
+        let mut seen = Vec::new();
+        for apart in pages.iter().filter_map(|page| page.apart) {
+            if seen.contains(&apart) || self.in_use(apart, &plan.removed)? {
+                continue;
+            }
+            seen.push(apart);
+            let record = self.engine.joined(&numbered(MEMBERS, Seq(apart.first)))?.unwrap_or_default();
+            for (number, _) in cut(&record) {
+                plan.batch.remove(part(MEMBERS, Seq(apart.first), number));
+            }
+            plan.ledger.held_bytes = plan.ledger.held_bytes.saturating_sub(record.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Whether a page other than those removed refers to a large envelope: only those of its own submission do.
+    fn in_use(&self, apart: Apart, removed: &[Seq]) -> Result<bool, sled::Error> {
+        let end = Seq(apart.first.saturating_add(u64::from(apart.events)));
+        for record in self.engine.from(numbered(keys::PAGE, Seq(apart.first))) {
+            let (key, _) = record?;
+            match PageKey::read(&key) {
+                Some((page, _)) if page.first < end => {
+                    if !removed.contains(&page.first) {
+                        return Ok(true);
+                    }
+                }
+                _ => break,
+            }
+        }
+        Ok(false)
+    }
+
+    /// Plans anything but an append; says whether it was the wish to stop.
+    fn plan(&mut self, plan: &mut Plan, command: Command) -> Result<bool, CommitError> {
+        match command {
+            Command::Settle { delivered, burials, done } => {
+                for seq in delivered {
+                    if self.settle(plan, seq)? {
+                        plan.ledger.balance.delivered += 1;
+                    }
+                }
+                let now = (self.now)();
+                for burial in burials {
+                    self.bury(plan, burial, now)?;
+                }
+                plan.done.push(done);
+            }
+            Command::Put { name, value, done } => {
+                plan.batch.insert(meta(&name), value);
+                plan.done.push(done);
+            }
+            Command::Quarantine(key) => self.quarantine(plan, key)?,
+            Command::Trim(key) => {
+                let known = self.settled.iter().any(|page| page.key == key);
+                if !known && !plan.removed.contains(&key.first) {
+                    let found = self.pages.of(&self.engine, key.first)?;
+                    self.settled.extend(found.filter(|page| page.key == key && page.mark == key.full()));
+                }
+            }
+            Command::Missing(count) => plan.ledger.balance.quarantined += count,
+            Command::Append(_) => {}
+            Command::Stop => return Ok(true),
+        }
+        Ok(false)
+    }
+
+    /// Marks one event as settled; `false` where it is not in the queue, or was settled before.
+    fn settle(&mut self, plan: &mut Plan, seq: Seq) -> Result<bool, CommitError> {
+        let staged = plan.touched.range(..=seq).next_back().map(|(_, page)| *page);
+        let staged = staged.filter(|page| page.key.bit(seq) != 0);
+        let found = match staged {
+            Some(page) => Some(page),
+            None => self.pages.of(&self.engine, seq)?,
+        };
+        let Some(mut page) = found else { return Ok(false) };
+        let bit = page.key.bit(seq);
+        if page.mark & bit != 0 || plan.removed.contains(&page.key.first) {
+            return Ok(false);
+        }
+        page.mark |= bit;
+        plan.touched.insert(page.key.first, page);
+        Ok(true)
+    }
+
+    fn bury(&mut self, plan: &mut Plan, burial: Burial, at: Moment) -> Result<(), CommitError> {
+        let Burial { seq, reason, detail } = burial;
+        let Some(event) = read_event(&self.engine, seq)? else {
+            warn!(%seq, "an event that is to be set aside cannot be read; it stays where it is");
+            return Ok(());
+        };
+        if !self.settle(plan, seq)? {
+            return Ok(());
+        }
+        // The letter lies in the commit that settles its event: a crash leaves both or none.
+        let record = encode_dead(&DeadLetter { event, reason, detail, at });
+        for (number, value) in cut(&record) {
+            plan.batch.insert(part(DEAD, seq, number), value);
+        }
+        plan.ledger.held_bytes += record.len() as u64;
+        plan.ledger.dead_held += 1;
+        match reason {
+            DeadReason::Expired => plan.ledger.balance.expired += 1,
+            _ => plan.ledger.balance.dead += 1,
+        }
+        Ok(())
+    }
+
+    /// Moves a page that cannot be read aside, with the events that it had left.
+    fn quarantine(&mut self, plan: &mut Plan, key: PageKey) -> Result<(), CommitError> {
+        if page_of(&self.engine, key.first)? != Some(key) || plan.removed.contains(&key.first) {
+            return Ok(());
+        }
+        let mark = super::pages::mark(&self.engine, key)?;
+        let left = u64::from((key.full() & !mark).count_ones());
+        let mut bytes = 0;
+        for record in self.engine.from(key.part(0)) {
+            let (name, value) = record?;
+            if PageKey::read(&name).is_none_or(|(page, _)| page != key) {
+                break;
+            }
+            bytes += value.len() as u64;
+            plan.batch.remove(&name);
+            plan.batch.insert(keys::quarantine(&name), value);
+        }
+        plan.batch.remove(numbered(MARK, key.first));
+        plan.ledger.held_bytes = plan.ledger.held_bytes.saturating_sub(bytes);
+        plan.ledger.balance.quarantined += left;
+        plan.removed.push(key.first);
+        error!(
+            page = %key.first, events = left,
+            "a page of the queue cannot be read: its events were moved to quarantine. See \"the queue does not open\" in the runbook"
+        );
+        Ok(())
+    }
+
+    fn plan_appends(&mut self, plan: &mut Plan, appends: Vec<Append>) {
+        let bytes = appends.iter().flat_map(|one| &one.batch).map(Submission::payload_bytes).sum();
+        let room = self.space.room(bytes);
+        let now = (self.now)();
+        let mut page = OpenPage::default();
+        for append in appends {
+            let mut answers = Vec::with_capacity(append.batch.len());
+            for submission in append.batch {
+                let refusal = match (room, append.done.is_closed()) {
+                    // Whoever asked is gone: its lines were never answered, so nobody counts on them.
+                    (_, true) => continue,
+                    (Room::RemovalsOnly(free), _) => Some(storage_full(free, self.settings.min_free)),
+                    (Room::Enough, _) => self.full(&plan.ledger, &submission),
+                };
+                answers.push(refusal.unwrap_or_else(|| {
+                    page.add(plan, submission, now);
+                    Appended::Stored
+                }));
+            }
+            plan.stored.push((append.done, answers));
+        }
+        page.close(plan);
+    }
+
+    /// The refusal of a submission for which the queue has no room.
+    fn full(&self, ledger: &Ledger, submission: &Submission) -> Option<Appended> {
+        let (pending, events) = (ledger.balance.pending(), submission.notifications.len() as u64);
+        let Settings { max_events, max_bytes, .. } = self.settings;
+        let message = if pending + events > max_events {
+            format!("the queue holds {pending} of at most {max_events} events (queue.max_events)")
+        } else if ledger.held_bytes + submission.payload_bytes() > max_bytes {
+            format!("the queue holds {} of at most {max_bytes} bytes (queue.max_bytes)", ledger.held_bytes)
+        } else {
+            return None;
+        };
+        Some(Appended::Refused { code: Unavailable::QueueFull, message, retry_after: RETRY_AFTER })
+    }
+
+    /// Makes `plan` durable, and only then tells anybody.
+    fn commit(&mut self, mut plan: Plan) -> Result<(), CommitError> {
+        for page in plan.touched.values() {
+            plan.batch.insert(numbered(MARK, page.key.first), mark_value(page.mark));
+        }
+        if plan.ledger != self.ledger || !plan.done.is_empty() {
+            plan.batch.insert(meta("ledger"), plan.ledger.encode());
+            self.engine.commit(&self.log, plan.batch)?;
+        }
+        for page in plan.fresh {
+            self.pages.remember(page);
+        }
+        for first in &plan.removed {
+            self.pages.forget(*first);
+        }
+        let first = self.ledger.next;
+        self.ledger = plan.ledger;
+        for page in plan.touched.into_values() {
+            self.pages.remember(page);
+            if page.mark == page.key.full() {
+                self.settled.push(page);
+            }
+        }
+        self.told.ledger.send_replace(self.ledger);
+        if !plan.entries.is_empty() {
+            // A scheduler that does not keep up reads these from the disk.
+            let _full = self.told.live.try_send(committed(first, self.ledger.next, plan.entries));
+        }
+        for (done, answers) in plan.stored {
+            // A connection that is gone wants no answer.
+            let _gone = done.send(answers);
+        }
+        for done in plan.done {
+            let _gone = done.send(());
+        }
+        Ok(())
+    }
+}
+
+/// The page that a commit is filling.
+#[derive(Default)]
+struct OpenPage {
+    page: PageBuilder,
+    first: Seq,
+    apart: Option<Apart>,
+}
+
+impl OpenPage {
+    fn add(&mut self, plan: &mut Plan, submission: Submission, now: Moment) {
+        let Submission { envelope, notifications, .. } = submission;
+        let mut apart = None;
+        if envelope.members.len() > SMALL_ENVELOPE_BYTES {
+            // The submission begins a page and ends one, so that the pages that refer to its envelope are those of its
+            // own sequence numbers.
+            self.close(plan);
+            let first = plan.ledger.next;
+            let record = encode_members(&envelope.members);
+            for (number, value) in cut(&record) {
+                plan.batch.insert(part(MEMBERS, first, number), value);
+            }
+            plan.ledger.held_bytes += record.len() as u64;
+            let events = u16::try_from(notifications.len()).unwrap_or(u16::MAX);
+            apart = Some(Apart { first: first.0, events });
+        }
+        for one in notifications {
+            if !self.page.fits(&envelope, apart, &one.id, &one.json) {
+                self.close(plan);
+            }
+            if self.page.is_empty() {
+                self.first = plan.ledger.next;
+                self.apart = apart;
+            }
+            self.page.push(&envelope, apart, now, one.id, one.json);
+            plan.ledger.next = plan.ledger.next.next();
+            plan.ledger.balance.accepted += 1;
+        }
+        if apart.is_some() {
+            self.close(plan);
+        }
+    }
+
+    fn close(&mut self, plan: &mut Plan) {
+        let page = std::mem::take(&mut self.page);
+        if page.is_empty() {
+            return;
+        }
+        let key = PageKey { first: self.first, count: u8::try_from(page.len()).unwrap_or(u8::MAX) };
+        let record = page.finish();
+        for (number, value) in cut(&record) {
+            plan.batch.insert(key.part(number), value);
+        }
+        if let Ok(page) = Page::decode(&record) {
+            plan.entries.extend(page.entries(key.first));
+        }
+        let bytes = record.len() as u64;
+        plan.ledger.held_bytes += bytes;
+        // Remembered with an empty mark, which is not written: an absent mark says the same.
+        plan.fresh.push(PageState { key, mark: 0, bytes, apart: self.apart });
+    }
+}
+
+/// How many values a record of `bytes` is cut over.
+fn parts(bytes: u64) -> u16 {
+    u16::try_from(bytes.div_ceil(keys::VALUE_BYTES as u64)).unwrap_or(u16::MAX)
+}
+
+fn storage_full(free: u64, min_free: u64) -> Appended {
+    let message = format!("the disk has {free} bytes free, and {min_free} must stay free (queue.min_free)");
+    Appended::Refused { code: Unavailable::StorageFull, message, retry_after: RETRY_AFTER }
+}
+
+/// Takes the next commit's share from what waits: the appends, and everything else that was asked for before the bound
+/// was reached. What is left stays in its order for each connection.
+fn take(waiting: &mut VecDeque<Command>) -> (Vec<Append>, Vec<Command>) {
+    let (mut appends, mut others, mut left) = (Vec::new(), Vec::new(), VecDeque::new());
+    let mut lines: HashMap<u64, usize> = HashMap::new();
+    let (mut events, mut bytes) = (0, 0);
+    while let Some(command) = waiting.pop_front() {
+        if events >= COMMIT_EVENTS || bytes >= COMMIT_BYTES {
+            left.push_back(command);
+            continue;
+        }
+        match command {
+            Command::Append(append) => {
+                let own = lines.entry(append.producer).or_default();
+                if *own > 0 && *own + append.batch.len() > COMMIT_LINES_PER_PRODUCER {
+                    // From here on all of this connection wait, so that its lines keep their order.
+                    *own = COMMIT_LINES_PER_PRODUCER;
+                    left.push_back(Command::Append(append));
+                    continue;
+                }
+                *own += append.batch.len();
+                events += append.batch.iter().map(|one| one.notifications.len()).sum::<usize>();
+                bytes += append.batch.iter().map(Submission::payload_bytes).sum::<u64>();
+                appends.push(append);
+            }
+            Command::Settle { ref delivered, ref burials, .. } => {
+                events += delivered.len() + burials.len();
+                others.push(command);
+            }
+            Command::Stop if !left.is_empty() => left.push_back(command),
+            other => others.push(other),
+        }
+    }
+    *waiting = left;
+    (appends, others)
+}
