@@ -8,7 +8,7 @@
 //! | 3 | [`delivery`] | the way to Target |
 //! | 3 | [`queue`] | the events on disk, until they are settled |
 //! | 2 | [`wire`] | pure codecs between bytes and the vocabulary |
-//! | 1 | [`schedule`] | pure decisions: verdicts and waits |
+//! | 1 | [`schedule`] | pure decisions: lanes, batches, waits, breakers, verdicts |
 //! | 0 | [`event`] | the vocabulary |
 //!
 //! # Invariants

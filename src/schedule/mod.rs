@@ -1,7 +1,18 @@
 //! Pure decisions about delivery: no clock, no socket, no disk, no JSON. Time and randomness are arguments.
 
 mod backoff;
+mod host;
+mod index;
+mod lane;
+mod notice;
+mod scheduler;
+mod settings;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 pub use self::backoff::{Backoff, Random};
+pub use self::notice::{Cause, Notice};
+pub use self::scheduler::{Attempt, Buried, MAX_PARKED, Scheduler, Settled, Status};
+pub use self::settings::Settings;
 pub use self::verdict::{Verdict, verdict};

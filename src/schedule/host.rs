@@ -1,0 +1,180 @@
+//! One host: whether it takes requests, and what its answers say of it as a whole.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::notice::Cause;
+use crate::event::{Lane, Moment, Owner};
+
+/// How many answers tell whether a host is busy as a whole.
+const RECENT_ANSWERS: usize = 20;
+/// So many lanes must agree before a host is blamed.
+pub(super) const LANES_TO_BLAME: usize = 3;
+/// So many answers in a row that blame the configuration pause a host.
+const MISCONFIGURED_ROW: u32 = 5;
+/// So many events in a row that would be set aside trip the fuse.
+const FUSE_EVENTS: u32 = 100;
+/// From so many lanes.
+const FUSE_LANES: usize = 10;
+/// The most owners remembered as refused.
+const REFUSED_OWNERS: usize = 1_024;
+
+/// Whether a host takes requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// All.
+    Open,
+    /// None before `until`, then one probe at a time. `wait` is the last wait of a breaker.
+    Shut { until: Moment, wait: Duration, why: Why },
+    /// None before this; then all.
+    Busy(Moment),
+}
+
+/// Why a gate is shut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    Breaker,
+    Pause(Cause),
+}
+
+#[derive(Debug)]
+pub(super) struct HostState {
+    /// Lanes with due work, in their order.
+    pub(super) queue: VecDeque<Lane>,
+    pub(super) in_flight: usize,
+    pub(super) gate: Gate,
+    /// The probe under way.
+    pub(super) probing: bool,
+    /// How many probes there were: pauses take turns between the two ends of the queue.
+    pub(super) probes: u64,
+    /// Requests answered with a 2xx.
+    pub(super) served: u64,
+    /// The owners whose requests were refused since the last 2xx.
+    pub(super) refused: BTreeSet<Owner>,
+    failures: Row,
+    misconfigured: Row,
+    burials: Row,
+    recent: VecDeque<(bool, Lane)>,
+}
+
+/// Things of one kind in a row, and the first lanes that they came from.
+#[derive(Debug, Default)]
+struct Row {
+    count: u32,
+    lanes: BTreeSet<Lane>,
+}
+
+impl Row {
+    fn add(&mut self, lane: Lane) {
+        self.count = self.count.saturating_add(1);
+        if self.lanes.len() < FUSE_LANES {
+            self.lanes.insert(lane);
+        }
+    }
+
+    fn end(&mut self) {
+        self.count = 0;
+        self.lanes.clear();
+    }
+}
+
+impl HostState {
+    pub(super) fn new() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            in_flight: 0,
+            gate: Gate::Open,
+            probing: false,
+            probes: 0,
+            served: 0,
+            refused: BTreeSet::new(),
+            failures: Row::default(),
+            misconfigured: Row::default(),
+            burials: Row::default(),
+            recent: VecDeque::new(),
+        }
+    }
+
+    /// Whether a request may go out now, and whether it is a probe.
+    pub(super) fn takes(&self, now: Moment) -> Option<bool> {
+        match self.gate {
+            Gate::Open => Some(false),
+            Gate::Busy(until) => (until <= now).then_some(false),
+            Gate::Shut { until, .. } => (until <= now && !self.probing).then_some(true),
+        }
+    }
+
+    /// When it may take a request at the earliest; `None` while a probe is under way.
+    pub(super) fn opens(&self) -> Option<Moment> {
+        match self.gate {
+            Gate::Open => Some(Moment::ZERO),
+            Gate::Busy(until) => Some(until),
+            Gate::Shut { until, .. } => (!self.probing).then_some(until),
+        }
+    }
+
+    pub(super) fn is_shut(&self) -> bool {
+        matches!(self.gate, Gate::Shut { .. })
+    }
+
+    pub(super) fn paused(&self) -> Option<Cause> {
+        match self.gate {
+            Gate::Shut { why: Why::Pause(cause), .. } => Some(cause),
+            _ => None,
+        }
+    }
+
+    /// Counts a failure of the host; says whether its breaker is to open.
+    pub(super) fn fails(&mut self, lane: Lane, limit: u32) -> bool {
+        self.failures.add(lane);
+        self.failures.count >= limit && self.blamed(&self.failures)
+    }
+
+    /// An answer came: whatever it says, the host is there.
+    pub(super) fn answers(&mut self) {
+        self.failures.end();
+    }
+
+    /// A 2xx came.
+    pub(super) fn serves(&mut self) {
+        self.served += 1;
+        self.misconfigured.end();
+        self.refused.clear();
+    }
+
+    /// An event was delivered: the fuse counts from nothing.
+    pub(super) fn delivers(&mut self) {
+        self.burials.end();
+    }
+
+    /// Counts an answer that blames the configuration; says whether the host is to be paused.
+    pub(super) fn blames_configuration(&mut self, lane: Lane, owner: Owner) -> bool {
+        self.misconfigured.add(lane);
+        if self.refused.len() < REFUSED_OWNERS {
+            self.refused.insert(owner);
+        }
+        self.misconfigured.count >= MISCONFIGURED_ROW && self.blamed(&self.misconfigured)
+    }
+
+    /// Counts an event that would be set aside; says whether that trips the fuse.
+    pub(super) fn would_bury(&mut self, lane: Lane) -> bool {
+        self.burials.add(lane);
+        self.burials.count > FUSE_EVENTS && self.burials.lanes.len() >= FUSE_LANES
+    }
+
+    /// Counts an answer; says whether the host as a whole is busy.
+    pub(super) fn is_busy(&mut self, lane: Lane, busy: bool) -> bool {
+        self.recent.push_back((busy, lane));
+        if self.recent.len() > RECENT_ANSWERS {
+            self.recent.pop_front();
+        }
+        let all = self.recent.iter().filter(|(busy, _)| *busy);
+        let lanes: BTreeSet<Lane> = all.clone().map(|(_, lane)| *lane).collect();
+        busy && all.count() * 2 >= RECENT_ANSWERS && lanes.len() >= LANES_TO_BLAME
+    }
+
+    /// Several lanes agree, or nobody else has anything due.
+    fn blamed(&self, row: &Row) -> bool {
+        row.lanes.len() >= LANES_TO_BLAME || (self.queue.is_empty() && self.in_flight == 0)
+    }
+}

@@ -1,0 +1,182 @@
+//! What of the queue is in memory: the cursor over it, and the marks of what was forgotten.
+//!
+//! Guarantees:
+//! - memory is bounded: a window of events, a table of fixed size for the marks, [`REMEMBERED_WAITS`] waits;
+//! - a forgotten event is found again: a mark never lies behind it, and only a whole pass from the mark takes it away;
+//! - within a lane nothing is admitted before an older event: the cursor admits nothing of a marked bucket, and a pass
+//!   that skipped an event of a lane skips all its later ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::event::{Lane, Moment, Seq};
+
+/// The buckets that lanes are forgotten into.
+const BUCKETS: usize = 65_536;
+/// While anything is forgotten a pass starts at least this often.
+const PASS_EVERY: Duration = Duration::from_secs(10);
+/// The most forgotten lanes whose wait is remembered exactly; others come back with the next pass.
+const REMEMBERED_WAITS: usize = 65_536;
+/// The slots of the table of lanes that a pass skipped.
+const SKIPPED_SLOTS: usize = 1 << 20;
+
+/// One reading of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// The cursor: everything is new.
+    Cursor,
+    /// A pass over what was forgotten.
+    Pass,
+}
+
+#[derive(Debug)]
+pub(super) struct Index {
+    /// Where the cursor stands.
+    pub(super) cursor: Seq,
+    /// What is known to be there.
+    pub(super) tail: Seq,
+    /// The reading under way.
+    pub(super) reading: Option<Reader>,
+    /// The lowest forgotten number of each bucket, where it has one.
+    marks: BTreeMap<usize, Seq>,
+    /// When forgotten lanes may be due.
+    waits: BTreeMap<Lane, Moment>,
+    pass: Option<Pass>,
+    next_pass: Moment,
+    passes: u64,
+}
+
+#[derive(Debug)]
+struct Pass {
+    at: Seq,
+    end: Seq,
+    salt: u64,
+    /// Lanes of which an event was skipped. A lane that shares a slot with one is skipped too, in this pass only: the
+    /// salt changes.
+    skipped: BTreeSet<usize>,
+    marks: BTreeMap<usize, Seq>,
+}
+
+impl Index {
+    pub(super) fn new() -> Self {
+        Self {
+            cursor: Seq(1),
+            tail: Seq(1),
+            reading: None,
+            marks: BTreeMap::new(),
+            waits: BTreeMap::new(),
+            pass: None,
+            next_pass: Moment::ZERO,
+            passes: 0,
+        }
+    }
+
+    /// What to read next, as far as there is `room`.
+    pub(super) fn next(&mut self, now: Moment, room: bool) -> Option<(Reader, Seq)> {
+        if self.reading.is_some() || !room {
+            return None;
+        }
+        if self.pass.is_none()
+            && self.next_pass <= now
+            && let Some(lowest) = self.marks.values().min().copied()
+        {
+            self.passes += 1;
+            let salt = self.passes.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let (skipped, marks) = (BTreeSet::new(), BTreeMap::new());
+            self.pass = Some(Pass { at: lowest, end: self.cursor, salt, skipped, marks });
+        }
+        let found = match &self.pass {
+            // By turns, so that neither a long pass nor a long backlog holds the other up.
+            Some(pass) if self.cursor >= self.tail || pass.at <= self.cursor => Some((Reader::Pass, pass.at)),
+            _ => (self.cursor < self.tail).then_some((Reader::Cursor, self.cursor)),
+        };
+        self.reading = found.map(|(reader, _)| reader);
+        found
+    }
+
+    /// When the next pass may start, if anything is forgotten.
+    pub(super) fn wakes(&self) -> Option<Moment> {
+        let idle = self.pass.is_none() && self.reading.is_none();
+        (!self.marks.is_empty() && idle).then_some(self.next_pass)
+    }
+
+    pub(super) fn is_marked(&self, lane: Lane) -> bool {
+        self.marks.contains_key(&bucket(lane))
+    }
+
+    pub(super) fn marked(&self) -> usize {
+        self.marks.len()
+    }
+
+    /// Forgets the events of a lane from `first` on; it may be due at `due`.
+    pub(super) fn forget(&mut self, now: Moment, lane: Lane, first: Seq, due: Moment) {
+        if self.marks.is_empty() {
+            self.next_pass = now.after(PASS_EVERY);
+        }
+        self.next_pass = self.next_pass.min(due.max(now));
+        if due > now && (self.waits.len() < REMEMBERED_WAITS || self.waits.contains_key(&lane)) {
+            self.waits.insert(lane, due);
+        }
+        lower(&mut self.marks, lane, first);
+        if let Some(pass) = &mut self.pass {
+            lower(&mut pass.marks, lane, first);
+            pass.skipped.insert(slot(pass.salt, lane));
+        }
+    }
+
+    /// Whether a forgotten lane still waits.
+    pub(super) fn waits(&mut self, now: Moment, lane: Lane) -> bool {
+        match self.waits.get(&lane) {
+            Some(until) if *until > now => true,
+            Some(_) => {
+                self.waits.remove(&lane);
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Whether the pass under way has skipped an event of the lane.
+    pub(super) fn has_skipped(&self, lane: Lane) -> bool {
+        self.pass.as_ref().is_some_and(|pass| pass.skipped.contains(&slot(pass.salt, lane)))
+    }
+
+    /// Where the pass under way ends.
+    pub(super) fn pass_end(&self) -> Option<Seq> {
+        self.pass.as_ref().map(|pass| pass.end)
+    }
+
+    /// A reading came back, up to `next`.
+    pub(super) fn read(&mut self, now: Moment, reader: Reader, next: Seq) {
+        self.reading = None;
+        match (reader, &mut self.pass) {
+            (Reader::Cursor, _) => self.cursor = self.cursor.max(next),
+            (Reader::Pass, Some(pass)) if next < pass.end => pass.at = next,
+            (Reader::Pass, _) => {
+                if let Some(pass) = self.pass.take() {
+                    self.marks = pass.marks;
+                    self.next_pass = now.after(PASS_EVERY);
+                    let earliest = self.waits.values().filter(|due| **due > now).min();
+                    self.next_pass = earliest.map_or(self.next_pass, |due| self.next_pass.min(*due));
+                    if self.marks.is_empty() {
+                        self.waits.clear();
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn lower(marks: &mut BTreeMap<usize, Seq>, lane: Lane, seq: Seq) {
+    let mark = marks.entry(bucket(lane)).or_insert(seq);
+    *mark = (*mark).min(seq);
+}
+
+fn bucket(lane: Lane) -> usize {
+    usize::try_from(lane.0 % BUCKETS as u128).unwrap_or(0)
+}
+
+fn slot(salt: u64, lane: Lane) -> usize {
+    let mixed = (lane.0 >> 64) as u64 ^ (lane.0 as u64).rotate_left(32) ^ salt;
+    usize::try_from(mixed.wrapping_mul(0xff51_afd7_ed55_8ccd) >> 44).unwrap_or(0) % SKIPPED_SLOTS
+}

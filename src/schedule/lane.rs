@@ -1,0 +1,130 @@
+//! One session's events in their order, and how the next batch is cut from them.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use super::Settings;
+use crate::event::{Entry, Host, Moment, Seq};
+
+/// An event that waits.
+#[derive(Clone, Debug)]
+pub(super) struct Waiting {
+    pub(super) entry: Entry,
+    /// How often in a row an answer left it out.
+    pub(super) unlisted: u32,
+    /// How often it failed alone, while its host served others.
+    pub(super) alone: u32,
+    /// Whether a batch may not reach from the event before over to this one.
+    pub(super) boundary: bool,
+}
+
+impl Waiting {
+    pub(super) fn new(entry: Entry) -> Self {
+        Self { entry, unlisted: 0, alone: 0, boundary: false }
+    }
+}
+
+/// An event that fails by itself: it is tried alone, and holds nothing back.
+#[derive(Clone, Debug)]
+pub(super) struct Parked {
+    pub(super) event: Waiting,
+    pub(super) not_before: Moment,
+}
+
+/// Where a lane is waiting; at most at one place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nowhere: it has no work.
+    Idle,
+    /// For a moment.
+    Timer(Moment),
+    /// In the queue of a host.
+    Ready(Host),
+    /// For the answer to its one request.
+    UnderWay,
+}
+
+#[derive(Debug)]
+pub(super) struct LaneState {
+    pub(super) events: VecDeque<Waiting>,
+    pub(super) parked: Vec<Parked>,
+    pub(super) place: Place,
+    /// Failures in a row, for the backoff.
+    pub(super) failures: u32,
+    pub(super) not_before: Moment,
+    /// Failures in a row with other requests of the host served in between.
+    pub(super) strikes: u32,
+    /// How many requests the host had served at the last strike.
+    pub(super) served: u64,
+    /// The highest sequence number that was admitted.
+    pub(super) last: Seq,
+}
+
+impl LaneState {
+    pub(super) fn new() -> Self {
+        Self {
+            events: VecDeque::new(),
+            parked: Vec::new(),
+            place: Place::Idle,
+            failures: 0,
+            not_before: Moment::ZERO,
+            strikes: 0,
+            served: 0,
+            last: Seq(0),
+        }
+    }
+
+    /// How many events the next batch has, and whether it could still grow.
+    pub(super) fn batch(&self, settings: &Settings) -> (usize, bool) {
+        let mut ids = BTreeSet::new();
+        let (mut bytes, mut count) = (0_u64, 0);
+        let envelope = self.events.front().map(|first| first.entry.envelope);
+        for event in &self.events {
+            bytes += u64::from(event.entry.bytes);
+            let full = count >= settings.max_events.max(1) || (count > 0 && bytes > settings.max_bytes);
+            let ends = count > 0 && event.boundary || Some(event.entry.envelope) != envelope;
+            if full || ends || !ids.insert(event.entry.id) {
+                return (count, false);
+            }
+            count += 1;
+        }
+        (count, count < settings.max_events && bytes < settings.max_bytes)
+    }
+
+    /// When the lane has something to send; `None` where it has nothing.
+    pub(super) fn due(&self, settings: &Settings) -> Option<Moment> {
+        let parked = self.parked.iter().map(|one| one.not_before).min();
+        [self.batch_due(settings), parked].into_iter().flatten().min()
+    }
+
+    /// When its next batch is due, not counting parked events.
+    pub(super) fn batch_due(&self, settings: &Settings) -> Option<Moment> {
+        let first = self.events.front()?;
+        let (_, grows) = self.batch(settings);
+        let full = if grows { first.entry.arrived.after(settings.linger) } else { Moment::ZERO };
+        Some(full.max(self.not_before))
+    }
+
+    /// Puts the events of an attempt back in front.
+    pub(super) fn put_back(&mut self, events: Vec<Waiting>) {
+        for event in events.into_iter().rev() {
+            self.events.push_front(event);
+        }
+    }
+
+    /// Puts a refused batch back so that it is sent in halves. Both its ends are marked too, so that a half never grows
+    /// over what was refused.
+    pub(super) fn put_back_in_halves(&mut self, mut events: Vec<Waiting>) {
+        if let Some(next) = self.events.front_mut() {
+            next.boundary = true;
+        }
+        let middle = events.len() / 2;
+        for (position, event) in events.iter_mut().enumerate() {
+            event.boundary |= position == 0 || position == middle;
+        }
+        self.put_back(events);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.events.len() + self.parked.len()
+    }
+}

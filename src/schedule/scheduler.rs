@@ -1,0 +1,647 @@
+//! The scheduler: stored events in, due batches out, outcomes in, what is settled out.
+//!
+//! Guarantees:
+//! - a lane has at most one request under way, and its events go out in their order; a parked event holds nothing back;
+//! - waiting for a breaker, a pause, a slot or the rate costs no attempt;
+//! - nothing is set aside by a probe, and nothing is set aside for its age without a failed attempt;
+//! - memory is bounded at any backlog (`index.rs`), and a window of blocked lanes hides no other.
+
+mod judging;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::host::{Gate, HostState, Why};
+use super::index::{Index, Reader};
+use super::lane::{LaneState, Parked, Place, Waiting};
+use super::notice::{Cause, Notice, Notices};
+use super::{Random, Settings, Verdict, verdict};
+use crate::event::{Answer, Cluster, DeadReason, Entry, Host, Lane, Moment, Outcome, Owner, Seq};
+
+/// What an event costs in the index, in bytes: itself and its share of lanes and queues.
+const EVENT_BYTES: u64 = 256;
+/// What a lane costs, in bytes.
+const LANE_BYTES: u64 = 384;
+/// The most events that are parked at a time.
+pub const MAX_PARKED: usize = 10_000;
+/// How long the host that an answer named is remembered for its session.
+const EDGE_REMEMBERED: Duration = Duration::from_secs(31 * 60);
+/// The most sessions whose host is remembered.
+const MAX_EDGES: usize = 100_000;
+
+/// A request that is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Its name in `handle_cut` and `handle_outcome`.
+    pub id: u64,
+    /// Its lane.
+    pub lane: Lane,
+    /// Its events, in their order.
+    pub seqs: Vec<Seq>,
+    /// Where it goes.
+    pub host: Host,
+    /// Whether it tries out a host that failed or is paused.
+    pub probe: bool,
+}
+
+/// An event that is to be set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buried {
+    /// Which.
+    pub seq: Seq,
+    /// Why.
+    pub reason: DeadReason,
+    /// What Target or the transport said.
+    pub detail: String,
+}
+
+/// What an outcome settles.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// These are processed.
+    pub delivered: Vec<Seq>,
+    /// These are set aside.
+    pub buried: Vec<Buried>,
+}
+
+/// The state in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Lanes in the index.
+    pub lanes: usize,
+    /// Events in the index, those under way among them.
+    pub indexed: usize,
+    /// Buckets with forgotten events.
+    pub forgotten_buckets: usize,
+    /// Requests under way.
+    pub in_flight: usize,
+    /// Parked events.
+    pub parked: usize,
+    /// Hosts with an open breaker.
+    pub open_breakers: usize,
+    /// Paused hosts.
+    pub paused_hosts: usize,
+}
+
+struct UnderWay {
+    lane: Lane,
+    events: Vec<Waiting>,
+    host: Host,
+    probe: bool,
+    parked: bool,
+    began: Moment,
+}
+
+/// Decides what is sent when, and what an outcome means. It knows no clock: the moment is an argument.
+pub struct Scheduler {
+    settings: Settings,
+    random: Random,
+    index: Index,
+    lanes: BTreeMap<Lane, LaneState>,
+    timers: BTreeSet<(Moment, Lane)>,
+    hosts: BTreeMap<Host, HostState>,
+    turn: Host,
+    under_way: BTreeMap<u64, UnderWay>,
+    next_id: u64,
+    indexed: usize,
+    parked: usize,
+    /// Settled, but not durably so: a scan may still show them.
+    settling: BTreeSet<Seq>,
+    /// Durably settled while a scan was under way that may still show them.
+    settled: BTreeSet<Seq>,
+    edges: BTreeMap<Lane, (Cluster, Moment)>,
+    edge_order: VecDeque<(Lane, Moment)>,
+    dead_room: bool,
+    expiry_from: Moment,
+    rate_from: Moment,
+    notices: Notices,
+}
+
+impl Scheduler {
+    /// A scheduler that knows of no event yet. The same `seed` and the same calls give the same history.
+    #[must_use]
+    pub fn new(settings: Settings, seed: u64) -> Self {
+        Self {
+            settings,
+            random: Random::new(seed),
+            index: Index::new(),
+            lanes: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            hosts: BTreeMap::from([(Host::Client, HostState::new())]),
+            turn: Host::Client,
+            under_way: BTreeMap::new(),
+            next_id: 1,
+            indexed: 0,
+            parked: 0,
+            settling: BTreeSet::new(),
+            settled: BTreeSet::new(),
+            edges: BTreeMap::new(),
+            edge_order: VecDeque::new(),
+            dead_room: true,
+            expiry_from: Moment::ZERO,
+            rate_from: Moment::ZERO,
+            notices: Notices::default(),
+        }
+    }
+
+    /// Changes the settings; what waits keeps the moments that it was given.
+    pub fn configure(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// More is on disk, up to `tail`.
+    pub fn handle_tail(&mut self, tail: Seq) {
+        self.index.tail = self.index.tail.max(tail);
+    }
+
+    /// Where a scan of the store is to begin, if one is wanted; one is under way at a time.
+    pub fn poll_read(&mut self, now: Moment) -> Option<Seq> {
+        let room = self.used_bytes() < self.settings.index_max_bytes || self.forget_blocked(now);
+        self.index.next(now, room).map(|(_, from)| from)
+    }
+
+    /// A scan came back: the unsettled events from where it began up to `next`.
+    pub fn handle_scan(&mut self, now: Moment, entries: &[Entry], next: Seq) {
+        let Some(reader) = self.index.reading else { return };
+        let end = self.index.pass_end();
+        for entry in entries {
+            if self.settling.contains(&entry.seq) || self.settled.contains(&entry.seq) {
+                continue;
+            }
+            match reader {
+                Reader::Cursor => self.admit_new(now, *entry),
+                Reader::Pass if end.is_some_and(|end| entry.seq < end) => self.admit_again(now, *entry),
+                Reader::Pass => {}
+            }
+        }
+        self.settled.clear();
+        self.index.read(now, reader, next);
+    }
+
+    /// A commit added events; they are taken directly where the cursor stands at the first.
+    pub fn handle_live(&mut self, now: Moment, first: Seq, next: Seq, entries: &[Entry]) {
+        self.handle_tail(next);
+        let reading = self.index.reading == Some(Reader::Cursor);
+        if self.index.cursor != first || reading || self.used_bytes() >= self.settings.index_max_bytes {
+            return;
+        }
+        for entry in entries {
+            self.admit_new(now, *entry);
+        }
+        self.index.cursor = next;
+    }
+
+    /// These settlements are durable.
+    pub fn handle_settled(&mut self, seqs: &[Seq]) {
+        for seq in seqs {
+            if self.settling.remove(seq) && self.index.reading.is_some() {
+                self.settled.insert(*seq);
+            }
+        }
+    }
+
+    /// The next request that is due, if there is one and a slot for it.
+    pub fn poll_attempt(&mut self, now: Moment) -> Option<Attempt> {
+        while let Some((at, lane)) = self.timers.first().copied()
+            && at <= now
+        {
+            self.timers.pop_first();
+            if let Some(state) = self.lanes.get_mut(&lane) {
+                state.place = Place::Idle;
+            }
+            self.place(now, lane);
+        }
+        if self.under_way.len() >= self.settings.concurrency || self.rate_from > now {
+            return None;
+        }
+        let (host, probe) = self.next_host(now)?;
+        let lane = self.next_lane(host, probe)?;
+        self.begin(now, lane, host, probe)
+    }
+
+    /// The flusher found that only the first `keep` events of an attempt go together, after those in `gone`, which cannot
+    /// be read, were taken out. With `keep` 0 the attempt is over.
+    pub fn handle_cut(&mut self, now: Moment, id: u64, keep: usize, gone: &[Seq]) {
+        let Some(attempt) = self.under_way.get_mut(&id) else { return };
+        let before = attempt.events.len();
+        attempt.events.retain(|event| !gone.contains(&event.entry.seq));
+        self.indexed = self.indexed.saturating_sub(before - attempt.events.len());
+        let rest = attempt.events.split_off(keep.min(attempt.events.len()));
+        let lane = attempt.lane;
+        if let Some(state) = self.lanes.get_mut(&lane) {
+            state.put_back(rest);
+            if let Some(first) = state.events.front_mut() {
+                first.boundary = true;
+            }
+        }
+        if keep == 0
+            && let Some(attempt) = self.under_way.remove(&id)
+        {
+            self.release(&attempt);
+            self.parked -= usize::from(attempt.parked);
+            self.free(now, lane);
+        }
+    }
+
+    /// What came of an attempt.
+    pub fn handle_outcome(&mut self, now: Moment, id: u64, outcome: &Outcome) -> Settled {
+        let mut settled = Settled::default();
+        let Some(attempt) = self.under_way.remove(&id) else { return settled };
+        self.release(&attempt);
+        if let Some(edge) = outcome.edge {
+            self.learn(now, attempt.lane, edge);
+        }
+        let (lane, judged) = (attempt.lane, verdict(outcome, attempt.events.len()));
+        self.judge_host(now, &attempt, judged, outcome);
+        let mut lane_state = self.lanes.remove(&lane).unwrap_or_else(LaneState::new);
+        self.judge(now, attempt, judged, outcome, &mut lane_state, &mut settled);
+        self.lanes.insert(lane, lane_state);
+        let count = settled.delivered.len() + settled.buried.len();
+        self.indexed = self.indexed.saturating_sub(count);
+        self.settling.extend(&settled.delivered);
+        self.settling.extend(settled.buried.iter().map(|one| one.seq));
+        self.free(now, lane);
+        settled
+    }
+
+    /// Whether dead letters may be added; where not, what would become one is parked.
+    pub fn handle_dead_room(&mut self, room: bool) {
+        self.dead_room = room;
+    }
+
+    /// Nothing expires before `until`: the clock cannot be trusted.
+    pub fn delay_expiry(&mut self, until: Moment) {
+        self.expiry_from = self.expiry_from.max(until);
+    }
+
+    /// The next thing that an operator should hear of.
+    pub fn poll_notice(&mut self) -> Option<Notice> {
+        self.notices.take()
+    }
+
+    /// When `poll_attempt` or `poll_read` may have something new, if nothing else happens before.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Moment> {
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let waiting = self.hosts.values().filter(|host| !host.queue.is_empty());
+        let host = waiting.filter_map(HostState::opens).min().map(|at| at.max(self.rate_from));
+        let slots = self.under_way.len() < self.settings.concurrency;
+        let host = host.filter(|at| slots && *at > Moment::ZERO);
+        // Without room nothing is read; what makes room is an outcome, or a timer.
+        let room = self.used_bytes() < self.settings.index_max_bytes;
+        let pass = self.index.wakes().filter(|_| room);
+        [timer, host, pass].into_iter().flatten().min()
+    }
+
+    /// The state in numbers.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status {
+            lanes: self.lanes.len(),
+            indexed: self.indexed,
+            forgotten_buckets: self.index.marked(),
+            in_flight: self.under_way.len(),
+            parked: self.parked,
+            open_breakers: self.hosts.values().filter(|one| one.is_shut() && one.paused().is_none()).count(),
+            paused_hosts: self.hosts.values().filter(|one| one.paused().is_some()).count(),
+        }
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.indexed as u64 * EVENT_BYTES + self.lanes.len() as u64 * LANE_BYTES
+    }
+
+    fn admit_new(&mut self, now: Moment, entry: Entry) {
+        if self.index.is_marked(entry.lane) || self.lane_is_full(entry.lane) {
+            self.index.forget(now, entry.lane, entry.seq, now);
+            return;
+        }
+        self.admit(now, entry);
+    }
+
+    fn admit_again(&mut self, now: Moment, entry: Entry) {
+        let lane = entry.lane;
+        if !self.index.is_marked(lane) {
+            return;
+        }
+        if self.lanes.get(&lane).is_some_and(|state| entry.seq <= state.last) {
+            return;
+        }
+        let full = self.used_bytes() >= self.settings.index_max_bytes || self.lane_is_full(lane);
+        if full || self.index.has_skipped(lane) || self.index.waits(now, lane) {
+            // No sooner than a second from now: a pass that finds no room is not to be followed by another at once.
+            self.index.forget(now, lane, entry.seq, now.after(Duration::from_secs(1)));
+            return;
+        }
+        self.admit(now, entry);
+    }
+
+    fn admit(&mut self, now: Moment, entry: Entry) {
+        let lane = self.lanes.entry(entry.lane).or_insert_with(LaneState::new);
+        lane.events.push_back(Waiting::new(entry));
+        lane.last = entry.seq;
+        self.indexed += 1;
+        // What waits for a moment may be full now; what is in a host's queue or under way is looked at again later.
+        if matches!(lane.place, Place::Idle | Place::Timer(_)) {
+            self.place(now, entry.lane);
+        }
+    }
+
+    /// One session takes at most an eighth of the window.
+    fn lane_is_full(&self, lane: Lane) -> bool {
+        let most = (self.settings.index_max_bytes / EVENT_BYTES / 8).max(self.settings.max_events as u64);
+        self.lanes.get(&lane).is_some_and(|state| state.len() as u64 >= most)
+    }
+
+    /// Forgets lanes that wait, those due last first, until an eighth of the index is free; says whether there is room.
+    fn forget_blocked(&mut self, now: Moment) -> bool {
+        let goal = self.settings.index_max_bytes / 8 * 7;
+        let waiting: Vec<(Moment, Lane)> = self.timers.iter().rev().copied().collect();
+        let shut = self.hosts.values().filter(|host| host.is_shut());
+        let shut = shut.flat_map(|host| {
+            host.opens().into_iter().flat_map(|at| host.queue.iter().rev().map(move |lane| (at, *lane)))
+        });
+        let blocked: Vec<(Moment, Lane)> = shut.collect();
+        for (due, lane) in waiting.into_iter().chain(blocked) {
+            if self.used_bytes() <= goal {
+                break;
+            }
+            self.forget_lane(now, lane, due);
+        }
+        self.used_bytes() < self.settings.index_max_bytes
+    }
+
+    fn forget_lane(&mut self, now: Moment, lane: Lane, due: Moment) {
+        let Some(state) = self.lanes.get(&lane) else { return };
+        let parked = state.parked.iter().map(|one| one.event.entry.seq);
+        let events = state.events.iter().map(|one| one.entry.seq);
+        let Some(first) = parked.chain(events).min() else { return };
+        // A lane that lingers is not blocked.
+        if due <= now
+            || state.failures == 0 && state.parked.is_empty() && matches!(state.place, Place::Timer(_))
+        {
+            return;
+        }
+        self.unplace(lane);
+        if let Some(state) = self.lanes.remove(&lane) {
+            self.indexed = self.indexed.saturating_sub(state.len());
+            self.parked = self.parked.saturating_sub(state.parked.len());
+        }
+        self.index.forget(now, lane, first, due);
+    }
+
+    /// Puts a lane where it now has to wait.
+    fn place(&mut self, now: Moment, lane: Lane) {
+        self.unplace(lane);
+        let Some(state) = self.lanes.get(&lane) else { return };
+        let Some(due) = state.due(&self.settings) else {
+            self.lanes.remove(&lane);
+            return;
+        };
+        if due > now {
+            self.timers.insert((due, lane));
+            self.set_place(lane, Place::Timer(due));
+            return;
+        }
+        let host = self.host_of(now, lane);
+        let entry = self.hosts.entry(host).or_insert_with(HostState::new);
+        entry.queue.push_back(lane);
+        self.set_place(lane, Place::Ready(host));
+    }
+
+    fn set_place(&mut self, lane: Lane, place: Place) {
+        if let Some(state) = self.lanes.get_mut(&lane) {
+            state.place = place;
+        }
+    }
+
+    /// Takes a lane away from where it waits.
+    fn unplace(&mut self, lane: Lane) {
+        match self.lanes.get(&lane).map(|state| state.place) {
+            Some(Place::Timer(at)) => drop(self.timers.remove(&(at, lane))),
+            Some(Place::Ready(host)) => {
+                if let Some(host) = self.hosts.get_mut(&host) {
+                    host.queue.retain(|other| *other != lane);
+                }
+            }
+            _ => return,
+        }
+        self.set_place(lane, Place::Idle);
+    }
+
+    /// The lane's request is over.
+    fn free(&mut self, now: Moment, lane: Lane) {
+        self.set_place(lane, Place::Idle);
+        self.place(now, lane);
+    }
+
+    /// Where the lane's next request goes: the cluster that the event names, that an answer named, or the default; and
+    /// the client's own host where that one is shut and no probe is due.
+    fn host_of(&mut self, now: Moment, lane: Lane) -> Host {
+        if !self.settings.edge_routing {
+            return Host::Client;
+        }
+        let head = self.lanes.get(&lane).and_then(|state| {
+            let parked = state.parked.iter().map(|one| one.event.entry);
+            state.events.front().map(|first| first.entry).or_else(|| parked.min_by_key(|one| one.seq))
+        });
+        let learned = self.edges.get(&lane).filter(|(_, until)| *until > now).map(|(cluster, _)| *cluster);
+        let named = head.and_then(|entry| entry.cluster);
+        let Some(cluster) = named.or(learned).or(self.settings.default_cluster) else { return Host::Client };
+        let host = Host::Edge(cluster);
+        match self.hosts.get(&host) {
+            Some(state) if state.is_shut() && state.takes(now).is_none() => Host::Client,
+            None if self.hosts.len() > self.settings.max_hosts => Host::Client,
+            _ => host,
+        }
+    }
+
+    /// The next host with work that it takes, and whether that is a probe; hosts take turns.
+    fn next_host(&mut self, now: Moment) -> Option<(Host, bool)> {
+        let able = |(host, state): (&Host, &HostState)| {
+            let probe = state.takes(now)?;
+            (!state.queue.is_empty()).then_some((*host, probe, state.in_flight))
+        };
+        let after = self.hosts.range((std::ops::Bound::Excluded(self.turn), std::ops::Bound::Unbounded));
+        let able: Vec<_> = after.chain(self.hosts.range(..=self.turn)).filter_map(able).collect();
+        let within = able.iter().find(|(_, _, in_flight)| *in_flight < self.settings.host_concurrency);
+        // The bound of a host binds only while another has work due.
+        let (host, probe, _) = *within.or_else(|| able.first().filter(|_| able.len() == 1))?;
+        self.turn = host;
+        Some((host, probe))
+    }
+
+    /// Which lane of a host goes next. The probes of a pause take turns between the ends of the queue, but for a lane
+    /// whose owner is not among those refused.
+    fn next_lane(&mut self, host: Host, probe: bool) -> Option<Lane> {
+        let state = self.hosts.get_mut(&host)?;
+        if !probe {
+            return state.queue.pop_front();
+        }
+        state.probes += 1;
+        let lanes = &self.lanes;
+        let sound =
+            |lane: &&Lane| lanes.get(lane).is_some_and(|one| !one.events.is_empty() && one.strikes == 0);
+        let owner =
+            |lane: &Lane| lanes.get(lane).and_then(|one| one.events.front()).map(|one| one.entry.owner);
+        let foreign = |lane: &&Lane| owner(lane).is_some_and(|owner| !state.refused.contains(&owner));
+        let paused = state.paused();
+        let chosen = match paused {
+            Some(Cause::Misconfigured) => state.queue.iter().take(1_000).find(foreign).copied(),
+            _ => None,
+        };
+        let last = paused.is_some() && state.probes.is_multiple_of(2);
+        let turn =
+            || if last { state.queue.back().copied() } else { state.queue.iter().find(sound).copied() };
+        let lane = chosen.or_else(turn).or_else(|| state.queue.front().copied())?;
+        state.queue.retain(|other| *other != lane);
+        Some(lane)
+    }
+
+    fn begin(&mut self, now: Moment, lane: Lane, host: Host, probe: bool) -> Option<Attempt> {
+        let fuse = self.hosts.get(&host).and_then(HostState::paused) == Some(Cause::Fuse);
+        let state = self.lanes.get_mut(&lane)?;
+        let from_lane = state.batch_due(&self.settings).is_some_and(|due| due <= now);
+        let mut events = Vec::new();
+        if from_lane {
+            let (count, _) = state.batch(&self.settings);
+            let count = if fuse && probe { 1 } else { count };
+            events.extend(state.events.drain(..count));
+        } else if let Some(position) = state.parked.iter().position(|one| one.not_before <= now) {
+            events.push(state.parked.remove(position).event);
+        }
+        if events.is_empty() {
+            self.free(now, lane);
+            return None;
+        }
+        state.place = Place::UnderWay;
+        if self.settings.rate_limit > 0 {
+            let share = Duration::from_secs(1) / self.settings.rate_limit;
+            self.rate_from = self.rate_from.max(now).after(share);
+        }
+        if let Some(host) = self.hosts.get_mut(&host) {
+            host.in_flight += 1;
+            host.probing |= probe;
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        let seqs = events.iter().map(|event| event.entry.seq).collect();
+        let parked = !from_lane;
+        self.under_way.insert(id, UnderWay { lane, events, host, probe, parked, began: now });
+        Some(Attempt { id, lane, seqs, host, probe })
+    }
+
+    fn release(&mut self, attempt: &UnderWay) {
+        if let Some(host) = self.hosts.get_mut(&attempt.host) {
+            host.in_flight = host.in_flight.saturating_sub(1);
+            host.probing &= !attempt.probe;
+        }
+    }
+
+    fn learn(&mut self, now: Moment, lane: Lane, cluster: Cluster) {
+        let until = now.after(EDGE_REMEMBERED);
+        self.edges.insert(lane, (cluster, until));
+        self.edge_order.push_back((lane, until));
+        while self.edge_order.len() > MAX_EDGES {
+            let Some((oldest, until)) = self.edge_order.pop_front() else { break };
+            if self.edges.get(&oldest).is_some_and(|(_, own)| *own == until) {
+                self.edges.remove(&oldest);
+            }
+        }
+    }
+
+    /// What an answer says of its host.
+    fn judge_host(&mut self, now: Moment, attempt: &UnderWay, judged: Verdict, outcome: &Outcome) {
+        let isolated =
+            attempt.parked || attempt.events.iter().any(|event| event.alone >= self.settings.isolate_after);
+        let lane = attempt.lane;
+        let host_name = attempt.host;
+        let Some(host) = self.hosts.get_mut(&host_name) else { return };
+        let failed = judged == Verdict::Retry { host_failed: true };
+        let owner = attempt.events.first().map_or(Owner(0), |event| event.entry.owner);
+        let served = matches!(outcome.answer, Answer::Listed(_) | Answer::Accepted | Answer::Unreadable);
+        let detail = outcome.detail.clone();
+        if served {
+            host.serves();
+        }
+        if !failed {
+            host.answers();
+        }
+        let gate = host.gate;
+        if let (true, Gate::Shut { why, wait, .. }) = (attempt.probe, gate) {
+            let good = match why {
+                Why::Breaker => !failed,
+                Why::Pause(Cause::Misconfigured) => served,
+                Why::Pause(Cause::Fuse) => match &outcome.answer {
+                    Answer::Listed(listed) => listed.contains(&true),
+                    answer => *answer == Answer::Accepted,
+                },
+            };
+            if good {
+                host.gate = Gate::Open;
+                self.notices.add(Notice::HostServes { host: host_name });
+            } else {
+                let wait = match why {
+                    Why::Breaker => (wait * 2).min(self.settings.breaker_max),
+                    Why::Pause(_) => self.settings.breaker_max,
+                };
+                // Counted from the start of the probe: a host that hangs is not probed more seldom for it.
+                host.gate = Gate::Shut { until: attempt.began.after(wait), wait, why };
+                if judged == Verdict::Misconfigured {
+                    host.refused.insert(owner);
+                }
+            }
+            return;
+        }
+        if isolated || host.is_shut() {
+            return;
+        }
+        let busy = matches!(outcome.answer, Answer::Status(429 | 503));
+        if host.is_busy(lane, busy)
+            && let Some(asked) = outcome.retry_after
+        {
+            let wait = asked.min(self.settings.backoff.max);
+            host.gate = Gate::Busy(now.after(wait));
+            self.notices.add(Notice::HostBusy { host: host_name, wait });
+        }
+        if judged == Verdict::Misconfigured && host.blames_configuration(lane, owner) {
+            self.pause(now, host_name, Cause::Misconfigured, detail);
+        } else if failed && host.fails(lane, self.settings.breaker_failures) {
+            let wait = self.settings.breaker_open;
+            host.gate = Gate::Shut { until: now.after(wait), wait, why: Why::Breaker };
+            self.notices.add(Notice::BreakerOpened { host: host_name, wait, detail });
+            self.fall_back(now, host_name);
+        }
+    }
+
+    fn pause(&mut self, now: Moment, name: Host, cause: Cause, detail: String) {
+        let Some(host) = self.hosts.get_mut(&name) else { return };
+        if host.paused().is_some() {
+            return;
+        }
+        let wait = self.settings.breaker_max;
+        // An event of another owner is probed at once.
+        let until = if cause == Cause::Misconfigured { now } else { now.after(wait) };
+        let foreign = host.queue.iter().any(|lane| {
+            let front = self.lanes.get(lane).and_then(|state| state.events.front());
+            front.is_some_and(|event| !host.refused.contains(&event.entry.owner))
+        });
+        let until = if foreign { until } else { now.after(wait) };
+        host.gate = Gate::Shut { until, wait, why: Why::Pause(cause) };
+        self.notices.add(Notice::HostPaused { host: name, cause, detail });
+        self.fall_back(now, name);
+    }
+
+    /// Moves the lanes of an edge host that was shut to the client's own host.
+    fn fall_back(&mut self, now: Moment, host: Host) {
+        if host == Host::Client {
+            return;
+        }
+        let lanes: Vec<Lane> =
+            self.hosts.get_mut(&host).map(|host| host.queue.drain(..).collect()).unwrap_or_default();
+        for lane in lanes {
+            self.set_place(lane, Place::Idle);
+            self.place(now, lane);
+        }
+    }
+}
