@@ -6,6 +6,7 @@
 //! | --- | --- | --- |
 //! | 3 | [`ingest`] | the producers' socket |
 //! | 3 | [`delivery`] | the way to Target |
+//! | 3 | [`sandbox`] | a stand-in for Target |
 //! | 2 | [`wire`] | pure codecs between bytes and the vocabulary |
 //! | 1 | [`schedule`] | pure decisions: verdicts and waits |
 //! | 0 | [`event`] | the vocabulary |
@@ -19,5 +20,6 @@
 pub mod delivery;
 pub mod event;
 pub mod ingest;
+pub mod sandbox;
 pub mod schedule;
 pub mod wire;
