@@ -19,8 +19,8 @@ pub(super) struct Content {
 /// How a body ends.
 enum End {
     Proper,
-    /// An error follows, but only at the second asking: hyper writes what it has when a body makes it wait, and throws
-    /// it away when the body fails.
+    /// An error follows, but only at the second asking: hyper writes what it has when a body makes it wait,
+    /// and throws it away when the body fails.
     CutLater,
     CutNow,
 }

@@ -7,8 +7,8 @@ use crate::schedule::Random;
 
 /// What goes wrong; the default is nothing.
 ///
-/// The six rates from `error_500` to `cut` are drawn together, so that at most one of them strikes a request: where
-/// they sum to more than 1000, the later ones are crowded out.
+/// The six rates from `error_500` to `cut` are drawn together, so that at most one of them strikes a request:
+/// where they sum to more than 1000, the later ones are crowded out.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
     /// Per mille of requests that are answered 500; nothing is taken.
@@ -25,7 +25,8 @@ pub struct Faults {
     pub reset_after: u16,
     /// Per mille of requests that are taken, and whose answer then breaks off in its body.
     pub cut: u16,
-    /// Per mille of notifications that are neither taken nor listed; not with a beacon, whose answer lists nothing.
+    /// Per mille of notifications that are neither taken nor listed; not with a beacon, whose answer lists
+    /// nothing.
     pub omit: u16,
     /// How long each answer takes.
     pub latency: Duration,

@@ -1,8 +1,9 @@
 //! What the sandbox took, written down for tests.
 //!
-//! Two takings are of the same notification where session, id and impression id are equal. A remembered notification
-//! costs about 100 bytes and its id, so 2 million fit into a quarter of a gigabyte. Equality is judged by 64-bit
-//! hashes: among 2 million notifications, the odds of one false match are one in ten million.
+//! Two takings are of the same notification where session, id and impression id are equal. A remembered
+//! notification costs about 100 bytes and its id, so 2 million fit into a quarter of a gigabyte. Equality is
+//! judged by 64-bit hashes: among 2 million notifications, the odds of one false match are one in ten
+//! million.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -32,8 +33,8 @@ pub struct Totals {
     pub largest_request: usize,
     /// The most requests of one session that were worked on at once. A request that hangs is not worked on.
     ///
-    /// A client that gives a request up while the sandbox reads or delays it, and sends the next at once, may be
-    /// counted twice, as it may be at Target.
+    /// A client that gives a request up while the sandbox reads or delays it, and sends the next at once, may
+    /// be counted twice, as it may be at Target.
     pub most_at_once: usize,
     /// Takings, those of notifications that had been taken before included.
     pub takings: u64,
@@ -45,7 +46,8 @@ pub struct Totals {
     pub impressions: u64,
     /// Takings of a notification without an impression id: each counts at Target.
     pub unmarked: u64,
-    /// Takings that were not remembered, because [`Settings::max_records`](super::Settings) notifications were.
+    /// Takings that were not remembered, because [`Settings::max_records`](super::Settings) notifications
+    /// were.
     pub unrecorded: u64,
     /// When the first notification was taken.
     pub first_taken: Option<Instant>,
@@ -64,8 +66,8 @@ pub struct Record<'a> {
     pub id: &'a str,
     /// The mark of its impression id, or of the request's where it had none.
     pub impression: Option<Mark>,
-    /// The mark of the request of the first taking, see [`Mark::of_request`]; without a `tntId` that the sandbox
-    /// itself had made up.
+    /// The mark of the request of the first taking, see [`Mark::of_request`]; without a `tntId` that the
+    /// sandbox itself had made up.
     pub request: Mark,
     /// The host that the first request asked.
     pub host: Host,

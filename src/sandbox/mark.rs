@@ -20,8 +20,8 @@ impl Mark {
         Self(xxh3_64(id.as_bytes()))
     }
 
-    /// The mark of a `DeliveryRequest`: of all but `requestId` and `notifications`, whatever the order of the members.
-    /// An empty `id` counts as none. `None` where `json` is no JSON object.
+    /// The mark of a `DeliveryRequest`: of all but `requestId` and `notifications`, whatever the order of the
+    /// members. An empty `id` counts as none. `None` where `json` is no JSON object.
     #[must_use]
     pub fn of_request(json: &str) -> Option<Self> {
         let members: BTreeMap<String, &RawValue> = serde_json::from_str(json).ok()?;
@@ -70,14 +70,15 @@ pub(super) fn home(session: &str) -> u64 {
 pub(super) struct Visitor {
     /// The request's `id`, with the `tntId` that it gave or that was made up.
     pub(super) answered: Map<String, Value>,
-    /// The request's `id` without a `tntId` that the sandbox itself made up in an earlier answer: what was submitted.
+    /// The request's `id` without a `tntId` that the sandbox itself made up in an earlier answer: what was
+    /// submitted.
     pub(super) submitted: Map<String, Value>,
 }
 
 /// Gives the visitor of a request a `tntId` if there is none.
 ///
-/// What is made up depends on the session and the other ids alone, so that a later request that brings it back is known
-/// without a memory of visitors.
+/// What is made up depends on the session and the other ids alone, so that a later request that brings it
+/// back is known without a memory of visitors.
 pub(super) fn visitor(session: &str, id: Map<String, Value>, seed: u64) -> Visitor {
     let given = id.get("tntId").cloned();
     let mut others = id.clone();

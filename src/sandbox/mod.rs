@@ -1,17 +1,20 @@
 //! A small stand-in for Adobe Target's Delivery API, for tests, benchmarks and the demonstration.
 //!
-//! It serves `POST /rest/v1/delivery` over HTTP/1 and cleartext HTTP/2, at the root as the client's own host and below
-//! `/edge{cluster}` as that edge cluster's host, and writes down every notification that it took.
+//! It serves `POST /rest/v1/delivery` over HTTP/1 and cleartext HTTP/2, at the root as the client's own host
+//! and below `/edge{cluster}` as that edge cluster's host, and writes down every notification that it took.
 //!
 //! Guarantees:
 //! - A request is checked by the API's published rules, as far as notifications need them.
-//! - A notification is *taken* in one step, in the order of its request, and only by a request that passed every check;
-//!   a request is taken whole but for ids that [`Faults::omit`] left out.
-//! - [`Faults`] can change at any time; with one seed and one order of requests they strike the same requests again.
-//! - [`Sandbox::stop`] returns once the listener, every connection and every request have ended, hung ones too.
+//! - A notification is *taken* in one step, in the order of its request, and only by a request that passed
+//!   every check; a request is taken whole but for ids that [`Faults::omit`] left out.
+//! - [`Faults`] can change at any time; with one seed and one order of requests they strike the same requests
+//!   again.
+//! - [`Sandbox::stop`] returns once the listener, every connection and every request have ended, hung ones
+//!   too.
 //!
-//! Limits: there is no TLS, and the rules for the parts of a request that carry no notification (`customerIds`,
-//! `experienceCloud`, `trace`) are not held. On HTTP/2 a closed connection is a reset stream.
+//! Limits: there is no TLS, and the rules for the parts of a request that carry no notification
+//! (`customerIds`, `experienceCloud`, `trace`) are not held. On HTTP/2 a closed connection is a reset stream,
+//! and the reset of a cut answer may overtake what was to come before it.
 
 mod answer;
 mod check;

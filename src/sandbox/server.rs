@@ -32,8 +32,8 @@ use crate::schedule::Random;
 const PATH: &str = "/rest/v1/delivery";
 /// The largest body of a request; beyond it Target answers 413.
 const MAX_BODY: usize = 60 * 1_024 * 1_024;
-/// How far a body that is too large is read and thrown away: a client that still writes would often lose the answer to
-/// the reset that an early close makes.
+/// How far a body that is too large is read and thrown away: a client that still writes would often lose the
+/// answer to the reset that an early close makes.
 const MAX_DRAIN: usize = 4 * MAX_BODY;
 /// The most requests of one session at once.
 const MAX_AT_ONCE: usize = 100;
@@ -219,7 +219,8 @@ async fn deliver(
         Plan::Error => return Ok(refusal(500, "internal server error", None)),
         Plan::Busy => return Ok(refusal(503, "service unavailable", faults.retry_after_s)),
         Plan::Hang => {
-            // Closed first: when the client gives up, its next request may be here before we see that this one ended.
+            // Closed first: when the client gives up, its next request may be here before we see that this
+            // one ended.
             drop(open);
             return pending().await;
         }
