@@ -7,6 +7,7 @@
 //! | 3 | [`ingest`] | the producers' socket |
 //! | 3 | [`delivery`] | the way to Target |
 //! | 3 | [`queue`] | the events on disk, until they are settled |
+//! | 3 | [`sandbox`] | a stand-in for Target |
 //! | 2 | [`wire`] | pure codecs between bytes and the vocabulary |
 //! | 1 | [`schedule`] | pure decisions: lanes, batches, waits, breakers, verdicts |
 //! | 0 | [`event`] | the vocabulary |
@@ -21,5 +22,6 @@ pub mod delivery;
 pub mod event;
 pub mod ingest;
 pub mod queue;
+pub mod sandbox;
 pub mod schedule;
 pub mod wire;
