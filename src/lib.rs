@@ -4,6 +4,7 @@
 //!
 //! | floor | module | what it is |
 //! | --- | --- | --- |
+//! | 4 | [`daemon`] | the parts joined, and the order in which they end |
 //! | 3 | [`ingest`] | the producers' socket |
 //! | 3 | [`delivery`] | the way to Target |
 //! | 3 | [`queue`] | the events on disk, until they are settled |
@@ -18,6 +19,7 @@
 //! - [`delivery`] alone names the HTTP client, and [`queue`] alone the storage engine.
 //! - Decisions know no clock: the moment and the randomness are arguments.
 
+pub mod daemon;
 pub mod delivery;
 pub mod event;
 pub mod ingest;

@@ -1,5 +1,8 @@
 //! The way to Target: requests out, outcomes back. This folder alone names reqwest.
 
+mod flusher;
+mod notice;
 mod transport;
 
+pub use self::flusher::{Added, Backlog, Flusher, Shown};
 pub use self::transport::{Settings, Transport, TransportError};

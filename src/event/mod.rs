@@ -4,6 +4,7 @@
 //! them is serialisable: the socket, the disk and Target's wire each have shapes of their own.
 
 mod account;
+mod clock;
 mod cluster;
 mod envelope;
 mod ids;
@@ -11,6 +12,7 @@ mod moment;
 mod outcome;
 
 pub use account::{Account, Balance};
+pub use clock::Clock;
 pub use cluster::{Cluster, Host};
 pub use envelope::{Entry, Envelope, Event};
 pub use ids::{EventId, Fingerprint, IdHash, InvalidSessionId, Lane, Owner, Seq, SessionId};

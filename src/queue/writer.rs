@@ -327,11 +327,11 @@ impl Writer {
                 self.settled.push(page);
             }
         }
-        self.told.ledger.send_replace(self.ledger);
         if !plan.entries.is_empty() {
             // A scheduler that does not keep up reads these from the disk.
             let _full = self.told.live.try_send(committed(first, self.ledger.next, plan.entries));
         }
+        self.told.ledger.send_replace(self.ledger);
         for (done, answers) in plan.stored {
             // A connection that is gone wants no answer.
             let _gone = done.send(answers);

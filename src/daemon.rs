@@ -1,0 +1,237 @@
+//! The daemon: the producers' socket, the queue and the flusher, joined; and the order in which they end.
+//!
+//! Guarantees:
+//! - producers are served as soon as the queue is open; what it already holds is delivered beside that;
+//! - at the end producers are answered first, then requests under way are waited for, then the queue is closed: nothing
+//!   that was acknowledged depends on any of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinError;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::delivery::{self, Added, Backlog, Flusher, Shown, Transport, TransportError};
+use crate::event::{Account, Balance, Clock, Entry, Event, Moment, Seq};
+use crate::ingest::{self, Admission, BindError, Listener};
+use crate::queue::{self, Appender, Burial, Failed, OpenError, Queue, Store};
+use crate::schedule::{self, Buried, Scheduler};
+use crate::wire::defaults::Defaults;
+use crate::wire::reply::Appended;
+use crate::wire::submission::Submission;
+
+/// Everything that a daemon is made from.
+#[derive(Clone)]
+pub struct Settings {
+    /// The account that events are for.
+    pub account: Account,
+    /// The producers' socket.
+    pub ingest: ingest::Settings,
+    /// What is filled in.
+    pub defaults: Defaults,
+    /// The queue.
+    pub queue: queue::Settings,
+    /// The way to Target.
+    pub transport: delivery::Settings,
+    /// Batches, retries, limits.
+    pub schedule: schedule::Settings,
+    /// How long requests under way are waited for at the end (`shutdown.grace`).
+    pub grace: Duration,
+    /// How often the account is logged (`log.summary_interval`).
+    pub summary_interval: Duration,
+    /// How ids of visitors are logged (`log.identifiers`).
+    pub shown: Shown,
+}
+
+/// Why the daemon did not start, or ended early.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DaemonError {
+    /// The queue does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The socket cannot be made.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The settings of the transport are wrong.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] Failed),
+    /// The flusher ended because the queue cannot be read.
+    #[error("delivery ended: {0}")]
+    Delivery(String),
+    /// A part of the daemon panicked, which is a bug.
+    #[error("a task of the daemon panicked, please report it: {0}")]
+    Panic(#[from] JoinError),
+}
+
+/// The queue as the ingest sees it.
+#[derive(Clone)]
+struct Door(Appender);
+
+impl Admission for Door {
+    async fn append(&self, producer: u64, batch: Vec<Submission>) -> oneshot::Receiver<Vec<Appended>> {
+        self.0.append(producer, batch).await
+    }
+}
+
+/// The queue as the flusher sees it.
+#[derive(Clone)]
+struct Shelf(Store);
+
+impl Backlog for Shelf {
+    type Error = Failed;
+
+    async fn scan(&self, from: Seq, max: usize) -> Result<(Vec<Entry>, Seq), Failed> {
+        let store = self.0.clone();
+        let scan = blocking(move || store.scan(from, max)).await?;
+        Ok((scan.entries, scan.next))
+    }
+
+    async fn load(&self, seqs: Vec<Seq>) -> Result<Vec<Option<Event>>, Failed> {
+        let store = self.0.clone();
+        blocking(move || store.load(&seqs)).await
+    }
+
+    async fn settle(&self, delivered: Vec<Seq>, buried: Vec<Buried>) -> Result<(), Failed> {
+        let burial = |one: Buried| Burial { seq: one.seq, reason: one.reason, detail: one.detail };
+        self.0.settle(delivered, buried.into_iter().map(burial).collect()).await
+    }
+
+    fn dead_room(&self) -> bool {
+        self.0.dead_room()
+    }
+}
+
+/// Reads the disk beside the runtime.
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, Failed> + Send + 'static,
+) -> Result<T, Failed> {
+    tokio::task::spawn_blocking(read).await.unwrap_or(Err(Failed::Closed))
+}
+
+/// Runs a daemon until `shutdown`, and returns its account.
+///
+/// # Errors
+/// [`DaemonError`]: what is stored stays stored.
+pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<Balance, DaemonError> {
+    let clock = Clock::start();
+    let now: Arc<dyn Fn() -> Moment + Send + Sync> = Arc::new(move || clock.now());
+    let transport = Transport::new(settings.transport)?;
+    let (queue_settings, account, stamp) = (settings.queue, settings.account, Arc::clone(&now));
+    let queue = tokio::task::spawn_blocking(move || Queue::open(queue_settings, &account, stamp)).await??;
+    let store = queue.store();
+    // After the queue: whoever holds its lock owns the socket too.
+    let listener = Listener::bind(&settings.ingest)?;
+    let balance = store.ledger().balance;
+    info!(
+        socket = %settings.ingest.socket.display(), pending = balance.pending(), accepted = balance.accepted,
+        "the daemon takes events in"
+    );
+
+    let closing = shutdown.child_token();
+    let serving = tokio::spawn(listener.run(
+        settings.ingest,
+        Arc::new(settings.defaults),
+        Door(queue.appender()),
+        move || clock.wall_ms(),
+        closing.clone(),
+    ));
+    let (added, live) = mpsc::channel(queue::MAX_LIVE_COMMITS);
+    let (tail, tails) = watch::channel(store.tail());
+    let stopped = CancellationToken::new();
+    let flusher = Flusher {
+        backlog: Shelf(store.clone()),
+        transport,
+        scheduler: Scheduler::new(settings.schedule, clock.now().as_micros()),
+        now,
+        shown: settings.shown,
+        grace: settings.grace,
+    };
+    let mut flushing = tokio::spawn(flusher.run(live, tails, stopped.clone()));
+    let telling = tokio::spawn(tell(store.clone(), added, tail, stopped.clone()));
+    let reporting = tokio::spawn(report(store.clone(), settings.summary_interval, stopped.clone()));
+
+    // Dropping these arms only stops waiting: the tasks are joined below.
+    let ended = tokio::select! {
+        () = closing.cancelled() => None,
+        failed = store.failed() => Some(Err(DaemonError::Disk(failed))),
+        flushed = &mut flushing => Some(Ok(flushed)),
+    };
+    info!("the daemon ends: producers are answered, and requests under way are waited for");
+    closing.cancel();
+    serving.await?;
+    stopped.cancel();
+    let flushed = match ended {
+        Some(Err(error)) => {
+            flushing.abort();
+            return Err(error);
+        }
+        Some(Ok(flushed)) => flushed,
+        None => flushing.await,
+    };
+    telling.await?;
+    reporting.await?;
+    let ledger = store.watch();
+    drop(store);
+    queue.shutdown().await?;
+    flushed?.map_err(DaemonError::Delivery)?;
+    let balance = ledger.borrow().balance;
+    summary("the daemon has ended", &balance);
+    Ok(balance)
+}
+
+/// Tells the flusher of commits: what each added, then where the store ends.
+async fn tell(store: Store, added: mpsc::Sender<Added>, tail: watch::Sender<Seq>, until: CancellationToken) {
+    let Some(mut live) = store.live() else { return };
+    let mut ledger = store.watch();
+    let mut told = Seq(0);
+    loop {
+        // Each arm may be dropped: commits stay in the channel, and the ledger is read as a whole.
+        tokio::select! {
+            biased;
+            () = until.cancelled() => return,
+            Some(commit) = live.recv() => {
+                let (first, next, entries) = (commit.first, commit.next, commit.entries);
+                if added.try_send(Added { first, next, entries }).is_ok() {
+                    told = next;
+                }
+            }
+            Ok(()) = ledger.changed() => {}
+        }
+        // What was left out on the way is read from the disk.
+        let next = ledger.borrow_and_update().next;
+        if live.is_empty() && next > told {
+            tail.send_replace(next);
+            told = next;
+        }
+    }
+}
+
+async fn report(store: Store, interval: Duration, until: CancellationToken) {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.tick().await;
+    loop {
+        // A tick that is dropped is only a summary less.
+        tokio::select! {
+            () = until.cancelled() => return,
+            _ = ticks.tick() => {
+                let ledger = store.ledger();
+                summary("summary", &ledger.balance);
+                if !store.dead_room() {
+                    warn!(held = ledger.dead_held, "queue.dead_max_events is reached: no more events are set aside");
+                }
+            }
+        }
+    }
+}
+
+fn summary(text: &str, balance: &Balance) {
+    let Balance { accepted, delivered, dead, expired, quarantined } = *balance;
+    info!(accepted, delivered, dead, expired, quarantined, pending = balance.pending(), "{text}");
+}

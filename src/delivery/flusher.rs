@@ -1,0 +1,251 @@
+//! The flusher: drives the scheduler with real time, a store and the transport.
+//!
+//! Guarantees:
+//! - what has no answer stays in the store: stopping, or a crash at any line, loses nothing and settles nothing;
+//! - an event is settled in the store after its outcome is known and before anything newer of it is believed;
+//! - it never polls: it sleeps until an answer, a scan, a commit, a settlement or the scheduler's next moment.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+use uuid::Uuid;
+
+use super::{Transport, notice};
+use crate::event::{Entry, Event, Moment, Outcome, Seq};
+use crate::schedule::{Attempt, Buried, Scheduler, Settled};
+use crate::wire::request;
+
+/// The most events that one scan asks for.
+const SCAN_EVENTS: usize = 2_048;
+
+/// Where events are kept; the queue, seen from here.
+pub trait Backlog: Clone + Send + Sync + 'static {
+    /// Why it no longer works.
+    type Error: std::fmt::Display + Send;
+    /// The unsettled events from `from` on, at least about `max` if there are as many, and where the next scan begins.
+    fn scan(
+        &self,
+        from: Seq,
+        max: usize,
+    ) -> impl Future<Output = Result<(Vec<Entry>, Seq), Self::Error>> + Send;
+    /// The events `seqs`, each `None` where it cannot be read.
+    fn load(&self, seqs: Vec<Seq>) -> impl Future<Output = Result<Vec<Option<Event>>, Self::Error>> + Send;
+    /// Settles events; returns once that is durable.
+    fn settle(
+        &self,
+        delivered: Vec<Seq>,
+        buried: Vec<Buried>,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
+    /// Whether another dead letter may be added.
+    fn dead_room(&self) -> bool;
+}
+
+/// What one commit added.
+#[derive(Clone, Debug)]
+pub struct Added {
+    /// The first sequence number.
+    pub first: Seq,
+    /// The number behind the last.
+    pub next: Seq,
+    /// The events.
+    pub entries: Vec<Entry>,
+}
+
+/// How a visitor's ids appear in the log.
+pub type Shown = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
+/// What the flusher works with.
+pub struct Flusher<B> {
+    /// Where events are kept.
+    pub backlog: B,
+    /// The way to Target.
+    pub transport: Transport,
+    /// What decides.
+    pub scheduler: Scheduler,
+    /// The clock.
+    pub now: Arc<dyn Fn() -> Moment + Send + Sync>,
+    /// How ids of visitors are logged.
+    pub shown: Shown,
+    /// How long requests under way are waited for when it is told to stop.
+    pub grace: Duration,
+}
+
+/// What happened while the flusher slept.
+enum Happened<E> {
+    Answered(u64, Sent),
+    Scanned(Result<(Vec<Entry>, Seq), E>),
+    Durable(Vec<Seq>, Result<(), E>),
+    Added(Added),
+    Tail,
+    Woke,
+    Stop,
+    Over,
+}
+
+/// What became of an attempt on its way.
+enum Sent {
+    /// It went out with its first `keep` readable events.
+    Out { keep: usize, gone: Vec<Seq>, outcome: Outcome },
+    /// Nothing of it can be read, or the store failed.
+    Not { gone: Vec<Seq>, failure: Option<String> },
+}
+
+type Work<E> = FuturesUnordered<BoxFuture<'static, Happened<E>>>;
+
+impl<B: Backlog> Flusher<B> {
+    /// Delivers until `shutdown`, then waits for the requests under way, at most for the grace.
+    ///
+    /// `live` tells of commits, `tail` of where the store ends.
+    ///
+    /// # Errors
+    /// The store's, as a text: it no longer works, and what was not settled stays in it.
+    pub async fn run(
+        mut self,
+        mut live: mpsc::Receiver<Added>,
+        mut tail: watch::Receiver<Seq>,
+        shutdown: CancellationToken,
+    ) -> Result<(), String> {
+        let mut work: Work<B::Error> = FuturesUnordered::new();
+        let mut stopping: Option<Instant> = None;
+        self.scheduler.handle_tail(*tail.borrow_and_update());
+        loop {
+            let now = (self.now)();
+            if stopping.is_none() {
+                self.plan(now, &work);
+            } else if work.is_empty() {
+                return Ok(());
+            }
+            let wake = stopping.unwrap_or_else(|| self.wake(now));
+            // Every arm may be dropped: answers stay in `work`, commits in `live`, and the tail is read as a whole.
+            let happened = tokio::select! {
+                biased;
+                () = shutdown.cancelled(), if stopping.is_none() => Happened::Stop,
+                Some(happened) = work.next(), if !work.is_empty() => happened,
+                Some(added) = live.recv(), if stopping.is_none() => Happened::Added(added),
+                Ok(()) = tail.changed(), if stopping.is_none() => Happened::Tail,
+                () = sleep_until(wake) => if stopping.is_some() { Happened::Over } else { Happened::Woke },
+            };
+            let now = (self.now)();
+            match happened {
+                Happened::Answered(id, sent) => self.answered(now, id, sent, &work)?,
+                Happened::Scanned(scan) => {
+                    let (entries, next) = scan.map_err(|error| error.to_string())?;
+                    self.scheduler.handle_scan(now, &entries, next);
+                }
+                Happened::Durable(seqs, done) => {
+                    done.map_err(|error| error.to_string())?;
+                    self.scheduler.handle_settled(&seqs);
+                    self.scheduler.handle_dead_room(self.backlog.dead_room());
+                }
+                Happened::Added(added) => {
+                    self.scheduler.handle_live(now, added.first, added.next, &added.entries);
+                }
+                Happened::Tail => self.scheduler.handle_tail(*tail.borrow_and_update()),
+                Happened::Woke => {}
+                Happened::Stop => stopping = Some(Instant::now() + self.grace),
+                Happened::Over => {
+                    warn!(
+                        requests = work.len(),
+                        "the grace is over: requests without an answer are sent again later"
+                    );
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Starts everything that is due.
+    fn plan(&mut self, now: Moment, work: &Work<B::Error>) {
+        if let Some(from) = self.scheduler.poll_read(now) {
+            let backlog = self.backlog.clone();
+            work.push(Box::pin(async move { Happened::Scanned(backlog.scan(from, SCAN_EVENTS).await) }));
+        }
+        while let Some(attempt) = self.scheduler.poll_attempt(now) {
+            let (backlog, transport) = (self.backlog.clone(), self.transport.clone());
+            let (id, shown) = (attempt.id, Arc::clone(&self.shown));
+            work.push(Box::pin(async move {
+                Happened::Answered(id, send(&backlog, &transport, attempt, &shown).await)
+            }));
+        }
+        while let Some(told) = self.scheduler.poll_notice() {
+            notice::log(&told);
+        }
+    }
+
+    fn wake(&self, now: Moment) -> Instant {
+        // A day is far beyond every wait; without any, something else has to happen first.
+        let wait = self.scheduler.next_wake().map_or(Duration::from_secs(86_400), |at| at.since(now));
+        Instant::now() + wait
+    }
+
+    fn answered(&mut self, now: Moment, id: u64, sent: Sent, work: &Work<B::Error>) -> Result<(), String> {
+        match sent {
+            Sent::Not { failure: Some(failure), .. } => Err(failure),
+            Sent::Not { gone, failure: None } => {
+                self.scheduler.handle_cut(now, id, 0, &gone);
+                Ok(())
+            }
+            Sent::Out { keep, gone, outcome } => {
+                self.scheduler.handle_cut(now, id, keep, &gone);
+                let settled = self.scheduler.handle_outcome(now, id, &outcome);
+                self.settle(settled, work);
+                Ok(())
+            }
+        }
+    }
+
+    fn settle(&self, settled: Settled, work: &Work<B::Error>) {
+        let Settled { delivered, buried } = settled;
+        if delivered.is_empty() && buried.is_empty() {
+            return;
+        }
+        for one in &buried {
+            error!(
+                seq = %one.seq, reason = %one.reason, detail = %one.detail,
+                "an event was set aside as a dead letter; see \"a dead letter\" in the runbook"
+            );
+        }
+        let all = delivered.iter().copied().chain(buried.iter().map(|one| one.seq)).collect();
+        let backlog = self.backlog.clone();
+        work.push(Box::pin(async move { Happened::Durable(all, backlog.settle(delivered, buried).await) }));
+    }
+}
+
+/// Loads the events of an attempt, and sends those that go together.
+async fn send<B: Backlog>(backlog: &B, transport: &Transport, attempt: Attempt, shown: &Shown) -> Sent {
+    let Attempt { seqs, host, .. } = attempt;
+    let loaded = match backlog.load(seqs.clone()).await {
+        Ok(loaded) => loaded,
+        Err(error) => return Sent::Not { gone: Vec::new(), failure: Some(error.to_string()) },
+    };
+    let (mut events, mut gone) = (Vec::new(), Vec::new());
+    for (seq, event) in seqs.into_iter().zip(loaded) {
+        match event {
+            Some(event) => events.push(event),
+            None => gone.push(seq),
+        }
+    }
+    let Some(first) = events.first() else { return Sent::Not { gone, failure: None } };
+    let envelope = Arc::clone(&first.envelope);
+    // Equal fingerprints brought them together; what decides is that the envelopes are equal to the byte.
+    let keep = events.iter().take_while(|event| event.envelope == envelope).count();
+    events.truncate(keep);
+    let request_id = Uuid::new_v4().to_string();
+    let body = request::body(&envelope.members, events.iter().map(|event| &*event.notification), &request_id);
+    let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
+    let outcome = transport.attempt(host, &envelope.session, &request_id, body, &ids).await;
+    debug!(
+        request = %request_id, session = %shown(envelope.session.as_str()), %host, events = keep,
+        answer = ?outcome.answer, detail = %outcome.detail,
+        "a request was answered"
+    );
+    Sent::Out { keep, gone, outcome }
+}

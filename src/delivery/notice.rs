@@ -1,0 +1,39 @@
+//! What the scheduler has to tell, as log lines: what happened, to which host or event, and what to do.
+
+use tracing::{error, info, warn};
+
+use crate::schedule::{Cause, MAX_PARKED, Notice};
+
+/// Logs one notice.
+pub(super) fn log(notice: &Notice) {
+    match notice {
+        Notice::BreakerOpened { host, wait, detail } => warn!(
+            %host, wait = ?wait, %detail,
+            "the host fails: its sessions wait, and one request probes it. Nothing is lost; check the network if it stays so"
+        ),
+        Notice::HostServes { host } => info!(%host, "the host serves again"),
+        Notice::HostPaused { host, cause: Cause::Misconfigured, detail } => error!(
+            %host, %detail,
+            "the host is paused: it refuses the account. Check target.client, target.organization_id, target.property_token and the endpoints; events are kept"
+        ),
+        Notice::HostPaused { host, cause: Cause::Fuse, detail } => error!(
+            %host, %detail,
+            "the host is paused: it refuses everything, which is not the events' fault. Events are kept, and single ones probe it"
+        ),
+        Notice::HostBusy { host, wait } => {
+            warn!(%host, wait = ?wait, "the host is busy, and asked all sessions to wait");
+        }
+        Notice::Parked { seq, detail, .. } => warn!(
+            %seq, %detail,
+            "an event fails by itself: it is parked, tried again at most every retry.max, and holds nothing back"
+        ),
+        Notice::ParkedFull { seq } => error!(
+            %seq, limit = MAX_PARKED,
+            "an event fails by itself and as many as may be are parked: it holds its session back"
+        ),
+        Notice::DeadLettersFull { seq } => error!(
+            %seq,
+            "queue.dead_max_events is reached: an event that should become a dead letter is parked. Raise the limit"
+        ),
+    }
+}

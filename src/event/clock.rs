@@ -1,0 +1,38 @@
+//! The clock of a process.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::Moment;
+
+/// Tells moments that never step: the wall clock of the start, advanced by the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    wall: Moment,
+    start: Instant,
+}
+
+impl Clock {
+    /// Starts from the wall clock.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { wall: Moment::from_micros(wall_micros()), start: Instant::now() }
+    }
+
+    /// The present moment.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        self.wall.after(self.start.elapsed())
+    }
+
+    /// The wall clock in milliseconds since the Unix epoch, as it is set now.
+    #[must_use]
+    pub fn wall_ms(&self) -> u64 {
+        wall_micros() / 1_000
+    }
+}
+
+fn wall_micros() -> u64 {
+    // A clock before 1970 counts as 1970.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
