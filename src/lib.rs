@@ -4,6 +4,9 @@
 //!
 //! | floor | module | what it is |
 //! | --- | --- | --- |
+//! | 4 | [`cli`] | arguments, commands, exit codes |
+//! | 4 | [`config`] | file, environment and arguments to typed settings |
+//! | 4 | [`telemetry`] | the log |
 //! | 4 | [`daemon`] | the parts joined, and the order in which they end |
 //! | 3 | [`ingest`] | the producers' socket |
 //! | 3 | [`delivery`] | the way to Target |
@@ -19,6 +22,8 @@
 //! - [`delivery`] alone names the HTTP client, and [`queue`] alone the storage engine.
 //! - Decisions know no clock: the moment and the randomness are arguments.
 
+pub mod cli;
+pub mod config;
 pub mod daemon;
 pub mod delivery;
 pub mod event;
@@ -26,4 +31,5 @@ pub mod ingest;
 pub mod queue;
 pub mod sandbox;
 pub mod schedule;
+pub mod telemetry;
 pub mod wire;

@@ -1,0 +1,274 @@
+//! The command line: arguments to configuration, commands, exit codes.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::config::{Config, IdentifierForm, Problems, Sources};
+use crate::daemon::{self, DaemonError};
+use crate::event::Account;
+use crate::queue::OpenError;
+use crate::sandbox::{self, Sandbox};
+use crate::telemetry::{self, Identifiers};
+use crate::{queue, schedule};
+
+/// What the process ends with; part of the contract with scripts and service managers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// All is well.
+    Success = 0,
+    /// The command line is wrong.
+    Usage = 64,
+    /// The socket cannot be made.
+    Socket = 73,
+    /// The queue cannot be opened, or the disk failed.
+    Disk = 74,
+    /// Another instance holds the queue.
+    InUse = 75,
+    /// The configuration, the schema or the account is wrong.
+    Configuration = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Durable, batching delivery of Adobe Target display and click notifications.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+struct Arguments {
+    #[command(flatten)]
+    configuration: Configuration,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Configuration {
+    /// The configuration file; /etc/target-notifyd/config.toml where it is not given, and that may be absent.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Sets one key, such as batch.linger=50ms; wins over the environment, which wins over the file.
+    #[arg(short = 'o', global = true, value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Take events in and deliver them, until SIGTERM.
+    Run {
+        /// Take over a queue that holds events for another account.
+        #[arg(long)]
+        adopt_queue: bool,
+    },
+    /// Read the configuration and print everything that is wrong with it.
+    Check,
+    /// Serve a stand-in for Target's Delivery API, for people who develop producers.
+    Sandbox {
+        /// Where it listens.
+        #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
+        listen: SocketAddr,
+    },
+}
+
+/// Does what the command line says.
+#[must_use]
+pub fn main() -> Exit {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(asked) => {
+            // Help and version are asked for, too; a closed pipe is the reader's choice.
+            let _closed = asked.print();
+            return if asked.use_stderr() { Exit::Usage } else { Exit::Success };
+        }
+    };
+    let config = match load(arguments.configuration) {
+        Ok(config) => config,
+        Err(problems) => return wrong(&problems),
+    };
+    match arguments.command {
+        Command::Check => check(&config),
+        Command::Run { adopt_queue } => start(&config, |config| run(config, adopt_queue)),
+        Command::Sandbox { listen } => start(&config, move |_| serve(listen)),
+    }
+}
+
+fn load(arguments: Configuration) -> Result<Config, Problems> {
+    let file_required = arguments.config.is_some();
+    let file = arguments.config.unwrap_or_else(|| PathBuf::from("/etc/target-notifyd/config.toml"));
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    let environment = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
+    Config::load(&Sources { file, file_required, environment, overrides: arguments.overrides })
+}
+
+fn wrong(problems: &Problems) -> Exit {
+    told(&problems.to_string());
+    Exit::Configuration
+}
+
+/// Writes to standard error what comes before there is a log.
+fn told(text: &str) {
+    // Where standard error is closed there is nobody to tell.
+    let _closed = writeln!(io::stderr(), "{text}");
+}
+
+fn check(config: &Config) -> Exit {
+    if let Err(problems) = config.account() {
+        return wrong(&problems);
+    }
+    told("the configuration is sound");
+    Exit::Success
+}
+
+fn start<F: Future<Output = Exit>>(config: &Config, work: impl FnOnce(Config) -> F) -> Exit {
+    if let Err(error) = telemetry::init(&config.log) {
+        told(&error.to_string());
+        return Exit::Configuration;
+    }
+    match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime.block_on(work(config.clone())),
+        Err(error) => {
+            error!(%error, "the runtime cannot be made");
+            Exit::Disk
+        }
+    }
+}
+
+async fn run(config: Config, adopt: bool) -> Exit {
+    let account = match config.account() {
+        Ok(account) => account,
+        Err(problems) => return wrong(&problems),
+    };
+    let shutdown = CancellationToken::new();
+    if let Err(error) = on_signals(shutdown.clone()) {
+        error!(%error, "signals cannot be listened for");
+        return Exit::Disk;
+    }
+    match daemon::run(settings(&config, account, adopt), shutdown).await {
+        Ok(_) => Exit::Success,
+        Err(failure) => {
+            error!(error = %failure, "the daemon ended");
+            exit(&failure)
+        }
+    }
+}
+
+fn exit(failure: &DaemonError) -> Exit {
+    match failure {
+        DaemonError::Bind(_) => Exit::Socket,
+        DaemonError::Transport(_) => Exit::Configuration,
+        DaemonError::Open(OpenError::InUse(_)) => Exit::InUse,
+        DaemonError::Open(OpenError::Newer { .. } | OpenError::OtherAccount { .. }) => Exit::Configuration,
+        _ => Exit::Disk,
+    }
+}
+
+/// The first SIGTERM or SIGINT ends the daemon in order, a second one at once, which is as safe as a kill.
+fn on_signals(shutdown: CancellationToken) -> io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // Not joined: it waits for signals for as long as the process lives.
+    tokio::spawn(async move {
+        loop {
+            // A signal that comes while none is waited for is kept by the runtime.
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if shutdown.is_cancelled() {
+                warn!("a second signal: the daemon ends at once; nothing acknowledged is lost");
+                std::process::exit(i32::from(Exit::Success as u8));
+            }
+            shutdown.cancel();
+        }
+    });
+    Ok(())
+}
+
+async fn serve(listen: SocketAddr) -> Exit {
+    let shutdown = CancellationToken::new();
+    let started = on_signals(shutdown.clone())
+        .and_then(|()| Sandbox::start(sandbox::Settings { listen, ..sandbox::Settings::default() }));
+    match started {
+        Ok(sandbox) => {
+            info!(address = %sandbox.address(), "the sandbox listens; set target.endpoint to http://ADDRESS");
+            sandbox.run(shutdown).await;
+            Exit::Success
+        }
+        Err(error) => {
+            error!(%error, %listen, "the sandbox cannot listen");
+            Exit::Socket
+        }
+    }
+}
+
+fn settings(config: &Config, account: Account, adopt: bool) -> daemon::Settings {
+    let identifiers = match config.log.identifiers {
+        // A key of this process: hashes of one run can be held against each other, those of two cannot.
+        IdentifierForm::Hash => Identifiers::Hash(*uuid::Uuid::new_v4().as_bytes()),
+        IdentifierForm::Plain => Identifiers::Plain,
+        IdentifierForm::None => Identifiers::None,
+    };
+    let queue = &config.queue;
+    daemon::Settings {
+        ingest: config.ingest_settings(),
+        defaults: config.wire_defaults(offset_minutes()),
+        queue: queue::Settings {
+            path: queue.path.clone(),
+            max_bytes: queue.max_bytes,
+            max_events: queue.max_events,
+            min_free: queue.min_free,
+            reserve: queue.reserve,
+            dead_max_events: queue.dead_max_events,
+            adopt,
+        },
+        transport: config.transport_settings(&account),
+        schedule: schedule(config),
+        grace: config.shutdown.grace,
+        summary_interval: config.log.summary_interval,
+        shown: Arc::new(move |text| identifiers.show(text)),
+        account,
+    }
+}
+
+fn schedule(config: &Config) -> schedule::Settings {
+    let (batch, retry, delivery) = (&config.batch, &config.retry, &config.delivery);
+    let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    schedule::Settings {
+        linger: batch.linger,
+        max_events: count(batch.max_events),
+        max_bytes: batch.max_bytes,
+        backoff: config.backoff(),
+        isolate_after: retry.isolate_after,
+        park_after: retry.park_after,
+        unlisted_max: retry.unlisted_max,
+        concurrency: count(delivery.concurrency),
+        host_concurrency: count(delivery.host_concurrency),
+        max_hosts: count(delivery.max_hosts),
+        rate_limit: delivery.rate_limit,
+        breaker_failures: delivery.breaker_failures,
+        breaker_open: delivery.breaker_open,
+        breaker_max: delivery.breaker_max,
+        max_age: config.queue.max_age,
+        index_max_bytes: config.queue.index_max_bytes,
+        default_cluster: config.target.location_hint,
+        edge_routing: config.edge_endpoint().is_some(),
+    }
+}
+
+/// This host's offset from UTC in minutes, as `date` tells it; `None` where that cannot be asked.
+fn offset_minutes() -> Option<i32> {
+    let output = std::process::Command::new("date").arg("+%z").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let number: i32 = text.trim().parse().ok()?;
+    Some(number / 100 * 60 + number % 100)
+}

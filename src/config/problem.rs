@@ -1,0 +1,92 @@
+//! What is wrong with a configuration, and where it was set.
+
+use std::error::Error;
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::telemetry::Visible;
+
+/// Where a value was set. The order is the order in which problems are told, and of precedence: later wins.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// Nowhere: the default, or nothing.
+    Unset,
+    /// The configuration file.
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// The line, the first being 1; 0 for the file as a whole.
+        line: usize,
+    },
+    /// The environment variable of this name.
+    Environment(String),
+    /// The `-o` argument with this index.
+    Override(usize),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unset => f.write_str("not set"),
+            Self::File { path, line: 0 } => write!(f, "{}", Visible(&path.to_string_lossy())),
+            Self::File { path, line } => write!(f, "{}:{line}", Visible(&path.to_string_lossy())),
+            Self::Environment(name) => write!(f, "{}", Visible(name)),
+            Self::Override(_) => f.write_str("-o"),
+        }
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Where it was set.
+    pub origin: Origin,
+    /// The key as `section.name`; empty where no key can be named, such as in a syntax error.
+    pub key: String,
+    /// What is wrong, and what is allowed.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.origin)?;
+        if !self.key.is_empty() {
+            write!(f, "{} ", Visible(&self.key))?;
+        }
+        write!(f, "{}", Visible(&self.message))
+    }
+}
+
+/// All that is wrong, sorted by position; never empty as an error.
+///
+/// Displayed as one line for each problem; what came from outside is shown without control characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problems(pub Vec<Problem>);
+
+impl Problems {
+    /// `Ok` with `whole` where nothing is wrong, else all that is.
+    pub(super) fn or<T>(mut problems: Vec<Problem>, whole: Option<T>) -> Result<T, Self> {
+        match whole {
+            Some(whole) if problems.is_empty() => Ok(whole),
+            _ => {
+                problems.sort();
+                problems.dedup();
+                Err(Self(problems))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Error for Problems {}

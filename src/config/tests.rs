@@ -1,0 +1,97 @@
+use super::*;
+use std::path::Path;
+use std::time::Duration;
+
+fn load(file: Option<&str>, environment: &[(&str, &str)], overrides: &[&str]) -> Result<Config, Problems> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.toml");
+    if let Some(text) = file {
+        std::fs::write(&path, text).unwrap();
+    }
+    let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    Config::load(&Sources {
+        file: path,
+        file_required: file.is_some(),
+        environment: environment.iter().map(pair).collect(),
+        overrides: overrides.iter().map(|one| (*one).to_owned()).collect(),
+    })
+}
+
+#[test]
+fn without_anything_all_is_default_and_the_printed_defaults_load() {
+    let defaults = load(None, &[], &[]).unwrap();
+    assert_eq!(defaults.batch.linger, Duration::from_millis(500));
+    assert_eq!((defaults.ingest.mode, defaults.ingest.max_line), (0o660, 1 << 20));
+    assert_eq!(defaults.queue.path, Path::new("/var/lib/target-notifyd"));
+    assert_eq!(load(Some(&Config::defaults_toml()), &[], &[]).unwrap(), defaults);
+    let missing = defaults.account().unwrap_err().to_string();
+    assert!(missing.contains("target.client") && missing.contains("target.organization_id"), "{missing}");
+}
+
+#[test]
+fn an_argument_wins_over_the_environment_and_that_over_the_file() {
+    let file = "[batch]\nlinger = \"1s\"\nmax_events = 10\n[retry]\ninitial = \"3s\"\n";
+    let environment = [("TARGET_NOTIFYD_BATCH__LINGER", "2s"), ("TARGET_NOTIFYD_BATCH__MAX_EVENTS", "20")];
+    let config = load(Some(file), &environment, &["batch.linger=3s", "target.client=acme"]).unwrap();
+    assert_eq!((config.batch.linger, config.batch.max_events), (Duration::from_secs(3), 20));
+    assert_eq!(config.retry.initial, Duration::from_secs(3));
+    assert_eq!(config.target.client.as_deref(), Some("acme"));
+}
+
+#[test]
+fn an_endpoint_of_ones_own_turns_edge_routing_off() {
+    assert!(load(None, &[], &[]).unwrap().edge_endpoint().is_some());
+    let local = "target.endpoint=http://127.0.0.1:1";
+    assert_eq!(load(None, &[], &[local]).unwrap().edge_endpoint(), None);
+    let edge = "target.edge_endpoint=http://127.0.0.1:1/edge{cluster}";
+    assert!(load(None, &[], &[local, edge]).unwrap().edge_endpoint().is_some());
+    assert_eq!(load(None, &[], &["target.edge_endpoint="]).unwrap().edge_endpoint(), None);
+}
+
+#[test]
+fn all_problems_are_told_at_once_with_their_places() {
+    let file = "[batch]\nlingr = \"1s\"\nmax_events = 51\n[queue]\nmax_age = \"often\"\n";
+    let problems =
+        load(Some(file), &[("TARGET_NOTIFYD_RETRY__MULTIPLIER", "x")], &["delivery.concurrency=0"]);
+    let text = problems.unwrap_err().to_string();
+    for expected in [
+        "config.toml:2: batch.lingr",
+        "batch.linger",
+        "config.toml:3: batch.max_events",
+        "config.toml:5: queue.max_age",
+        "TARGET_NOTIFYD_RETRY__MULTIPLIER: retry.multiplier",
+        "-o: delivery.concurrency",
+    ] {
+        assert!(text.contains(expected), "{expected} is not in:\n{text}");
+    }
+    assert_eq!(text.lines().count(), 5, "{text}");
+}
+
+#[test]
+fn every_bad_value_names_its_key() {
+    for bad in [
+        "target.location_hint=12345",
+        "target.endpoint=ftp://example.com",
+        "target.endpoint=http://example.com",
+        "target.timeout=0s",
+        "ingest.mode=999",
+        "ingest.max_line=1",
+        "ingest.allow_users=no-such-user-here",
+        "ingest.max_connections=0",
+        "queue.reserve=1GiB",
+        "queue.index_max_bytes=1",
+        "batch.max_events=0",
+        "retry.initial=10m",
+        "retry.multiplier=0.5",
+        "delivery.breaker_open=1h",
+        "log.format=xml",
+        "log.level=loud=loud=loud",
+        "log.identifiers=some",
+        "nonsense.key=1",
+        "batch.linger",
+    ] {
+        let problems = load(None, &[], &[bad]).map(|_| ()).unwrap_err().to_string();
+        let key = bad.split('=').next().unwrap();
+        assert!(problems.contains(key), "{bad}: {problems}");
+    }
+}

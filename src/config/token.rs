@@ -1,0 +1,103 @@
+//! The property token, and where it may be read from.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::kinds::Read as ReadAs;
+use super::problem::Origin;
+use super::reader::Reader;
+use super::value::Value;
+
+/// The most bytes of a token's file.
+const MAX_TOKEN_BYTES: u64 = 4_096;
+/// The name of the systemd credential.
+const CREDENTIAL: &str = "property-token";
+/// The variable in which systemd names the folder of credentials.
+const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+
+/// A property token; never shown by `Debug`, as tokens are not logged.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PropertyToken(String);
+
+impl PropertyToken {
+    /// A token of visible ASCII characters.
+    fn new(text: &str) -> Option<Self> {
+        let visible = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+        visible.then(|| Self(text.to_owned()))
+    }
+
+    /// The token itself.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PropertyToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PropertyToken(…)")
+    }
+}
+
+/// The key `target.property_token`; a wrong value is not repeated.
+pub(super) fn inline(value: &Value) -> ReadAs<Option<PropertyToken>> {
+    let wrong = || "must be a string of visible ASCII characters, or empty".to_owned();
+    match value.text() {
+        Some(text) if text.is_empty() => Ok(None),
+        Some(text) => PropertyToken::new(&text).map(Some).ok_or_else(wrong),
+        None => Err(wrong()),
+    }
+}
+
+/// The token in force: of the key, else of the file, else of systemd's credential. Key and file together are a problem.
+pub(super) fn resolve(
+    inline: Option<PropertyToken>,
+    file: Option<&Path>,
+    environment: &[(String, String)],
+    reader: &mut Reader,
+) -> Option<PropertyToken> {
+    const KEYS: [&str; 2] = ["target.property_token", "target.property_token_file"];
+    match (inline, file) {
+        (Some(_), Some(_)) => {
+            reader.clash(&KEYS, format!("must not be set together with the other of {}", KEYS.join(", ")));
+            None
+        }
+        (Some(token), None) => Some(token),
+        (None, Some(path)) => {
+            let origin = reader.origin(KEYS[1]);
+            kept(read(path), path, origin, reader)
+        }
+        (None, None) => {
+            let named =
+                |(name, value): &&(String, String)| name == CREDENTIALS_DIRECTORY && !value.is_empty();
+            let path = Path::new(&environment.iter().find(named)?.1).join(CREDENTIAL);
+            match read(&path) {
+                // The unit may have credentials of other names.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                read => kept(read, &path, Origin::Environment(CREDENTIALS_DIRECTORY.to_owned()), reader),
+            }
+        }
+    }
+}
+
+fn kept(
+    read: io::Result<PropertyToken>,
+    path: &Path,
+    origin: Origin,
+    reader: &mut Reader,
+) -> Option<PropertyToken> {
+    read.map_err(|error| {
+        let message = format!("must name a readable file with a token: {}: {error}", path.display());
+        reader.wrong(origin, "target.property_token_file", message);
+    })
+    .ok()
+}
+
+fn read(path: &Path) -> io::Result<PropertyToken> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_TOKEN_BYTES).read_to_string(&mut text)?;
+    PropertyToken::new(text.trim())
+        .ok_or_else(|| io::Error::other("it holds no token of visible ASCII characters"))
+}
