@@ -1,5 +1,7 @@
 //! The command line: arguments to configuration, commands, exit codes.
 
+mod send;
+
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -25,8 +27,12 @@ use crate::{queue, schedule};
 pub enum Exit {
     /// All is well.
     Success = 0,
+    /// A submission was refused.
+    Refused = 1,
     /// The command line is wrong.
     Usage = 64,
+    /// The daemon is not reachable.
+    Unreachable = 69,
     /// The socket cannot be made.
     Socket = 73,
     /// The queue cannot be opened, or the disk failed.
@@ -73,6 +79,15 @@ enum Command {
     },
     /// Read the configuration and print everything that is wrong with it.
     Check,
+    /// Submit lines to the running daemon and print its replies.
+    Send {
+        /// Where the lines are; - is standard input.
+        #[arg(default_value = "-")]
+        file: PathBuf,
+        /// How long lines that the daemon cannot take now are tried again.
+        #[arg(long, default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+        timeout: std::time::Duration,
+    },
     /// Serve a stand-in for Target's Delivery API, for people who develop producers.
     Sandbox {
         /// Where it listens.
@@ -99,6 +114,7 @@ pub fn main() -> Exit {
     match arguments.command {
         Command::Check => check(&config),
         Command::Run { adopt_queue } => start(&config, |config| run(config, adopt_queue)),
+        Command::Send { file, timeout } => send::run(&config.ingest.socket, &file, timeout),
         Command::Sandbox { listen } => start(&config, move |_| serve(listen)),
     }
 }

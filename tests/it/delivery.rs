@@ -225,3 +225,31 @@ async fn repeated_ids_are_delivered_and_a_poisoned_event_becomes_a_dead_letter()
     assert_eq!(balance, Balance { accepted: 4, delivered: 3, dead: 1, ..Balance::default() });
     sandbox.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shell_producer_prints_replies_and_tells_by_its_exit_code() {
+    let (folder, sandbox) = (TempDir::new().expect("a folder"), Sandbox::start(sandbox::Settings::default()));
+    let sandbox = sandbox.expect("the sandbox listens");
+    let lines = folder.path().join("lines");
+    let send = |timeout: &str| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_target-notifyd"))
+            .args(["send", "--timeout", timeout, "-o"])
+            .arg(format!("ingest.socket={}", folder.path().join("notify.sock").display()))
+            .arg(&lines)
+            .output()
+            .expect("send runs")
+    };
+    let events: Vec<String> = (0..600).map(|id| display("s1", &id.to_string())).collect();
+    std::fs::write(&lines, events.join("\n\n")).expect("a file");
+    assert_eq!(send("0s").status.code(), Some(69));
+    let running = Running::start(settings(&folder, &sandbox));
+    let sent = send("60s");
+    assert_eq!((sent.status.code(), sent.stdout.split(|byte| *byte == b'\n').count()), (Some(0), 601));
+    std::fs::write(&lines, "{}\n").expect("a file");
+    let refused = send("60s");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stdout).contains("rejected"));
+    taken(&sandbox, 600).await;
+    assert_eq!(running.stop().await.accepted, 600);
+    sandbox.stop().await;
+}
