@@ -1,0 +1,178 @@
+//! Hosts: which one a lane goes to, which one is next, and what an answer says of its host.
+
+use super::{
+    Answer, Cause, Cluster, EDGE_REMEMBERED, Gate, Host, HostState, Lane, MAX_EDGES, Moment, Notice, Outcome,
+    Owner, Place, Scheduler, UnderWay, Verdict, Why,
+};
+
+impl Scheduler {
+    /// Where the lane's next request goes: the cluster that the event names, that an answer named, or the default; and
+    /// the client's own host where that one is shut and no probe is due.
+    pub(super) fn host_of(&mut self, now: Moment, lane: Lane) -> Host {
+        if !self.settings.edge_routing {
+            return Host::Client;
+        }
+        let head = self.lanes.get(&lane).and_then(|state| {
+            let parked = state.parked.iter().map(|one| one.event.entry);
+            state.events.front().map(|first| first.entry).or_else(|| parked.min_by_key(|one| one.seq))
+        });
+        let learned = self.edges.get(&lane).filter(|(_, until)| *until > now).map(|(cluster, _)| *cluster);
+        let named = head.and_then(|entry| entry.cluster);
+        let Some(cluster) = named.or(learned).or(self.settings.default_cluster) else { return Host::Client };
+        let host = Host::Edge(cluster);
+        match self.hosts.get(&host) {
+            Some(state) if state.is_shut() && state.takes(now).is_none() => Host::Client,
+            None if self.hosts.len() > self.settings.max_hosts => Host::Client,
+            _ => host,
+        }
+    }
+
+    /// The next host with work that it takes, and whether that is a probe; hosts take turns.
+    pub(super) fn next_host(&mut self, now: Moment) -> Option<(Host, bool)> {
+        let able = |(host, state): (&Host, &HostState)| {
+            let probe = state.takes(now)?;
+            (!state.queue.is_empty()).then_some((*host, probe, state.in_flight))
+        };
+        let after = self.hosts.range((std::ops::Bound::Excluded(self.turn), std::ops::Bound::Unbounded));
+        let able: Vec<_> = after.chain(self.hosts.range(..=self.turn)).filter_map(able).collect();
+        let within = able.iter().find(|(_, _, in_flight)| *in_flight < self.settings.host_concurrency);
+        // The bound of a host binds only while another has work due.
+        let (host, probe, _) = *within.or_else(|| able.first().filter(|_| able.len() == 1))?;
+        self.turn = host;
+        Some((host, probe))
+    }
+
+    /// Which lane of a host goes next. The probes of a pause take turns between the ends of the queue, but for a lane
+    /// whose owner is not among those refused.
+    pub(super) fn next_lane(&mut self, host: Host, probe: bool) -> Option<Lane> {
+        let state = self.hosts.get_mut(&host)?;
+        if !probe {
+            return state.queue.pop_front();
+        }
+        state.probes += 1;
+        let lanes = &self.lanes;
+        let sound =
+            |lane: &&Lane| lanes.get(lane).is_some_and(|one| !one.events.is_empty() && one.strikes == 0);
+        let owner =
+            |lane: &Lane| lanes.get(lane).and_then(|one| one.events.front()).map(|one| one.entry.owner);
+        let foreign = |lane: &&Lane| owner(lane).is_some_and(|owner| !state.refused.contains(&owner));
+        let paused = state.paused();
+        let chosen = match paused {
+            Some(Cause::Misconfigured) => state.queue.iter().take(1_000).find(foreign).copied(),
+            _ => None,
+        };
+        let last = paused.is_some() && state.probes.is_multiple_of(2);
+        let turn =
+            || if last { state.queue.back().copied() } else { state.queue.iter().find(sound).copied() };
+        let lane = chosen.or_else(turn).or_else(|| state.queue.front().copied())?;
+        state.queue.retain(|other| *other != lane);
+        Some(lane)
+    }
+
+    pub(super) fn learn(&mut self, now: Moment, lane: Lane, cluster: Cluster) {
+        let until = now.after(EDGE_REMEMBERED);
+        self.edges.insert(lane, (cluster, until));
+        self.edge_order.push_back((lane, until));
+        while self.edge_order.len() > MAX_EDGES {
+            let Some((oldest, until)) = self.edge_order.pop_front() else { break };
+            if self.edges.get(&oldest).is_some_and(|(_, own)| *own == until) {
+                self.edges.remove(&oldest);
+            }
+        }
+    }
+
+    /// What an answer says of its host.
+    pub(super) fn judge_host(&mut self, now: Moment, attempt: &UnderWay, judged: Verdict, outcome: &Outcome) {
+        let isolated =
+            attempt.parked || attempt.events.iter().any(|event| event.alone >= self.settings.isolate_after);
+        let lane = attempt.lane;
+        let host_name = attempt.host;
+        let Some(host) = self.hosts.get_mut(&host_name) else { return };
+        let failed = judged == Verdict::Retry { host_failed: true };
+        let owner = attempt.events.first().map_or(Owner(0), |event| event.entry.owner);
+        let served = matches!(outcome.answer, Answer::Listed(_) | Answer::Accepted | Answer::Unreadable);
+        let detail = outcome.detail.clone();
+        if served {
+            host.serves();
+        }
+        if !failed {
+            host.answers();
+        }
+        let gate = host.gate;
+        if let (true, Gate::Shut { why, wait, .. }) = (attempt.probe, gate) {
+            let good = match why {
+                Why::Breaker => !failed,
+                Why::Pause(Cause::Misconfigured) => served,
+                Why::Pause(Cause::Fuse) => match &outcome.answer {
+                    Answer::Listed(listed) => listed.contains(&true),
+                    answer => *answer == Answer::Accepted,
+                },
+            };
+            if good {
+                host.gate = Gate::Open;
+                self.notices.add(Notice::HostServes { host: host_name });
+            } else {
+                let wait = match why {
+                    Why::Breaker => (wait * 2).min(self.settings.breaker_max),
+                    Why::Pause(_) => self.settings.breaker_max,
+                };
+                // Counted from the start of the probe: a host that hangs is not probed more seldom for it.
+                host.gate = Gate::Shut { until: attempt.began.after(wait), wait, why };
+                if judged == Verdict::Misconfigured {
+                    host.refused.insert(owner);
+                }
+            }
+            return;
+        }
+        if isolated || host.is_shut() {
+            return;
+        }
+        let busy = matches!(outcome.answer, Answer::Status(429 | 503));
+        if host.is_busy(lane, busy)
+            && let Some(asked) = outcome.retry_after
+        {
+            let wait = asked.min(self.settings.backoff.max);
+            host.gate = Gate::Busy(now.after(wait));
+            self.notices.add(Notice::HostBusy { host: host_name, wait });
+        }
+        if judged == Verdict::Misconfigured && host.blames_configuration(lane, owner) {
+            self.pause(now, host_name, Cause::Misconfigured, detail);
+        } else if failed && host.fails(lane, self.settings.breaker_failures) {
+            let wait = self.settings.breaker_open;
+            host.gate = Gate::Shut { until: now.after(wait), wait, why: Why::Breaker };
+            self.notices.add(Notice::BreakerOpened { host: host_name, wait, detail });
+            self.fall_back(now, host_name);
+        }
+    }
+
+    pub(super) fn pause(&mut self, now: Moment, name: Host, cause: Cause, detail: String) {
+        let Some(host) = self.hosts.get_mut(&name) else { return };
+        if host.paused().is_some() {
+            return;
+        }
+        let wait = self.settings.breaker_max;
+        // An event of another owner is probed at once.
+        let until = if cause == Cause::Misconfigured { now } else { now.after(wait) };
+        let foreign = host.queue.iter().any(|lane| {
+            let front = self.lanes.get(lane).and_then(|state| state.events.front());
+            front.is_some_and(|event| !host.refused.contains(&event.entry.owner))
+        });
+        let until = if foreign { until } else { now.after(wait) };
+        host.gate = Gate::Shut { until, wait, why: Why::Pause(cause) };
+        self.notices.add(Notice::HostPaused { host: name, cause, detail });
+        self.fall_back(now, name);
+    }
+
+    /// Moves the lanes of an edge host that was shut to the client's own host.
+    pub(super) fn fall_back(&mut self, now: Moment, host: Host) {
+        if host == Host::Client {
+            return;
+        }
+        let lanes: Vec<Lane> =
+            self.hosts.get_mut(&host).map(|host| host.queue.drain(..).collect()).unwrap_or_default();
+        for lane in lanes {
+            self.set_place(lane, Place::Idle);
+            self.place(now, lane);
+        }
+    }
+}
