@@ -7,6 +7,7 @@
 //! | 4 | [`cli`] | arguments, commands, exit codes |
 //! | 4 | [`config`] | file, environment and arguments to typed settings |
 //! | 4 | [`telemetry`] | the log |
+//! | 4 | [`demo`] | the whole way on one machine, with an account at the end |
 //! | 4 | [`daemon`] | the parts joined, and the order in which they end |
 //! | 3 | [`ingest`] | the producers' socket |
 //! | 3 | [`delivery`] | the way to Target |
@@ -26,6 +27,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod delivery;
+pub mod demo;
 pub mod event;
 pub mod ingest;
 pub mod queue;

@@ -19,7 +19,7 @@ use crate::event::Account;
 use crate::queue::OpenError;
 use crate::sandbox::{self, Sandbox};
 use crate::telemetry::{self, Identifiers};
-use crate::{queue, schedule};
+use crate::{demo, queue, schedule};
 
 /// What the process ends with; part of the contract with scripts and service managers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ use crate::{queue, schedule};
 pub enum Exit {
     /// All is well.
     Success = 0,
-    /// A submission was refused.
+    /// A submission was refused, or a check did not pass.
     Refused = 1,
     /// The command line is wrong.
     Usage = 64,
@@ -88,6 +88,21 @@ enum Command {
         #[arg(long, default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
         timeout: std::time::Duration,
     },
+    /// Show the whole way on this machine: a misbehaving stand-in for Target, the daemon, and an account of every event.
+    Demo {
+        /// How many sessions.
+        #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        sessions: u32,
+        /// How many events each session has.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
+        events: u32,
+        /// What the faults are drawn from.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Print the account as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Serve a stand-in for Target's Delivery API, for people who develop producers.
     Sandbox {
         /// Where it listens.
@@ -107,6 +122,7 @@ pub fn main() -> Exit {
             return if asked.use_stderr() { Exit::Usage } else { Exit::Success };
         }
     };
+    let overrides = arguments.configuration.overrides.clone();
     let config = match load(arguments.configuration) {
         Ok(config) => config,
         Err(problems) => return wrong(&problems),
@@ -115,6 +131,10 @@ pub fn main() -> Exit {
         Command::Check => check(&config),
         Command::Run { adopt_queue } => start(&config, |config| run(config, adopt_queue)),
         Command::Send { file, timeout } => send::run(&config.ingest.socket, &file, timeout),
+        Command::Demo { sessions, events, seed, json } => {
+            let demo = |program| demo::Settings { program, overrides, sessions, events, seed };
+            start(&config, move |_| show(std::env::current_exe().map(demo), json))
+        }
         Command::Sandbox { listen } => start(&config, move |_| serve(listen)),
     }
 }
@@ -208,6 +228,29 @@ fn on_signals(shutdown: CancellationToken) -> io::Result<()> {
         }
     });
     Ok(())
+}
+
+async fn show(settings: io::Result<demo::Settings>, json: bool) -> Exit {
+    let shutdown = CancellationToken::new();
+    let settings = match settings.and_then(|settings| on_signals(shutdown.clone()).map(|()| settings)) {
+        Ok(settings) => settings,
+        Err(error) => {
+            told(&format!("the demonstration cannot start: {error}"));
+            return Exit::Disk;
+        }
+    };
+    let account = match demo::run(settings, shutdown).await {
+        Ok(account) => account,
+        Err(error) => {
+            told(&format!("the demonstration ended: {error}"));
+            return Exit::Refused;
+        }
+    };
+    let text =
+        if json { serde_json::to_string_pretty(&account).unwrap_or_default() } else { account.to_string() };
+    // Where standard output is closed, the exit code still tells.
+    let _closed = writeln!(io::stdout(), "{text}");
+    if account.is_whole() { Exit::Success } else { Exit::Refused }
 }
 
 async fn serve(listen: SocketAddr) -> Exit {
