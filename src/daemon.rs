@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use crate::delivery::{self, Added, Backlog, Flusher, Shown, Transport, TransportError};
 use crate::event::{Account, Balance, Clock, Entry, Event, Moment, Seq};
 use crate::ingest::{self, Admission, BindError, Listener};
-use crate::queue::{self, Appender, Burial, Failed, OpenError, Queue, Store};
+use crate::queue::{self, Appender, Burial, Failed, Ledger, OpenError, Queue, Store};
 use crate::schedule::{self, Buried, Scheduler};
 use crate::wire::defaults::Defaults;
 use crate::wire::reply::Appended;
@@ -115,75 +115,102 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(read).await.unwrap_or(Err(Failed::Closed))
 }
 
-/// Runs a daemon until `shutdown`, and returns its account.
-///
-/// # Errors
-/// [`DaemonError`]: what is stored stays stored.
-pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<Balance, DaemonError> {
-    let clock = Clock::start();
-    let now: Arc<dyn Fn() -> Moment + Send + Sync> = Arc::new(move || clock.now());
-    let transport = Transport::new(settings.transport)?;
-    let (queue_settings, account, stamp) = (settings.queue, settings.account, Arc::clone(&now));
-    let queue = tokio::task::spawn_blocking(move || Queue::open(queue_settings, &account, stamp)).await??;
-    let store = queue.store();
-    // After the queue: whoever holds its lock owns the socket too.
-    let listener = Listener::bind(&settings.ingest)?;
-    let balance = store.ledger().balance;
-    info!(
-        socket = %settings.ingest.socket.display(), pending = balance.pending(), accepted = balance.accepted,
-        "the daemon takes events in"
-    );
+/// A daemon whose queue is open and whose socket is made.
+pub struct Daemon {
+    settings: Settings,
+    clock: Clock,
+    queue: Queue,
+    store: Store,
+    listener: Listener,
+    transport: Transport,
+}
 
-    let closing = shutdown.child_token();
-    let serving = tokio::spawn(listener.run(
-        settings.ingest,
-        Arc::new(settings.defaults),
-        Door(queue.appender()),
-        move || clock.wall_ms(),
-        closing.clone(),
-    ));
-    let (added, live) = mpsc::channel(queue::MAX_LIVE_COMMITS);
-    let (tail, tails) = watch::channel(store.tail());
-    let stopped = CancellationToken::new();
-    let flusher = Flusher {
-        backlog: Shelf(store.clone()),
-        transport,
-        scheduler: Scheduler::new(settings.schedule, clock.now().as_micros()),
-        now,
-        shown: settings.shown,
-        grace: settings.grace,
-    };
-    let mut flushing = tokio::spawn(flusher.run(live, tails, stopped.clone()));
-    let telling = tokio::spawn(tell(store.clone(), added, tail, stopped.clone()));
-    let reporting = tokio::spawn(report(store.clone(), settings.summary_interval, stopped.clone()));
+impl Daemon {
+    /// Opens the queue, then makes the socket. Nothing is served before [`Daemon::run`].
+    ///
+    /// # Errors
+    /// [`DaemonError`]: what is stored stays stored.
+    pub async fn open(settings: Settings) -> Result<Self, DaemonError> {
+        let clock = Clock::start();
+        let transport = Transport::new(settings.transport.clone())?;
+        let (queue_settings, account) = (settings.queue.clone(), settings.account.clone());
+        let open = move || Queue::open(queue_settings, &account, Arc::new(move || clock.now()));
+        let queue = tokio::task::spawn_blocking(open).await??;
+        // After the queue: whoever holds its lock owns the socket too.
+        let listener = Listener::bind(&settings.ingest)?;
+        Ok(Self { store: queue.store(), settings, clock, queue, listener, transport })
+    }
 
-    // Dropping these arms only stops waiting: the tasks are joined below.
-    let ended = tokio::select! {
-        () = closing.cancelled() => None,
-        failed = store.failed() => Some(Err(DaemonError::Disk(failed))),
-        flushed = &mut flushing => Some(Ok(flushed)),
-    };
-    info!("the daemon ends: producers are answered, and requests under way are waited for");
-    closing.cancel();
-    serving.await?;
-    stopped.cancel();
-    let flushed = match ended {
-        Some(Err(error)) => {
-            flushing.abort();
-            return Err(error);
-        }
-        Some(Ok(flushed)) => flushed,
-        None => flushing.await,
-    };
-    telling.await?;
-    reporting.await?;
-    let ledger = store.watch();
-    drop(store);
-    queue.shutdown().await?;
-    flushed?.map_err(DaemonError::Delivery)?;
-    let balance = ledger.borrow().balance;
-    summary("the daemon has ended", &balance);
-    Ok(balance)
+    /// The account as it changes, by whole commits.
+    #[must_use]
+    pub fn ledger(&self) -> watch::Receiver<Ledger> {
+        self.store.watch()
+    }
+
+    /// Runs until `shutdown`, and returns the account.
+    ///
+    /// # Errors
+    /// [`DaemonError`]: what is stored stays stored.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<Balance, DaemonError> {
+        let Self { settings, clock, queue, store, listener, transport } = self;
+        let now: Arc<dyn Fn() -> Moment + Send + Sync> = Arc::new(move || clock.now());
+        let balance = store.ledger().balance;
+        info!(
+            socket = %settings.ingest.socket.display(), pending = balance.pending(), accepted = balance.accepted,
+            "the daemon takes events in"
+        );
+
+        let closing = shutdown.child_token();
+        let serving = tokio::spawn(listener.run(
+            settings.ingest,
+            Arc::new(settings.defaults),
+            Door(queue.appender()),
+            move || clock.wall_ms(),
+            closing.clone(),
+        ));
+        let (added, live) = mpsc::channel(queue::MAX_LIVE_COMMITS);
+        let (tail, tails) = watch::channel(store.tail());
+        let stopped = CancellationToken::new();
+        let flusher = Flusher {
+            backlog: Shelf(store.clone()),
+            transport,
+            scheduler: Scheduler::new(settings.schedule, clock.now().as_micros()),
+            now,
+            shown: settings.shown,
+            grace: settings.grace,
+        };
+        let mut flushing = tokio::spawn(flusher.run(live, tails, stopped.clone()));
+        let telling = tokio::spawn(tell(store.clone(), added, tail, stopped.clone()));
+        let reporting = tokio::spawn(report(store.clone(), settings.summary_interval, stopped.clone()));
+
+        // Dropping these arms only stops waiting: the tasks are joined below.
+        let ended = tokio::select! {
+            () = closing.cancelled() => None,
+            failed = store.failed() => Some(Err(DaemonError::Disk(failed))),
+            flushed = &mut flushing => Some(Ok(flushed)),
+        };
+        info!("the daemon ends: producers are answered, and requests under way are waited for");
+        closing.cancel();
+        serving.await?;
+        stopped.cancel();
+        let flushed = match ended {
+            Some(Err(error)) => {
+                flushing.abort();
+                return Err(error);
+            }
+            Some(Ok(flushed)) => flushed,
+            None => flushing.await,
+        };
+        telling.await?;
+        reporting.await?;
+        let ledger = store.watch();
+        drop(store);
+        queue.shutdown().await?;
+        flushed?.map_err(DaemonError::Delivery)?;
+        let balance = ledger.borrow().balance;
+        summary("the daemon has ended", &balance);
+        Ok(balance)
+    }
 }
 
 /// Tells the flusher of commits: what each added, then where the store ends.

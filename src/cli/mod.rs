@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::config::{Config, IdentifierForm, Problems, Sources};
-use crate::daemon::{self, DaemonError};
+use crate::daemon::{self, Daemon, DaemonError};
 use crate::event::Account;
 use crate::queue::OpenError;
 use crate::sandbox::{self, Sandbox};
@@ -190,7 +190,11 @@ async fn run(config: Config, adopt: bool) -> Exit {
         error!(%error, "signals cannot be listened for");
         return Exit::Disk;
     }
-    match daemon::run(settings(&config, account, adopt), shutdown).await {
+    let ended = match Daemon::open(settings(&config, account, adopt)).await {
+        Ok(daemon) => daemon.run(shutdown).await,
+        Err(failure) => Err(failure),
+    };
+    match ended {
         Ok(_) => Exit::Success,
         Err(failure) => {
             error!(error = %failure, "the daemon ended");
