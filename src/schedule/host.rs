@@ -59,12 +59,18 @@ pub(super) struct HostState {
 
 /// Things of one kind in a row, and the first lanes that they came from.
 #[derive(Debug, Default)]
-struct Row {
+pub(super) struct Row {
     count: u32,
     lanes: BTreeSet<Lane>,
 }
 
 impl Row {
+    /// Counts an event that would be set aside; says whether so many in a row, of so many lanes, trip the fuse.
+    pub(super) fn trips(&mut self, lane: Lane) -> bool {
+        self.add(lane);
+        self.count > FUSE_EVENTS && self.lanes.len() >= FUSE_LANES
+    }
+
     fn add(&mut self, lane: Lane) {
         self.count = self.count.saturating_add(1);
         if self.lanes.len() < FUSE_LANES {
@@ -72,7 +78,7 @@ impl Row {
         }
     }
 
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         self.count = 0;
         self.lanes.clear();
     }
@@ -158,8 +164,7 @@ impl HostState {
 
     /// Counts an event that would be set aside; says whether that trips the fuse.
     pub(super) fn would_bury(&mut self, lane: Lane) -> bool {
-        self.burials.add(lane);
-        self.burials.count > FUSE_EVENTS && self.burials.lanes.len() >= FUSE_LANES
+        self.burials.trips(lane)
     }
 
     /// Counts an answer; says whether the host as a whole is busy.

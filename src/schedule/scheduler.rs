@@ -12,7 +12,7 @@ mod judging;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::host::{Gate, HostState, Why};
+use super::host::{Gate, HostState, Row, Why};
 use super::index::{Index, Reader};
 use super::lane::{LaneState, Parked, Place, Waiting};
 use super::notice::{Cause, Notice, Notices};
@@ -102,6 +102,9 @@ pub struct Scheduler {
     timers: BTreeSet<(Moment, Lane)>,
     hosts: BTreeMap<Host, HostState>,
     turn: Host,
+    /// What would be set aside in a row on all hosts together: a Target that refuses everything may do so on many edge
+    /// hosts, each with too few lanes to trip a fuse of its own.
+    burials: Row,
     under_way: BTreeMap<u64, UnderWay>,
     next_id: u64,
     indexed: usize,
@@ -130,6 +133,7 @@ impl Scheduler {
             timers: BTreeSet::new(),
             hosts: BTreeMap::from([(Host::Client, HostState::new())]),
             turn: Host::Client,
+            burials: Row::default(),
             under_way: BTreeMap::new(),
             next_id: 1,
             indexed: 0,

@@ -159,6 +159,7 @@ impl Scheduler {
     }
 
     fn delivers(&mut self, attempt: &UnderWay) {
+        self.burials.end();
         if let Some(host) = self.hosts.get_mut(&attempt.host) {
             host.delivers();
         }
@@ -232,7 +233,8 @@ impl Scheduler {
         if attempt.probe || host.paused() == Some(Cause::Fuse) {
             return Aside::Kept(event);
         }
-        if host.would_bury(attempt.lane) {
+        let (here, anywhere) = (host.would_bury(attempt.lane), self.burials.trips(attempt.lane));
+        if here || anywhere {
             self.pause(now, attempt.host, Cause::Fuse, outcome.detail.clone());
             return Aside::Kept(event);
         }
