@@ -2,11 +2,16 @@
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::panic,
     clippy::string_slice,
     reason = "a test that cannot go on panics"
 )]
 
+mod bad_lines;
 mod crash;
 mod delivery;
 mod demo;
 mod floors;
+mod load;
+mod refusals;
+mod support;

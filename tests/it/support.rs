@@ -1,0 +1,180 @@
+//! What the tests of the whole way share: a daemon in this process, and a producer.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use target_notifyd::daemon::{Daemon, DaemonError, Settings};
+use target_notifyd::event::{Account, Balance, Moment, Seq};
+use target_notifyd::queue::{Ledger, Queue};
+use target_notifyd::sandbox::Sandbox;
+use target_notifyd::schedule::Backoff;
+use target_notifyd::wire::defaults::Defaults;
+use target_notifyd::{delivery, ingest, queue, schedule};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, BufWriter};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const MILLI: Duration = Duration::from_millis(1);
+/// No wait of a healthy daemon is as long.
+const LIMIT: Duration = Duration::from_secs(180);
+
+pub(crate) fn settings(folder: &TempDir, sandbox: &Sandbox) -> Settings {
+    let endpoint = format!("http://{}", sandbox.address());
+    Settings {
+        account: Account { client: "acme".to_owned(), organization: "0DD9@AdobeOrg".to_owned() },
+        ingest: ingest::Settings {
+            socket: folder.path().join("notify.sock"),
+            mode: 0o660,
+            allow_users: vec![],
+            allow_groups: vec![],
+            max_line: 1 << 20,
+            max_connections: 1_024,
+            max_connections_per_user: 512,
+            idle_timeout: Duration::from_secs(600),
+            line_timeout: Duration::from_secs(30),
+            buffer_max_bytes: 32 << 20,
+        },
+        defaults: Defaults {
+            impression_id: true,
+            channel: true,
+            time_offset: None,
+            analytics_logging: true,
+            property_token: None,
+            environment_id: None,
+        },
+        queue: queue::Settings {
+            path: folder.path().join("queue"),
+            max_bytes: 2 << 30,
+            max_events: 10_000_000,
+            min_free: 0,
+            reserve: 0,
+            dead_max_events: 100_000,
+            adopt: false,
+        },
+        transport: delivery::Settings {
+            client: "acme".to_owned(),
+            organization: "0DD9@AdobeOrg".to_owned(),
+            edge_endpoint: Some(format!("{endpoint}/edge{{cluster}}")),
+            endpoint,
+            timeout: 300 * MILLI,
+            connect_timeout: 300 * MILLI,
+            ca_file: None,
+            proxy: None,
+            allow_http: false,
+            max_answer: 1 << 20,
+        },
+        schedule: schedule::Settings {
+            linger: 20 * MILLI,
+            max_events: 50,
+            max_bytes: 512 << 10,
+            backoff: Backoff { initial: 10 * MILLI, max: 200 * MILLI, multiplier: 2.0 },
+            isolate_after: 3,
+            park_after: 6,
+            unlisted_max: 100,
+            concurrency: 64,
+            host_concurrency: 32,
+            max_hosts: 32,
+            rate_limit: 0,
+            breaker_failures: 5,
+            breaker_open: 20 * MILLI,
+            breaker_max: 100 * MILLI,
+            max_age: Duration::from_secs(7 * 86_400),
+            index_max_bytes: 48 << 20,
+            default_cluster: None,
+            edge_routing: true,
+        },
+        grace: Duration::from_secs(20),
+        summary_interval: Duration::from_secs(60),
+        shown: Arc::new(str::to_owned),
+    }
+}
+
+pub(crate) struct Running {
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) daemon: JoinHandle<Result<Balance, DaemonError>>,
+    pub(crate) socket: PathBuf,
+    ledger: watch::Receiver<Ledger>,
+}
+
+impl Running {
+    pub(crate) async fn start(settings: Settings) -> Self {
+        let (shutdown, socket) = (CancellationToken::new(), settings.ingest.socket.clone());
+        let daemon = Daemon::open(settings).await.expect("the daemon opens");
+        let ledger = daemon.ledger();
+        Self { daemon: tokio::spawn(daemon.run(shutdown.clone())), shutdown, socket, ledger }
+    }
+
+    /// Waits until the account is as `wanted`.
+    pub(crate) async fn until(&self, wanted: impl Fn(&Balance) -> bool) -> Balance {
+        let mut ledger = self.ledger.clone();
+        let reached = ledger.wait_for(|ledger| wanted(&ledger.balance));
+        match tokio::time::timeout(LIMIT, reached).await {
+            Ok(ledger) => ledger.expect("the daemon runs").balance,
+            Err(_) => panic!("not within {LIMIT:?}: {:?}", self.ledger.borrow().balance),
+        }
+    }
+
+    /// Waits until nothing is pending, and so much was accepted.
+    pub(crate) async fn settled(&self, accepted: u64) -> Balance {
+        self.until(|balance| balance.accepted >= accepted && balance.pending() == 0).await
+    }
+
+    /// Sends lines over one connection, and gives the replies back in their order.
+    pub(crate) async fn submit(&self, lines: Vec<impl AsRef<[u8]>>) -> Vec<serde_json::Value> {
+        let stream = UnixStream::connect(&self.socket).await.expect("the daemon listens");
+        let (reading, writing) = stream.into_split();
+        let mut writing = BufWriter::new(writing);
+        let writes = async {
+            for line in &lines {
+                writing.write_all(line.as_ref()).await.expect("the daemon reads");
+                writing.write_all(b"\n").await.expect("the daemon reads");
+            }
+            writing.shutdown().await.expect("the daemon is there");
+        };
+        let reads = async {
+            let (mut replies, mut lines) = (Vec::new(), BufReader::new(reading).lines());
+            while let Some(line) = lines.next_line().await.expect("the daemon writes") {
+                replies.push(serde_json::from_str(&line).expect("a reply is JSON"));
+            }
+            replies
+        };
+        tokio::join!(writes, reads).1
+    }
+
+    pub(crate) async fn stop(self) -> Balance {
+        self.shutdown.cancel();
+        self.daemon.await.expect("the daemon does not panic").expect("the daemon ends in order")
+    }
+}
+
+pub(crate) fn display(session: &str, id: &str) -> String {
+    format!(
+        r#"{{"session_id":"{session}","type":"display","id":"{id}","mbox":{{"name":"home","state":"s"}},"tokens":["t"],"visitor":{{"tntId":"{session}.35_0"}}}}"#
+    )
+}
+
+/// Waits until the sandbox has taken `count` different impressions.
+pub(crate) async fn taken(sandbox: &Sandbox, count: u64) {
+    while sandbox.totals().impressions < count {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// What a daemon that has ended set aside: the id, the reason and the detail of each.
+pub(crate) async fn dead(settings: &Settings) -> Vec<(String, String, String)> {
+    let (queue, account) = (settings.queue.clone(), settings.account.clone());
+    let read = tokio::task::spawn_blocking(move || {
+        let queue = Queue::open(queue, &account, Arc::new(|| Moment::ZERO)).expect("the queue opens");
+        (queue.store().dead(Seq(0), 100_000).expect("dead letters can be read"), queue)
+    });
+    let (letters, queue) = read.await.expect("no panic");
+    queue.shutdown().await.expect("the queue closes");
+    let told = |letter: target_notifyd::wire::record::DeadLetter| {
+        (letter.event.id.as_str().to_owned(), letter.reason.to_string(), letter.detail)
+    };
+    letters.into_iter().map(told).collect()
+}
