@@ -2,46 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+use std::time::Instant;
 
 use target_notifyd::sandbox::{self, Faults, Sandbox};
 
-const LIMIT: Duration = Duration::from_secs(120);
-
-fn start(folder: &Path, endpoint: &str) -> Child {
-    let set = [
-        "target.client=acme".to_owned(),
-        "target.organization_id=0DD9@AdobeOrg".to_owned(),
-        format!("target.endpoint={endpoint}"),
-        format!("ingest.socket={}", folder.join("notify.sock").display()),
-        format!("queue.path={}", folder.join("queue").display()),
-        "queue.min_free=0".to_owned(),
-        "queue.reserve=0".to_owned(),
-        "batch.linger=10ms".to_owned(),
-        "retry.initial=10ms".to_owned(),
-        "retry.max=100ms".to_owned(),
-        "delivery.breaker_open=10ms".to_owned(),
-        "delivery.breaker_max=50ms".to_owned(),
-        "log.level=warn".to_owned(),
-    ];
-    let mut command = Command::new(env!("CARGO_BIN_EXE_target-notifyd"));
-    command.arg("run").args(set.iter().flat_map(|one| ["-o", one.as_str()]));
-    command.stderr(Stdio::null()).spawn().expect("the daemon starts")
-}
-
-fn connect(folder: &Path) -> UnixStream {
-    let until = Instant::now() + LIMIT;
-    loop {
-        match UnixStream::connect(folder.join("notify.sock")) {
-            Ok(stream) => return stream,
-            Err(error) => assert!(Instant::now() < until, "the daemon does not come up: {error}"),
-        }
-        std::thread::yield_now();
-    }
-}
+use crate::process::{LIMIT, command, connect, terminate};
 
 /// Submits events until `stop_after` are acknowledged, or the connection ends; acknowledged ids are added.
 fn submit(folder: &Path, from: u32, count: u32, stop_after: usize, acknowledged: &mut BTreeSet<String>) {
@@ -72,23 +39,44 @@ fn submit(folder: &Path, from: u32, count: u32, stop_after: usize, acknowledged:
     writer.join().expect("the writer ends");
 }
 
-#[test]
-fn nothing_acknowledged_is_lost_when_the_daemon_is_killed_ten_times() {
+/// How a daemon ends while producers submit.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Kill,
+    Terminate,
+}
+
+/// Ten rounds of submissions, each cut short by the daemon's end; then all that was acknowledged has to arrive.
+fn rounds(end: End) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let _inside = runtime.enter();
     let sandbox = Sandbox::start(sandbox::Settings::default()).expect("the sandbox listens");
     sandbox.faults(Faults { error_500: 100, reset_after: 100, cut: 100, ..Faults::default() });
     let (folder, endpoint) =
         (tempfile::tempdir().expect("a folder"), format!("http://{}", sandbox.address()));
+    let start = || {
+        let mut command = command(folder.path(), &endpoint, &["run"]);
+        command.stderr(Stdio::null()).spawn().expect("the daemon starts")
+    };
     let mut acknowledged = BTreeSet::new();
     for round in 0..10_u32 {
-        let mut daemon = start(folder.path(), &endpoint);
-        // Killed at another place in its work each time: after this many replies, with more lines on their way.
+        let mut daemon = start();
+        // Ended at another place in its work each time: after this many replies, with more lines on their way.
         submit(folder.path(), round * 1_000, 1_000, 37 + 83 * round as usize, &mut acknowledged);
-        daemon.kill().expect("the daemon is there");
-        daemon.wait().expect("the daemon is gone");
+        match end {
+            End::Kill => {
+                daemon.kill().expect("the daemon is there");
+                daemon.wait().expect("the daemon is gone");
+            }
+            // The grace is 20 s; what hangs longer would fail here.
+            End::Terminate => {
+                let began = Instant::now();
+                assert!(terminate(&mut daemon).success());
+                assert!(began.elapsed() < LIMIT);
+            }
+        }
     }
-    let mut daemon = start(folder.path(), &endpoint);
+    let mut daemon = start();
     let until = Instant::now() + LIMIT;
     loop {
         let ledger = sandbox.ledger();
@@ -103,8 +91,16 @@ fn nothing_acknowledged_is_lost_when_the_daemon_is_killed_ten_times() {
     let totals = sandbox.totals();
     assert!(acknowledged.len() > 3_000, "{}", acknowledged.len());
     assert_eq!((totals.impressions, totals.changed), (totals.takings - totals.repeated, 0));
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).expect("a process id"));
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("the daemon is there");
-    assert!(daemon.wait().expect("the daemon ends").success());
+    assert!(terminate(&mut daemon).success());
     runtime.block_on(sandbox.stop());
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_daemon_is_killed_ten_times() {
+    rounds(End::Kill);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_daemon_is_told_to_end_ten_times() {
+    rounds(End::Terminate);
 }

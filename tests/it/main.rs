@@ -8,10 +8,12 @@
 )]
 
 mod bad_lines;
+mod cli;
 mod crash;
 mod delivery;
 mod demo;
 mod floors;
 mod load;
+mod process;
 mod refusals;
 mod support;
