@@ -48,6 +48,17 @@ enum Place {
     Waiting { ids: Vec<EventId>, session: SessionId, reference: Option<String> },
 }
 
+/// What was handed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Handed {
+    /// No line is complete.
+    None,
+    /// At least one line.
+    Lines,
+    /// Nothing: nobody writes replies any more.
+    Gone,
+}
+
 struct Batch {
     places: Vec<Place>,
     pending: Option<Pending>,
@@ -143,8 +154,11 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
                 return;
             }
             self.framer.push(bytes.get(..count).unwrap_or_default());
-            if !self.hand_on_complete(&batches, owed).await {
-                return;
+            match self.hand_on_complete(&batches, owed).await {
+                Handed::None => {}
+                // What is begun now is another line than before.
+                Handed::Lines => line_began = None,
+                Handed::Gone => return,
             }
             line_began = self.framer.begun().then(|| line_began.unwrap_or_else(Instant::now));
             if !self.framer.begun() {
@@ -164,13 +178,14 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
         for _ in 0..MAX_LAST_READS {
             let Ok(Ok(count @ 1..)) = timeout(ARRIVAL_WAIT, self.stream.read(bytes)).await else { return };
             self.framer.push(bytes.get(..count).unwrap_or_default());
-            if !self.hand_on_complete(batches, owed).await {
+            if self.hand_on_complete(batches, owed).await == Handed::Gone {
                 return;
             }
         }
     }
 
-    async fn hand_on_complete(&mut self, batches: &mpsc::Sender<Batch>, owed: &AtomicUsize) -> bool {
+    async fn hand_on_complete(&mut self, batches: &mpsc::Sender<Batch>, owed: &AtomicUsize) -> Handed {
+        let mut handed = Handed::None;
         loop {
             let mut frames = Vec::new();
             while frames.len() < MAX_BATCH_LINES
@@ -179,12 +194,13 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
                 frames.push(frame);
             }
             if frames.is_empty() {
-                return true;
+                return handed;
             }
+            handed = Handed::Lines;
             // A long line gives its share back as soon as it is complete.
             self.permit = None;
             if !self.hand_on(frames, batches, owed).await {
-                return false;
+                return Handed::Gone;
             }
         }
     }

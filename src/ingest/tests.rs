@@ -181,6 +181,63 @@ async fn idle_connections_and_unfinished_lines_are_closed() {
     server.stop().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_producer_that_always_has_a_line_begun_is_not_closed() {
+    let server = start(|_| {});
+    let mut stream = server.connect().await;
+    let (first, rest) = ("{\"session_id\"", ":\"s\",\"type\":\"click\"}\n");
+    stream.write_all(first.as_bytes()).await.unwrap();
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        stream.write_all(format!("{rest}{first}").as_bytes()).await.unwrap();
+        let mut reply = vec![0; 1_000];
+        let count = stream.read(&mut reply).await.unwrap();
+        assert!(String::from_utf8_lossy(&reply[..count]).contains("queued"));
+    }
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_lines_wait_for_their_share_of_the_buffer() {
+    // Room for one long line at a time.
+    let server = start(|settings| {
+        (settings.max_line, settings.buffer_max_bytes) = (200_000, 200_000);
+    });
+    let long = line("s", 1).replace("}", &format!(",\"new\":\"{}\"}}", "x".repeat(150_000)));
+    let (begun, end) = long.split_at(100_000);
+    let (mut holder, mut waiter) = (server.connect().await, server.connect().await);
+    holder.write_all(begun.as_bytes()).await.unwrap();
+    // The holder has its share once the daemon took the most of its line in.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (mut reading, mut writing) = waiter.split();
+    let mut byte = [0];
+    tokio::select! {
+        // The whole line fits the socket's buffers, so that what is missing is the daemon's reading.
+        read = async { writing.write_all(long.as_bytes()).await.unwrap(); reading.read(&mut byte).await } => {
+            panic!("the line was taken beside the other: {read:?}");
+        }
+        () = tokio::time::sleep(Duration::from_secs(10)) => {}
+    }
+    holder.write_all(end.as_bytes()).await.unwrap();
+    assert_eq!(holder.read(&mut byte).await.unwrap(), 1);
+    drop(holder);
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_no_reply_is_closed_and_holds_up_nobody() {
+    let server = start(|_| {});
+    let mut deaf = server.connect().await;
+    let text = line("s", 1).repeat(1_000);
+    let stuck = async {
+        // Replies fill the socket, then the daemon stops reading, and then it closes.
+        while deaf.write_all(text.as_bytes()).await.is_ok() {}
+    };
+    stuck.await;
+    assert_eq!(server.exchange(&line("s", 2)).await.len(), 1);
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn at_shutdown_what_has_arrived_is_answered_and_the_stream_ends() {
     let server = start(|_| {});
