@@ -5,6 +5,8 @@
 //! - at the end producers are answered first, then requests under way are waited for, then the queue is closed: nothing
 //!   that was acknowledged depends on any of it.
 
+mod report;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,16 +14,24 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
+use self::report::Reporter;
+use crate::config::IdentifierForm;
 use crate::delivery::{self, Added, Backlog, Flusher, Shown, Transport, TransportError};
 use crate::event::{Account, Balance, Clock, Entry, Event, Moment, Seq};
 use crate::ingest::{self, Admission, BindError, Listener};
 use crate::queue::{self, Appender, Burial, Failed, Ledger, OpenError, Queue, Store};
 use crate::schedule::{self, Buried, Scheduler};
+use crate::telemetry::Identifiers;
 use crate::wire::defaults::Defaults;
 use crate::wire::reply::Appended;
 use crate::wire::submission::Submission;
+
+/// The most questions to the flusher that wait.
+const WAITING_ASKS: usize = 64;
+/// The name under which the queue keeps the key of the log's hashes.
+const LOG_KEY: &str = "log-key";
 
 /// Everything that a daemon is made from.
 #[derive(Clone)]
@@ -43,7 +53,9 @@ pub struct Settings {
     /// How often the account is logged (`log.summary_interval`).
     pub summary_interval: Duration,
     /// How ids of visitors are logged (`log.identifiers`).
-    pub shown: Shown,
+    pub identifiers: IdentifierForm,
+    /// After this long a dead letter is deleted (`queue.dead_max_age`); zero: never.
+    pub dead_max_age: Duration,
 }
 
 /// Why the daemon did not start, or ended early.
@@ -161,6 +173,7 @@ impl Daemon {
         );
 
         let closing = shutdown.child_token();
+        let counts = listener.counts();
         let serving = tokio::spawn(listener.run(
             settings.ingest,
             Arc::new(settings.defaults),
@@ -171,17 +184,32 @@ impl Daemon {
         let (added, live) = mpsc::channel(queue::MAX_LIVE_COMMITS);
         let (tail, tails) = watch::channel(store.tail());
         let stopped = CancellationToken::new();
+        let (ask, asks) = mpsc::channel(WAITING_ASKS);
+        let max_age = settings.schedule.max_age;
+        let mut scheduler = Scheduler::new(settings.schedule, clock.now().as_micros());
+        if let Some(until) = report::expiry_from(&store)? {
+            scheduler.delay_expiry(until);
+        }
         let flusher = Flusher {
             backlog: Shelf(store.clone()),
             transport,
-            scheduler: Scheduler::new(settings.schedule, clock.now().as_micros()),
+            scheduler,
             now,
-            shown: settings.shown,
+            shown: shown(settings.identifiers, &store).await?,
             grace: settings.grace,
         };
-        let mut flushing = tokio::spawn(flusher.run(live, tails, stopped.clone()));
+        let mut flushing = tokio::spawn(flusher.run(live, tails, asks, stopped.clone()));
         let telling = tokio::spawn(tell(store.clone(), added, tail, stopped.clone()));
-        let reporting = tokio::spawn(report(store.clone(), settings.summary_interval, stopped.clone()));
+        let reporter = Reporter {
+            store: store.clone(),
+            clock,
+            counts,
+            asks: ask,
+            interval: settings.summary_interval,
+            max_age,
+            dead_max_age: settings.dead_max_age,
+        };
+        let reporting = tokio::spawn(reporter.run(stopped.clone()));
 
         // Dropping these arms only stops waiting: the tasks are joined below.
         let ended = tokio::select! {
@@ -208,9 +236,31 @@ impl Daemon {
         queue.shutdown().await?;
         flushed?.map_err(DaemonError::Delivery)?;
         let balance = ledger.borrow().balance;
-        summary("the daemon has ended", &balance);
+        report::balance("the daemon has ended", &balance);
         Ok(balance)
     }
+}
+
+/// How ids of visitors appear in the log. The key of the hashes lives in the queue, so that lines of one queue can be held
+/// against each other over restarts.
+async fn shown(form: IdentifierForm, store: &Store) -> Result<Shown, Failed> {
+    let identifiers = match form {
+        IdentifierForm::Plain => Identifiers::Plain,
+        IdentifierForm::None => Identifiers::None,
+        IdentifierForm::Hash => {
+            let kept: Option<[u8; 16]> = store.meta(LOG_KEY)?.and_then(|key| key.try_into().ok());
+            let key = match kept {
+                Some(key) => key,
+                None => {
+                    let key = *uuid::Uuid::new_v4().as_bytes();
+                    store.put_meta(LOG_KEY, key.to_vec()).await?;
+                    key
+                }
+            };
+            Identifiers::Hash(key)
+        }
+    };
+    Ok(Arc::new(move |text: &str| identifiers.show(text)))
 }
 
 /// Tells the flusher of commits: what each added, then where the store ends.
@@ -238,27 +288,4 @@ async fn tell(store: Store, added: mpsc::Sender<Added>, tail: watch::Sender<Seq>
             told = next;
         }
     }
-}
-
-async fn report(store: Store, interval: Duration, until: CancellationToken) {
-    let mut ticks = tokio::time::interval(interval);
-    ticks.tick().await;
-    loop {
-        // A tick that is dropped is only a summary less.
-        tokio::select! {
-            () = until.cancelled() => return,
-            _ = ticks.tick() => {
-                let ledger = store.ledger();
-                summary("summary", &ledger.balance);
-                if !store.dead_room() {
-                    warn!(held = ledger.dead_held, "queue.dead_max_events is reached: no more events are set aside");
-                }
-            }
-        }
-    }
-}
-
-fn summary(text: &str, balance: &Balance) {
-    let Balance { accepted, delivered, dead, expired, quarantined } = *balance;
-    info!(accepted, delivered, dead, expired, quarantined, pending = balance.pending(), "{text}");
 }

@@ -6,19 +6,18 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, IdentifierForm, Problems, Sources};
+use crate::config::{Config, Problems, Sources};
 use crate::daemon::{self, Daemon, DaemonError};
 use crate::event::Account;
 use crate::queue::OpenError;
 use crate::sandbox::{self, Sandbox};
-use crate::telemetry::{self, Identifiers};
+use crate::telemetry;
 use crate::{demo, queue, schedule};
 
 /// What the process ends with; part of the contract with scripts and service managers.
@@ -275,12 +274,6 @@ async fn serve(listen: SocketAddr) -> Exit {
 }
 
 fn settings(config: &Config, account: Account, adopt: bool) -> daemon::Settings {
-    let identifiers = match config.log.identifiers {
-        // A key of this process: hashes of one run can be held against each other, those of two cannot.
-        IdentifierForm::Hash => Identifiers::Hash(*uuid::Uuid::new_v4().as_bytes()),
-        IdentifierForm::Plain => Identifiers::Plain,
-        IdentifierForm::None => Identifiers::None,
-    };
     let queue = &config.queue;
     daemon::Settings {
         ingest: config.ingest_settings(),
@@ -298,7 +291,8 @@ fn settings(config: &Config, account: Account, adopt: bool) -> daemon::Settings 
         schedule: schedule(config),
         grace: config.shutdown.grace,
         summary_interval: config.log.summary_interval,
-        shown: Arc::new(move |text| identifiers.show(text)),
+        identifiers: config.log.identifiers,
+        dead_max_age: config.queue.dead_max_age,
         account,
     }
 }

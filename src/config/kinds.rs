@@ -253,8 +253,13 @@ pub(super) fn filter(value: &Value) -> Read<Targets> {
         Some((module, level)) => is_module(module) && is_level(level),
         None => is_level(part),
     };
-    let read = if text.split(',').all(named) { text.parse().ok() } else { None };
-    read.ok_or_else(|| {
+    let read: Option<Targets> = if text.split(',').all(named) { text.parse().ok() } else { None };
+    // A bare level is meant for this program; the libraries' own lines are for those who name them.
+    let own = |all: Targets| match all.default_level() {
+        Some(level) => all.with_default(level.min(LevelFilter::WARN)).with_target("target_notifyd", level),
+        None => all,
+    };
+    read.map(own).ok_or_else(|| {
         let levels = "error, warn, info, debug, trace or off";
         wrong(format_args!("{levels}, or a list such as \"info,target_notifyd::delivery=debug\""), value)
     })

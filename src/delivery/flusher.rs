@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::{Transport, notice};
 use crate::event::{Entry, Event, Moment, Outcome, Seq};
-use crate::schedule::{Attempt, Buried, Scheduler, Settled};
+use crate::schedule::{Attempt, Buried, Scheduler, Settled, Status};
 use crate::wire::request;
 
 /// The most events that one scan asks for.
@@ -59,6 +59,15 @@ pub struct Added {
     pub entries: Vec<Entry>,
 }
 
+/// What the flusher is asked from outside.
+#[derive(Debug)]
+pub enum Ask {
+    /// The state in numbers.
+    Status(oneshot::Sender<Status>),
+    /// Let nothing expire before this: the clock was set.
+    DelayExpiry(Moment),
+}
+
 /// How a visitor's ids appear in the log.
 pub type Shown = Arc<dyn Fn(&str) -> String + Send + Sync>;
 
@@ -84,6 +93,7 @@ enum Happened<E> {
     Scanned(Result<(Vec<Entry>, Seq), E>),
     Durable(Vec<Seq>, Result<(), E>),
     Added(Added),
+    Asked(Ask),
     Tail,
     Woke,
     Stop,
@@ -103,7 +113,7 @@ type Work<E> = FuturesUnordered<BoxFuture<'static, Happened<E>>>;
 impl<B: Backlog> Flusher<B> {
     /// Delivers until `shutdown`, then waits for the requests under way, at most for the grace.
     ///
-    /// `live` tells of commits, `tail` of where the store ends.
+    /// `live` tells of commits, `tail` of where the store ends; `asks` come from the operator's side.
     ///
     /// # Errors
     /// The store's, as a text: it no longer works, and what was not settled stays in it.
@@ -111,6 +121,7 @@ impl<B: Backlog> Flusher<B> {
         mut self,
         mut live: mpsc::Receiver<Added>,
         mut tail: watch::Receiver<Seq>,
+        mut asks: mpsc::Receiver<Ask>,
         shutdown: CancellationToken,
     ) -> Result<(), String> {
         let mut work: Work<B::Error> = FuturesUnordered::new();
@@ -124,11 +135,12 @@ impl<B: Backlog> Flusher<B> {
                 return Ok(());
             }
             let wake = stopping.unwrap_or_else(|| self.wake(now));
-            // Every arm may be dropped: answers stay in `work`, commits in `live`, and the tail is read as a whole.
+            // Every arm may be dropped: answers stay in `work`, commits in `live`, questions in `asks`, and the tail is read as a whole.
             let happened = tokio::select! {
                 biased;
                 () = shutdown.cancelled(), if stopping.is_none() => Happened::Stop,
                 Some(happened) = work.next(), if !work.is_empty() => happened,
+                Some(ask) = asks.recv() => Happened::Asked(ask),
                 Some(added) = live.recv(), if stopping.is_none() => Happened::Added(added),
                 Ok(()) = tail.changed(), if stopping.is_none() => Happened::Tail,
                 () = sleep_until(wake) => if stopping.is_some() { Happened::Over } else { Happened::Woke },
@@ -149,6 +161,9 @@ impl<B: Backlog> Flusher<B> {
                     self.scheduler.handle_live(now, added.first, added.next, &added.entries);
                 }
                 Happened::Tail => self.scheduler.handle_tail(*tail.borrow_and_update()),
+                // Who asked may have given up.
+                Happened::Asked(Ask::Status(answer)) => drop(answer.send(self.scheduler.status())),
+                Happened::Asked(Ask::DelayExpiry(until)) => self.scheduler.delay_expiry(until),
                 Happened::Woke => {}
                 Happened::Stop => stopping = Some(Instant::now() + self.grace),
                 Happened::Over => {

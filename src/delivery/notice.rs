@@ -31,6 +31,10 @@ pub(super) fn log(notice: &Notice) {
             %seq, limit = MAX_PARKED,
             "an event fails by itself and as many as may be are parked: it holds its session back"
         ),
+        Notice::ArrivedInFuture { seq, ahead } => warn!(
+            %seq, ahead = ?ahead,
+            "an event arrived in the future: the clock was set back. Nothing expires for queue.max_age; check the time service"
+        ),
         Notice::DeadLettersFull { seq } => error!(
             %seq,
             "queue.dead_max_events is reached: an event that should become a dead letter is parked. Raise the limit"

@@ -1,6 +1,6 @@
 //! The clock of a process.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Moment;
 
@@ -22,6 +22,12 @@ impl Clock {
     #[must_use]
     pub fn now(&self) -> Moment {
         self.wall.after(self.start.elapsed())
+    }
+
+    /// How far the wall clock has been set away from where it would be by itself.
+    #[must_use]
+    pub fn step(&self) -> Duration {
+        Duration::from_micros(wall_micros().abs_diff(self.now().as_micros()))
     }
 
     /// The wall clock in milliseconds since the Unix epoch, as it is set now.

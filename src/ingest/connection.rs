@@ -10,11 +10,12 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
 use super::framing::{Frame, Framer};
 use super::{
-    Admission, LINGER_AT_SHUTDOWN, MAX_BATCH_LINES, MAX_WAITING_BATCHES, Pending, SHORT_LINE_BYTES, Settings,
-    WRITE_STALL,
+    Admission, Counts, LINGER_AT_SHUTDOWN, MAX_BATCH_LINES, MAX_WAITING_BATCHES, Pending, SHORT_LINE_BYTES,
+    Settings, WRITE_STALL,
 };
 use crate::event::{EventId, SessionId};
 use crate::wire::defaults::Defaults;
@@ -38,6 +39,7 @@ pub(super) struct Shared<A, C> {
     /// `buffer_max_bytes`, in KiB.
     pub(super) long_lines: Arc<Semaphore>,
     pub(super) shutdown: CancellationToken,
+    pub(super) counts: Arc<Counts>,
 }
 
 /// A line's place in the order of replies.
@@ -64,8 +66,8 @@ struct Batch {
     pending: Option<Pending>,
 }
 
-/// Serves `stream`, the connection `producer`, until it ends.
-pub(super) async fn serve<A, C>(stream: UnixStream, producer: u64, shared: Arc<Shared<A, C>>)
+/// Serves `stream`, the connection `producer` of `user`, until it ends.
+pub(super) async fn serve<A, C>(stream: UnixStream, user: u32, producer: u64, shared: Arc<Shared<A, C>>)
 where
     A: Admission,
     C: Fn() -> u64 + Send + Sync + 'static,
@@ -76,11 +78,12 @@ where
     let mut reader = Reader {
         shared: &shared,
         producer,
+        user,
         stream: reading,
         framer: Framer::new(shared.settings.max_line),
         permit: None,
     };
-    let mut writer = Writer { stream: writing, owed: &owed };
+    let mut writer = Writer { stream: writing, owed: &owed, counts: &shared.counts };
     let reads = async {
         reader.run(batches, &owed).await;
         reader
@@ -117,6 +120,7 @@ async fn discard(mut stream: OwnedReadHalf) {
 struct Reader<'s, A, C> {
     shared: &'s Shared<A, C>,
     producer: u64,
+    user: u32,
     stream: OwnedReadHalf,
     framer: Framer,
     /// The share of `buffer_max_bytes` that a long line holds.
@@ -225,7 +229,7 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
             let message =
                 format!("the line is longer than {} bytes (ingest.max_line)", self.shared.settings.max_line);
             let rejection = Rejection { code: Code::LineTooLong, message, path: None, reference: None };
-            return Place::Answered(reply::rejected(&rejection));
+            return self.reject(&rejection);
         };
         match Submission::parse(&line, &self.shared.defaults, (self.shared.wall_ms)()) {
             Ok(submission) => {
@@ -237,14 +241,25 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
                 submissions.push(submission);
                 place
             }
-            Err(rejection) => Place::Answered(reply::rejected(&rejection)),
+            Err(rejection) => self.reject(&rejection),
         }
+    }
+
+    fn reject(&self, rejection: &Rejection) -> Place {
+        self.shared.counts.rejected.add(1);
+        debug!(
+            code = rejection.code.as_str(), path = rejection.path.as_deref().unwrap_or(""), error = %rejection.message,
+            producer = self.producer, user = self.user,
+            "a line was refused; its producer was told why"
+        );
+        Place::Answered(reply::rejected(rejection))
     }
 }
 
 struct Writer<'o> {
     stream: OwnedWriteHalf,
     owed: &'o AtomicUsize,
+    counts: &'o Counts,
 }
 
 impl Writer<'_> {
@@ -252,7 +267,7 @@ impl Writer<'_> {
     /// connection has to close at once.
     async fn run(&mut self, mut batches: mpsc::Receiver<Batch>) -> bool {
         while let Some(batch) = batches.recv().await {
-            let Some(text) = answer(batch).await else { return false };
+            let Some(text) = answer(batch, self.counts).await else { return false };
             if !self.write(text.as_bytes()).await {
                 return false;
             }
@@ -273,7 +288,7 @@ impl Writer<'_> {
 }
 
 /// The replies of a batch; `None` where its commit was lost.
-async fn answer(batch: Batch) -> Option<String> {
+async fn answer(batch: Batch, counts: &Counts) -> Option<String> {
     let appended = match batch.pending {
         Some(pending) => pending.await.ok()?,
         None => Vec::new(),
@@ -288,6 +303,7 @@ async fn answer(batch: Batch) -> Option<String> {
                     text.push_str(&reply::queued(&ids, &session, reference.as_deref(), false))
                 }
                 Appended::Refused { code, message, retry_after } => {
+                    counts.unavailable.add(1);
                     text.push_str(&reply::unavailable(code, &message, reference.as_deref(), retry_after));
                 }
             },

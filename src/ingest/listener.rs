@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::connection::{Shared, serve};
-use super::{Admission, Settings};
+use super::{Admission, Counts, Settings};
 use crate::wire::defaults::Defaults;
 use crate::wire::reply::{self, Code, Rejection, Unavailable};
 
@@ -49,6 +49,7 @@ pub enum BindError {
 #[derive(Debug)]
 pub struct Listener {
     socket: UnixListener,
+    counts: Arc<Counts>,
 }
 
 impl Listener {
@@ -63,7 +64,13 @@ impl Listener {
         let socket = StdListener::bind(path).map_err(failed)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(settings.mode)).map_err(failed)?;
         socket.set_nonblocking(true).map_err(failed)?;
-        Ok(Self { socket: UnixListener::from_std(socket).map_err(failed)? })
+        Ok(Self { socket: UnixListener::from_std(socket).map_err(failed)?, counts: Arc::default() })
+    }
+
+    /// What comes in, in numbers.
+    #[must_use]
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts)
     }
 
     /// Serves producers until `shutdown` is cancelled; returns once every connection has ended.
@@ -80,7 +87,9 @@ impl Listener {
     {
         let long_lines = Arc::new(Semaphore::new(settings.buffer_max_bytes.div_ceil(1_024)));
         let stop = shutdown.clone();
-        let shared = Arc::new(Shared { settings, defaults, admission, wall_ms, long_lines, shutdown });
+        let counts = Arc::clone(&self.counts);
+        let shared =
+            Arc::new(Shared { settings, defaults, admission, wall_ms, long_lines, shutdown, counts });
         let mut connections: JoinSet<u32> = JoinSet::new();
         let mut by_user: HashMap<u32, usize> = HashMap::new();
         let ended = |by_user: &mut HashMap<u32, usize>, user: u32| {
@@ -100,12 +109,16 @@ impl Listener {
                         let Ok(peer) = stream.peer_cred() else { continue };
                         let count = by_user.get(&peer.uid()).copied().unwrap_or(0);
                         match refusal(&shared.settings, peer.uid(), peer.gid(), connections.len(), count) {
-                            Some(line) => refuse(&stream, &line),
+                            Some(line) => {
+                                self.counts.turned_away.add(1);
+                                refuse(&stream, &line);
+                            }
                             None => {
                                 by_user.insert(peer.uid(), count + 1);
                                 let shared = Arc::clone(&shared);
                                 producer += 1;
-                                connections.spawn(async move { serve(stream, producer, shared).await; peer.uid() });
+                                self.counts.connections.add(1);
+                                connections.spawn(async move { serve(stream, peer.uid(), producer, shared).await; peer.uid() });
                             }
                         }
                     }
@@ -114,7 +127,10 @@ impl Listener {
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
-                Some(Ok(user)) = connections.join_next(), if !connections.is_empty() => ended(&mut by_user, user),
+                Some(Ok(user)) = connections.join_next(), if !connections.is_empty() => {
+                    self.counts.connections.remove(1);
+                    ended(&mut by_user, user);
+                }
                 () = stop.cancelled() => break,
             }
         }

@@ -8,6 +8,7 @@
 //!   [`MAX_WAITING_BATCHES`] batches of [`MAX_BATCH_LINES`] lines; at a limit the connection is no longer read.
 
 mod connection;
+mod counts;
 mod framing;
 mod listener;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+pub use self::counts::{Counter, Counts};
 pub use self::listener::{BindError, Listener};
 use crate::wire::reply::Appended;
 use crate::wire::submission::Submission;

@@ -102,6 +102,11 @@ enum Command {
         burials: Vec<Burial>,
         done: oneshot::Sender<()>,
     },
+    /// Removes dead letters.
+    Delete {
+        letters: Vec<Seq>,
+        done: oneshot::Sender<()>,
+    },
     Put {
         name: String,
         value: Vec<u8>,

@@ -1,6 +1,6 @@
 //! The one thread that commits: it takes what waits, up to a bound, into one atomic batch.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -62,6 +62,8 @@ struct Plan {
     stored: Vec<(oneshot::Sender<Vec<Appended>>, Vec<Appended>)>,
     done: Vec<oneshot::Sender<()>>,
     removed: Vec<Seq>,
+    /// Dead letters that it removes.
+    deleted: BTreeSet<Seq>,
 }
 
 impl Writer {
@@ -178,6 +180,12 @@ impl Writer {
                 }
                 plan.done.push(done);
             }
+            Command::Delete { letters, done } => {
+                for seq in letters {
+                    self.delete(plan, seq)?;
+                }
+                plan.done.push(done);
+            }
             Command::Put { name, value, done } => {
                 plan.batch.insert(meta(&name), value);
                 plan.done.push(done);
@@ -234,6 +242,27 @@ impl Writer {
         match reason {
             DeadReason::Expired => plan.ledger.balance.expired += 1,
             _ => plan.ledger.balance.dead += 1,
+        }
+        Ok(())
+    }
+
+    /// Removes a dead letter. The balance keeps it: it says what became of the event.
+    fn delete(&mut self, plan: &mut Plan, seq: Seq) -> Result<(), CommitError> {
+        if !plan.deleted.insert(seq) {
+            return Ok(());
+        }
+        let mut bytes = 0;
+        for record in self.engine.from(part(DEAD, seq, 0)) {
+            let (key, value) = record?;
+            if keys::seq_of(DEAD, &key) != Some(seq) {
+                break;
+            }
+            bytes += value.len() as u64;
+            plan.batch.remove(key);
+        }
+        if bytes > 0 {
+            plan.ledger.held_bytes = plan.ledger.held_bytes.saturating_sub(bytes);
+            plan.ledger.dead_held = plan.ledger.dead_held.saturating_sub(1);
         }
         Ok(())
     }

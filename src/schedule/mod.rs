@@ -13,6 +13,6 @@ mod verdict;
 
 pub use self::backoff::{Backoff, Random};
 pub use self::notice::{Cause, Notice};
-pub use self::scheduler::{Attempt, Buried, MAX_PARKED, Scheduler, Settled, Status};
+pub use self::scheduler::{Attempt, Buried, CLOCK_SLACK, MAX_PARKED, Scheduler, Settled, Status};
 pub use self::settings::Settings;
 pub use self::verdict::{Verdict, verdict};

@@ -64,6 +64,13 @@ pub enum Notice {
         /// Which.
         seq: Seq,
     },
+    /// An event lies in the future: the clock was set back, and nothing expires for `queue.max_age`.
+    ArrivedInFuture {
+        /// Which.
+        seq: Seq,
+        /// How far.
+        ahead: Duration,
+    },
     /// An event should be set aside, but as many dead letters as may be are held: it is parked.
     DeadLettersFull {
         /// Which.

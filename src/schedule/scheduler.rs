@@ -25,6 +25,8 @@ const EVENT_BYTES: u64 = 256;
 const LANE_BYTES: u64 = 384;
 /// The most events that are parked at a time.
 pub const MAX_PARKED: usize = 10_000;
+/// An arrival so far in the future tells that the clock was set back since.
+pub const CLOCK_SLACK: Duration = Duration::from_secs(3_600);
 /// How long the host that an answer named is remembered for its session.
 const EDGE_REMEMBERED: Duration = Duration::from_secs(31 * 60);
 /// The most sessions whose host is remembered.
@@ -342,6 +344,11 @@ impl Scheduler {
     }
 
     fn admit(&mut self, now: Moment, entry: Entry) {
+        if entry.arrived.since(now) > CLOCK_SLACK && self.expiry_from <= now {
+            let until = now.after(self.settings.max_age);
+            self.delay_expiry(until);
+            self.notices.add(Notice::ArrivedInFuture { seq: entry.seq, ahead: entry.arrived.since(now) });
+        }
         let lane = self.lanes.entry(entry.lane).or_insert_with(LaneState::new);
         lane.events.push_back(Waiting::new(entry));
         lane.last = entry.seq;

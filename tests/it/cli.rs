@@ -1,8 +1,10 @@
 //! The executable's commands and exit codes, as scripts and service managers see them.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
 
 use crate::process::{command, connect, terminate};
@@ -54,6 +56,65 @@ fn a_queue_with_events_of_another_account_is_refused_until_it_is_adopted() {
     // It belongs to the other one now.
     let (code, told) = run(&mut command(folder.path(), NOWHERE, &["run"]));
     assert!(code == Some(78) && told.contains("--adopt-queue"), "{code:?}: {told}");
+}
+
+/// The lines of a daemon's log from its start to its end.
+fn log(folder: &Path, endpoint: &str, more: &[&str]) -> Vec<serde_json::Value> {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+    let arguments = [&["run", "-o", "log.summary_interval=10ms", "-o", "log.level=debug"], more].concat();
+    let mut command = command(folder, endpoint, &arguments);
+    let mut daemon = command.stderr(Stdio::piped()).spawn().expect("the daemon starts");
+    let mut reading = BufReader::new(daemon.stderr.take().expect("a pipe")).lines();
+    submit(folder);
+    let mut lines: Vec<serde_json::Value> = Vec::new();
+    loop {
+        let line = reading.next().expect("the daemon runs").expect("a line is text");
+        lines.push(serde_json::from_str(&line).expect("a line is JSON"));
+        let last = &lines[lines.len() - 1];
+        if last["message"] == "summary" && last["accepted"] != 0 && last["pending"] == 0 {
+            break;
+        }
+    }
+    assert!(terminate(&mut daemon).success());
+    lines
+}
+
+#[test]
+fn the_log_hides_visitors_under_a_hash_that_survives_a_restart() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let _inside = runtime.enter();
+    let sandbox = Sandbox::start(sandbox::Settings::default()).expect("the sandbox listens");
+    let (folder, endpoint) = (folder(), format!("http://{}", sandbox.address()));
+    let mut shown = BTreeSet::new();
+    for more in [&[][..], &[], &["-o", "log.identifiers=plain"], &["-o", "log.identifiers=none"]] {
+        for line in log(folder.path(), &endpoint, more) {
+            assert!(line["target"].as_str().is_some_and(|name| name.starts_with("target_notifyd")), "{line}");
+            if line["message"] == "a request was answered" {
+                shown.insert(line["session"].as_str().expect("a text").to_owned());
+            }
+            if line["message"] == "summary" {
+                for name in [
+                    "pending",
+                    "held_bytes",
+                    "lanes",
+                    "in_flight",
+                    "open_breakers",
+                    "rejected",
+                    "connections",
+                ] {
+                    assert!(line[name].is_u64(), "{name} in {line}");
+                }
+            }
+        }
+    }
+    // The hash of two starts, the session itself, and nothing.
+    assert_eq!(shown.len(), 3, "{shown:?}");
+    assert!(
+        shown.contains("s") && shown.contains("-") && shown.iter().any(|hash| hash.len() == 12),
+        "{shown:?}"
+    );
+    runtime.block_on(sandbox.stop());
 }
 
 #[test]

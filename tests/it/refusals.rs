@@ -235,3 +235,22 @@ async fn an_event_that_fails_by_itself_is_parked_holds_nothing_back_and_dies_of_
     assert_eq!((letters.len(), letters[0].0.as_str(), letters[0].1.as_str()), (1, "f-3", "expired"));
     sandbox.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_deleted_when_they_are_too_old_and_only_then() {
+    let (_folder, sandbox, mut settings) = stage();
+    settings.summary_interval = Duration::from_millis(10);
+    let poisoned = || many("s", 3, |number| if number == 1 { "POISON" } else { "t" });
+    let running = Running::start(settings.clone()).await;
+    running.submit(vec![poisoned()]).await;
+    running.settled(3).await;
+    running.stop().await;
+    assert_eq!(dead(&settings).await.len(), 1);
+    settings.dead_max_age = Duration::from_millis(1);
+    let running = Running::start(settings.clone()).await;
+    running.ledger.clone().wait_for(|ledger| ledger.dead_held == 0).await.expect("the daemon runs");
+    let balance = running.stop().await;
+    assert_eq!((balance.dead, balance.delivered), (1, 2));
+    assert!(dead(&settings).await.is_empty());
+    sandbox.stop().await;
+}

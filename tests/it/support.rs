@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use target_notifyd::config::IdentifierForm;
 use target_notifyd::daemon::{Daemon, DaemonError, Settings};
 use target_notifyd::event::{Account, Balance, Moment, Seq};
 use target_notifyd::queue::{Ledger, Queue};
@@ -89,7 +90,8 @@ pub(crate) fn settings(folder: &TempDir, sandbox: &Sandbox) -> Settings {
         },
         grace: Duration::from_secs(20),
         summary_interval: Duration::from_secs(60),
-        shown: Arc::new(str::to_owned),
+        identifiers: IdentifierForm::Plain,
+        dead_max_age: Duration::ZERO,
     }
 }
 
@@ -97,7 +99,7 @@ pub(crate) struct Running {
     pub(crate) shutdown: CancellationToken,
     pub(crate) daemon: JoinHandle<Result<Balance, DaemonError>>,
     pub(crate) socket: PathBuf,
-    ledger: watch::Receiver<Ledger>,
+    pub(crate) ledger: watch::Receiver<Ledger>,
 }
 
 impl Running {

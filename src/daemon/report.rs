@@ -1,0 +1,142 @@
+//! The summary line, and what is looked after at its pace: the clock, and dead letters that are too old.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::blocking;
+use crate::delivery::Ask;
+use crate::event::{Balance, Clock, Moment, Seq};
+use crate::ingest::Counts;
+use crate::queue::{Failed, Store};
+use crate::schedule::{CLOCK_SLACK, Status};
+
+/// The name under which the queue keeps the moment before which nothing expires.
+const EXPIRY_FROM: &str = "expiry-from";
+/// The most dead letters that are looked at a tick, for their age.
+const LETTERS_A_TICK: usize = 1_024;
+
+/// The task that reports.
+pub(super) struct Reporter {
+    pub(super) store: Store,
+    pub(super) clock: Clock,
+    pub(super) counts: Arc<Counts>,
+    pub(super) asks: mpsc::Sender<Ask>,
+    pub(super) interval: Duration,
+    pub(super) max_age: Duration,
+    pub(super) dead_max_age: Duration,
+}
+
+/// Before when nothing may expire, where an earlier process saw the clock step.
+pub(super) fn expiry_from(store: &Store) -> Result<Option<Moment>, Failed> {
+    let kept: Option<[u8; 8]> = store.meta(EXPIRY_FROM)?.and_then(|bytes| bytes.try_into().ok());
+    Ok(kept.map(|bytes| Moment::from_micros(u64::from_be_bytes(bytes))))
+}
+
+impl Reporter {
+    /// Reports until `until`.
+    pub(super) async fn run(self, until: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.interval);
+        ticks.tick().await;
+        let (mut stepped, mut letters) = (false, Seq(0));
+        loop {
+            // A tick that is dropped is only a summary less.
+            tokio::select! {
+                () = until.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            self.summary().await;
+            if !stepped && self.clock.step() > CLOCK_SLACK {
+                stepped = true;
+                self.distrust_clock().await;
+            }
+            if !self.dead_max_age.is_zero() {
+                letters = self.delete_old(letters).await;
+            }
+        }
+    }
+
+    async fn summary(&self) {
+        let (answer, status) = oneshot::channel();
+        // A flusher that has ended has nothing to tell.
+        let asked = self.asks.send(Ask::Status(answer)).await.is_ok();
+        let status = if asked { status.await.unwrap_or_default() } else { Status::default() };
+        let ledger = self.store.ledger();
+        let Balance { accepted, delivered, dead, expired, quarantined } = ledger.balance;
+        let Status { lanes, in_flight, parked, open_breakers, paused_hosts, .. } = status;
+        let (connections, turned_away) = (self.counts.connections.value(), self.counts.turned_away.value());
+        let (rejected, unavailable) = (self.counts.rejected.value(), self.counts.unavailable.value());
+        info!(
+            accepted,
+            delivered,
+            dead,
+            expired,
+            quarantined,
+            pending = ledger.balance.pending(),
+            held_bytes = ledger.held_bytes,
+            dead_held = ledger.dead_held,
+            lanes,
+            in_flight,
+            parked,
+            open_breakers,
+            paused_hosts,
+            connections,
+            turned_away,
+            rejected,
+            unavailable,
+            "summary"
+        );
+        if !self.store.dead_room() {
+            warn!(
+                held = ledger.dead_held,
+                "queue.dead_max_events is reached: what should be set aside is parked. Raise it, or set queue.dead_max_age"
+            );
+        }
+    }
+
+    /// The wall clock was set: the age of what is stored cannot be told after a restart.
+    async fn distrust_clock(&self) {
+        let step = self.clock.step();
+        warn!(
+            step = ?step,
+            "the clock was set by more than an hour: nothing expires for queue.max_age; check the time service"
+        );
+        let until = self.clock.now().after(self.max_age);
+        // By the wall clock as it is now, which is what the next process starts from.
+        let kept = Moment::from_millis(self.clock.wall_ms()).after(self.max_age);
+        let _ended = self.asks.send(Ask::DelayExpiry(until)).await;
+        if let Err(error) = self.store.put_meta(EXPIRY_FROM, kept.as_micros().to_be_bytes().to_vec()).await {
+            warn!(%error, "the step of the clock could not be noted for the next start");
+        }
+    }
+
+    /// Deletes dead letters that are older than `queue.dead_max_age`, from `from` on; where the next look begins.
+    async fn delete_old(&self, from: Seq) -> Seq {
+        let store = self.store.clone();
+        let Ok(letters) = blocking(move || store.dead(from, LETTERS_A_TICK)).await else { return from };
+        let next = match letters.last() {
+            Some(last) if letters.len() >= LETTERS_A_TICK => Seq(last.event.seq.0 + 1),
+            _ => Seq(0),
+        };
+        let now = self.clock.now();
+        let old = letters.iter().filter(|letter| now.since(letter.at) > self.dead_max_age);
+        let old: Vec<Seq> = old.map(|letter| letter.event.seq).collect();
+        if !old.is_empty() {
+            let count = old.len();
+            match self.store.delete_dead(old).await {
+                Ok(()) => info!(count, "dead letters older than queue.dead_max_age were deleted"),
+                Err(error) => warn!(%error, count, "old dead letters could not be deleted"),
+            }
+        }
+        next
+    }
+}
+
+/// Logs the account.
+pub(super) fn balance(text: &str, balance: &Balance) {
+    let Balance { accepted, delivered, dead, expired, quarantined } = *balance;
+    info!(accepted, delivered, dead, expired, quarantined, pending = balance.pending(), "{text}");
+}
