@@ -17,3 +17,4 @@ mod load;
 mod process;
 mod refusals;
 mod support;
+mod tls;

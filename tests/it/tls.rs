@@ -1,0 +1,161 @@
+//! TLS, HTTP/2 and a proxy on the way to Target.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use target_notifyd::daemon::Settings;
+use target_notifyd::sandbox::{self, Sandbox};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::support::{Running, display, settings};
+
+/// What was seen on the way, in order.
+type Seen = Arc<Mutex<Vec<String>>>;
+
+fn note(seen: &Seen, what: String) {
+    seen.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+}
+
+fn noted(seen: &Seen) -> Vec<String> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Ends TLS before the sandbox, and notes the protocol of each connection, or that there was no handshake.
+struct Terminator {
+    port: u16,
+    ca_file: PathBuf,
+    seen: Seen,
+    task: JoinHandle<()>,
+}
+
+impl Terminator {
+    async fn start(folder: &TempDir, sandbox: &Sandbox) -> Self {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+        let ca_file = folder.path().join("ca.pem");
+        std::fs::write(&ca_file, made.cert.pem()).expect("a file");
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+        let mut config = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .expect("a certificate with its key");
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let (acceptor, address) = (TlsAcceptor::from(Arc::new(config)), sandbox.address());
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let seen = Seen::default();
+        let noting = Arc::clone(&seen);
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, noting) = (acceptor.clone(), Arc::clone(&noting));
+                tokio::spawn(async move {
+                    let Ok(mut stream) = acceptor.accept(stream).await else {
+                        return note(&noting, "no handshake".to_owned());
+                    };
+                    let protocol = stream.get_ref().1.alpn_protocol().unwrap_or_default().to_vec();
+                    note(&noting, String::from_utf8_lossy(&protocol).into_owned());
+                    let mut inner = TcpStream::connect(address).await.expect("the sandbox listens");
+                    let _ended = copy_bidirectional(&mut stream, &mut inner).await;
+                });
+            }
+        });
+        Self { port, ca_file, seen, task }
+    }
+
+    fn settings(&self, folder: &TempDir, sandbox: &Sandbox) -> Settings {
+        let mut settings = settings(folder, sandbox);
+        settings.transport.endpoint = format!("https://localhost:{}", self.port);
+        settings.transport.edge_endpoint = None;
+        settings.schedule.edge_routing = false;
+        settings.transport.ca_file = Some(self.ca_file.clone());
+        settings
+    }
+}
+
+/// A proxy that breaks off its first connections, then does as it is asked.
+async fn proxy(broken: usize) -> (String, Seen, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("an address"));
+    let seen = Seen::default();
+    let noting = Arc::clone(&seen);
+    let task = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let Ok(byte) = stream.read_u8().await else { break };
+                head.push(byte);
+            }
+            let head = String::from_utf8_lossy(&head).into_owned();
+            let asked = head.lines().next().unwrap_or_default().to_owned();
+            note(&noting, asked.clone());
+            if noted(&noting).len() <= broken {
+                continue;
+            }
+            let target = asked.split_whitespace().nth(1).unwrap_or_default().to_owned();
+            tokio::spawn(async move {
+                let mut inner = TcpStream::connect(target).await.expect("the target listens");
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.expect("the daemon reads");
+                let _ended = copy_bidirectional(&mut stream, &mut inner).await;
+            });
+        }
+    });
+    (address, seen, task)
+}
+
+fn stage() -> (TempDir, Sandbox) {
+    let sandbox = Sandbox::start(sandbox::Settings::default()).expect("the sandbox listens");
+    (TempDir::new().expect("a folder"), sandbox)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_2_is_spoken_where_the_server_offers_it_and_an_unknown_authority_is_refused() {
+    let (folder, sandbox) = stage();
+    let terminator = Terminator::start(&folder, &sandbox).await;
+    let settings = terminator.settings(&folder, &sandbox);
+    let mut without = settings.clone();
+    without.transport.ca_file = None;
+    let running = Running::start(without).await;
+    running.submit((0..100).map(|lane| display(&format!("s{lane}"), "1")).collect()).await;
+    // It is tried again and again, and nothing goes to a server that cannot show who it is.
+    while noted(&terminator.seen).len() < 10 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(running.stop().await.pending(), 100);
+    assert!(
+        noted(&terminator.seen).iter().all(|seen| seen == "no handshake"),
+        "{:?}",
+        noted(&terminator.seen)
+    );
+    assert_eq!(sandbox.totals().requests, 0);
+
+    let running = Running::start(settings).await;
+    assert_eq!(running.settled(100).await.delivered, 100);
+    running.stop().await;
+    let protocols: Vec<String> =
+        noted(&terminator.seen).into_iter().filter(|seen| seen != "no handshake").collect();
+    assert!(!protocols.is_empty() && protocols.iter().all(|protocol| protocol == "h2"), "{protocols:?}");
+    terminator.task.abort();
+    sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_is_used_and_one_that_breaks_loses_nothing() {
+    let (folder, sandbox) = stage();
+    let terminator = Terminator::start(&folder, &sandbox).await;
+    let (address, seen, task) = proxy(3).await;
+    let mut settings = terminator.settings(&folder, &sandbox);
+    settings.transport.proxy = Some(address);
+    let running = Running::start(settings).await;
+    running.submit((0..100).map(|lane| display(&format!("s{lane}"), "1")).collect()).await;
+    assert_eq!(running.settled(100).await.delivered, 100);
+    running.stop().await;
+    let asked = format!("CONNECT localhost:{} HTTP/1.1", terminator.port);
+    assert!(noted(&seen).len() > 3 && noted(&seen).iter().all(|seen| *seen == asked), "{:?}", noted(&seen));
+    terminator.task.abort();
+    task.abort();
+    sandbox.stop().await;
+}
