@@ -236,7 +236,7 @@ impl Daemon {
         queue.shutdown().await?;
         flushed?.map_err(DaemonError::Delivery)?;
         let balance = ledger.borrow().balance;
-        report::balance("the daemon has ended", &balance);
+        report::ended(&balance);
         Ok(balance)
     }
 }

@@ -135,8 +135,16 @@ impl Reporter {
     }
 }
 
-/// Logs the account.
-pub(super) fn balance(text: &str, balance: &Balance) {
+/// Logs the account at the end.
+pub(super) fn ended(balance: &Balance) {
     let Balance { accepted, delivered, dead, expired, quarantined } = *balance;
-    info!(accepted, delivered, dead, expired, quarantined, pending = balance.pending(), "{text}");
+    info!(
+        accepted,
+        delivered,
+        dead,
+        expired,
+        quarantined,
+        pending = balance.pending(),
+        "the daemon has ended"
+    );
 }

@@ -15,6 +15,7 @@ mod demo;
 mod floors;
 mod load;
 mod process;
+mod readme;
 mod refusals;
 mod support;
 mod tls;
