@@ -31,6 +31,9 @@ pub(super) fn log(notice: &Notice) {
             %seq, limit = MAX_PARKED,
             "an event fails by itself and as many as may be are parked: it holds its session back"
         ),
+        Notice::LeftOut { count } => {
+            warn!(count, "more happened at once than is told one by one; the summary has the numbers");
+        }
         Notice::ArrivedInFuture { seq, ahead } => warn!(
             %seq, ahead = ?ahead,
             "an event arrived in the future: the clock was set back. Nothing expires for queue.max_age; check the time service"

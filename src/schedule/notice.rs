@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::event::{Host, Lane, Seq};
 
 /// The most notices that wait to be taken.
-const WAITING_NOTICES: usize = 1_000;
+pub(super) const WAITING_NOTICES: usize = 1_000;
 
 /// Why a host is paused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +64,11 @@ pub enum Notice {
         /// Which.
         seq: Seq,
     },
+    /// So many notices beyond the limit were not kept.
+    LeftOut {
+        /// How many.
+        count: u64,
+    },
     /// An event lies in the future: the clock was set back, and nothing expires for `queue.max_age`.
     ArrivedInFuture {
         /// Which.
@@ -82,7 +87,7 @@ pub enum Notice {
 #[derive(Debug, Default)]
 pub(super) struct Notices {
     waiting: VecDeque<Notice>,
-    pub(super) dropped: u64,
+    dropped: u64,
 }
 
 impl Notices {
@@ -95,6 +100,8 @@ impl Notices {
     }
 
     pub(super) fn take(&mut self) -> Option<Notice> {
-        self.waiting.pop_front()
+        let left_out = (self.waiting.is_empty() && self.dropped > 0)
+            .then(|| Notice::LeftOut { count: std::mem::take(&mut self.dropped) });
+        self.waiting.pop_front().or(left_out)
     }
 }

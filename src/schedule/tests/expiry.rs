@@ -1,0 +1,38 @@
+//! When an event is too old.
+
+use super::*;
+
+#[test]
+fn an_event_that_waited_out_an_outage_is_tried_before_it_expires() {
+    let start = Moment::from_millis(1_000_000);
+    let settings = Settings { max_age: secs(60), ..settings() };
+    let mut sim = Sim::new(9, settings, |now, _, entries, _| match now < start.after(secs(600)) {
+        true => (ANSWER, Answer::Failed(Failure::Connect)),
+        false => (ANSWER, all_listed(entries)),
+    });
+    for lane in 0..100 {
+        sim.add(entry(lane), true);
+    }
+    sim.run(start.after(secs(1_000)));
+    assert_eq!((sim.delivered.len(), sim.buried.len()), (100, 0));
+}
+
+#[test]
+fn nothing_expires_while_the_clock_cannot_be_trusted() {
+    let start = Moment::from_millis(1_000_000);
+    let settings = Settings { max_age: secs(60), ..settings() };
+    for (ahead, expired) in [(secs(3_500), 1), (secs(3_700), 0)] {
+        let mut sim =
+            Sim::new(10, settings.clone(), |now, _, entries, _| match now < start.after(secs(30)) {
+                true => (ANSWER, Answer::Status(500)),
+                false => (ANSWER, all_listed(entries)),
+            });
+        // The clock may have been set back by more than an hour since the other one was stored.
+        sim.add(Entry { arrived: start.after(ahead), ..entry(1) }, true);
+        sim.add(Entry { arrived: Moment::from_millis(1_000), ..entry(2) }, true);
+        sim.run(start.after(secs(300)));
+        assert_eq!(sim.buried.len(), expired, "{ahead:?}");
+        let told = sim.notices.iter().any(|one| matches!(one, Notice::ArrivedInFuture { seq: Seq(1), .. }));
+        assert_eq!(told, expired == 0, "{ahead:?}");
+    }
+}

@@ -1,0 +1,128 @@
+//! What happens at each limit.
+
+use super::*;
+use crate::event::{Cluster, Host};
+use crate::schedule::MAX_PARKED;
+use crate::schedule::notice::{Notices, WAITING_NOTICES};
+
+fn cluster(number: u64) -> Cluster {
+    Cluster::parse(&number.to_string()).unwrap()
+}
+
+#[test]
+fn no_more_requests_a_second_than_the_rate() {
+    let settings = Settings { rate_limit: 10, ..settings() };
+    let mut sim = Sim::new(1, settings, |_, _, entries, _| (ANSWER, all_listed(entries)));
+    for lane in 0..100 {
+        sim.add(entry(lane), true);
+    }
+    let start = sim.now;
+    sim.run(start.after(secs(60)));
+    assert_eq!(sim.delivered.len(), 100);
+    for (at, _) in &sim.attempts {
+        let within = sim.attempts.iter().filter(|(other, _)| *other >= *at && other.since(*at) < secs(1));
+        assert!(within.count() <= 10);
+    }
+    // And no fewer: a hundred take ten seconds.
+    let last = sim.attempts.last().unwrap().0;
+    assert!(last.since(start) < Duration::from_millis(10_600), "{:?}", last.since(start));
+}
+
+#[test]
+fn a_host_takes_its_share_while_another_has_work_and_all_slots_otherwise() {
+    let settings = Settings { concurrency: 4, host_concurrency: 2, ..settings() };
+    let mut sim = Sim::new(2, settings, |_, _, entries, _| (secs(1), all_listed(entries)));
+    for lane in 0..40 {
+        // Thirty lanes of the one, ten of the other.
+        sim.add(Entry { cluster: Some(cluster(35 + u64::from(lane % 4 == 0))), ..entry(lane) }, true);
+    }
+    sim.run(sim.after(secs(100)));
+    assert_eq!(sim.delivered.len(), 40);
+    let at_once = |position: usize| {
+        let (at, attempt) = &sim.attempts[position];
+        let open = sim.attempts[..=position].iter().filter(|(other, _)| at.since(*other) < secs(1));
+        open.filter(|(_, other)| other.host == attempt.host).count()
+    };
+    let last_of_other =
+        sim.attempts.iter().rposition(|(_, one)| one.host == Host::Edge(cluster(36))).unwrap();
+    assert!((0..last_of_other).all(|position| at_once(position) <= 2));
+    assert!((0..sim.attempts.len()).any(|position| at_once(position) == 4));
+}
+
+#[test]
+fn hosts_beyond_the_limit_are_served_by_the_clients_own() {
+    let settings = Settings { max_hosts: 3, ..settings() };
+    let mut sim = Sim::new(3, settings, |_, _, entries, _| (ANSWER, all_listed(entries)));
+    for lane in 0..100 {
+        sim.add(Entry { cluster: Some(cluster(30 + lane % 10)), ..entry(lane) }, true);
+    }
+    sim.run(sim.after(secs(60)));
+    assert_eq!(sim.delivered.len(), 100);
+    let hosts: BTreeSet<Host> = sim.attempts.iter().map(|(_, one)| one.host).collect();
+    assert!(hosts.len() == 4 && hosts.contains(&Host::Client), "{hosts:?}");
+}
+
+#[test]
+fn with_as_many_parked_as_may_be_an_event_holds_its_session_back_and_is_told() {
+    // Of each of these lanes the first event fails by itself, and a second one waits behind it.
+    let lanes = MAX_PARKED as u64 + 20;
+    let settings = Settings {
+        park_after: 1,
+        isolate_after: 1,
+        max_events: 1,
+        concurrency: 4_096,
+        host_concurrency: 4_096,
+        index_max_bytes: 1 << 30,
+        ..settings()
+    };
+    let mut sim = Sim::new(4, settings, move |_, _, entries, _| match entries[0].owner == Owner(2) {
+        true => (ANSWER, Answer::Status(500)),
+        false => (ANSWER, all_listed(entries)),
+    });
+    for lane in 0..lanes {
+        sim.add(Entry { owner: Owner(2), ..entry(lane) }, true);
+        sim.add(entry(lane), true);
+        // The host serves others.
+        sim.add(entry(1_000_000 + lane), true);
+    }
+    for _ in 0..200 {
+        sim.run(sim.after(secs(5)));
+        sim.add(entry(2_000_000 + sim.events.len() as u64), true);
+    }
+    let parked = sim.scheduler.status().parked;
+    assert!(parked <= MAX_PARKED, "{parked}");
+    assert!(sim.notices.iter().any(|one| matches!(one, Notice::ParkedFull { .. })), "{parked}");
+    assert!(sim.buried.is_empty());
+}
+
+#[test]
+fn without_room_for_dead_letters_events_are_parked_and_go_when_there_is_room() {
+    let mut sim =
+        Sim::new(5, settings(), |_, _, entries, _| match entries.iter().any(|one| one.owner == Owner(2)) {
+            true => (ANSWER, Answer::Status(400)),
+            false => (ANSWER, all_listed(entries)),
+        });
+    sim.scheduler.handle_dead_room(false);
+    for lane in 0..50 {
+        sim.add(entry(lane), true);
+        sim.add(Entry { owner: Owner(2), ..entry(lane) }, true);
+        sim.add(entry(lane), true);
+    }
+    sim.run(sim.after(secs(100)));
+    assert_eq!((sim.delivered.len(), sim.buried.len(), sim.scheduler.status().parked), (100, 0, 50));
+    assert!(sim.notices.iter().any(|one| matches!(one, Notice::DeadLettersFull { .. })));
+    sim.scheduler.handle_dead_room(true);
+    sim.run(sim.after(secs(1_000)));
+    assert_eq!(sim.buried.len(), 50);
+}
+
+#[test]
+fn notices_beyond_the_limit_are_counted() {
+    let mut notices = Notices::default();
+    for number in 0..WAITING_NOTICES as u64 + 7 {
+        notices.add(Notice::ParkedFull { seq: Seq(number) });
+    }
+    let taken: Vec<Notice> = std::iter::from_fn(|| notices.take()).collect();
+    assert_eq!(taken.len(), WAITING_NOTICES + 1);
+    assert_eq!(taken.last(), Some(&Notice::LeftOut { count: 7 }));
+}
