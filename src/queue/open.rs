@@ -17,6 +17,7 @@ use super::store::{Count, Store};
 use super::writer::Writer;
 use super::{Appender, Ledger, MAX_LIVE_COMMITS, MAX_WAITING_BYTES, Now, Queue, Settings, Told};
 use crate::event::{Account, Seq};
+use crate::schedule::Stitches;
 use crate::wire::record::{open as unseal, seal};
 
 impl Queue {
@@ -71,7 +72,9 @@ impl Queue {
         let kib = usize::try_from(MAX_WAITING_BYTES / 1_024).unwrap_or(usize::MAX);
         let appender = Appender { commands, room: Arc::new(Semaphore::new(kib)) };
         let (pages, settled) = (Pages::default(), Vec::new());
-        let writer = Writer { engine, log, folder, settings, space, ledger, pages, settled, now, told };
+        let stitches = Stitches::default();
+        let writer =
+            Writer { engine, log, folder, settings, space, ledger, pages, settled, stitches, now, told };
         let writer = std::thread::spawn(move || writer.run(&asked));
         Self { store, appender, writer }
     }

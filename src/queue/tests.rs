@@ -168,6 +168,36 @@ async fn limits_refuse_a_submission_whole_and_say_which() {
 }
 
 #[tokio::test]
+async fn calls_are_stitched_in_queue_order_and_a_refused_one_changes_nothing() {
+    let folder = TempDir::new().unwrap();
+    let queue = open(Settings { max_events: 4, ..settings(folder.path()) });
+    let call = |consumer: &str, count: usize| {
+        let one = r#"{"type":"click"}"#;
+        let events = vec![one; count].join(",");
+        parse(&format!(
+            r#"{{"session_id":"s","consumer_id":"{consumer}","request":{{"notifications":[{events}]}}}}"#
+        ))
+    };
+    let batch = vec![call("a", 1), call("b", 1), call("a", 9), call("c", 1), call("b", 1)];
+    let answers = append(&queue, batch).await;
+    assert!(matches!(answers[2], Appended::Refused { .. }), "{answers:?}");
+    let events = queue.store().load(&[Seq(1), Seq(2), Seq(3), Seq(4)]).unwrap();
+    let ids: Vec<String> = events
+        .into_iter()
+        .map(|event| {
+            let event = event.unwrap();
+            let members = std::str::from_utf8(&event.envelope.members).unwrap();
+            let value: serde_json::Value = serde_json::from_str(&format!("{{{members}}}")).unwrap();
+            value["experienceCloud"]["analytics"]["supplementalDataId"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    // The refused repetition of "a" started no new id; the repetition of "b" did.
+    assert_eq!((&ids[0], &ids[0]), (&ids[1], &ids[2]));
+    assert_ne!(ids[2], ids[3]);
+    assert!(ids.iter().all(|id| id.len() == 33 && id.as_bytes()[16] == b'-'), "{ids:?}");
+}
+
+#[tokio::test]
 async fn a_full_disk_takes_removals_only() {
     static FREE: AtomicU64 = AtomicU64::new(u64::MAX);
     let folder = TempDir::new().unwrap();

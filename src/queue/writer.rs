@@ -19,6 +19,8 @@ use super::space::{Room, Space};
 use super::store::read_event;
 use super::{Append, Burial, Command, Ledger, Now, Settings, Told, committed};
 use crate::event::{DeadReason, Entry, Moment, Seq};
+use crate::schedule::Stitches;
+use crate::wire::hash;
 use crate::wire::record::{
     Apart, DeadLetter, Page, PageBuilder, SMALL_ENVELOPE_BYTES, encode_dead, encode_members,
 };
@@ -47,6 +49,7 @@ pub(super) struct Writer {
     pub(super) ledger: Ledger,
     pub(super) pages: Pages,
     pub(super) settled: Vec<PageState>,
+    pub(super) stitches: Stitches,
     pub(super) now: Now,
     pub(super) told: Told,
 }
@@ -310,7 +313,8 @@ impl Writer {
                     (Room::Enough, _) => self.full(&plan.ledger, &submission),
                 };
                 answers.push(refusal.unwrap_or_else(|| {
-                    page.add(plan, submission, now);
+                    // Here, in the order of the queue and after admission: a refused line changes nothing.
+                    page.add(plan, stitched(&mut self.stitches, submission, now), now);
                     Appended::Stored
                 }));
             }
@@ -370,6 +374,18 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// The submission with the supplemental data id that is its.
+fn stitched(stitches: &mut Stitches, mut submission: Submission, now: Moment) -> Submission {
+    if let Some(stitch) = &submission.stitch {
+        let (lane, consumer) = (hash::lane(&submission.envelope.session), hash::id_hash_of(&stitch.consumer));
+        let id = stitches.choose(now, lane, consumer, &stitch.fresh);
+        if id != stitch.fresh {
+            submission.set_supplemental_data_id(&id);
+        }
+    }
+    submission
 }
 
 /// The page that a commit is filling.

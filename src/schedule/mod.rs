@@ -7,6 +7,7 @@ mod lane;
 mod notice;
 mod scheduler;
 mod settings;
+mod stitch;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -15,4 +16,5 @@ pub use self::backoff::{Backoff, Random};
 pub use self::notice::{Cause, Notice};
 pub use self::scheduler::{Attempt, Buried, CLOCK_SLACK, MAX_PARKED, Scheduler, Settled, Status};
 pub use self::settings::Settings;
+pub use self::stitch::Stitches;
 pub use self::verdict::{Verdict, verdict};

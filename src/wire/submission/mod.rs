@@ -40,8 +40,19 @@ pub struct Submission {
     pub reference: Option<String>,
     /// Whether a receipt was asked for.
     pub receipt: bool,
-    /// The consumer id that calls are stitched together by.
-    pub consumer_id: Option<String>,
+    /// What its calls are stitched together by, where it has a consumer id and no supplemental data id of its own.
+    pub stitch: Option<Stitch>,
+}
+
+/// A place for a supplemental data id, which is decided when the submission is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stitch {
+    /// The consumer id.
+    pub consumer: String,
+    /// A new supplemental data id, which stands in the envelope unless another one is set.
+    pub fresh: String,
+    /// Where it stands in the envelope's members.
+    at: usize,
 }
 
 /// One notification, ready to be stored.
@@ -67,6 +78,19 @@ impl Submission {
             path: fault.path,
             reference,
         })
+    }
+
+    /// Sets the supplemental data id, 33 characters as the fresh one has; does nothing where there is no place for it.
+    pub fn set_supplemental_data_id(&mut self, id: &str) {
+        let Some(stitch) = &self.stitch else { return };
+        let mut envelope = Envelope::clone(&self.envelope);
+        let place = envelope.members.get_mut(stitch.at..stitch.at + stitch.fresh.len());
+        if let Some(place) = place.filter(|place| place.len() == id.len()) {
+            place.copy_from_slice(id.as_bytes());
+            let Envelope { session, cluster, owner, members, .. } = &envelope;
+            envelope.fingerprint = hash::fingerprint(session, *cluster, *owner, members);
+            self.envelope = Arc::new(envelope);
+        }
     }
 
     /// What it counts against `queue.max_bytes`: its notifications and what they share.
@@ -109,7 +133,14 @@ fn parse(
         None => SessionId::new(&Uuid::new_v4().to_string())
             .map_err(|error| Path::Root.key("session_id").invalid(error.to_string()))?,
     };
-    let shared = request.shared(&options.customer_ids, options.device.as_deref(), defaults)?;
+    // A fresh id is as good as unique, so that its place is found by itself.
+    let fresh = options.consumer_id.is_some().then(supplemental_data_id);
+    let shared =
+        request.shared(&options.customer_ids, options.device.as_deref(), defaults, fresh.as_deref())?;
+    let stitch = options.consumer_id.zip(fresh).and_then(|(consumer, fresh)| {
+        let at = shared.members.find(&fresh)?;
+        Some(Stitch { consumer, fresh, at })
+    });
     let owner = hash::owner(shared.token.as_deref(), shared.environment);
     let cluster = shared.cluster.or(options.hint);
     let members = shared.members.into_bytes().into_boxed_slice();
@@ -124,8 +155,14 @@ fn parse(
         notifications,
         reference: options.reference,
         receipt: options.receipt,
-        consumer_id: options.consumer_id,
+        stitch,
     })
+}
+
+/// A new supplemental data id: 16 upper-case hex digits, `-`, 16 more.
+fn supplemental_data_id() -> String {
+    let (high, low) = Uuid::new_v4().as_u64_pair();
+    format!("{high:016X}-{low:016X}")
 }
 
 fn unknown(name: &str) -> Fault {

@@ -123,12 +123,14 @@ fn exclusive<'a>(notification: Checked<'a>, path: &Path<'_>) -> Result<Checked<'
 }
 
 impl Request<'_> {
-    /// Joins what the request gives with the options and the defaults.
+    /// Joins what the request gives with the options and the defaults; `fresh` is the supplemental data id of one that
+    /// brings none.
     pub(super) fn shared(
         &self,
         customer_ids: &[String],
         device: Option<&str>,
         defaults: &Defaults,
+        fresh: Option<&str>,
     ) -> Result<Shared, Fault> {
         let mut all: Owned =
             self.members.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
@@ -136,7 +138,7 @@ impl Request<'_> {
         set(&mut all, "id", visitor);
         let joined = context(get(&all, "context"), defaults)?;
         set(&mut all, "context", Some(joined));
-        let joined = experience_cloud(get(&all, "experienceCloud"), defaults)?;
+        let joined = experience_cloud(get(&all, "experienceCloud"), defaults, fresh)?;
         set(&mut all, "experienceCloud", joined);
         let (property, token) = property(get(&all, "property"), defaults)?;
         set(&mut all, "property", property);
@@ -238,14 +240,21 @@ fn context(given: Option<&str>, defaults: &Defaults) -> Result<String, Fault> {
     Ok(finished(&own))
 }
 
-fn experience_cloud(given: Option<&str>, defaults: &Defaults) -> Result<Option<String>, Fault> {
-    if !defaults.analytics_logging {
+fn experience_cloud(
+    given: Option<&str>,
+    defaults: &Defaults,
+    fresh: Option<&str>,
+) -> Result<Option<String>, Fault> {
+    if !defaults.analytics_logging && fresh.is_none() {
         return Ok(None);
     }
     let mut own = owned(given, EXPERIENCE_CLOUD)?;
     let mut analytics = owned(get(&own, "analytics"), ANALYTICS)?;
-    if get(&analytics, "logging").is_none() {
+    if defaults.analytics_logging && get(&analytics, "logging").is_none() {
         set(&mut analytics, "logging", Some("\"server_side\"".to_owned()));
+    }
+    if get(&analytics, "supplementalDataId").is_none() {
+        set(&mut analytics, "supplementalDataId", fresh.map(|id| format!("\"{id}\"")));
     }
     set(&mut own, "analytics", Some(finished(&analytics)));
     Ok(Some(finished(&own)))

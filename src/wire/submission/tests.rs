@@ -126,3 +126,26 @@ fn a_refusal_carries_a_valid_ref() {
     assert_eq!(refused(r#"{"nonsense":1,"ref":"r"}"#).as_deref(), Some("r"));
     assert_eq!(refused(r#"{"nonsense":1,"ref":7}"#), None);
 }
+
+#[test]
+fn a_consumer_id_makes_room_for_a_supplemental_data_id_and_a_given_one_is_kept() {
+    let placed = |line: &str, defaults: &Defaults| {
+        let mut read = parsed(line, defaults);
+        let before = read.envelope.fingerprint;
+        let fresh = read.stitch.as_ref().map(|stitch| stitch.fresh.clone());
+        assert!(fresh.as_ref().is_none_or(|fresh| members(&read).contains(fresh.as_str())));
+        read.set_supplemental_data_id("0123456789ABCDEF-0123456789ABCDEF");
+        assert_eq!(read.envelope.fingerprint == before, fresh.is_none());
+        members(&read).to_owned()
+    };
+    let id = r#""supplementalDataId":"0123456789ABCDEF-0123456789ABCDEF""#;
+    let line = r#"{"consumer_id":"c","type":"click","experienceCloud":{"analytics":{"trackingServer":"t"}}}"#;
+    assert_eq!(
+        placed(line, &plain()),
+        format!(r#""experienceCloud":{{"analytics":{{"trackingServer":"t",{id}}}}},"context":{{"channel":"web"}}"#)
+    );
+    assert!(placed(r#"{"consumerId":"c","type":"click"}"#, &plain()).contains(id));
+    assert!(!placed(r#"{"type":"click"}"#, &plain()).contains("supplementalDataId"));
+    let own = r#"{"consumer_id":"c","type":"click","experienceCloud":{"analytics":{"supplementalDataId":"AAAAAAAAAAAAAAAA-AAAAAAAAAAAAAAAA"}}}"#;
+    assert!(placed(own, &plain()).contains("AAAAAAAAAAAAAAAA-AAAAAAAAAAAAAAAA"));
+}
