@@ -18,11 +18,11 @@ use tracing::info;
 
 use self::report::Reporter;
 use crate::config::IdentifierForm;
-use crate::delivery::{self, Added, Backlog, Flusher, Shown, Transport, TransportError};
+use crate::delivery::{self, Added, Backlog, Flusher, KnownVisitors, Shown, Transport, TransportError};
 use crate::event::{Account, Balance, Clock, Entry, Event, Moment, Seq};
 use crate::ingest::{self, Admission, BindError, Listener};
 use crate::queue::{self, Appender, Burial, Failed, Ledger, OpenError, Queue, Store};
-use crate::schedule::{self, Buried, Scheduler};
+use crate::schedule::{self, Buried, LEARNED_FOR, MAX_LEARNED, Scheduler};
 use crate::telemetry::Identifiers;
 use crate::wire::defaults::Defaults;
 use crate::wire::reply::Appended;
@@ -197,6 +197,7 @@ impl Daemon {
             now,
             shown: shown(settings.identifiers, &store).await?,
             grace: settings.grace,
+            known: KnownVisitors::new(MAX_LEARNED, LEARNED_FOR),
         };
         let mut flushing = tokio::spawn(flusher.run(live, tails, asks, stopped.clone()));
         let telling = tokio::spawn(tell(store.clone(), added, tail, stopped.clone()));

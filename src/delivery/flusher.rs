@@ -19,8 +19,8 @@ use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 use super::{Transport, notice};
-use crate::event::{Entry, Event, Moment, Outcome, Seq};
-use crate::schedule::{Attempt, Buried, Scheduler, Settled, Status};
+use crate::event::{Entry, Event, Lane, Moment, Outcome, Seq, Visitor};
+use crate::schedule::{Attempt, Buried, Remembered, Scheduler, Settled, Status};
 use crate::wire::request;
 
 /// The most events that one scan asks for.
@@ -85,6 +85,19 @@ pub struct Flusher<B> {
     pub shown: Shown,
     /// How long requests under way are waited for when it is told to stop.
     pub grace: Duration,
+    /// How Target knows visitors that bring no `tntId`.
+    pub known: KnownVisitors,
+}
+
+/// The `tntId`s that answers gave, by session and stored `id` object.
+pub type KnownVisitors = Remembered<(Lane, Visitor), Arc<str>>;
+
+/// Whom an attempt is about.
+#[derive(Clone)]
+struct About {
+    lane: Lane,
+    /// The visitor, where the stored events bring no `tntId`, and how Target knows him.
+    visitor: Option<(Visitor, Option<Arc<str>>)>,
 }
 
 /// What happened while the flusher slept.
@@ -103,7 +116,7 @@ enum Happened<E> {
 /// What became of an attempt on its way.
 enum Sent {
     /// It went out with its first `keep` readable events.
-    Out { keep: usize, gone: Vec<Seq>, outcome: Outcome },
+    Out { keep: usize, gone: Vec<Seq>, outcome: Outcome, about: About },
     /// Nothing of it can be read, or the store failed.
     Not { gone: Vec<Seq>, failure: Option<String> },
 }
@@ -185,9 +198,11 @@ impl<B: Backlog> Flusher<B> {
         }
         while let Some(attempt) = self.scheduler.poll_attempt(now) {
             let (backlog, transport) = (self.backlog.clone(), self.transport.clone());
-            let (id, shown) = (attempt.id, Arc::clone(&self.shown));
+            let (id, shown, lane) = (attempt.id, Arc::clone(&self.shown), attempt.lane);
+            let known = |visitor| (visitor, self.known.get(now, &(lane, visitor)).cloned());
+            let about = About { lane, visitor: attempt.visitor.map(known) };
             work.push(Box::pin(async move {
-                Happened::Answered(id, send(&backlog, &transport, attempt, &shown).await)
+                Happened::Answered(id, send(&backlog, &transport, attempt, about, &shown).await)
             }));
         }
         while let Some(told) = self.scheduler.poll_notice() {
@@ -208,7 +223,10 @@ impl<B: Backlog> Flusher<B> {
                 self.scheduler.handle_cut(now, id, 0, &gone);
                 Ok(())
             }
-            Sent::Out { keep, gone, outcome } => {
+            Sent::Out { keep, gone, outcome, about } => {
+                if let (Some((visitor, _)), Some(known)) = (about.visitor, &outcome.known) {
+                    self.known.insert(now, (about.lane, visitor), known.tnt_id.as_ref().into());
+                }
                 self.scheduler.handle_cut(now, id, keep, &gone);
                 let settled = self.scheduler.handle_outcome(now, id, &outcome);
                 self.settle(settled, work);
@@ -235,7 +253,13 @@ impl<B: Backlog> Flusher<B> {
 }
 
 /// Loads the events of an attempt, and sends those that go together.
-async fn send<B: Backlog>(backlog: &B, transport: &Transport, attempt: Attempt, shown: &Shown) -> Sent {
+async fn send<B: Backlog>(
+    backlog: &B,
+    transport: &Transport,
+    attempt: Attempt,
+    about: About,
+    shown: &Shown,
+) -> Sent {
     let Attempt { seqs, host, .. } = attempt;
     let loaded = match backlog.load(seqs.clone()).await {
         Ok(loaded) => loaded,
@@ -254,7 +278,14 @@ async fn send<B: Backlog>(backlog: &B, transport: &Transport, attempt: Attempt, 
     let keep = events.iter().take_while(|event| event.envelope == envelope).count();
     events.truncate(keep);
     let request_id = Uuid::new_v4().to_string();
-    let body = request::body(&envelope.members, events.iter().map(|event| &*event.notification), &request_id);
+    let known = about.visitor.as_ref().filter(|(visitor, _)| envelope.visitor == Some(*visitor));
+    let tnt_id = known.and_then(|(_, tnt_id)| tnt_id.as_deref());
+    let body = request::body(
+        &envelope.members,
+        tnt_id,
+        events.iter().map(|event| &*event.notification),
+        &request_id,
+    );
     let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
     let outcome = transport.attempt(host, &envelope.session, &request_id, body, &ids).await;
     debug!(
@@ -262,5 +293,5 @@ async fn send<B: Backlog>(backlog: &B, transport: &Transport, attempt: Attempt, 
         answer = ?outcome.answer, detail = %outcome.detail,
         "a request was answered"
     );
-    Sent::Out { keep, gone, outcome }
+    Sent::Out { keep, gone, outcome, about }
 }

@@ -14,7 +14,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Certificate, Client, Proxy, Response, StatusCode, Url, redirect};
 use thiserror::Error;
 
-use crate::event::{Answer, Failure, Host, Outcome, SessionId};
+use crate::event::{Answer, Failure, Host, Known, Outcome, SessionId};
 use crate::wire::response;
 
 /// The path of the Delivery API.
@@ -164,17 +164,34 @@ impl Transport {
         let status = answer.status();
         let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| wait(value, SystemTime::now()));
         if status == StatusCode::NO_CONTENT {
-            return Outcome { answer: Answer::Accepted, retry_after, edge: None, detail: String::new() };
+            return Outcome {
+                answer: Answer::Accepted,
+                retry_after,
+                edge: None,
+                known: None,
+                detail: String::new(),
+            };
         }
         let body = self.body(&mut answer).await;
-        let unreadable =
-            |detail: String| Outcome { answer: Answer::Unreadable, retry_after, edge: None, detail };
+        let unreadable = |detail: String| Outcome {
+            answer: Answer::Unreadable,
+            retry_after,
+            edge: None,
+            known: None,
+            detail,
+        };
         if status != StatusCode::OK && !status.is_success() {
             let detail = match &body {
                 Ok(body) => response::message(body),
                 Err(error) => error.clone(),
             };
-            return Outcome { answer: Answer::Status(status.as_u16()), retry_after, edge: None, detail };
+            return Outcome {
+                answer: Answer::Status(status.as_u16()),
+                retry_after,
+                edge: None,
+                known: None,
+                detail,
+            };
         }
         let body = match body {
             Ok(body) if status == StatusCode::OK => body,
@@ -186,6 +203,10 @@ impl Transport {
                 answer: Answer::Listed(response::listed_flags(&read.listed, ids)),
                 retry_after,
                 edge: read.edge,
+                known: read.tnt_id.map(|tnt_id| Known {
+                    home: response::tnt_id_cluster(&tnt_id),
+                    tnt_id: tnt_id.into_boxed_str(),
+                }),
                 detail: String::new(),
             },
             Err(error) => unreadable(response::printable(&error.to_string())),
@@ -224,7 +245,7 @@ fn checked(key: &'static str, value: &str, allow_http: bool) -> Result<Url, Tran
 
 fn failed(failure: Failure, detail: &str) -> Outcome {
     let detail = response::printable(detail);
-    Outcome { answer: Answer::Failed(failure), retry_after: None, edge: None, detail }
+    Outcome { answer: Answer::Failed(failure), retry_after: None, edge: None, known: None, detail }
 }
 
 /// `Retry-After`, in seconds or as a date, as a wait from `now`; a date that has passed is no wait.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Cluster, EventId, Fingerprint, IdHash, Lane, Moment, Owner, Seq, SessionId};
+use super::{Cluster, EventId, Fingerprint, IdHash, Lane, Moment, Owner, Seq, SessionId, Visitor};
 
 /// All that the events of one submission share: the session, the routing hint, and the `DeliveryRequest`
 /// without its notifications.
@@ -17,6 +17,8 @@ pub struct Envelope {
     pub cluster: Option<Cluster>,
     /// The property token and environment that the request is sent under, as a hash.
     pub owner: Owner,
+    /// Its visitor, where the request brings no `tntId`.
+    pub visitor: Option<Visitor>,
     /// The members of the `DeliveryRequest` but for `notifications` and `requestId`, as finished JSON without the
     /// outer braces: `"id":{…},"context":{…}`. Never empty, since `context` is always there.
     pub members: Box<[u8]>,
@@ -56,6 +58,8 @@ pub struct Entry {
     pub cluster: Option<Cluster>,
     /// The property token and environment that it is sent under.
     pub owner: Owner,
+    /// Its visitor, where it brings no `tntId`.
+    pub visitor: Option<Visitor>,
     /// The bytes of its notification as JSON.
     pub bytes: u32,
 }

@@ -120,6 +120,10 @@ pub struct Fingerprint(pub u128);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdHash(pub u64);
 
+/// A hash of a stored `id` object that brings no `tntId`: whom Target's own `tntId` stands for, within a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Visitor(pub u64);
+
 /// A hash of the property token and environment that an event is sent under: whom a 401 or 403 is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(pub u32);

@@ -15,6 +15,6 @@ pub use account::{Account, Balance};
 pub use clock::Clock;
 pub use cluster::{Cluster, Host};
 pub use envelope::{Entry, Envelope, Event};
-pub use ids::{EventId, Fingerprint, IdHash, InvalidSessionId, Lane, Owner, Seq, SessionId};
+pub use ids::{EventId, Fingerprint, IdHash, InvalidSessionId, Lane, Owner, Seq, SessionId, Visitor};
 pub use moment::Moment;
-pub use outcome::{Answer, DeadReason, Failure, Outcome};
+pub use outcome::{Answer, DeadReason, Failure, Known, Outcome};

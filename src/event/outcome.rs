@@ -14,8 +14,19 @@ pub struct Outcome {
     pub retry_after: Option<Duration>,
     /// The cluster of the answer's `edgeHost`, where that was a valid one.
     pub edge: Option<Cluster>,
+    /// The `tntId` of the answer, where that was a valid one.
+    pub known: Option<Known>,
     /// What to tell a person: Adobe's message or the transport's error; at most 1 KiB, without control characters.
     pub detail: String,
+}
+
+/// How Target knows a visitor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The `tntId`.
+    pub tnt_id: Box<str>,
+    /// The cluster that its location hint names.
+    pub home: Option<Cluster>,
 }
 
 /// The answer to a request.

@@ -5,6 +5,7 @@ mod host;
 mod index;
 mod lane;
 mod notice;
+mod remembered;
 mod scheduler;
 mod settings;
 mod stitch;
@@ -14,7 +15,10 @@ mod verdict;
 
 pub use self::backoff::{Backoff, Random};
 pub use self::notice::{Cause, Notice};
-pub use self::scheduler::{Attempt, Buried, CLOCK_SLACK, MAX_PARKED, Scheduler, Settled, Status};
+pub use self::remembered::Remembered;
+pub use self::scheduler::{
+    Attempt, Buried, CLOCK_SLACK, LEARNED_FOR, MAX_LEARNED, MAX_PARKED, Scheduler, Settled, Status,
+};
 pub use self::settings::Settings;
 pub use self::stitch::Stitches;
 pub use self::verdict::{Verdict, verdict};

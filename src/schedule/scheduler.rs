@@ -9,15 +9,15 @@
 mod hosts;
 mod judging;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::host::{Gate, HostState, Row, Why};
 use super::index::{Index, Reader};
 use super::lane::{LaneState, Parked, Place, Waiting};
 use super::notice::{Cause, Notice, Notices};
-use super::{Random, Settings, Verdict, verdict};
-use crate::event::{Answer, Cluster, DeadReason, Entry, Host, Lane, Moment, Outcome, Owner, Seq};
+use super::{Random, Remembered, Settings, Verdict, verdict};
+use crate::event::{Answer, Cluster, DeadReason, Entry, Host, Lane, Moment, Outcome, Owner, Seq, Visitor};
 
 /// What an event costs in the index, in bytes: itself and its share of lanes and queues.
 const EVENT_BYTES: u64 = 256;
@@ -27,10 +27,10 @@ const LANE_BYTES: u64 = 384;
 pub const MAX_PARKED: usize = 10_000;
 /// An arrival so far in the future tells that the clock was set back since.
 pub const CLOCK_SLACK: Duration = Duration::from_secs(3_600);
-/// How long the host that an answer named is remembered for its session.
-const EDGE_REMEMBERED: Duration = Duration::from_secs(31 * 60);
-/// The most sessions whose host is remembered.
-const MAX_EDGES: usize = 100_000;
+/// How long what an answer said is remembered, as the SDKs' cookies are.
+pub const LEARNED_FOR: Duration = Duration::from_secs(31 * 60);
+/// The most sessions, and the most visitors, of which something is remembered.
+pub const MAX_LEARNED: usize = 100_000;
 
 /// A request that is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub struct Attempt {
     pub lane: Lane,
     /// Its events, in their order.
     pub seqs: Vec<Seq>,
+    /// Whom they are about, where they bring no `tntId`.
+    pub visitor: Option<Visitor>,
     /// Where it goes.
     pub host: Host,
     /// Whether it tries out a host that failed or is paused.
@@ -115,8 +117,10 @@ pub struct Scheduler {
     settling: BTreeSet<Seq>,
     /// Durably settled while a scan was under way that may still show them.
     settled: BTreeSet<Seq>,
-    edges: BTreeMap<Lane, (Cluster, Moment)>,
-    edge_order: VecDeque<(Lane, Moment)>,
+    /// The hosts that answers named.
+    edges: Remembered<Lane, Cluster>,
+    /// The clusters of the visitors that answers named.
+    homes: Remembered<(Lane, Visitor), Cluster>,
     dead_room: bool,
     expiry_from: Moment,
     rate_from: Moment,
@@ -142,8 +146,8 @@ impl Scheduler {
             parked: 0,
             settling: BTreeSet::new(),
             settled: BTreeSet::new(),
-            edges: BTreeMap::new(),
-            edge_order: VecDeque::new(),
+            edges: Remembered::new(MAX_LEARNED, LEARNED_FOR),
+            homes: Remembered::new(MAX_LEARNED, LEARNED_FOR),
             dead_room: true,
             expiry_from: Moment::ZERO,
             rate_from: Moment::ZERO,
@@ -255,9 +259,7 @@ impl Scheduler {
         let mut settled = Settled::default();
         let Some(attempt) = self.under_way.remove(&id) else { return settled };
         self.release(&attempt);
-        if let Some(edge) = outcome.edge {
-            self.learn(now, attempt.lane, edge);
-        }
+        self.learn(now, &attempt, outcome);
         let (lane, judged) = (attempt.lane, verdict(outcome, attempt.events.len()));
         self.judge_host(now, &attempt, judged, outcome);
         let mut lane_state = self.lanes.remove(&lane).unwrap_or_else(LaneState::new);
@@ -475,9 +477,10 @@ impl Scheduler {
         let id = self.next_id;
         self.next_id += 1;
         let seqs = events.iter().map(|event| event.entry.seq).collect();
+        let visitor = events.first().and_then(|event| event.entry.visitor);
         let parked = !from_lane;
         self.under_way.insert(id, UnderWay { lane, events, host, probe, parked, began: now });
-        Some(Attempt { id, lane, seqs, host, probe })
+        Some(Attempt { id, lane, seqs, visitor, host, probe })
     }
 
     fn release(&mut self, attempt: &UnderWay) {

@@ -6,9 +6,9 @@
 //! Guarantees: memory is bounded by `MAX_SESSIONS` sessions of `MAX_CONSUMERS` consumer ids; a session is forgotten
 //! `REMEMBERED` after its last use, and earlier, the longest unused first, where there are more.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::Remembered;
 use crate::event::{IdHash, Lane, Moment};
 
 /// The most sessions that are remembered.
@@ -19,54 +19,32 @@ const MAX_CONSUMERS: usize = 64;
 const REMEMBERED: Duration = Duration::from_secs(30 * 60);
 
 /// The current id of each session.
-#[derive(Debug, Default)]
-pub struct Stitches {
-    sessions: BTreeMap<Lane, State>,
-    /// The sessions by their last use.
-    used: BTreeSet<(Moment, Lane)>,
-}
+#[derive(Debug)]
+pub struct Stitches(Remembered<Lane, State>);
 
 #[derive(Debug)]
 struct State {
     id: String,
     consumers: Vec<IdHash>,
-    last: Moment,
+}
+
+impl Default for Stitches {
+    fn default() -> Self {
+        Self(Remembered::new(MAX_SESSIONS, REMEMBERED))
+    }
 }
 
 impl Stitches {
     /// The id of a call by `consumer` in the session `lane`: the current one, or `fresh`, which is the current one then.
     pub fn choose(&mut self, now: Moment, lane: Lane, consumer: IdHash, fresh: &str) -> String {
-        self.forget(now);
-        let state = self.sessions.entry(lane).or_insert_with(|| State {
-            id: fresh.to_owned(),
-            consumers: Vec::new(),
-            last: now,
-        });
-        if state.consumers.contains(&consumer) || state.consumers.len() >= MAX_CONSUMERS {
-            fresh.clone_into(&mut state.id);
-            state.consumers.clear();
-        }
+        let current = self.0.remove(now, &lane);
+        let current = current
+            .filter(|state| !state.consumers.contains(&consumer) && state.consumers.len() < MAX_CONSUMERS);
+        let mut state = current.unwrap_or_else(|| State { id: fresh.to_owned(), consumers: Vec::new() });
         state.consumers.push(consumer);
-        self.used.remove(&(state.last, lane));
-        state.last = now;
-        self.used.insert((now, lane));
         let id = state.id.clone();
-        while self.sessions.len() > MAX_SESSIONS {
-            self.forget_first();
-        }
+        self.0.insert(now, lane, state);
         id
-    }
-
-    fn forget(&mut self, now: Moment) {
-        while self.used.first().is_some_and(|(last, _)| now.since(*last) >= REMEMBERED) {
-            self.forget_first();
-        }
-    }
-
-    fn forget_first(&mut self) {
-        if let Some((_, lane)) = self.used.pop_first() {
-            self.sessions.remove(&lane);
-        }
     }
 }
 
@@ -99,7 +77,7 @@ mod tests {
         for lane in 0..MAX_SESSIONS as u128 + 10 {
             stitches.choose(at(1), Lane(lane), IdHash(1), "A");
         }
-        assert_eq!((stitches.sessions.len(), stitches.used.len()), (MAX_SESSIONS, MAX_SESSIONS));
+        assert_eq!(stitches.0.len(), MAX_SESSIONS);
         for consumer in 0..MAX_CONSUMERS as u64 {
             assert_eq!(stitches.choose(at(2), Lane(1 << 100), IdHash(consumer), "B"), "B");
         }

@@ -54,6 +54,7 @@ fn entry(lane: u64) -> Entry {
         arrived: Moment::ZERO,
         cluster: None,
         owner: Owner(1),
+        visitor: None,
         bytes: 100,
     }
 }
@@ -151,8 +152,13 @@ impl<'p> Sim<'p> {
             let entries: Vec<Entry> = attempt.seqs.iter().map(|seq| self.entry(*seq)).collect();
             self.check(&attempt, &entries);
             let (latency, answer) = (self.policy)(self.now, &attempt, &entries, &mut self.random);
-            let outcome =
-                Outcome { answer, retry_after: self.retry_after, edge: None, detail: String::new() };
+            let outcome = Outcome {
+                answer,
+                retry_after: self.retry_after,
+                edge: None,
+                known: None,
+                detail: String::new(),
+            };
             self.at(latency, Happening::Answered(attempt.id, outcome));
             let newest = self.sent.entry(attempt.lane).or_default();
             *newest = attempt.seqs.iter().copied().fold(*newest, Seq::max);

@@ -56,7 +56,10 @@ mod tests {
     use crate::event::Failure;
 
     fn of(answer: Answer, events: usize) -> Verdict {
-        verdict(&Outcome { answer, retry_after: None, edge: None, detail: String::new() }, events)
+        verdict(
+            &Outcome { answer, retry_after: None, edge: None, known: None, detail: String::new() },
+            events,
+        )
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_128};
 
-use crate::event::{Cluster, Entry, Event, EventId, Fingerprint, IdHash, Lane, Owner, SessionId};
+use crate::event::{Cluster, Entry, Event, EventId, Fingerprint, IdHash, Lane, Owner, SessionId, Visitor};
 
 /// The lane of a session.
 #[must_use]
@@ -38,6 +38,12 @@ pub fn owner(token: Option<&str>, environment: Option<i64>) -> Owner {
     Owner(u32::from_be_bytes([a, b, c, d]))
 }
 
+/// The hash of a stored `id` object, or of its absence.
+#[must_use]
+pub fn visitor(id: Option<&str>) -> Visitor {
+    Visitor(xxh3_64(id.unwrap_or_default().as_bytes()))
+}
+
 /// The fingerprint over all that the events of one submission share.
 #[must_use]
 pub fn fingerprint(
@@ -65,6 +71,7 @@ pub fn entry(event: &Event) -> Entry {
         arrived: event.arrived,
         cluster: event.envelope.cluster,
         owner: event.envelope.owner,
+        visitor: event.envelope.visitor,
         bytes: u32::try_from(event.notification.len()).unwrap_or(u32::MAX),
     }
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::event::{
-    Cluster, DeadReason, Entry, Envelope, Event, EventId, Fingerprint, Moment, Owner, Seq, SessionId,
+    Cluster, DeadReason, Entry, Envelope, Event, EventId, Fingerprint, Moment, Owner, Seq, SessionId, Visitor,
 };
 use crate::wire::hash;
 
@@ -34,7 +34,7 @@ pub const SMALL_ENVELOPE_BYTES: usize = 1_024;
 /// What an event takes in a page beside its id and its notification, at most.
 const EVENT_OVERHEAD: usize = 24;
 /// What an envelope takes in a page beside its session and its members, at most.
-const ENVELOPE_OVERHEAD: usize = 48;
+const ENVELOPE_OVERHEAD: usize = 64;
 
 /// Why a record cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -76,6 +76,7 @@ struct EnvelopeShape<'a> {
     session: &'a str,
     cluster: Option<&'a str>,
     owner: u32,
+    visitor: Option<u64>,
     fingerprint: u128,
     #[serde(borrow)]
     members: MembersShape<'a>,
@@ -203,6 +204,7 @@ fn envelope_shape(envelope: &Envelope, apart: Option<Apart>) -> EnvelopeShape<'_
         session: envelope.session.as_str(),
         cluster: envelope.cluster.as_ref().map(Cluster::as_str),
         owner: envelope.owner.0,
+        visitor: envelope.visitor.map(|visitor| visitor.0),
         fingerprint: envelope.fingerprint.0,
         members: apart.map_or(MembersShape::Here(&envelope.members), MembersShape::Apart),
     }
@@ -259,6 +261,7 @@ impl<'a> Page<'a> {
                 arrived: Moment::from_micros(event.arrived),
                 cluster: envelope.cluster.and_then(Cluster::parse),
                 owner: Owner(envelope.owner),
+                visitor: envelope.visitor.map(Visitor),
                 bytes: u32::try_from(event.notification.len()).unwrap_or(u32::MAX),
             })
         })
@@ -283,6 +286,7 @@ impl<'a> Page<'a> {
                 session: SessionId::new(envelope.session).ok()?,
                 cluster: envelope.cluster.and_then(Cluster::parse),
                 owner: Owner(envelope.owner),
+                visitor: envelope.visitor.map(Visitor),
                 members: members.into(),
                 fingerprint: Fingerprint(envelope.fingerprint),
             }),
@@ -390,7 +394,15 @@ mod tests {
         let session = SessionId::new("s1").unwrap();
         let cluster = Cluster::parse("35");
         let fingerprint = hash::fingerprint(&session, cluster, Owner(7), members);
-        Arc::new(Envelope { session, cluster, owner: Owner(7), members: members.into(), fingerprint })
+        let visitor = Some(Visitor(9));
+        Arc::new(Envelope {
+            session,
+            cluster,
+            owner: Owner(7),
+            visitor,
+            members: members.into(),
+            fingerprint,
+        })
     }
 
     fn page(count: u64) -> PageBuilder {

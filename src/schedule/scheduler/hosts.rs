@@ -1,12 +1,13 @@
 //! Hosts: which one a lane goes to, which one is next, and what an answer says of its host.
 
 use super::{
-    Answer, Cause, Cluster, EDGE_REMEMBERED, Gate, Host, HostState, Lane, MAX_EDGES, Moment, Notice, Outcome,
-    Owner, Place, Scheduler, UnderWay, Verdict, Why,
+    Answer, Cause, Gate, Host, HostState, Lane, Moment, Notice, Outcome, Owner, Place, Scheduler, UnderWay,
+    Verdict, Why,
 };
 
 impl Scheduler {
-    /// Where the lane's next request goes: the cluster that the event names, that an answer named, or the default; and
+    /// Where the lane's next request goes: the cluster of its visitor, the one that the event
+    /// names, the one that an answer named, or the default; and
     /// the client's own host where that one is shut and no probe is due.
     pub(super) fn host_of(&mut self, now: Moment, lane: Lane) -> Host {
         if !self.settings.edge_routing {
@@ -16,9 +17,12 @@ impl Scheduler {
             let parked = state.parked.iter().map(|one| one.event.entry);
             state.events.front().map(|first| first.entry).or_else(|| parked.min_by_key(|one| one.seq))
         });
-        let learned = self.edges.get(&lane).filter(|(_, until)| *until > now).map(|(cluster, _)| *cluster);
+        let visitor = head.and_then(|entry| entry.visitor);
+        let home = visitor.and_then(|visitor| self.homes.get(now, &(lane, visitor)).copied());
         let named = head.and_then(|entry| entry.cluster);
-        let Some(cluster) = named.or(learned).or(self.settings.default_cluster) else { return Host::Client };
+        let learned = self.edges.get(now, &lane).copied();
+        let cluster = home.or(named).or(learned).or(self.settings.default_cluster);
+        let Some(cluster) = cluster else { return Host::Client };
         let host = Host::Edge(cluster);
         match self.hosts.get(&host) {
             Some(state) if state.is_shut() && state.takes(now).is_none() => Host::Client,
@@ -69,15 +73,16 @@ impl Scheduler {
         Some(lane)
     }
 
-    pub(super) fn learn(&mut self, now: Moment, lane: Lane, cluster: Cluster) {
-        let until = now.after(EDGE_REMEMBERED);
-        self.edges.insert(lane, (cluster, until));
-        self.edge_order.push_back((lane, until));
-        while self.edge_order.len() > MAX_EDGES {
-            let Some((oldest, until)) = self.edge_order.pop_front() else { break };
-            if self.edges.get(&oldest).is_some_and(|(_, own)| *own == until) {
-                self.edges.remove(&oldest);
-            }
+    /// Remembers where an answer sends its session, and the home of its visitor.
+    pub(super) fn learn(&mut self, now: Moment, attempt: &UnderWay, outcome: &Outcome) {
+        if let Some(edge) = outcome.edge {
+            self.edges.insert(now, attempt.lane, edge);
+        }
+        let visitor = attempt.events.first().and_then(|event| event.entry.visitor);
+        if let (Some(visitor), Some(known)) = (visitor, &outcome.known)
+            && let Some(home) = known.home
+        {
+            self.homes.insert(now, (attempt.lane, visitor), home);
         }
     }
 

@@ -145,7 +145,7 @@ fn parse(
     let cluster = shared.cluster.or(options.hint);
     let members = shared.members.into_bytes().into_boxed_slice();
     let fingerprint = hash::fingerprint(&session, cluster, owner, &members);
-    let envelope = Envelope { session, cluster, owner, members, fingerprint };
+    let envelope = Envelope { session, cluster, owner, visitor: shared.visitor, members, fingerprint };
 
     let give_impression = defaults.impression_id && !shared.has_impression;
     let notifications =

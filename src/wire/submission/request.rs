@@ -11,8 +11,9 @@ use super::schema::{
     members,
 };
 use super::{MAX_MEMBERS_BYTES, MAX_NOTIFICATIONS, push_member, unknown};
-use crate::event::Cluster;
+use crate::event::{Cluster, Visitor};
 use crate::wire::defaults::Defaults;
+use crate::wire::hash;
 use crate::wire::response::tnt_id_cluster;
 
 /// The request members that the short form takes: as the line names them, and as the API does.
@@ -41,6 +42,7 @@ pub(super) struct Shared {
     pub(super) environment: Option<i64>,
     pub(super) cluster: Option<Cluster>,
     pub(super) has_impression: bool,
+    pub(super) visitor: Option<Visitor>,
 }
 
 /// Reads the member `request` of a line.
@@ -151,6 +153,7 @@ impl Request<'_> {
         }
         Ok(Shared {
             has_impression: get(&all, "impressionId").is_some(),
+            visitor: tnt_id.is_none().then(|| hash::visitor(get(&all, "id"))),
             members: out,
             token,
             environment,

@@ -142,7 +142,9 @@ fn a_consumer_id_makes_room_for_a_supplemental_data_id_and_a_given_one_is_kept()
     let line = r#"{"consumer_id":"c","type":"click","experienceCloud":{"analytics":{"trackingServer":"t"}}}"#;
     assert_eq!(
         placed(line, &plain()),
-        format!(r#""experienceCloud":{{"analytics":{{"trackingServer":"t",{id}}}}},"context":{{"channel":"web"}}"#)
+        format!(
+            r#""experienceCloud":{{"analytics":{{"trackingServer":"t",{id}}}}},"context":{{"channel":"web"}}"#
+        )
     );
     assert!(placed(r#"{"consumerId":"c","type":"click"}"#, &plain()).contains(id));
     assert!(!placed(r#"{"type":"click"}"#, &plain()).contains("supplementalDataId"));
