@@ -7,9 +7,40 @@
 //! A part with fewer than three fields or without an integer as its third is skipped; of two parts with one name the
 //! last counts; a part counts while now, rounded up to a second, is not after `expires`.
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::event::SessionId;
+
+/// How long a session's part is valid, in seconds.
+const SESSION_S: u64 = 1_860;
+/// How long a device's part is valid, in seconds.
+const DEVICE_S: u64 = 63_244_800;
+/// How long the cookie of the location hint is valid, in seconds.
+pub const LOCATION_HINT_S: u64 = 1_860;
+/// What is encoded in a part: all that has a meaning in the cookie, and what a cookie cannot hold.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b'!')
+    .remove(b'*')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'\'');
+
+/// The cookie's value and how long it is valid, in seconds, as the SDKs write it at `now` seconds since the Unix epoch.
+#[must_use]
+pub fn write(session: &SessionId, tnt_id: Option<&str>, now: u64) -> (String, u64) {
+    let part = |name: &str, value: &str, keep: u64| {
+        format!("{name}#{}#{}", utf8_percent_encode(value, ENCODED), now.saturating_add(keep))
+    };
+    let session = part("session", session.as_str(), SESSION_S);
+    match tnt_id {
+        Some(tnt_id) => (format!("{session}|{}", part("PC", tnt_id, DEVICE_S)), DEVICE_S),
+        None => (session, SESSION_S),
+    }
+}
 
 /// What a cookie says of a visitor.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

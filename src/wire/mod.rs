@@ -5,6 +5,7 @@
 pub mod cookie;
 pub mod defaults;
 pub mod hash;
+pub mod receipt;
 pub mod record;
 pub mod reply;
 pub mod request;
