@@ -5,6 +5,7 @@
 //! - at the end producers are answered first, then requests under way are waited for, then the queue is closed: nothing
 //!   that was acknowledged depends on any of it.
 
+mod desk;
 mod report;
 
 use std::sync::Arc;
@@ -16,15 +17,17 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use self::desk::Desk;
 use self::report::Reporter;
 use crate::config::IdentifierForm;
 use crate::delivery::{self, Added, Backlog, Flusher, KnownVisitors, Shown, Transport, TransportError};
 use crate::event::{Account, Balance, Clock, Entry, Event, Moment, Seq};
-use crate::ingest::{self, Admission, BindError, Listener};
-use crate::queue::{self, Appender, Burial, Failed, Ledger, OpenError, Queue, Store};
+use crate::ingest::{self, Admission, BindError, Listener, Slip};
+use crate::queue::{self, Appender, Burial, Failed, Ledger, OnStored, OpenError, Queue, Store};
 use crate::schedule::{self, Buried, LEARNED_FOR, MAX_LEARNED, Scheduler};
 use crate::telemetry::Identifiers;
 use crate::wire::defaults::Defaults;
+use crate::wire::receipt;
 use crate::wire::reply::Appended;
 use crate::wire::submission::Submission;
 
@@ -84,39 +87,70 @@ pub enum DaemonError {
 
 /// The queue as the ingest sees it.
 #[derive(Clone)]
-struct Door(Appender);
+struct Door {
+    appender: Appender,
+    desk: Desk,
+}
 
 impl Admission for Door {
-    async fn append(&self, producer: u64, batch: Vec<Submission>) -> oneshot::Receiver<Vec<Appended>> {
-        self.0.append(producer, batch).await
+    async fn append(
+        &self,
+        producer: u64,
+        batch: Vec<Submission>,
+        slips: Vec<(usize, Slip)>,
+    ) -> oneshot::Receiver<Vec<Appended>> {
+        let hook = |(position, slip)| {
+            let desk = self.desk.clone();
+            (position, OnStored(Box::new(move |first| desk.lay(first, slip))))
+        };
+        self.appender.append(producer, batch, slips.into_iter().map(hook).collect()).await
     }
 }
 
 /// The queue as the flusher sees it.
 #[derive(Clone)]
-struct Shelf(Store);
+struct Shelf {
+    store: Store,
+    desk: Desk,
+}
 
 impl Backlog for Shelf {
     type Error = Failed;
 
     async fn scan(&self, from: Seq, max: usize) -> Result<(Vec<Entry>, Seq), Failed> {
-        let store = self.0.clone();
+        let store = self.store.clone();
         let scan = blocking(move || store.scan(from, max)).await?;
         Ok((scan.entries, scan.next))
     }
 
     async fn load(&self, seqs: Vec<Seq>) -> Result<Vec<Option<Event>>, Failed> {
-        let store = self.0.clone();
+        let store = self.store.clone();
         blocking(move || store.load(&seqs)).await
     }
 
-    async fn settle(&self, delivered: Vec<Seq>, buried: Vec<Buried>) -> Result<(), Failed> {
-        let burial = |one: Buried| Burial { seq: one.seq, reason: one.reason, detail: one.detail };
-        self.0.settle(delivered, buried.into_iter().map(burial).collect()).await
+    fn watches(&self, seqs: &[Seq]) -> bool {
+        self.desk.watches(seqs)
+    }
+
+    fn lost(&self, seqs: &[Seq]) {
+        self.desk.lost(seqs);
+    }
+
+    async fn settle(
+        &self,
+        delivered: Vec<Seq>,
+        buried: Vec<Buried>,
+        answer: Option<receipt::Answer>,
+    ) -> Result<(), Failed> {
+        let burial = |one: &Buried| Burial { seq: one.seq, reason: one.reason, detail: one.detail.clone() };
+        self.store.settle(delivered.clone(), buried.iter().map(burial).collect()).await?;
+        // After that is durable: a receipt says what stays so.
+        self.desk.settled(&delivered, &buried, answer.as_ref());
+        Ok(())
     }
 
     fn dead_room(&self) -> bool {
-        self.0.dead_room()
+        self.store.dead_room()
     }
 }
 
@@ -172,12 +206,13 @@ impl Daemon {
             "the daemon takes events in"
         );
 
+        let desk = Desk::default();
         let closing = shutdown.child_token();
         let counts = listener.counts();
         let serving = tokio::spawn(listener.run(
             settings.ingest,
             Arc::new(settings.defaults),
-            Door(queue.appender()),
+            Door { appender: queue.appender(), desk: desk.clone() },
             move || clock.wall_ms(),
             closing.clone(),
         ));
@@ -191,7 +226,7 @@ impl Daemon {
             scheduler.delay_expiry(until);
         }
         let flusher = Flusher {
-            backlog: Shelf(store.clone()),
+            backlog: Shelf { store: store.clone(), desk },
             transport,
             scheduler,
             now,

@@ -164,6 +164,7 @@ impl Config {
             idle_timeout: ingest.idle_timeout,
             line_timeout: ingest.line_timeout,
             buffer_max_bytes: in_memory(ingest.buffer_max_bytes),
+            max_receipts: in_memory(u64::from(ingest.max_receipts)),
         }
     }
 

@@ -19,9 +19,9 @@ use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 use super::{Transport, notice};
-use crate::event::{Entry, Event, Lane, Moment, Outcome, Seq, Visitor};
+use crate::event::{Cluster, Entry, Event, Host, Lane, Moment, Outcome, Seq, SessionId, Visitor};
 use crate::schedule::{Attempt, Buried, Remembered, Scheduler, Settled, Status};
-use crate::wire::request;
+use crate::wire::{receipt, request};
 
 /// The most events that one scan asks for.
 const SCAN_EVENTS: usize = 2_048;
@@ -38,11 +38,16 @@ pub trait Backlog: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<(Vec<Entry>, Seq), Self::Error>> + Send;
     /// The events `seqs`, each `None` where it cannot be read.
     fn load(&self, seqs: Vec<Seq>) -> impl Future<Output = Result<Vec<Option<Event>>, Self::Error>> + Send;
-    /// Settles events; returns once that is durable.
+    /// Whether somebody waits to hear what became of one of these.
+    fn watches(&self, seqs: &[Seq]) -> bool;
+    /// These cannot be read back.
+    fn lost(&self, seqs: &[Seq]);
+    /// Settles events; returns once that is durable. `answer` is what settled them, where somebody waits for it.
     fn settle(
         &self,
         delivered: Vec<Seq>,
         buried: Vec<Buried>,
+        answer: Option<receipt::Answer>,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
     /// Whether another dead letter may be added.
     fn dead_room(&self) -> bool;
@@ -92,17 +97,25 @@ pub struct Flusher<B> {
 /// The `tntId`s that answers gave, by session and stored `id` object.
 pub type KnownVisitors = Remembered<(Lane, Visitor), Arc<str>>;
 
+/// The answer to an attempt that somebody waits for.
+struct Watched {
+    session: SessionId,
+    body: Option<Vec<u8>>,
+}
+
 /// Whom an attempt is about.
 #[derive(Clone)]
 struct About {
     lane: Lane,
+    /// The cluster that is asked.
+    asked: Option<Cluster>,
     /// The visitor, where the stored events bring no `tntId`, and how Target knows him.
     visitor: Option<(Visitor, Option<Arc<str>>)>,
 }
 
 /// What happened while the flusher slept.
 enum Happened<E> {
-    Answered(u64, Sent),
+    Answered(u64, Box<Sent>),
     Scanned(Result<(Vec<Entry>, Seq), E>),
     Durable(Vec<Seq>, Result<(), E>),
     Added(Added),
@@ -116,7 +129,7 @@ enum Happened<E> {
 /// What became of an attempt on its way.
 enum Sent {
     /// It went out with its first `keep` readable events.
-    Out { keep: usize, gone: Vec<Seq>, outcome: Outcome, about: About },
+    Out { keep: usize, gone: Vec<Seq>, outcome: Outcome, about: About, watched: Option<Watched> },
     /// Nothing of it can be read, or the store failed.
     Not { gone: Vec<Seq>, failure: Option<String> },
 }
@@ -160,7 +173,7 @@ impl<B: Backlog> Flusher<B> {
             };
             let now = (self.now)();
             match happened {
-                Happened::Answered(id, sent) => self.answered(now, id, sent, &work)?,
+                Happened::Answered(id, sent) => self.answered(now, id, *sent, &work)?,
                 Happened::Scanned(scan) => {
                     let (entries, next) = scan.map_err(|error| error.to_string())?;
                     self.scheduler.handle_scan(now, &entries, next);
@@ -200,9 +213,14 @@ impl<B: Backlog> Flusher<B> {
             let (backlog, transport) = (self.backlog.clone(), self.transport.clone());
             let (id, shown, lane) = (attempt.id, Arc::clone(&self.shown), attempt.lane);
             let known = |visitor| (visitor, self.known.get(now, &(lane, visitor)).cloned());
-            let about = About { lane, visitor: attempt.visitor.map(known) };
+            let asked = match attempt.host {
+                Host::Edge(cluster) => Some(cluster),
+                Host::Client => None,
+            };
+            let about = About { lane, asked, visitor: attempt.visitor.map(known) };
             work.push(Box::pin(async move {
-                Happened::Answered(id, send(&backlog, &transport, attempt, about, &shown).await)
+                let sent = send(&backlog, &transport, attempt, about, &shown).await;
+                Happened::Answered(id, Box::new(sent))
             }));
         }
         while let Some(told) = self.scheduler.poll_notice() {
@@ -220,22 +238,35 @@ impl<B: Backlog> Flusher<B> {
         match sent {
             Sent::Not { failure: Some(failure), .. } => Err(failure),
             Sent::Not { gone, failure: None } => {
+                self.backlog.lost(&gone);
                 self.scheduler.handle_cut(now, id, 0, &gone);
                 Ok(())
             }
-            Sent::Out { keep, gone, outcome, about } => {
+            Sent::Out { keep, gone, outcome, about, watched } => {
+                let answer = watched.map(|Watched { session, body }| {
+                    let tnt_id = about.visitor.as_ref().and_then(|(_, tnt_id)| tnt_id.as_deref());
+                    let seconds = now.as_millis() / 1_000;
+                    receipt::Answer::new(
+                        &session,
+                        seconds,
+                        about.asked,
+                        tnt_id.map(str::to_owned),
+                        body.as_deref(),
+                    )
+                });
                 if let (Some((visitor, _)), Some(known)) = (about.visitor, &outcome.known) {
                     self.known.insert(now, (about.lane, visitor), known.tnt_id.as_ref().into());
                 }
                 self.scheduler.handle_cut(now, id, keep, &gone);
                 let settled = self.scheduler.handle_outcome(now, id, &outcome);
-                self.settle(settled, work);
+                self.backlog.lost(&gone);
+                self.settle(settled, answer, work);
                 Ok(())
             }
         }
     }
 
-    fn settle(&self, settled: Settled, work: &Work<B::Error>) {
+    fn settle(&self, settled: Settled, answer: Option<receipt::Answer>, work: &Work<B::Error>) {
         let Settled { delivered, buried } = settled;
         if delivered.is_empty() && buried.is_empty() {
             return;
@@ -248,7 +279,9 @@ impl<B: Backlog> Flusher<B> {
         }
         let all = delivered.iter().copied().chain(buried.iter().map(|one| one.seq)).collect();
         let backlog = self.backlog.clone();
-        work.push(Box::pin(async move { Happened::Durable(all, backlog.settle(delivered, buried).await) }));
+        work.push(Box::pin(async move {
+            Happened::Durable(all, backlog.settle(delivered, buried, answer).await)
+        }));
     }
 }
 
@@ -261,6 +294,7 @@ async fn send<B: Backlog>(
     shown: &Shown,
 ) -> Sent {
     let Attempt { seqs, host, .. } = attempt;
+    let watches = backlog.watches(&seqs);
     let loaded = match backlog.load(seqs.clone()).await {
         Ok(loaded) => loaded,
         Err(error) => return Sent::Not { gone: Vec::new(), failure: Some(error.to_string()) },
@@ -287,11 +321,12 @@ async fn send<B: Backlog>(
         &request_id,
     );
     let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
-    let outcome = transport.attempt(host, &envelope.session, &request_id, body, &ids).await;
+    let (outcome, body) = transport.attempt(host, &envelope.session, &request_id, body, &ids).await;
     debug!(
         request = %request_id, session = %shown(envelope.session.as_str()), %host, events = keep,
         answer = ?outcome.answer, detail = %outcome.detail,
         "a request was answered"
     );
-    Sent::Out { keep, gone, outcome, about }
+    let watched = watches.then(|| Watched { session: envelope.session.clone(), body });
+    Sent::Out { keep, gone, outcome, about, watched }
 }

@@ -111,7 +111,7 @@ impl Transport {
         Ok(Self { client: builder.build()?, settings })
     }
 
-    /// Sends one request with the notifications `ids`, and says what came of it.
+    /// Sends one request with the notifications `ids`, and says what came of it; with the body where that was read.
     ///
     /// Dropping the future gives the request up; whether Target took it is unknown then.
     pub async fn attempt(
@@ -121,11 +121,11 @@ impl Transport {
         request_id: &str,
         body: Vec<u8>,
         ids: &[&str],
-    ) -> Outcome {
+    ) -> (Outcome, Option<Vec<u8>>) {
         let key = "target.endpoint";
         let url = match checked(key, &self.base(host), self.settings.allow_http) {
             Ok(url) => self.url(url, session),
-            Err(error) => return failed(Failure::Dns, &error.to_string()),
+            Err(error) => return (failed(Failure::Dns, &error.to_string()), None),
         };
         let sent = self
             .client
@@ -139,7 +139,7 @@ impl Transport {
             .await;
         match sent {
             Ok(answer) => self.read(answer, ids).await,
-            Err(error) => failed(failure(&error), &told(&error)),
+            Err(error) => (failed(failure(&error), &told(&error)), None),
         }
     }
 
@@ -160,56 +160,39 @@ impl Transport {
         url
     }
 
-    async fn read(&self, mut answer: Response, ids: &[&str]) -> Outcome {
+    async fn read(&self, mut answer: Response, ids: &[&str]) -> (Outcome, Option<Vec<u8>>) {
         let status = answer.status();
         let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| wait(value, SystemTime::now()));
+        let outcome = |answer, detail| Outcome { answer, retry_after, edge: None, known: None, detail };
         if status == StatusCode::NO_CONTENT {
-            return Outcome {
-                answer: Answer::Accepted,
-                retry_after,
-                edge: None,
-                known: None,
-                detail: String::new(),
-            };
+            return (outcome(Answer::Accepted, String::new()), None);
         }
         let body = self.body(&mut answer).await;
-        let unreadable = |detail: String| Outcome {
-            answer: Answer::Unreadable,
-            retry_after,
-            edge: None,
-            known: None,
-            detail,
-        };
-        if status != StatusCode::OK && !status.is_success() {
+        if !status.is_success() {
             let detail = match &body {
                 Ok(body) => response::message(body),
                 Err(error) => error.clone(),
             };
-            return Outcome {
-                answer: Answer::Status(status.as_u16()),
-                retry_after,
-                edge: None,
-                known: None,
-                detail,
-            };
+            return (outcome(Answer::Status(status.as_u16()), detail), None);
         }
         let body = match body {
             Ok(body) if status == StatusCode::OK => body,
-            Ok(_) => return unreadable(format!("the status {status} says nothing of notifications")),
-            Err(error) => return unreadable(error),
+            Ok(_) => {
+                let detail = format!("the status {status} says nothing of notifications");
+                return (outcome(Answer::Unreadable, detail), None);
+            }
+            Err(error) => return (outcome(Answer::Unreadable, error), None),
         };
         match response::decode(&body) {
-            Ok(read) => Outcome {
-                answer: Answer::Listed(response::listed_flags(&read.listed, ids)),
-                retry_after,
-                edge: read.edge,
-                known: read.tnt_id.map(|tnt_id| Known {
+            Ok(read) => {
+                let answer = Answer::Listed(response::listed_flags(&read.listed, ids));
+                let known = read.tnt_id.map(|tnt_id| Known {
                     home: response::tnt_id_cluster(&tnt_id),
                     tnt_id: tnt_id.into_boxed_str(),
-                }),
-                detail: String::new(),
-            },
-            Err(error) => unreadable(response::printable(&error.to_string())),
+                });
+                (Outcome { edge: read.edge, known, ..outcome(answer, String::new()) }, Some(body))
+            }
+            Err(error) => (outcome(Answer::Unreadable, response::printable(&error.to_string())), None),
         }
     }
 
@@ -310,7 +293,7 @@ mod tests {
     async fn send(settings: Settings) -> Outcome {
         let transport = Transport::new(settings).unwrap();
         let session = SessionId::new("s#1").unwrap();
-        transport.attempt(Host::Client, &session, "r", b"{}".to_vec(), &["a", "b"]).await
+        transport.attempt(Host::Client, &session, "r", b"{}".to_vec(), &["a", "b"]).await.0
     }
 
     /// Answers one request with `answer` as it is and closes; returns the request's head and the outcome.

@@ -8,11 +8,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::framing::{Frame, Framer};
+use super::slip::{Receipt, Slip};
 use super::{
     Admission, Counts, LINGER_AT_SHUTDOWN, MAX_BATCH_LINES, MAX_WAITING_BATCHES, Pending, SHORT_LINE_BYTES,
     Settings, WRITE_STALL,
@@ -25,6 +26,8 @@ use crate::wire::submission::Submission;
 /// The bytes of one read.
 const READ_BYTES: usize = 64 * 1_024;
 
+/// What an event of a submission that waits for its receipt takes in memory beside its id, in bytes.
+const SLIP_BYTES_PER_EVENT: usize = 128;
 /// How long a read at shutdown may take to see bytes that have arrived before it.
 const ARRIVAL_WAIT: Duration = Duration::from_millis(10);
 /// The most reads at shutdown: a producer that never stops writing is cut off after these.
@@ -38,6 +41,8 @@ pub(super) struct Shared<A, C> {
     pub(super) wall_ms: C,
     /// `buffer_max_bytes`, in KiB.
     pub(super) long_lines: Arc<Semaphore>,
+    /// [`MAX_SLIP_BYTES`](super::MAX_SLIP_BYTES), in KiB.
+    pub(super) slips: Arc<Semaphore>,
     pub(super) shutdown: CancellationToken,
     pub(super) counts: Arc<Counts>,
 }
@@ -47,7 +52,7 @@ enum Place {
     /// Answered already.
     Answered(String),
     /// Answered by the next [`Appended`] of the batch.
-    Waiting { ids: Vec<EventId>, session: SessionId, reference: Option<String> },
+    Waiting { ids: Vec<EventId>, session: SessionId, reference: Option<String>, no_receipt: bool },
 }
 
 /// What was handed on.
@@ -74,7 +79,8 @@ where
 {
     let (reading, writing) = stream.into_split();
     let (batches, waiting) = mpsc::channel(MAX_WAITING_BATCHES);
-    let owed = AtomicUsize::new(0);
+    let (receipts, due) = mpsc::channel(shared.settings.max_receipts.max(1));
+    let owed = Arc::new(AtomicUsize::new(0));
     let mut reader = Reader {
         shared: &shared,
         producer,
@@ -82,15 +88,17 @@ where
         stream: reading,
         framer: Framer::new(shared.settings.max_line),
         permit: None,
+        handed: 0,
+        owed: Arc::clone(&owed),
     };
-    let mut writer = Writer { stream: writing, owed: &owed, counts: &shared.counts };
+    let mut writer = Writer { stream: writing, shared: &*shared, owed: &owed };
     let reads = async {
-        reader.run(batches, &owed).await;
+        reader.run(Out { batches, receipts }).await;
         reader
     };
     let mut reads = std::pin::pin!(reads);
     let mut finished = None;
-    let mut answers = std::pin::pin!(writer.run(waiting));
+    let mut answers = std::pin::pin!(writer.run(waiting, due));
     let whole = loop {
         // Dropping the reading half loses only lines that have no reply yet, and only where the connection is lost.
         tokio::select! {
@@ -125,11 +133,20 @@ struct Reader<'s, A, C> {
     framer: Framer,
     /// The share of `buffer_max_bytes` that a long line holds.
     permit: Option<OwnedSemaphorePermit>,
+    /// How many batches were handed on.
+    handed: u64,
+    owed: Arc<AtomicUsize>,
+}
+
+/// The ways from the reading half to the writing half; they end with it.
+struct Out {
+    batches: mpsc::Sender<Batch>,
+    receipts: mpsc::Sender<Receipt>,
 }
 
 impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
     /// Reads until end of file, a timeout or shutdown; what was complete by then is handed on.
-    async fn run(&mut self, batches: mpsc::Sender<Batch>, owed: &AtomicUsize) {
+    async fn run(&mut self, out: Out) {
         let mut bytes = vec![0_u8; READ_BYTES];
         let mut line_began: Option<Instant> = None;
         loop {
@@ -143,22 +160,22 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
                 read = timeout_at(deadline, self.stream.read(&mut bytes)) => match read {
                     Ok(Ok(count)) => count,
                     Ok(Err(_)) => return,
-                    Err(_) if line_began.is_none() && owed.load(Ordering::Relaxed) > 0 => continue,
+                    Err(_) if line_began.is_none() && self.owed.load(Ordering::Relaxed) > 0 => continue,
                     Err(_) => return,
                 },
                 () = self.shared.shutdown.cancelled() => {
-                    self.take_arrived(&mut bytes, &batches, owed).await;
+                    self.take_arrived(&mut bytes, &out).await;
                     return;
                 }
             };
             if count == 0 {
                 if let Some(frame) = self.framer.finish() {
-                    let _gone = self.hand_on(vec![frame], &batches, owed).await;
+                    let _gone = self.hand_on(vec![frame], &out).await;
                 }
                 return;
             }
             self.framer.push(bytes.get(..count).unwrap_or_default());
-            match self.hand_on_complete(&batches, owed).await {
+            match self.hand_on_complete(&out).await {
                 Handed::None => {}
                 // What is begun now is another line than before.
                 Handed::Lines => line_began = None,
@@ -177,18 +194,18 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
     }
 
     /// Takes what the kernel already holds, so that every complete line that has arrived gets its reply.
-    async fn take_arrived(&mut self, bytes: &mut [u8], batches: &mpsc::Sender<Batch>, owed: &AtomicUsize) {
+    async fn take_arrived(&mut self, bytes: &mut [u8], out: &Out) {
         // A read that waits, not `try_read`: the latter knows only what the runtime has heard of so far.
         for _ in 0..MAX_LAST_READS {
             let Ok(Ok(count @ 1..)) = timeout(ARRIVAL_WAIT, self.stream.read(bytes)).await else { return };
             self.framer.push(bytes.get(..count).unwrap_or_default());
-            if self.hand_on_complete(batches, owed).await == Handed::Gone {
+            if self.hand_on_complete(out).await == Handed::Gone {
                 return;
             }
         }
     }
 
-    async fn hand_on_complete(&mut self, batches: &mpsc::Sender<Batch>, owed: &AtomicUsize) -> Handed {
+    async fn hand_on_complete(&mut self, out: &Out) -> Handed {
         let mut handed = Handed::None;
         loop {
             let mut frames = Vec::new();
@@ -203,28 +220,38 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
             handed = Handed::Lines;
             // A long line gives its share back as soon as it is complete.
             self.permit = None;
-            if !self.hand_on(frames, batches, owed).await {
+            if !self.hand_on(frames, out).await {
                 return Handed::Gone;
             }
         }
     }
 
     /// Parses lines and hands them on; `false` where nobody writes replies any more.
-    async fn hand_on(&self, frames: Vec<Frame>, batches: &mpsc::Sender<Batch>, owed: &AtomicUsize) -> bool {
+    async fn hand_on(&mut self, frames: Vec<Frame>, out: &Out) -> bool {
         // The place is taken first: with no room for replies nothing more is stored.
-        let Ok(room) = batches.reserve().await else { return false };
-        let mut submissions = Vec::new();
-        let places = frames.into_iter().map(|frame| self.place(frame, &mut submissions)).collect();
+        let Ok(room) = out.batches.reserve().await else { return false };
+        let (mut submissions, mut slips) = (Vec::new(), Vec::new());
+        let places = frames
+            .into_iter()
+            .map(|frame| self.place(frame, &out.receipts, &mut submissions, &mut slips))
+            .collect();
         let pending = match submissions.is_empty() {
             true => None,
-            false => Some(self.shared.admission.append(self.producer, submissions).await),
+            false => Some(self.shared.admission.append(self.producer, submissions, slips).await),
         };
-        owed.fetch_add(1, Ordering::Relaxed);
+        self.handed += 1;
+        self.owed.fetch_add(1, Ordering::Relaxed);
         room.send(Batch { places, pending });
         true
     }
 
-    fn place(&self, frame: Frame, submissions: &mut Vec<Submission>) -> Place {
+    fn place(
+        &self,
+        frame: Frame,
+        receipts: &mpsc::Sender<Receipt>,
+        submissions: &mut Vec<Submission>,
+        slips: &mut Vec<(usize, Slip)>,
+    ) -> Place {
         let Frame::Line(line) = frame else {
             let message =
                 format!("the line is longer than {} bytes (ingest.max_line)", self.shared.settings.max_line);
@@ -233,16 +260,44 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
         };
         match Submission::parse(&line, &self.shared.defaults, (self.shared.wall_ms)()) {
             Ok(submission) => {
-                let place = Place::Waiting {
-                    ids: submission.notifications.iter().map(|one| one.id.clone()).collect(),
-                    session: submission.envelope.session.clone(),
-                    reference: submission.reference.clone(),
+                let ids: Vec<EventId> = submission.notifications.iter().map(|one| one.id.clone()).collect();
+                let (session, reference) =
+                    (submission.envelope.session.clone(), submission.reference.clone());
+                let slip = match submission.receipt {
+                    true => self.slip(receipts, &ids, &session, reference.as_ref()),
+                    false => None,
                 };
+                let no_receipt = submission.receipt && slip.is_none();
+                slips.extend(slip.map(|slip| (submissions.len(), slip)));
                 submissions.push(submission);
-                place
+                Place::Waiting { ids, session, reference, no_receipt }
             }
             Err(rejection) => self.reject(&rejection),
         }
+    }
+
+    /// The place for a receipt, if the connection and all of them together have one left.
+    fn slip(
+        &self,
+        receipts: &mpsc::Sender<Receipt>,
+        ids: &[EventId],
+        session: &SessionId,
+        reference: Option<&String>,
+    ) -> Option<Slip> {
+        let bytes: usize = ids.iter().map(|id| id.as_str().len() + SLIP_BYTES_PER_EVENT).sum();
+        let share = u32::try_from(bytes.div_ceil(1_024)).ok()?;
+        let share = Arc::clone(&self.shared.slips).try_acquire_many_owned(share).ok()?;
+        let place = receipts.clone().try_reserve_owned().ok()?;
+        self.owed.fetch_add(1, Ordering::Relaxed);
+        Some(Slip {
+            reference: reference.cloned(),
+            ids: ids.to_vec(),
+            session: session.clone(),
+            batch: self.handed,
+            place: Some(place),
+            _share: share,
+            owed: Arc::clone(&self.owed),
+        })
     }
 
     fn reject(&self, rejection: &Rejection) -> Place {
@@ -256,22 +311,61 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
     }
 }
 
-struct Writer<'o> {
+struct Writer<'s, A, C> {
     stream: OwnedWriteHalf,
-    owed: &'o AtomicUsize,
-    counts: &'o Counts,
+    shared: &'s Shared<A, C>,
+    owed: &'s AtomicUsize,
 }
 
-impl Writer<'_> {
-    /// Answers batches in their order; `true` once all is written and our side is shut down, `false` where the
-    /// connection has to close at once.
-    async fn run(&mut self, mut batches: mpsc::Receiver<Batch>) -> bool {
-        while let Some(batch) = batches.recv().await {
-            let Some(text) = answer(batch, self.counts).await else { return false };
+impl<A, C> Writer<'_, A, C> {
+    /// Answers batches in their order, and writes receipts after the replies to their own lines; `true` once all is
+    /// written and our side is shut down, `false` where the connection has to close at once.
+    async fn run(&mut self, mut batches: mpsc::Receiver<Batch>, mut due: mpsc::Receiver<Receipt>) -> bool {
+        let (mut answered, mut early) = (0, Vec::new());
+        let (mut more, mut owed) = (true, true);
+        let mut until = Instant::now();
+        while more || owed {
+            // Both channels keep what is not taken; the wait for receipts after the last reply has a fixed end.
+            let text = tokio::select! {
+                biased;
+                batch = batches.recv(), if more => match batch {
+                    Some(batch) => {
+                        let Some(mut text) = answer(batch, &self.shared.counts).await else { return false };
+                        answered += 1;
+                        self.owed.fetch_sub(1, Ordering::Relaxed);
+                        let (now, later): (Vec<_>, Vec<_>) =
+                            early.into_iter().partition(|receipt: &Receipt| receipt.batch < answered);
+                        early = later;
+                        now.iter().for_each(|receipt| push_line(&mut text, &receipt.text));
+                        text
+                    }
+                    None => {
+                        more = false;
+                        until = Instant::now() + self.shared.settings.idle_timeout;
+                        continue;
+                    }
+                },
+                receipt = due.recv(), if owed => match receipt {
+                    Some(receipt) if receipt.batch < answered => {
+                        let mut text = String::new();
+                        push_line(&mut text, &receipt.text);
+                        text
+                    }
+                    Some(receipt) => {
+                        early.push(receipt);
+                        continue;
+                    }
+                    None => {
+                        owed = false;
+                        continue;
+                    }
+                },
+                () = sleep_until(until), if !more => break,
+                () = self.shared.shutdown.cancelled(), if !more => break,
+            };
             if !self.write(text.as_bytes()).await {
                 return false;
             }
-            self.owed.fetch_sub(1, Ordering::Relaxed);
         }
         self.stream.shutdown().await.is_ok()
     }
@@ -287,6 +381,11 @@ impl Writer<'_> {
     }
 }
 
+fn push_line(text: &mut String, line: &str) {
+    text.push_str(line);
+    text.push('\n');
+}
+
 /// The replies of a batch; `None` where its commit was lost.
 async fn answer(batch: Batch, counts: &Counts) -> Option<String> {
     let appended = match batch.pending {
@@ -298,9 +397,9 @@ async fn answer(batch: Batch, counts: &Counts) -> Option<String> {
     for place in batch.places {
         match place {
             Place::Answered(line) => text.push_str(&line),
-            Place::Waiting { ids, session, reference } => match appended.next()? {
+            Place::Waiting { ids, session, reference, no_receipt } => match appended.next()? {
                 Appended::Stored => {
-                    text.push_str(&reply::queued(&ids, &session, reference.as_deref(), false))
+                    text.push_str(&reply::queued(&ids, &session, reference.as_deref(), no_receipt))
                 }
                 Appended::Refused { code, message, retry_after } => {
                     counts.unavailable.add(1);

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::connection::{Shared, serve};
-use super::{Admission, Counts, Settings};
+use super::{Admission, Counts, MAX_SLIP_BYTES, Settings};
 use crate::wire::defaults::Defaults;
 use crate::wire::reply::{self, Code, Rejection, Unavailable};
 
@@ -86,10 +86,11 @@ impl Listener {
         C: Fn() -> u64 + Send + Sync + 'static,
     {
         let long_lines = Arc::new(Semaphore::new(settings.buffer_max_bytes.div_ceil(1_024)));
+        let slips = Arc::new(Semaphore::new(MAX_SLIP_BYTES / 1_024));
         let stop = shutdown.clone();
         let counts = Arc::clone(&self.counts);
         let shared =
-            Arc::new(Shared { settings, defaults, admission, wall_ms, long_lines, shutdown, counts });
+            Arc::new(Shared { settings, defaults, admission, wall_ms, long_lines, slips, shutdown, counts });
         let mut connections: JoinSet<u32> = JoinSet::new();
         let mut by_user: HashMap<u32, usize> = HashMap::new();
         let ended = |by_user: &mut HashMap<u32, usize>, user: u32| {

@@ -11,6 +11,7 @@ mod connection;
 mod counts;
 mod framing;
 mod listener;
+mod slip;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use tokio::sync::oneshot;
 
 pub use self::counts::{Counter, Counts};
 pub use self::listener::{BindError, Listener};
+pub use self::slip::Slip;
 use crate::wire::reply::Appended;
 use crate::wire::submission::Submission;
 
@@ -33,6 +35,8 @@ pub const MAX_WAITING_BATCHES: usize = 8;
 pub const SHORT_LINE_BYTES: usize = 64 * 1_024;
 /// A peer that takes no byte for this long while replies wait is closed.
 pub const WRITE_STALL: Duration = Duration::from_secs(30);
+/// What the receipts of all connections may hold while they wait, in bytes; beyond it a line is stored without one.
+pub const MAX_SLIP_BYTES: usize = 64 * 1_024 * 1_024;
 /// How long a connection is read and discarded after the daemon shut down its writing side.
 pub const LINGER_AT_SHUTDOWN: Duration = Duration::from_secs(1);
 
@@ -42,8 +46,14 @@ pub type Pending = oneshot::Receiver<Vec<Appended>>;
 
 /// Who takes submissions in: the queue, or its stand-in in a test.
 pub trait Admission: Clone + Send + Sync + 'static {
-    /// Hands on a batch of the connection `producer`, and waits while there is no room for it (back-pressure).
-    fn append(&self, producer: u64, batch: Vec<Submission>) -> impl Future<Output = Pending> + Send;
+    /// Hands on a batch of the connection `producer`, and waits while there is no room for it (back-pressure). `slips` are
+    /// the receipts that are asked for, by the position in the batch.
+    fn append(
+        &self,
+        producer: u64,
+        batch: Vec<Submission>,
+        slips: Vec<(usize, Slip)>,
+    ) -> impl Future<Output = Pending> + Send;
 }
 
 /// How the socket behaves.
@@ -69,4 +79,6 @@ pub struct Settings {
     pub line_timeout: Duration,
     /// What all lines over [`SHORT_LINE_BYTES`] may hold together, in bytes (`ingest.buffer_max_bytes`).
     pub buffer_max_bytes: usize,
+    /// The most receipts that one connection waits for (`ingest.max_receipts`).
+    pub max_receipts: usize,
 }

@@ -17,7 +17,10 @@ use crate::wire::reply::Unavailable;
 struct Fake;
 
 impl Admission for Fake {
-    async fn append(&self, _producer: u64, batch: Vec<Submission>) -> Pending {
+    async fn append(&self, _producer: u64, batch: Vec<Submission>, slips: Vec<(usize, Slip)>) -> Pending {
+        for (position, slip) in slips {
+            slip.send(format!("receipt {position}"));
+        }
         let (sender, receiver) = oneshot::channel();
         let lost = batch.iter().any(|one| one.envelope.session.as_str() == "lost");
         let answers = batch.iter().map(|one| match one.envelope.session.as_str() {
@@ -54,6 +57,7 @@ fn settings(folder: &TempDir) -> Settings {
         idle_timeout: Duration::from_secs(600),
         line_timeout: Duration::from_secs(30),
         buffer_max_bytes: 32 * 1_024 * 1_024,
+        max_receipts: 3,
     }
 }
 
@@ -251,6 +255,26 @@ async fn at_shutdown_what_has_arrived_is_answered_and_the_stream_ends() {
     reading.read_to_string(&mut rest).await.unwrap();
     assert_eq!(rest.lines().count(), 2, "{rest}");
     server.running.await.unwrap();
+}
+
+#[tokio::test]
+async fn receipts_follow_their_own_replies_and_beyond_the_limit_a_line_goes_without() {
+    let server = start(|_| {});
+    let asking = |id| line("s", id).replace("}", ",\"receipt\":true}");
+    let (mut reading, mut writing) = server.connect().await.into_split();
+    // The four lines of one batch: the stand-in sends their receipts before it answers the batch.
+    writing.write_all((asking(1) + &asking(2) + &asking(3) + &asking(4)).as_bytes()).await.unwrap();
+    writing.shutdown().await.unwrap();
+    let mut text = String::new();
+    reading.read_to_string(&mut text).await.unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 7, "{text}");
+    for (place, reply) in lines[..4].iter().enumerate() {
+        assert!(reply.contains("queued"), "{text}");
+        assert_eq!(reply.contains("\"receipt\":false"), place == 3, "{text}");
+    }
+    assert_eq!(lines[4..], ["receipt 0", "receipt 1", "receipt 2"]);
+    server.stop().await;
 }
 
 #[tokio::test]

@@ -121,10 +121,22 @@ enum Command {
     Stop,
 }
 
+/// What is to be done with the first sequence number of a submission once it is on stable storage, and before anybody
+/// else hears of it. It runs on the writer's thread, and is dropped where the submission is not stored.
+pub struct OnStored(pub Box<dyn FnOnce(Seq) + Send>);
+
+impl std::fmt::Debug for OnStored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnStored")
+    }
+}
+
 #[derive(Debug)]
 struct Append {
     producer: u64,
     batch: Vec<Submission>,
+    /// By the position in the batch.
+    hooks: Vec<(usize, OnStored)>,
     done: oneshot::Sender<Vec<Appended>>,
     /// Held until the commit is over.
     _room: Option<OwnedSemaphorePermit>,
@@ -139,17 +151,23 @@ struct Told {
 }
 
 impl Appender {
-    /// Hands a batch of the connection `producer` to the writer; waits while [`MAX_WAITING_BYTES`] are waiting.
+    /// Hands a batch of the connection `producer` to the writer, with hooks by the position in it; waits while
+    /// [`MAX_WAITING_BYTES`] are waiting.
     ///
     /// The receiver errs where the commit was lost: nobody knows what is stored then.
-    pub async fn append(&self, producer: u64, batch: Vec<Submission>) -> oneshot::Receiver<Vec<Appended>> {
+    pub async fn append(
+        &self,
+        producer: u64,
+        batch: Vec<Submission>,
+        hooks: Vec<(usize, OnStored)>,
+    ) -> oneshot::Receiver<Vec<Appended>> {
         let bytes: u64 = batch.iter().map(Submission::payload_bytes).sum();
         let share = bytes.min(MAX_WAITING_BYTES).div_ceil(1_024);
         let room =
             Arc::clone(&self.room).acquire_many_owned(u32::try_from(share).unwrap_or(u32::MAX)).await.ok();
         let (done, pending) = oneshot::channel();
         // A writer that is gone drops the sender, which the receiver is told as a lost commit.
-        let _sent = self.commands.send(Command::Append(Append { producer, batch, done, _room: room }));
+        let _sent = self.commands.send(Command::Append(Append { producer, batch, hooks, done, _room: room }));
         pending
     }
 }

@@ -57,7 +57,7 @@ fn submission(session: &str, count: usize, bytes: usize, members: usize) -> Subm
 }
 
 async fn append(queue: &Queue, batch: Vec<Submission>) -> Vec<Appended> {
-    queue.appender().append(1, batch).await.await.unwrap()
+    queue.appender().append(1, batch, vec![]).await.await.unwrap()
 }
 
 async fn seqs(store: &Store) -> Vec<u64> {

@@ -17,7 +17,7 @@ use super::keys::{self, DEAD, MARK, MEMBERS, PageKey, cut, meta, numbered, part}
 use super::pages::{PageState, Pages, mark_value, page_of};
 use super::space::{Room, Space};
 use super::store::read_event;
-use super::{Append, Burial, Command, Ledger, Now, Settings, Told, committed};
+use super::{Append, Burial, Command, Ledger, Now, OnStored, Settings, Told, committed};
 use crate::event::{DeadReason, Entry, Moment, Seq};
 use crate::schedule::Stitches;
 use crate::wire::hash;
@@ -63,6 +63,7 @@ struct Plan {
     fresh: Vec<PageState>,
     entries: Vec<Entry>,
     stored: Vec<(oneshot::Sender<Vec<Appended>>, Vec<Appended>)>,
+    hooks: Vec<(OnStored, Seq)>,
     done: Vec<oneshot::Sender<()>>,
     removed: Vec<Seq>,
     /// Dead letters that it removes.
@@ -305,7 +306,9 @@ impl Writer {
         let mut page = OpenPage::default();
         for append in appends {
             let mut answers = Vec::with_capacity(append.batch.len());
-            for submission in append.batch {
+            let mut hooks = append.hooks.into_iter().peekable();
+            for (position, submission) in append.batch.into_iter().enumerate() {
+                let hook = hooks.next_if(|(of, _)| *of == position);
                 let refusal = match (room, append.done.is_closed()) {
                     // Whoever asked is gone: its lines were never answered, so nobody counts on them.
                     (_, true) => continue,
@@ -313,6 +316,7 @@ impl Writer {
                     (Room::Enough, _) => self.full(&plan.ledger, &submission),
                 };
                 answers.push(refusal.unwrap_or_else(|| {
+                    plan.hooks.extend(hook.map(|(_, hook)| (hook, plan.ledger.next)));
                     // Here, in the order of the queue and after admission: a refused line changes nothing.
                     page.add(plan, stitched(&mut self.stitches, submission, now), now);
                     Appended::Stored
@@ -359,6 +363,10 @@ impl Writer {
             if page.mark == page.key.full() {
                 self.settled.push(page);
             }
+        }
+        // Before anybody can send and settle these events.
+        for (hook, first) in plan.hooks {
+            hook.0(first);
         }
         if !plan.entries.is_empty() {
             // A scheduler that does not keep up reads these from the disk.

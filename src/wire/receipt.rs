@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::cookie;
 use super::response::{edge_cluster, is_tnt_id};
-use crate::event::{Cluster, DeadReason, EventId, SessionId};
+use crate::event::{Cluster, EventId, SessionId};
 
 /// The most bytes of an answer beside its notifications; of a longer one only the status is kept.
 pub const MAX_FRAME_BYTES: usize = 16 * 1_024;
@@ -111,15 +111,10 @@ impl Answer {
 pub struct Dead {
     /// The notification's id.
     pub id: String,
-    /// Why.
-    #[serde(serialize_with = "as_text")]
-    pub reason: DeadReason,
+    /// Why: a [`DeadReason`](crate::event::DeadReason), or `quarantined`.
+    pub reason: &'static str,
     /// What Target said.
     pub detail: String,
-}
-
-fn as_text<S: Serializer>(reason: &DeadReason, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(reason)
 }
 
 #[derive(Serialize)]
@@ -269,7 +264,7 @@ mod tests {
         let told = delivered(None, &ids[..1], Some(&beacon), &[None]);
         assert!(told.contains(r#""response":{"response":{"status":204},"target_cookie""#), "{told}");
         assert!(told.contains(r#""value":"session#s%231#2860","maxAge":1860}"#), "{told}");
-        let one = Dead { id: "b".to_owned(), reason: DeadReason::Refused, detail: "bad".to_owned() };
+        let one = Dead { id: "b".to_owned(), reason: "refused", detail: "bad".to_owned() };
         assert_eq!(
             dead(None, &[&ids[0]], &[one]),
             r#"{"status":"dead","ids":["a"],"dead":[{"id":"b","reason":"refused","detail":"bad"}]}"#

@@ -16,6 +16,7 @@ mod floors;
 mod load;
 mod process;
 mod readme;
+mod receipts;
 mod refusals;
 mod support;
 mod tls;

@@ -38,6 +38,7 @@ pub(crate) fn settings(folder: &TempDir, sandbox: &Sandbox) -> Settings {
             idle_timeout: Duration::from_secs(600),
             line_timeout: Duration::from_secs(30),
             buffer_max_bytes: 32 << 20,
+            max_receipts: 10_000,
         },
         defaults: Defaults {
             impression_id: true,

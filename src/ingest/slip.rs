@@ -1,0 +1,48 @@
+//! A receipt's place on its producer's connection.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use crate::event::{EventId, SessionId};
+
+/// A receipt that is owed. Dropping it gives the place back, and the producer gets none.
+#[derive(Debug)]
+pub struct Slip {
+    /// The producer's `ref`.
+    pub reference: Option<String>,
+    /// The ids of the submission's events, in their order.
+    pub ids: Vec<EventId>,
+    /// Their session.
+    pub session: SessionId,
+    pub(super) batch: u64,
+    pub(super) place: Option<mpsc::OwnedPermit<Receipt>>,
+    /// Its share of what all slips may hold.
+    pub(super) _share: OwnedSemaphorePermit,
+    /// How much the connection owes.
+    pub(super) owed: Arc<AtomicUsize>,
+}
+
+/// A receipt on its way.
+#[derive(Debug)]
+pub(super) struct Receipt {
+    /// The batch of its line: the reply to that one goes first.
+    pub(super) batch: u64,
+    pub(super) text: String,
+}
+
+impl Slip {
+    /// Sends the receipt, a line without its end. Where the connection is gone, nobody reads it.
+    pub fn send(mut self, text: String) {
+        if let Some(place) = self.place.take() {
+            drop(place.send(Receipt { batch: self.batch, text }));
+        }
+    }
+}
+
+impl Drop for Slip {
+    fn drop(&mut self) {
+        self.owed.fetch_sub(1, Ordering::Relaxed);
+    }
+}
