@@ -83,9 +83,12 @@ enum Command {
         /// Where the lines are; - is standard input.
         #[arg(default_value = "-")]
         file: PathBuf,
-        /// How long lines that the daemon cannot take now are tried again.
+        /// How long lines that the daemon cannot take now are tried again, and how long receipts are waited for.
         #[arg(long, default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
         timeout: std::time::Duration,
+        /// Ask for a receipt of every line, and print it: what became of its events.
+        #[arg(long)]
+        receipts: bool,
     },
     /// Show the whole way on this machine: a misbehaving stand-in for Target, the daemon, and an account of every event.
     Demo {
@@ -129,7 +132,9 @@ pub fn main() -> Exit {
     match arguments.command {
         Command::Check => check(&config),
         Command::Run { adopt_queue } => start(&config, |config| run(config, adopt_queue)),
-        Command::Send { file, timeout } => send::run(&config.ingest.socket, &file, timeout),
+        Command::Send { file, timeout, receipts } => {
+            send::run(&config.ingest.socket, &file, timeout, receipts)
+        }
         Command::Demo { sessions, events, seed, json } => {
             let demo = |program| demo::Settings { program, overrides, sessions, events, seed };
             start(&config, move |_| show(std::env::current_exe().map(demo), json))

@@ -4,6 +4,7 @@
 //! at all because the connection was lost, is sent again until the timeout; an event that was stored without our hearing of
 //! it counts once only where it brings its own `id` and `impressionId`.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::{Exit, told};
 
@@ -29,10 +31,17 @@ struct Reply {
     status: String,
     #[serde(default)]
     retry_after_ms: u64,
+    receipt: Option<bool>,
+}
+
+impl Reply {
+    fn is_receipt(&self) -> bool {
+        matches!(self.status.as_str(), "delivered" | "dead")
+    }
 }
 
 /// Submits the lines of `file`, or of standard input for `-`, and prints the replies.
-pub(super) fn run(socket: &Path, file: &Path, timeout: Duration) -> Exit {
+pub(super) fn run(socket: &Path, file: &Path, timeout: Duration, receipts: bool) -> Exit {
     let input: Box<dyn Read> = match file.to_str() {
         Some("-") => Box::new(io::stdin()),
         _ => match File::open(file) {
@@ -44,7 +53,7 @@ pub(super) fn run(socket: &Path, file: &Path, timeout: Duration) -> Exit {
         },
     };
     let mut input = BufReader::with_capacity(INPUT_BYTES, input);
-    let mut sender = Sender { socket, timeout, connection: None, refused: false };
+    let mut sender = Sender { socket, timeout, receipts, owed: 0, connection: None, refused: false };
     loop {
         let group = match group(&mut input) {
             Ok(group) if group.is_empty() => break,
@@ -58,6 +67,13 @@ pub(super) fn run(socket: &Path, file: &Path, timeout: Duration) -> Exit {
             told(&format!("{} is not served: {error}; is the daemon running?", socket.display()));
             return Exit::Unreachable;
         }
+    }
+    if let Err(error) = sender.wait() {
+        told(&format!(
+            "{} receipts did not come within the timeout: {error}; the events are stored",
+            sender.owed
+        ));
+        return Exit::Refused;
     }
     if sender.refused { Exit::Refused } else { Exit::Success }
 }
@@ -90,6 +106,10 @@ fn group(input: &mut BufReader<Box<dyn Read>>) -> io::Result<Vec<Vec<u8>>> {
 struct Sender<'s> {
     socket: &'s Path,
     timeout: Duration,
+    /// Whether every line asks for one.
+    receipts: bool,
+    /// Receipts that are to come.
+    owed: usize,
     connection: Option<BufReader<UnixStream>>,
     /// Whether a line was refused, or given up.
     refused: bool,
@@ -150,23 +170,75 @@ impl Sender<'_> {
         lines: &[Vec<u8>],
         mut take: impl FnMut(&[u8], &str, &Reply) -> bool,
     ) -> io::Result<()> {
+        let socket = self.socket;
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => {
-                let stream = UnixStream::connect(self.socket)?;
+                let stream = UnixStream::connect(socket)?;
                 stream.set_read_timeout(Some(self.timeout.max(Duration::from_secs(1))))?;
                 none.insert(BufReader::new(stream))
             }
         };
-        connection.get_mut().write_all(&lines.concat())?;
-        for line in lines {
-            let mut text = String::new();
-            if connection.read_line(&mut text)? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+        let asking = |line: &Vec<u8>| if self.receipts { asking(line) } else { line.clone() };
+        connection.get_mut().write_all(&lines.iter().map(asking).collect::<Vec<_>>().concat())?;
+        let mut left = lines.iter();
+        let mut next = left.next();
+        while let Some(line) = next {
+            let (text, reply) = read(connection)?;
+            if reply.is_receipt() {
+                self.owed = self.owed.saturating_sub(1);
+                self.refused |= print(&text, &reply);
+                continue;
             }
-            let reply: Reply = serde_json::from_str(&text)?;
+            let wanted = self.receipts && reply.status == "queued" && reply.receipt != Some(false);
+            self.owed += usize::from(wanted);
             self.refused |= take(line, &text, &reply);
+            next = left.next();
         }
         Ok(())
+    }
+
+    /// Waits for the receipts that are to come.
+    fn wait(&mut self) -> io::Result<()> {
+        let until = Instant::now() + self.timeout;
+        while self.owed > 0 {
+            let Some(connection) = &mut self.connection else {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            };
+            let left = until.saturating_duration_since(Instant::now());
+            connection.get_ref().set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+            let (text, reply) = read(connection)?;
+            self.owed -= 1;
+            self.refused |= print(&text, &reply);
+        }
+        Ok(())
+    }
+}
+
+fn read(connection: &mut BufReader<UnixStream>) -> io::Result<(String, Reply)> {
+    let mut text = String::new();
+    if connection.read_line(&mut text)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let reply = serde_json::from_str(&text)?;
+    Ok((text, reply))
+}
+
+/// Prints a receipt; says whether it tells of a dead letter.
+fn print(text: &str, receipt: &Reply) -> bool {
+    // A closed pipe behind us is no reason to stop sending.
+    let _closed = io::stdout().write_all(text.as_bytes());
+    receipt.status == "dead"
+}
+
+/// The line with the wish for a receipt, unless it says something of that itself, or is no JSON object.
+fn asking(line: &[u8]) -> Vec<u8> {
+    let object: Option<BTreeMap<String, IgnoredAny>> = serde_json::from_slice(line).ok();
+    let place = line.iter().position(|byte| *byte == b'{');
+    match (object, place.and_then(|at| line.split_at_checked(at + 1))) {
+        (Some(object), Some((start, rest))) if !object.contains_key("receipt") && !object.is_empty() => {
+            [start, b"\"receipt\":true,", rest].concat()
+        }
+        _ => line.to_vec(),
     }
 }

@@ -90,7 +90,9 @@ async fn the_shell_producer_prints_replies_and_tells_by_its_exit_code() {
     let lines = folder.path().join("lines");
     let send = |timeout: &str| {
         std::process::Command::new(env!("CARGO_BIN_EXE_target-notifyd"))
-            .args(["send", "--timeout", timeout, "-o"])
+            .args(["send", "--timeout"])
+            .args(timeout.split(' '))
+            .arg("-o")
             .arg(format!("ingest.socket={}", folder.path().join("notify.sock").display()))
             .arg(&lines)
             .output()
@@ -107,6 +109,27 @@ async fn the_shell_producer_prints_replies_and_tells_by_its_exit_code() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stdout).contains("rejected"));
     taken(&sandbox, 600).await;
-    assert_eq!(running.stop().await.accepted, 600);
+    // With receipts: of lines that ask by themselves or do not, and a dead letter is a refusal.
+    let poisoned = display("s2", "bad").replace("\"t\"", "\"POISON\"");
+    for (lines_of, code, statuses) in [
+        (
+            vec![
+                display("s1", "a"),
+                display("s1", "b").replace("{\"session_id\"", "{\"receipt\":true,\"session_id\""),
+            ],
+            0,
+            ["queued", "delivered"],
+        ),
+        (vec![poisoned, display("s2", "good")], 1, ["dead", "delivered"]),
+    ] {
+        std::fs::write(&lines, lines_of.join("\n")).expect("a file");
+        let sent = send("60s --receipts");
+        let printed = String::from_utf8_lossy(&sent.stdout).into_owned();
+        assert_eq!((sent.status.code(), printed.lines().count()), (Some(code), 4), "{printed}");
+        for status in statuses {
+            assert!(printed.contains(&format!("\"status\":\"{status}\"")), "{printed}");
+        }
+    }
+    assert_eq!(running.stop().await.accepted, 604);
     sandbox.stop().await;
 }
