@@ -148,3 +148,107 @@ async fn the_producers_work() {
     running.stop().await;
     sandbox.stop().await;
 }
+
+/// What is run behind the ready client of a language: options as its SDK takes them, a wrong one, and a restart between.
+const PORTS: [(&str, &str, &str, &str); 2] = [
+    (
+        "python",
+        "python3",
+        "-c",
+        r#"
+import sys
+class Model:
+    attribute_map = {"event_token": "eventToken", "page_load": "pageLoad"}
+    def __init__(self, map, **values):
+        self.attribute_map = map
+        self.__dict__.update({name: None for name in map}, **values)
+class Kind(enum.Enum):
+    DISPLAY = "display"
+def options(id):
+    notification = Model({"id": "id", "type": "type", "mbox": "mbox", "page_load": "pageLoad", "tokens": "tokens", "impression_id": "impressionId"},
+        id=id, type=Kind.DISPLAY, mbox={"name": "home", "state": "s"}, tokens=["t"])
+    customer = Model({"id": "id", "integration_code": "integrationCode", "authenticated_state": "authenticatedState"}, id="c", integration_code="crm", authenticated_state="unknown")
+    return {"request": Model({"notifications": "notifications", "context": "context"}, notifications=[notification]), "session_id": "py",
+        "customer_ids": [customer], "callback": print}
+notifier = Notifier(SOCKET)
+assert notifier.notify(options("1"))["ids"] == ["1"]
+print("restart", flush=True)
+sys.stdin.readline()
+assert notifier.notify(options(None))["session_id"] == "py"
+try:
+    notifier.notify({"request": {"notifications": [{"type": "shown"}]}})
+    sys.exit("a wrong option went through")
+except ValueError as error:
+    assert "notifications[0].type" in str(error), error
+"#,
+    ),
+    (
+        "js",
+        "node",
+        "-e",
+        r#"
+const notifier = new Notifier(SOCKET);
+const options = (id) => ({ sessionId: "js", customerIds: [{ id: "c", integrationCode: "crm", authenticatedState: "unknown" }],
+  request: { notifications: [{ id, type: "display", mbox: { name: "home", state: "s" }, tokens: ["t"] }] }, visitor: {} });
+(async () => {
+  if ((await notifier.notify(options("1"))).ids[0] !== "1") throw new Error("other ids");
+  process.stdout.write("restart\n");
+  await new Promise((done) => process.stdin.once("data", done));
+  if ((await notifier.notify(options())).session_id !== "js") throw new Error("other session");
+  const wrong = await notifier.notify({ request: { notifications: [{ type: "shown" }] } }).catch((error) => error);
+  if (!String(wrong).includes("notifications[0].type")) throw new Error("a wrong option went through: " + wrong);
+  notifier.end();
+  process.stdin.destroy();
+})().catch((error) => { console.error(error); process.exit(1); });
+"#,
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ready_clients_take_the_options_of_the_sdks_over_a_restart() {
+    use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+    let (readme, folder) = (readme(), TempDir::new().expect("a folder"));
+    let sandbox = Sandbox::start(sandbox::Settings::default()).expect("the sandbox listens");
+    let settings = settings(&folder, &sandbox);
+    let mut delivered = 0;
+    for (language, program, flag, test) in PORTS {
+        let fence = format!("```{language}\n");
+        let blocks = readme.split(fence.as_str()).skip(1).filter_map(|rest| rest.split("```").next());
+        let client = blocks.filter(|block| block.contains("class Notifier")).collect::<Vec<_>>();
+        assert_eq!(client.len(), 1, "one client in {language}");
+        let socket = format!("{:?}", settings.ingest.socket.display().to_string());
+        let running = Running::start(settings.clone()).await;
+        let child = tokio::process::Command::new(program)
+            .arg(flag)
+            .arg(format!("{}{}", client[0], test.replace("SOCKET", &socket)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut child = match child {
+            Ok(child) => child,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                eprintln!("{program} is not installed: its client was not tried");
+                running.stop().await;
+                continue;
+            }
+            Err(error) => panic!("{program}: {error}"),
+        };
+        let mut said = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let mut told = String::new();
+        if said.next_line().await.expect("text").as_deref() == Some("restart") {
+            running.stop().await;
+            let running = Running::start(settings.clone()).await;
+            child.stdin.take().expect("a pipe").write_all(b"\n").await.expect("the client reads");
+            child.stderr.take().expect("a pipe").read_to_string(&mut told).await.expect("text");
+            assert!(child.wait().await.expect("the client ends").success(), "{language}: {told}");
+            delivered += 2;
+            assert_eq!(running.settled(delivered).await.delivered, delivered);
+            running.stop().await;
+        } else {
+            child.stderr.take().expect("a pipe").read_to_string(&mut told).await.expect("text");
+            panic!("{language}: {told}");
+        }
+    }
+    sandbox.stop().await;
+}
