@@ -20,6 +20,7 @@ mod ledger;
 #[path = "../../migrations/mod.rs"]
 mod migrations;
 mod open;
+mod open_page;
 mod pages;
 mod space;
 mod store;

@@ -14,6 +14,7 @@ use super::engine::{CommitError, Engine, panic_text};
 use super::error::Failed;
 use super::folder::Folder;
 use super::keys::{self, DEAD, MARK, MEMBERS, PageKey, cut, meta, numbered, part};
+use super::open_page::OpenPage;
 use super::pages::{PageState, Pages, mark_value, page_of};
 use super::space::{Room, Space};
 use super::store::read_event;
@@ -21,9 +22,7 @@ use super::{Append, Burial, Command, Ledger, Now, OnStored, Settings, Told, comm
 use crate::event::{DeadReason, Entry, Moment, Seq};
 use crate::schedule::Stitches;
 use crate::wire::hash;
-use crate::wire::record::{
-    Apart, DeadLetter, Page, PageBuilder, SMALL_ENVELOPE_BYTES, encode_dead, encode_members,
-};
+use crate::wire::record::{Apart, DeadLetter, encode_dead};
 use crate::wire::reply::{Appended, Unavailable};
 use crate::wire::submission::Submission;
 
@@ -56,12 +55,12 @@ pub(super) struct Writer {
 
 /// What one commit is made of; nothing of it counts before it is durable.
 #[derive(Default)]
-struct Plan {
-    batch: Batch,
-    ledger: Ledger,
+pub(super) struct Plan {
+    pub(super) batch: Batch,
+    pub(super) ledger: Ledger,
     touched: BTreeMap<Seq, PageState>,
-    fresh: Vec<PageState>,
-    entries: Vec<Entry>,
+    pub(super) fresh: Vec<PageState>,
+    pub(super) entries: Vec<Entry>,
     stored: Vec<(oneshot::Sender<Vec<Appended>>, Vec<Appended>)>,
     hooks: Vec<(OnStored, Seq)>,
     done: Vec<oneshot::Sender<()>>,
@@ -394,68 +393,6 @@ fn stitched(stitches: &mut Stitches, mut submission: Submission, now: Moment) ->
         }
     }
     submission
-}
-
-/// The page that a commit is filling.
-#[derive(Default)]
-struct OpenPage {
-    page: PageBuilder,
-    first: Seq,
-    apart: Option<Apart>,
-}
-
-impl OpenPage {
-    fn add(&mut self, plan: &mut Plan, submission: Submission, now: Moment) {
-        let Submission { envelope, notifications, .. } = submission;
-        let mut apart = None;
-        if envelope.members.len() > SMALL_ENVELOPE_BYTES {
-            // The submission begins a page and ends one, so that the pages that refer to its envelope are those of its
-            // own sequence numbers.
-            self.close(plan);
-            let first = plan.ledger.next;
-            let record = encode_members(&envelope.members);
-            for (number, value) in cut(&record) {
-                plan.batch.insert(part(MEMBERS, first, number), value);
-            }
-            plan.ledger.held_bytes += record.len() as u64;
-            let events = u16::try_from(notifications.len()).unwrap_or(u16::MAX);
-            apart = Some(Apart { first: first.0, events });
-        }
-        for one in notifications {
-            if !self.page.fits(&envelope, apart, &one.id, &one.json) {
-                self.close(plan);
-            }
-            if self.page.is_empty() {
-                self.first = plan.ledger.next;
-                self.apart = apart;
-            }
-            self.page.push(&envelope, apart, now, one.id, one.json);
-            plan.ledger.next = plan.ledger.next.next();
-            plan.ledger.balance.accepted += 1;
-        }
-        if apart.is_some() {
-            self.close(plan);
-        }
-    }
-
-    fn close(&mut self, plan: &mut Plan) {
-        let page = std::mem::take(&mut self.page);
-        if page.is_empty() {
-            return;
-        }
-        let key = PageKey { first: self.first, count: u8::try_from(page.len()).unwrap_or(u8::MAX) };
-        let record = page.finish();
-        for (number, value) in cut(&record) {
-            plan.batch.insert(key.part(number), value);
-        }
-        if let Ok(page) = Page::decode(&record) {
-            plan.entries.extend(page.entries(key.first));
-        }
-        let bytes = record.len() as u64;
-        plan.ledger.held_bytes += bytes;
-        // Remembered with an empty mark, which is not written: an absent mark says the same.
-        plan.fresh.push(PageState { key, mark: 0, bytes, apart: self.apart });
-    }
 }
 
 /// How many values a record of `bytes` is cut over.

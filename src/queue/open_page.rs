@@ -1,0 +1,72 @@
+//! How submissions become pages of one commit.
+
+use super::keys::{MEMBERS, PageKey, cut, part};
+use super::pages::PageState;
+use super::writer::Plan;
+use crate::event::{Moment, Seq};
+use crate::wire::record::{Apart, Page, PageBuilder, SMALL_ENVELOPE_BYTES, encode_members};
+use crate::wire::submission::Submission;
+
+/// The page that a commit is filling.
+#[derive(Default)]
+pub(super) struct OpenPage {
+    page: PageBuilder,
+    first: Seq,
+    apart: Option<Apart>,
+}
+
+impl OpenPage {
+    /// Adds the events of a submission.
+    pub(super) fn add(&mut self, plan: &mut Plan, submission: Submission, now: Moment) {
+        let Submission { envelope, notifications, .. } = submission;
+        let mut apart = None;
+        if envelope.members.len() > SMALL_ENVELOPE_BYTES {
+            // The submission begins a page and ends one, so that the pages that refer to its envelope are those of its
+            // own sequence numbers.
+            self.close(plan);
+            let first = plan.ledger.next;
+            let record = encode_members(&envelope.members);
+            for (number, value) in cut(&record) {
+                plan.batch.insert(part(MEMBERS, first, number), value);
+            }
+            plan.ledger.held_bytes += record.len() as u64;
+            let events = u16::try_from(notifications.len()).unwrap_or(u16::MAX);
+            apart = Some(Apart { first: first.0, events });
+        }
+        for one in notifications {
+            if !self.page.fits(&envelope, apart, &one.id, &one.json) {
+                self.close(plan);
+            }
+            if self.page.is_empty() {
+                self.first = plan.ledger.next;
+                self.apart = apart;
+            }
+            self.page.push(&envelope, apart, now, one.id, one.json);
+            plan.ledger.next = plan.ledger.next.next();
+            plan.ledger.balance.accepted += 1;
+        }
+        if apart.is_some() {
+            self.close(plan);
+        }
+    }
+
+    /// Ends the page, if it has an event.
+    pub(super) fn close(&mut self, plan: &mut Plan) {
+        let page = std::mem::take(&mut self.page);
+        if page.is_empty() {
+            return;
+        }
+        let key = PageKey { first: self.first, count: u8::try_from(page.len()).unwrap_or(u8::MAX) };
+        let record = page.finish();
+        for (number, value) in cut(&record) {
+            plan.batch.insert(key.part(number), value);
+        }
+        if let Ok(page) = Page::decode(&record) {
+            plan.entries.extend(page.entries(key.first));
+        }
+        let bytes = record.len() as u64;
+        plan.ledger.held_bytes += bytes;
+        // Remembered with an empty mark, which is not written: an absent mark says the same.
+        plan.fresh.push(PageState { key, mark: 0, bytes, apart: self.apart });
+    }
+}
