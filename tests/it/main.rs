@@ -9,6 +9,7 @@
 
 mod bad_lines;
 mod cli;
+mod corruption;
 mod crash;
 mod delivery;
 mod demo;
