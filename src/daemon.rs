@@ -57,6 +57,8 @@ pub struct Settings {
     pub summary_interval: Duration,
     /// How ids of visitors are logged (`log.identifiers`).
     pub identifiers: IdentifierForm,
+    /// After this long without an attempt, work that is due is stuck (`delivery.stuck_after`).
+    pub stuck_after: Duration,
     /// After this long a dead letter is deleted (`queue.dead_max_age`); zero: never.
     pub dead_max_age: Duration,
 }
@@ -233,6 +235,8 @@ impl Daemon {
             shown: shown(settings.identifiers, &store).await?,
             grace: settings.grace,
             known: KnownVisitors::new(MAX_LEARNED, LEARNED_FOR),
+            slot_limit: settings.transport.timeout + settings.stuck_after,
+            stuck_after: settings.stuck_after,
         };
         let mut flushing = tokio::spawn(flusher.run(live, tails, asks, stopped.clone()));
         let telling = tokio::spawn(tell(store.clone(), added, tail, stopped.clone()));

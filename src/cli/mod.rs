@@ -297,6 +297,7 @@ fn settings(config: &Config, account: Account, adopt: bool) -> daemon::Settings 
         grace: config.shutdown.grace,
         summary_interval: config.log.summary_interval,
         identifiers: config.log.identifiers,
+        stuck_after: config.delivery.stuck_after,
         dead_max_age: config.queue.dead_max_age,
         account,
     }

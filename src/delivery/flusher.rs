@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 use uuid::Uuid;
@@ -25,6 +25,9 @@ use crate::wire::{receipt, request};
 
 /// The most events that one scan asks for.
 const SCAN_EVENTS: usize = 2_048;
+
+/// The shortest time between two looks at whether delivery is stuck, doubled.
+const SHORTEST_LOOK: Duration = Duration::from_millis(20);
 
 /// Where events are kept; the queue, seen from here.
 pub trait Backlog: Clone + Send + Sync + 'static {
@@ -92,6 +95,10 @@ pub struct Flusher<B> {
     pub grace: Duration,
     /// How Target knows visitors that bring no `tntId`.
     pub known: KnownVisitors,
+    /// How long a request may last with all that belongs to it.
+    pub slot_limit: Duration,
+    /// After so long without an attempt, work that is due is stuck (`delivery.stuck_after`).
+    pub stuck_after: Duration,
 }
 
 /// The `tntId`s that answers gave, by session and stored `id` object.
@@ -152,11 +159,17 @@ impl<B: Backlog> Flusher<B> {
     ) -> Result<(), String> {
         let mut work: Work<B::Error> = FuturesUnordered::new();
         let mut stopping: Option<Instant> = None;
+        let mut looks = interval(self.stuck_after.max(SHORTEST_LOOK) / 2);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stuck = None;
         self.scheduler.handle_tail(*tail.borrow_and_update());
         loop {
             let now = (self.now)();
             if stopping.is_none() {
                 self.plan(now, &work);
+                let found = self.scheduler.stuck(now, self.slot_limit, self.stuck_after);
+                notice::stuck(found, stuck, self.scheduler.status());
+                stuck = found;
             } else if work.is_empty() {
                 return Ok(());
             }
@@ -169,6 +182,7 @@ impl<B: Backlog> Flusher<B> {
                 Some(ask) = asks.recv() => Happened::Asked(ask),
                 Some(added) = live.recv(), if stopping.is_none() => Happened::Added(added),
                 Ok(()) = tail.changed(), if stopping.is_none() => Happened::Tail,
+                _ = looks.tick() => Happened::Woke,
                 () = sleep_until(wake) => if stopping.is_some() { Happened::Over } else { Happened::Woke },
             };
             let now = (self.now)();

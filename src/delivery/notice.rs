@@ -2,7 +2,23 @@
 
 use tracing::{error, info, warn};
 
-use crate::schedule::{Cause, MAX_PARKED, Notice};
+use crate::schedule::{Cause, MAX_PARKED, Notice, Status, Stuck};
+
+/// Logs that delivery is stuck, or goes on, where that changed.
+pub(super) fn stuck(found: Option<Stuck>, before: Option<Stuck>, status: Status) {
+    match (found, before) {
+        (Some(Stuck::Slots), None) => error!(
+            state = ?status,
+            "delivery is stuck: every request lasts longer than it may. Check whether the disk answers, and restart the daemon; events are kept"
+        ),
+        (Some(Stuck::Due), None) => error!(
+            state = ?status,
+            "delivery is stuck: work is due and nothing is attempted. Restart the daemon, and please report it; events are kept"
+        ),
+        (None, Some(_)) => info!("delivery goes on"),
+        _ => {}
+    }
+}
 
 /// Logs one notice.
 pub(super) fn log(notice: &Notice) {

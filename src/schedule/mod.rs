@@ -17,7 +17,7 @@ pub use self::backoff::{Backoff, Random};
 pub use self::notice::{Cause, Notice};
 pub use self::remembered::Remembered;
 pub use self::scheduler::{
-    Attempt, Buried, CLOCK_SLACK, LEARNED_FOR, MAX_LEARNED, MAX_PARKED, Scheduler, Settled, Status,
+    Attempt, Buried, CLOCK_SLACK, LEARNED_FOR, MAX_LEARNED, MAX_PARKED, Scheduler, Settled, Status, Stuck,
 };
 pub use self::settings::Settings;
 pub use self::stitch::Stitches;

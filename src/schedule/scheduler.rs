@@ -69,6 +69,15 @@ pub struct Settled {
     pub buried: Vec<Buried>,
 }
 
+/// How delivery is stuck.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stuck {
+    /// Every slot was taken for longer than any request may last.
+    Slots,
+    /// Work is due, and nothing was attempted.
+    Due,
+}
+
 /// The state in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status {
@@ -124,6 +133,7 @@ pub struct Scheduler {
     dead_room: bool,
     expiry_from: Moment,
     rate_from: Moment,
+    last_begun: Moment,
     notices: Notices,
 }
 
@@ -151,6 +161,7 @@ impl Scheduler {
             dead_room: true,
             expiry_from: Moment::ZERO,
             rate_from: Moment::ZERO,
+            last_begun: Moment::ZERO,
             notices: Notices::default(),
         }
     }
@@ -300,6 +311,19 @@ impl Scheduler {
         let room = self.used_bytes() < self.settings.index_max_bytes;
         let pass = self.index.wakes().filter(|_| room);
         [timer, host, pass].into_iter().flatten().min()
+    }
+
+    /// Whether delivery is stuck: asked right after everything that is due was taken, with `limit` for how long a slot may be
+    /// taken, and `after` for how long nothing may have been attempted.
+    #[must_use]
+    pub fn stuck(&self, now: Moment, limit: Duration, after: Duration) -> Option<Stuck> {
+        let full = self.under_way.len() >= self.settings.concurrency;
+        if full {
+            let old = self.under_way.values().all(|one| now.since(one.began) > limit);
+            return old.then_some(Stuck::Slots);
+        }
+        let due = self.hosts.values().any(|host| host.takes(now).is_some() && !host.queue.is_empty());
+        (due && self.rate_from <= now && now.since(self.last_begun) > after).then_some(Stuck::Due)
     }
 
     /// The state in numbers.
@@ -466,6 +490,7 @@ impl Scheduler {
             return None;
         }
         state.place = Place::UnderWay;
+        self.last_begun = now;
         if self.settings.rate_limit > 0 {
             let share = Duration::from_secs(1) / self.settings.rate_limit;
             self.rate_from = self.rate_from.max(now).after(share);

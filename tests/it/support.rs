@@ -92,6 +92,7 @@ pub(crate) fn settings(folder: &TempDir, sandbox: &Sandbox) -> Settings {
         grace: Duration::from_secs(20),
         summary_interval: Duration::from_secs(60),
         identifiers: IdentifierForm::Plain,
+        stuck_after: Duration::from_secs(60),
         dead_max_age: Duration::ZERO,
     }
 }

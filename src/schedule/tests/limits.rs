@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::event::{Cluster, Host};
-use crate::schedule::MAX_PARKED;
 use crate::schedule::notice::{Notices, WAITING_NOTICES};
+use crate::schedule::{MAX_PARKED, Stuck};
 
 fn cluster(number: u64) -> Cluster {
     Cluster::parse(&number.to_string()).unwrap()
@@ -125,4 +125,25 @@ fn notices_beyond_the_limit_are_counted() {
     let taken: Vec<Notice> = std::iter::from_fn(|| notices.take()).collect();
     assert_eq!(taken.len(), WAITING_NOTICES + 1);
     assert_eq!(taken.last(), Some(&Notice::LeftOut { count: 7 }));
+}
+
+#[test]
+fn delivery_is_stuck_when_every_slot_is_taken_for_too_long_or_what_is_due_is_not_taken() {
+    let (limit, after) = (secs(70), secs(60));
+    let settings = Settings { concurrency: 2, linger: Duration::ZERO, ..settings() };
+    let mut sim = Sim::new(6, settings, |_, _, _, _| (secs(1_000), Answer::Accepted));
+    let start = sim.now;
+    assert_eq!(sim.scheduler.stuck(start.after(secs(500)), limit, after), None, "nothing is due");
+    sim.add(entry(1), true);
+    sim.add(entry(2), true);
+    assert_eq!(sim.scheduler.stuck(start, limit, after), Some(Stuck::Due), "it was not taken");
+    sim.act();
+    assert_eq!(sim.scheduler.status().in_flight, 2);
+    assert_eq!(sim.scheduler.stuck(start.after(secs(70)), limit, after), None);
+    assert_eq!(sim.scheduler.stuck(start.after(secs(71)), limit, after), Some(Stuck::Slots));
+    // More waits for a slot, which is no other state; an answer ends it.
+    sim.add(entry(3), true);
+    assert_eq!(sim.scheduler.stuck(start.after(secs(71)), limit, after), Some(Stuck::Slots));
+    sim.run(start.after(secs(1_000)));
+    assert_eq!(sim.scheduler.stuck(sim.now, limit, after), None);
 }
