@@ -29,6 +29,9 @@ pub mod daemon;
 pub mod delivery;
 pub mod demo;
 pub mod event;
+#[cfg(test)]
+#[path = "../tests/it/extent.rs"]
+mod extent;
 pub mod ingest;
 pub mod queue;
 pub mod sandbox;

@@ -13,6 +13,7 @@ mod corruption;
 mod crash;
 mod delivery;
 mod demo;
+mod extent;
 mod floors;
 mod load;
 mod options;
