@@ -17,6 +17,7 @@ mod error;
 mod folder;
 mod keys;
 mod ledger;
+mod letters;
 #[path = "../../migrations/mod.rs"]
 mod migrations;
 mod open;

@@ -8,21 +8,20 @@ use std::time::Duration;
 
 use sled::Batch;
 use tokio::sync::oneshot;
-use tracing::{error, warn};
+use tracing::error;
 
 use super::engine::{CommitError, Engine, panic_text};
 use super::error::Failed;
 use super::folder::Folder;
-use super::keys::{self, DEAD, MARK, MEMBERS, PageKey, cut, meta, numbered, part};
+use super::keys::{self, MARK, MEMBERS, PageKey, cut, meta, numbered, part};
 use super::open_page::OpenPage;
 use super::pages::{PageState, Pages, mark_value, page_of};
 use super::space::{Room, Space};
-use super::store::read_event;
-use super::{Append, Burial, Command, Ledger, Now, OnStored, Settings, Told, committed};
-use crate::event::{DeadReason, Entry, Moment, Seq};
+use super::{Append, Command, Ledger, Now, OnStored, Settings, Told, committed};
+use crate::event::{Entry, Moment, Seq};
 use crate::schedule::Stitches;
 use crate::wire::hash;
-use crate::wire::record::{Apart, DeadLetter, encode_dead};
+use crate::wire::record::Apart;
 use crate::wire::reply::{Appended, Unavailable};
 use crate::wire::submission::Submission;
 
@@ -66,7 +65,7 @@ pub(super) struct Plan {
     done: Vec<oneshot::Sender<()>>,
     removed: Vec<Seq>,
     /// Dead letters that it removes.
-    deleted: BTreeSet<Seq>,
+    pub(super) deleted: BTreeSet<Seq>,
 }
 
 impl Writer {
@@ -209,7 +208,7 @@ impl Writer {
     }
 
     /// Marks one event as settled; `false` where it is not in the queue, or was settled before.
-    fn settle(&mut self, plan: &mut Plan, seq: Seq) -> Result<bool, CommitError> {
+    pub(super) fn settle(&mut self, plan: &mut Plan, seq: Seq) -> Result<bool, CommitError> {
         let staged = plan.touched.range(..=seq).next_back().map(|(_, page)| *page);
         let staged = staged.filter(|page| page.key.bit(seq) != 0);
         let found = match staged {
@@ -224,50 +223,6 @@ impl Writer {
         page.mark |= bit;
         plan.touched.insert(page.key.first, page);
         Ok(true)
-    }
-
-    fn bury(&mut self, plan: &mut Plan, burial: Burial, at: Moment) -> Result<(), CommitError> {
-        let Burial { seq, reason, detail } = burial;
-        let Some(event) = read_event(&self.engine, seq)? else {
-            warn!(%seq, "an event that is to be set aside cannot be read; it stays where it is");
-            return Ok(());
-        };
-        if !self.settle(plan, seq)? {
-            return Ok(());
-        }
-        // The letter lies in the commit that settles its event: a crash leaves both or none.
-        let record = encode_dead(&DeadLetter { event, reason, detail, at });
-        for (number, value) in cut(&record) {
-            plan.batch.insert(part(DEAD, seq, number), value);
-        }
-        plan.ledger.held_bytes += record.len() as u64;
-        plan.ledger.dead_held += 1;
-        match reason {
-            DeadReason::Expired => plan.ledger.balance.expired += 1,
-            _ => plan.ledger.balance.dead += 1,
-        }
-        Ok(())
-    }
-
-    /// Removes a dead letter. The balance keeps it: it says what became of the event.
-    fn delete(&mut self, plan: &mut Plan, seq: Seq) -> Result<(), CommitError> {
-        if !plan.deleted.insert(seq) {
-            return Ok(());
-        }
-        let mut bytes = 0;
-        for record in self.engine.from(part(DEAD, seq, 0)) {
-            let (key, value) = record?;
-            if keys::seq_of(DEAD, &key) != Some(seq) {
-                break;
-            }
-            bytes += value.len() as u64;
-            plan.batch.remove(key);
-        }
-        if bytes > 0 {
-            plan.ledger.held_bytes = plan.ledger.held_bytes.saturating_sub(bytes);
-            plan.ledger.dead_held = plan.ledger.dead_held.saturating_sub(1);
-        }
-        Ok(())
     }
 
     /// Moves a page that cannot be read aside, with the events that it had left.
