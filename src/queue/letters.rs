@@ -1,14 +1,17 @@
-//! Dead letters: how an event becomes one, and how it goes.
+//! Dead letters: how an event becomes one, and how it goes or comes back.
 
 use tracing::warn;
 
-use super::Burial;
 use super::engine::CommitError;
-use super::keys::{self, DEAD, cut, part};
+use super::keys::{self, DEAD, cut, numbered, part};
+use super::open_page::OpenPage;
+use super::space::Room;
 use super::store::read_event;
 use super::writer::{Plan, Writer};
-use crate::event::{DeadReason, Moment, Seq};
-use crate::wire::record::{DeadLetter, encode_dead};
+use super::{Burial, Ledger, Requeued};
+use crate::event::{DeadReason, Event, Moment, Seq};
+use crate::wire::record::{DeadLetter, decode_dead, encode_dead};
+use crate::wire::submission::Notification;
 
 impl Writer {
     /// Sets an event aside.
@@ -33,6 +36,60 @@ impl Writer {
             _ => plan.ledger.balance.dead += 1,
         }
         Ok(())
+    }
+
+    /// Makes dead letters events again, at the end of the queue, as far as the queue may hold them. What is no dead letter,
+    /// or cannot be read, is passed over.
+    pub(super) fn requeue(&mut self, plan: &mut Plan, letters: &[Seq]) -> Result<Requeued, CommitError> {
+        let now = (self.now)();
+        let mut requeued = Requeued::default();
+        let mut page = OpenPage::default();
+        for seq in letters {
+            let Some(letter) = self.letter(plan, *seq)? else { continue };
+            if let Some(refusal) = self.no_room(&plan.ledger, letter.event.notification.len() as u64) {
+                requeued.refusal = Some(refusal);
+                break;
+            }
+            // The letter goes in the commit that brings its event back: a crash leaves one of the two, never both.
+            self.delete(plan, *seq)?;
+            let balance = &mut plan.ledger.balance;
+            let counter = match letter.reason {
+                DeadReason::Expired => &mut balance.expired,
+                _ => &mut balance.dead,
+            };
+            *counter = counter.saturating_sub(1);
+            let Event { id, notification: json, envelope, .. } = letter.event;
+            page.add_events(plan, &envelope, vec![Notification { id, json }], now);
+            requeued.moved += 1;
+        }
+        page.close(plan);
+        Ok(requeued)
+    }
+
+    /// Why an event may not come back now.
+    fn no_room(&mut self, ledger: &Ledger, bytes: u64) -> Option<String> {
+        match self.space.room(bytes) {
+            Room::RemovalsOnly(free) => {
+                let min_free = self.settings.min_free;
+                Some(format!(
+                    "the disk has {free} bytes free, and {min_free} must stay free (queue.min_free)"
+                ))
+            }
+            Room::Enough if ledger.balance.pending() >= self.settings.max_events => Some(format!(
+                "the queue holds {} of at most {} events (queue.max_events)",
+                ledger.balance.pending(),
+                self.settings.max_events
+            )),
+            Room::Enough => None,
+        }
+    }
+
+    fn letter(&self, plan: &Plan, seq: Seq) -> Result<Option<DeadLetter>, CommitError> {
+        if plan.deleted.contains(&seq) {
+            return Ok(None);
+        }
+        let record = self.engine.joined(&numbered(DEAD, seq))?;
+        Ok(record.and_then(|record| decode_dead(&record).ok()))
     }
 
     /// Removes a dead letter. The balance keeps it: it says what became of the event.

@@ -76,6 +76,15 @@ pub struct Burial {
     pub detail: String,
 }
 
+/// What became of dead letters that were to be events again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Requeued {
+    /// How many are events again.
+    pub moved: u64,
+    /// Why the others are not, where there was no room for them.
+    pub refusal: Option<String>,
+}
+
 /// The clock that the queue stamps arrivals with.
 pub type Now = Arc<dyn Fn() -> Moment + Send + Sync>;
 
@@ -108,6 +117,11 @@ enum Command {
     Delete {
         letters: Vec<Seq>,
         done: oneshot::Sender<()>,
+    },
+    /// Makes dead letters events again.
+    Requeue {
+        letters: Vec<Seq>,
+        done: oneshot::Sender<Requeued>,
     },
     Put {
         name: String,

@@ -1,11 +1,13 @@
 //! How submissions become pages of one commit.
 
+use std::sync::Arc;
+
 use super::keys::{MEMBERS, PageKey, cut, part};
 use super::pages::PageState;
 use super::writer::Plan;
-use crate::event::{Moment, Seq};
+use crate::event::{Envelope, Moment, Seq};
 use crate::wire::record::{Apart, Page, PageBuilder, SMALL_ENVELOPE_BYTES, encode_members};
-use crate::wire::submission::Submission;
+use crate::wire::submission::{Notification, Submission};
 
 /// The page that a commit is filling.
 #[derive(Default)]
@@ -16,9 +18,21 @@ pub(super) struct OpenPage {
 }
 
 impl OpenPage {
-    /// Adds the events of a submission.
+    /// Adds the events of a submission, and counts them as accepted.
     pub(super) fn add(&mut self, plan: &mut Plan, submission: Submission, now: Moment) {
         let Submission { envelope, notifications, .. } = submission;
+        plan.ledger.balance.accepted += notifications.len() as u64;
+        self.add_events(plan, &envelope, notifications, now);
+    }
+
+    /// Adds events that share an envelope.
+    pub(super) fn add_events(
+        &mut self,
+        plan: &mut Plan,
+        envelope: &Arc<Envelope>,
+        notifications: Vec<Notification>,
+        now: Moment,
+    ) {
         let mut apart = None;
         if envelope.members.len() > SMALL_ENVELOPE_BYTES {
             // The submission begins a page and ends one, so that the pages that refer to its envelope are those of its
@@ -34,16 +48,15 @@ impl OpenPage {
             apart = Some(Apart { first: first.0, events });
         }
         for one in notifications {
-            if !self.page.fits(&envelope, apart, &one.id, &one.json) {
+            if !self.page.fits(envelope, apart, &one.id, &one.json) {
                 self.close(plan);
             }
             if self.page.is_empty() {
                 self.first = plan.ledger.next;
                 self.apart = apart;
             }
-            self.page.push(&envelope, apart, now, one.id, one.json);
+            self.page.push(envelope, apart, now, one.id, one.json);
             plan.ledger.next = plan.ledger.next.next();
-            plan.ledger.balance.accepted += 1;
         }
         if apart.is_some() {
             self.close(plan);

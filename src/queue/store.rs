@@ -10,9 +10,12 @@ use super::engine::Engine;
 use super::error::Failed;
 use super::keys::{DEAD, MEMBERS, PAGE, PageKey, numbered, seq_of};
 use super::pages::{mark, page_of};
-use super::{Burial, Command, Ledger};
+use super::{Burial, Command, Ledger, Requeued};
 use crate::event::{Entry, Event, Seq};
 use crate::wire::record::{DeadLetter, Page, decode_dead, decode_members};
+
+/// The most dead letters that one commit makes events again.
+const REQUEUED_AT_ONCE: usize = 256;
 
 /// What one scan found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,6 +174,26 @@ impl Store {
         self.ask(Command::Delete { letters, done }, waiting).await
     }
 
+    /// Makes dead letters events again: each takes a new place at the end of the queue, with its id, its bytes and its
+    /// envelope as they were, and its age from now on. Returns once that is durable. What is no dead letter, or cannot be
+    /// read, is passed over; at a limit of the queue it ends, and says which.
+    ///
+    /// # Errors
+    /// [`Failed`] as in [`Store::settle`].
+    pub async fn requeue(&self, letters: &[Seq]) -> Result<Requeued, Failed> {
+        let mut all = Requeued::default();
+        for letters in letters.chunks(REQUEUED_AT_ONCE) {
+            let (done, waiting) = oneshot::channel();
+            let requeued = self.ask(Command::Requeue { letters: letters.to_vec(), done }, waiting).await?;
+            all.moved += requeued.moved;
+            if requeued.refusal.is_some() {
+                all.refusal = requeued.refusal;
+                break;
+            }
+        }
+        Ok(all)
+    }
+
     /// Keeps a small value under `name`; returns once it is durable.
     ///
     /// # Errors
@@ -180,7 +203,7 @@ impl Store {
         self.ask(Command::Put { name: name.to_owned(), value, done }, waiting).await
     }
 
-    async fn ask(&self, command: Command, waiting: oneshot::Receiver<()>) -> Result<(), Failed> {
+    async fn ask<T>(&self, command: Command, waiting: oneshot::Receiver<T>) -> Result<T, Failed> {
         let _gone = self.commands.send(command);
         waiting.await.map_err(|_| self.failure().unwrap_or(Failed::Closed))
     }

@@ -148,6 +148,42 @@ async fn a_dead_letter_has_all_that_it_takes_to_send_it_again() {
 }
 
 #[tokio::test]
+async fn a_requeued_letter_is_the_same_event_at_the_end_of_the_queue() {
+    let folder = TempDir::new().unwrap();
+    let settings = Settings { max_events: 5, ..settings(folder.path()) };
+    let queue = open(settings.clone());
+    let store = queue.store();
+    append(&queue, vec![submission("a", 3, 10_000, 20_000)]).await;
+    let before = store.load(&[Seq(1), Seq(2)]).unwrap();
+    let burial = |seq, reason| Burial { seq: Seq(seq), reason, detail: "bad token".to_owned() };
+    store.settle(vec![], vec![burial(1, DeadReason::Refused), burial(2, DeadReason::Expired)]).await.unwrap();
+    append(&queue, vec![submission("a", 1, 10, 10)]).await;
+    let moved = store.requeue(&[Seq(1), Seq(2), Seq(2), Seq(3), Seq(9)]).await.unwrap();
+    assert_eq!(moved, Requeued { moved: 2, refusal: None });
+    assert_eq!(seqs(&store).await, vec![3, 4, 5, 6]);
+    let after = store.load(&[Seq(5), Seq(6)]).unwrap();
+    for (before, after) in before.into_iter().zip(after) {
+        let (before, after) = (before.unwrap(), after.unwrap());
+        assert_eq!(
+            (before.id, before.notification, before.envelope),
+            (after.id, after.notification, after.envelope)
+        );
+    }
+    assert_eq!(store.ledger().balance, Balance { accepted: 4, ..Balance::default() });
+    assert_eq!((store.ledger().dead_held, store.dead(Seq(0), 9).unwrap().len()), (0, 0));
+    // At a limit the letter stays a letter, and the answer says why.
+    store.settle(vec![], vec![burial(5, DeadReason::Refused)]).await.unwrap();
+    append(&queue, vec![submission("b", 2, 10, 10)]).await;
+    let refused = store.requeue(&[Seq(5)]).await.unwrap();
+    assert!(refused.moved == 0 && refused.refusal.unwrap().contains("queue.max_events"));
+    drop(store);
+    queue.shutdown().await.unwrap();
+    let store = open(settings).store();
+    assert_eq!(seqs(&store).await, vec![3, 4, 6, 7, 8]);
+    assert_eq!(store.ledger().balance, Balance { accepted: 6, dead: 1, ..Balance::default() });
+}
+
+#[tokio::test]
 async fn limits_refuse_a_submission_whole_and_say_which() {
     let folder = TempDir::new().unwrap();
     let queue = open(Settings { max_events: 5, max_bytes: 3_000, ..settings(folder.path()) });

@@ -17,7 +17,7 @@ use super::keys::{self, MARK, MEMBERS, PageKey, cut, meta, numbered, part};
 use super::open_page::OpenPage;
 use super::pages::{PageState, Pages, mark_value, page_of};
 use super::space::{Room, Space};
-use super::{Append, Command, Ledger, Now, OnStored, Settings, Told, committed};
+use super::{Append, Command, Ledger, Now, OnStored, Requeued, Settings, Told, committed};
 use crate::event::{Entry, Moment, Seq};
 use crate::schedule::Stitches;
 use crate::wire::hash;
@@ -63,6 +63,7 @@ pub(super) struct Plan {
     stored: Vec<(oneshot::Sender<Vec<Appended>>, Vec<Appended>)>,
     hooks: Vec<(OnStored, Seq)>,
     done: Vec<oneshot::Sender<()>>,
+    requeued: Vec<(oneshot::Sender<Requeued>, Requeued)>,
     removed: Vec<Seq>,
     /// Dead letters that it removes.
     pub(super) deleted: BTreeSet<Seq>,
@@ -187,6 +188,10 @@ impl Writer {
                     self.delete(plan, seq)?;
                 }
                 plan.done.push(done);
+            }
+            Command::Requeue { letters, done } => {
+                let requeued = self.requeue(plan, &letters)?;
+                plan.requeued.push((done, requeued));
             }
             Command::Put { name, value, done } => {
                 plan.batch.insert(meta(&name), value);
@@ -331,6 +336,9 @@ impl Writer {
             // A connection that is gone wants no answer.
             let _gone = done.send(answers);
         }
+        for (done, requeued) in plan.requeued {
+            let _gone = done.send(requeued);
+        }
         for done in plan.done {
             let _gone = done.send(());
         }
@@ -387,6 +395,10 @@ fn take(waiting: &mut VecDeque<Command>) -> (Vec<Append>, Vec<Command>) {
             }
             Command::Settle { ref delivered, ref burials, .. } => {
                 events += delivered.len() + burials.len();
+                others.push(command);
+            }
+            Command::Requeue { ref letters, .. } => {
+                events += letters.len();
                 others.push(command);
             }
             Command::Stop if !left.is_empty() => left.push_back(command),
