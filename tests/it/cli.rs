@@ -67,12 +67,18 @@ fn log(folder: &Path, endpoint: &str, more: &[&str]) -> Vec<serde_json::Value> {
     let mut daemon = command.stderr(Stdio::piped()).spawn().expect("the daemon starts");
     let mut reading = BufReader::new(daemon.stderr.take().expect("a pipe")).lines();
     submit(folder);
+    // More than earlier daemons accepted: a summary may come before the submission does.
+    let mut before = None;
     let mut lines: Vec<serde_json::Value> = Vec::new();
     loop {
         let line = reading.next().expect("the daemon runs").expect("a line is text");
         lines.push(serde_json::from_str(&line).expect("a line is JSON"));
         let last = &lines[lines.len() - 1];
-        if last["message"] == "summary" && last["accepted"] != 0 && last["pending"] == 0 {
+        if last["message"] == "the daemon takes events in" {
+            before = last["accepted"].as_u64();
+        }
+        let more = before.is_some() && last["accepted"].as_u64() > before;
+        if last["message"] == "summary" && more && last["pending"] == 0 {
             break;
         }
     }
