@@ -21,7 +21,7 @@ use self::desk::Desk;
 use self::report::Reporter;
 use crate::config::IdentifierForm;
 use crate::delivery::{self, Added, Backlog, Flusher, KnownVisitors, Shown, Transport, TransportError};
-use crate::event::{Account, Balance, Clock, Entry, Event, Moment, Seq};
+use crate::event::{Account, Clock, Entry, Event, Moment, Seq};
 use crate::ingest::{self, Admission, BindError, Listener, Slip};
 use crate::queue::{self, Appender, Burial, Failed, Ledger, OnStored, OpenError, Queue, Store};
 use crate::schedule::{self, Buried, LEARNED_FOR, MAX_LEARNED, Scheduler};
@@ -199,7 +199,7 @@ impl Daemon {
     ///
     /// # Errors
     /// [`DaemonError`]: what is stored stays stored.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<Balance, DaemonError> {
+    pub async fn run(self, shutdown: CancellationToken) -> Result<Ledger, DaemonError> {
         let Self { settings, clock, queue, store, listener, transport } = self;
         let now: Arc<dyn Fn() -> Moment + Send + Sync> = Arc::new(move || clock.now());
         let balance = store.ledger().balance;
@@ -275,9 +275,9 @@ impl Daemon {
         drop(store);
         queue.shutdown().await?;
         flushed?.map_err(DaemonError::Delivery)?;
-        let balance = ledger.borrow().balance;
-        report::ended(&balance);
-        Ok(balance)
+        let ledger = *ledger.borrow();
+        report::ended(&ledger);
+        Ok(ledger)
     }
 }
 

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::blocking;
 use crate::delivery::Ask;
 use crate::event::{Balance, Clock, Moment, Seq};
 use crate::ingest::Counts;
-use crate::queue::{Failed, Store};
+use crate::queue::{Failed, Ledger, Store};
 use crate::schedule::{CLOCK_SLACK, Status};
 
 /// The name under which the queue keeps the moment before which nothing expires.
@@ -75,7 +75,7 @@ impl Reporter {
             dead,
             expired,
             quarantined,
-            pending = ledger.balance.pending(),
+            pending = ledger.counted,
             held_bytes = ledger.held_bytes,
             dead_held = ledger.dead_held,
             lanes,
@@ -89,6 +89,7 @@ impl Reporter {
             unavailable,
             "summary"
         );
+        balances(&ledger);
         if !self.store.dead_room() {
             warn!(
                 held = ledger.dead_held,
@@ -136,15 +137,19 @@ impl Reporter {
 }
 
 /// Logs the account at the end.
-pub(super) fn ended(balance: &Balance) {
-    let Balance { accepted, delivered, dead, expired, quarantined } = *balance;
-    info!(
-        accepted,
-        delivered,
-        dead,
-        expired,
-        quarantined,
-        pending = balance.pending(),
-        "the daemon has ended"
-    );
+pub(super) fn ended(ledger: &Ledger) {
+    let Balance { accepted, delivered, dead, expired, quarantined } = ledger.balance;
+    info!(accepted, delivered, dead, expired, quarantined, pending = ledger.counted, "the daemon has ended");
+    balances(ledger);
+}
+
+/// Holds the account to its identity: accepted = delivered + dead + expired + quarantined + pending.
+fn balances(ledger: &Ledger) {
+    let imbalance = ledger.imbalance();
+    if imbalance != 0 {
+        error!(
+            imbalance,
+            "the account of the queue does not balance: events are missing from it, or counted twice. They are delivered as they are found; please report it with the lines before"
+        );
+    }
 }

@@ -16,6 +16,9 @@ pub struct Ledger {
     pub held_bytes: u64,
     /// The dead letters that are held now.
     pub dead_held: u64,
+    /// The events that wait, counted one by one as they come and go. Not stored: a start takes it from the balance, and the
+    /// first scan holds it against what is there.
+    pub counted: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -45,7 +48,16 @@ impl Ledger {
         let Shape { next, accepted, delivered, dead, expired, quarantined, held_bytes, dead_held } =
             open(record)?;
         let balance = Balance { accepted, delivered, dead, expired, quarantined };
-        Ok(Self { next: Seq(next), balance, held_bytes, dead_held })
+        Ok(Self { next: Seq(next), balance, held_bytes, dead_held, counted: balance.pending() })
+    }
+
+    /// By how much `accepted = delivered + dead + expired + quarantined + pending` does not hold, with the counted events as
+    /// those that wait: positive where events are missing.
+    #[must_use]
+    pub fn imbalance(&self) -> i128 {
+        let Balance { accepted, delivered, dead, expired, quarantined } = self.balance;
+        let found = [delivered, dead, expired, quarantined, self.counted].map(i128::from);
+        i128::from(accepted) - found.iter().sum::<i128>()
     }
 }
 
@@ -56,8 +68,11 @@ mod tests {
     #[test]
     fn a_ledger_comes_back_as_it_was() {
         let balance = Balance { accepted: 9, delivered: 3, dead: 2, expired: 1, quarantined: 1 };
-        let ledger = Ledger { next: Seq(10), balance, held_bytes: 700, dead_held: 3 };
+        let ledger = Ledger { next: Seq(10), balance, held_bytes: 700, dead_held: 3, counted: 2 };
         assert_eq!(Ledger::decode(&ledger.encode()), Ok(ledger));
-        assert_eq!(ledger.balance.pending(), 2);
+        assert_eq!((ledger.balance.pending(), ledger.imbalance()), (2, 0));
+        assert_eq!(Ledger { counted: 5, ..ledger }.imbalance(), -3);
+        let too_many = Balance { delivered: 9, ..balance };
+        assert_eq!(Ledger { balance: too_many, counted: 0, ..ledger }.imbalance(), -4);
     }
 }

@@ -134,6 +134,8 @@ enum Command {
     Trim(keys::PageKey),
     /// So many events that the counters promise are not there.
     Missing(u64),
+    /// So many more events are there than the counters promise.
+    Surplus(u64),
     Stop,
 }
 

@@ -143,7 +143,14 @@ impl Store {
                 );
                 let _sent = self.commands.send(Command::Missing(missing));
             }
-            None => error!(surplus = seen - promised, "the queue holds more events than its counters say"),
+            None => {
+                let surplus = seen - promised;
+                error!(
+                    surplus,
+                    "the queue holds more events than its counters say: they are delivered. Please report it"
+                );
+                let _sent = self.commands.send(Command::Surplus(surplus));
+            }
         }
     }
 

@@ -313,6 +313,27 @@ async fn a_damaged_page_and_a_missing_one_are_accounted_for_and_harm_no_other() 
 }
 
 #[tokio::test]
+async fn more_events_than_the_counters_promise_stay_an_imbalance() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let queue = open(settings.clone());
+    append(&queue, vec![submission("a", 4, 10, 10)]).await;
+    let ledger = queue.store().ledger();
+    assert_eq!(ledger.imbalance(), 0);
+    queue.shutdown().await.unwrap();
+    tamper(&settings, |db| {
+        let balance = Balance { accepted: 1, ..Balance::default() };
+        drop(db.insert(keys::meta("ledger"), Ledger { balance, ..ledger }.encode()).unwrap());
+    });
+    let queue = open(settings);
+    let store = queue.store();
+    assert_eq!(seqs(&store).await, vec![1, 2, 3, 4]);
+    let mut ledger = store.watch();
+    let found = *ledger.wait_for(|ledger| ledger.counted == 4).await.unwrap();
+    assert_eq!(found.imbalance(), -3);
+}
+
+#[tokio::test]
 async fn a_newer_schema_is_refused() {
     let folder = TempDir::new().unwrap();
     let settings = settings(folder.path());

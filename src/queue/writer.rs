@@ -205,7 +205,11 @@ impl Writer {
                     self.settled.extend(found.filter(|page| page.key == key && page.mark == key.full()));
                 }
             }
-            Command::Missing(count) => plan.ledger.balance.quarantined += count,
+            Command::Missing(count) => {
+                plan.ledger.balance.quarantined += count;
+                plan.ledger.counted = plan.ledger.counted.saturating_sub(count);
+            }
+            Command::Surplus(count) => plan.ledger.counted += count,
             Command::Append(_) => {}
             Command::Stop => return Ok(true),
         }
@@ -226,6 +230,7 @@ impl Writer {
             return Ok(false);
         }
         page.mark |= bit;
+        plan.ledger.counted = plan.ledger.counted.saturating_sub(1);
         plan.touched.insert(page.key.first, page);
         Ok(true)
     }
@@ -250,6 +255,7 @@ impl Writer {
         plan.batch.remove(numbered(MARK, key.first));
         plan.ledger.held_bytes = plan.ledger.held_bytes.saturating_sub(bytes);
         plan.ledger.balance.quarantined += left;
+        plan.ledger.counted = plan.ledger.counted.saturating_sub(left);
         plan.removed.push(key.first);
         error!(
             page = %key.first, events = left,

@@ -99,7 +99,7 @@ pub(crate) fn settings(folder: &TempDir, sandbox: &Sandbox) -> Settings {
 
 pub(crate) struct Running {
     pub(crate) shutdown: CancellationToken,
-    pub(crate) daemon: JoinHandle<Result<Balance, DaemonError>>,
+    pub(crate) daemon: JoinHandle<Result<Ledger, DaemonError>>,
     pub(crate) socket: PathBuf,
     pub(crate) ledger: watch::Receiver<Ledger>,
 }
@@ -149,9 +149,12 @@ impl Running {
         tokio::join!(writes, reads).1
     }
 
+    /// Ends the daemon in order; its account has to balance then.
     pub(crate) async fn stop(self) -> Balance {
         self.shutdown.cancel();
-        self.daemon.await.expect("the daemon does not panic").expect("the daemon ends in order")
+        let ledger = self.daemon.await.expect("the daemon does not panic").expect("the daemon ends in order");
+        assert_eq!(ledger.imbalance(), 0, "the account does not balance: {ledger:?}");
+        ledger.balance
     }
 }
 
