@@ -194,7 +194,7 @@ impl<B: Backlog> Flusher<B> {
                 }
                 Happened::Durable(seqs, done) => {
                     done.map_err(|error| error.to_string())?;
-                    self.scheduler.handle_settled(&seqs);
+                    self.scheduler.handle_settled(now, &seqs);
                     self.scheduler.handle_dead_room(self.backlog.dead_room());
                 }
                 Happened::Added(added) => {

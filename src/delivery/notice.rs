@@ -15,6 +15,10 @@ pub(super) fn stuck(found: Option<Stuck>, before: Option<Stuck>, status: Status)
             state = ?status,
             "delivery is stuck: work is due and nothing is attempted. Restart the daemon, and please report it; events are kept"
         ),
+        (Some(Stuck::Store), None) => error!(
+            state = ?status,
+            "delivery is stuck: the queue does not answer. Check whether the disk answers, and restart the daemon; events are kept"
+        ),
         (None, Some(_)) => info!("delivery goes on"),
         _ => {}
     }

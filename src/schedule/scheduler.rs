@@ -76,6 +76,8 @@ pub enum Stuck {
     Slots,
     /// Work is due, and nothing was attempted.
     Due,
+    /// The store does not come back from a scan, or does not make a settlement durable.
+    Store,
 }
 
 /// The state in numbers.
@@ -134,6 +136,10 @@ pub struct Scheduler {
     expiry_from: Moment,
     rate_from: Moment,
     last_begun: Moment,
+    /// Since when the store owes a scan.
+    reading_from: Option<Moment>,
+    /// Since when the store owes settlements, and made none durable.
+    settling_from: Option<Moment>,
     notices: Notices,
 }
 
@@ -162,6 +168,8 @@ impl Scheduler {
             expiry_from: Moment::ZERO,
             rate_from: Moment::ZERO,
             last_begun: Moment::ZERO,
+            reading_from: None,
+            settling_from: None,
             notices: Notices::default(),
         }
     }
@@ -179,12 +187,15 @@ impl Scheduler {
     /// Where a scan of the store is to begin, if one is wanted; one is under way at a time.
     pub fn poll_read(&mut self, now: Moment) -> Option<Seq> {
         let room = self.used_bytes() < self.settings.index_max_bytes || self.forget_blocked(now);
-        self.index.next(now, room).map(|(_, from)| from)
+        let (_, from) = self.index.next(now, room)?;
+        self.reading_from = Some(now);
+        Some(from)
     }
 
     /// A scan came back: the unsettled events from where it began up to `next`.
     pub fn handle_scan(&mut self, now: Moment, entries: &[Entry], next: Seq) {
         let Some(reader) = self.index.reading else { return };
+        self.reading_from = None;
         let end = self.index.pass_end();
         for entry in entries {
             if self.settling.contains(&entry.seq) || self.settled.contains(&entry.seq) {
@@ -214,12 +225,13 @@ impl Scheduler {
     }
 
     /// These settlements are durable.
-    pub fn handle_settled(&mut self, seqs: &[Seq]) {
+    pub fn handle_settled(&mut self, now: Moment, seqs: &[Seq]) {
         for seq in seqs {
             if self.settling.remove(seq) && self.index.reading.is_some() {
                 self.settled.insert(*seq);
             }
         }
+        self.settling_from = (!self.settling.is_empty()).then_some(now);
     }
 
     /// The next request that is due, if there is one and a slot for it.
@@ -280,6 +292,9 @@ impl Scheduler {
         self.indexed = self.indexed.saturating_sub(count);
         self.settling.extend(&settled.delivered);
         self.settling.extend(settled.buried.iter().map(|one| one.seq));
+        if count > 0 {
+            self.settling_from.get_or_insert(now);
+        }
         self.free(now, lane);
         settled
     }
@@ -314,9 +329,13 @@ impl Scheduler {
     }
 
     /// Whether delivery is stuck: asked right after everything that is due was taken, with `limit` for how long a slot may be
-    /// taken, and `after` for how long nothing may have been attempted.
+    /// taken, and `after` for how long nothing may have been attempted, or the store may owe an answer.
     #[must_use]
     pub fn stuck(&self, now: Moment, limit: Duration, after: Duration) -> Option<Stuck> {
+        let owed = [self.reading_from, self.settling_from];
+        if owed.into_iter().flatten().any(|from| now.since(from) > after) {
+            return Some(Stuck::Store);
+        }
         let full = self.under_way.len() >= self.settings.concurrency;
         if full {
             let old = self.under_way.values().all(|one| now.since(one.began) > limit);

@@ -198,7 +198,7 @@ impl<'p> Sim<'p> {
         match happening {
             Happening::Scanned(entries, next) => self.scheduler.handle_scan(self.now, &entries, next),
             Happening::Durable(seqs) => {
-                self.scheduler.handle_settled(&seqs);
+                self.scheduler.handle_settled(self.now, &seqs);
                 self.durable.extend(seqs);
             }
             Happening::Answered(id, outcome) => {

@@ -147,3 +147,35 @@ fn delivery_is_stuck_when_every_slot_is_taken_for_too_long_or_what_is_due_is_not
     sim.run(start.after(secs(1_000)));
     assert_eq!(sim.scheduler.stuck(sim.now, limit, after), None);
 }
+
+#[test]
+fn delivery_is_stuck_when_the_store_owes_a_scan_or_a_settlement_for_too_long() {
+    let (limit, after) = (secs(70), secs(60));
+    let settings = Settings { linger: Duration::ZERO, ..settings() };
+    let mut scheduler = Scheduler::new(settings, 1);
+    let at = |seconds| Moment::ZERO.after(secs(seconds));
+    let stuck = |scheduler: &Scheduler, seconds| scheduler.stuck(at(seconds), limit, after);
+    scheduler.handle_tail(Seq(3));
+    assert_eq!(scheduler.poll_read(at(1)), Some(Seq(1)));
+    assert_eq!((stuck(&scheduler, 61), stuck(&scheduler, 62)), (None, Some(Stuck::Store)));
+    let entries = [Entry { seq: Seq(1), ..entry(1) }, Entry { seq: Seq(2), ..entry(2) }];
+    scheduler.handle_scan(at(100), &entries, Seq(3));
+    let attempts = [scheduler.poll_attempt(at(100)).unwrap(), scheduler.poll_attempt(at(100)).unwrap()];
+    let accepted = Outcome {
+        answer: Answer::Accepted,
+        retry_after: None,
+        edge: None,
+        known: None,
+        detail: String::new(),
+    };
+    for attempt in &attempts {
+        let settled = scheduler.handle_outcome(at(100), attempt.id, &accepted);
+        assert_eq!(settled.delivered, attempt.seqs);
+    }
+    assert_eq!((stuck(&scheduler, 160), stuck(&scheduler, 161)), (None, Some(Stuck::Store)));
+    // One that is durable is progress; the other is waited for anew.
+    scheduler.handle_settled(at(161), &attempts[0].seqs);
+    assert_eq!((stuck(&scheduler, 221), stuck(&scheduler, 222)), (None, Some(Stuck::Store)));
+    scheduler.handle_settled(at(222), &attempts[1].seqs);
+    assert_eq!(stuck(&scheduler, 9_999), None);
+}
