@@ -229,7 +229,7 @@ impl Daemon {
         }
         let flusher = Flusher {
             backlog: Shelf { store: store.clone(), desk },
-            transport,
+            edge: transport,
             scheduler,
             now,
             shown: shown(settings.identifiers, &store).await?,

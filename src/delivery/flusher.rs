@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 use uuid::Uuid;
 
-use super::{Transport, notice};
+use super::notice;
 use crate::event::{Cluster, Entry, Event, Host, Lane, Moment, Outcome, Seq, SessionId, Visitor};
 use crate::schedule::{Attempt, Buried, Remembered, Scheduler, Settled, Status};
 use crate::wire::{receipt, request};
@@ -56,6 +56,22 @@ pub trait Backlog: Clone + Send + Sync + 'static {
     fn dead_room(&self) -> bool;
 }
 
+/// Where requests go; the transport, seen from here.
+pub trait Edge: Clone + Send + Sync + 'static {
+    /// Sends one request with the notifications `ids`, and says what came of it; with the body where that was read. It never
+    /// errs, and ends in bounded time.
+    ///
+    /// Dropping the future gives the request up; whether Target took it is unknown then.
+    fn attempt(
+        &self,
+        host: Host,
+        session: &SessionId,
+        request_id: &str,
+        body: Vec<u8>,
+        ids: &[&str],
+    ) -> impl Future<Output = (Outcome, Option<Vec<u8>>)> + Send;
+}
+
 /// What one commit added.
 #[derive(Clone, Debug)]
 pub struct Added {
@@ -80,11 +96,11 @@ pub enum Ask {
 pub type Shown = Arc<dyn Fn(&str) -> String + Send + Sync>;
 
 /// What the flusher works with.
-pub struct Flusher<B> {
+pub struct Flusher<B, E> {
     /// Where events are kept.
     pub backlog: B,
     /// The way to Target.
-    pub transport: Transport,
+    pub edge: E,
     /// What decides.
     pub scheduler: Scheduler,
     /// The clock.
@@ -143,7 +159,7 @@ enum Sent {
 
 type Work<E> = FuturesUnordered<BoxFuture<'static, Happened<E>>>;
 
-impl<B: Backlog> Flusher<B> {
+impl<B: Backlog, E: Edge> Flusher<B, E> {
     /// Delivers until `shutdown`, then waits for the requests under way, at most for the grace.
     ///
     /// `live` tells of commits, `tail` of where the store ends; `asks` come from the operator's side.
@@ -224,7 +240,7 @@ impl<B: Backlog> Flusher<B> {
             work.push(Box::pin(async move { Happened::Scanned(backlog.scan(from, SCAN_EVENTS).await) }));
         }
         while let Some(attempt) = self.scheduler.poll_attempt(now) {
-            let (backlog, transport) = (self.backlog.clone(), self.transport.clone());
+            let (backlog, edge) = (self.backlog.clone(), self.edge.clone());
             let (id, shown, lane) = (attempt.id, Arc::clone(&self.shown), attempt.lane);
             let known = |visitor| (visitor, self.known.get(now, &(lane, visitor)).cloned());
             let asked = match attempt.host {
@@ -233,7 +249,7 @@ impl<B: Backlog> Flusher<B> {
             };
             let about = About { lane, asked, visitor: attempt.visitor.map(known) };
             work.push(Box::pin(async move {
-                let sent = send(&backlog, &transport, attempt, about, &shown).await;
+                let sent = send(&backlog, &edge, attempt, about, &shown).await;
                 Happened::Answered(id, Box::new(sent))
             }));
         }
@@ -300,9 +316,9 @@ impl<B: Backlog> Flusher<B> {
 }
 
 /// Loads the events of an attempt, and sends those that go together.
-async fn send<B: Backlog>(
+async fn send<B: Backlog, E: Edge>(
     backlog: &B,
-    transport: &Transport,
+    edge: &E,
     attempt: Attempt,
     about: About,
     shown: &Shown,
@@ -335,7 +351,7 @@ async fn send<B: Backlog>(
         &request_id,
     );
     let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
-    let (outcome, body) = transport.attempt(host, &envelope.session, &request_id, body, &ids).await;
+    let (outcome, body) = edge.attempt(host, &envelope.session, &request_id, body, &ids).await;
     debug!(
         request = %request_id, session = %shown(envelope.session.as_str()), %host, events = keep,
         answer = ?outcome.answer, detail = %outcome.detail,

@@ -4,5 +4,5 @@ mod flusher;
 mod notice;
 mod transport;
 
-pub use self::flusher::{Added, Ask, Backlog, Flusher, KnownVisitors, Shown};
+pub use self::flusher::{Added, Ask, Backlog, Edge, Flusher, KnownVisitors, Shown};
 pub use self::transport::{Settings, Transport, TransportError};

@@ -14,6 +14,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Certificate, Client, Proxy, Response, StatusCode, Url, redirect};
 use thiserror::Error;
 
+use super::Edge;
 use crate::event::{Answer, Failure, Host, Known, Outcome, SessionId};
 use crate::wire::response;
 
@@ -111,10 +112,51 @@ impl Transport {
         Ok(Self { client: builder.build()?, settings })
     }
 
-    /// Sends one request with the notifications `ids`, and says what came of it; with the body where that was read.
-    ///
-    /// Dropping the future gives the request up; whether Target took it is unknown then.
-    pub async fn attempt(
+    fn base(&self, host: Host) -> String {
+        match (host, &self.settings.edge_endpoint) {
+            (Host::Edge(cluster), Some(edge)) => edge.replace("{cluster}", cluster.as_str()),
+            _ => self.settings.endpoint.replace("{client}", &self.settings.client),
+        }
+    }
+
+    fn url(&self, mut url: Url, session: &SessionId) -> Url {
+        let path = format!("{}{PATH}", url.path().trim_end_matches('/'));
+        url.set_path(&path);
+        url.query_pairs_mut()
+            .append_pair("client", &self.settings.client)
+            .append_pair("imsOrgId", &self.settings.organization)
+            .append_pair("sessionId", session.as_str());
+        url
+    }
+
+    async fn read(&self, mut answer: Response, ids: &[&str]) -> (Outcome, Option<Vec<u8>>) {
+        let status = answer.status();
+        let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| wait(value, SystemTime::now()));
+        let body = match status {
+            StatusCode::NO_CONTENT => Ok(Vec::new()),
+            _ => self.body(&mut answer).await,
+        };
+        outcome(status, retry_after, body, ids)
+    }
+
+    /// The decompressed body, or why there is none.
+    async fn body(&self, answer: &mut Response) -> Result<Vec<u8>, String> {
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(|error| told(&error))? {
+            if body.len().saturating_add(chunk.len()) > self.settings.max_answer {
+                return Err(format!(
+                    "the answer is over {} bytes (delivery.max_answer)",
+                    self.settings.max_answer
+                ));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+}
+
+impl Edge for Transport {
+    async fn attempt(
         &self,
         host: Host,
         session: &SessionId,
@@ -142,73 +184,45 @@ impl Transport {
             Err(error) => (failed(failure(&error), &told(&error)), None),
         }
     }
+}
 
-    fn base(&self, host: Host) -> String {
-        match (host, &self.settings.edge_endpoint) {
-            (Host::Edge(cluster), Some(edge)) => edge.replace("{cluster}", cluster.as_str()),
-            _ => self.settings.endpoint.replace("{client}", &self.settings.client),
-        }
+/// What an answer with `status` and `body`, or why that could not be read, means for the notifications `ids`; with the body
+/// where it was understood.
+pub(super) fn outcome(
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    body: Result<Vec<u8>, String>,
+    ids: &[&str],
+) -> (Outcome, Option<Vec<u8>>) {
+    let outcome = |answer, detail| Outcome { answer, retry_after, edge: None, known: None, detail };
+    if status == StatusCode::NO_CONTENT {
+        return (outcome(Answer::Accepted, String::new()), None);
     }
-
-    fn url(&self, mut url: Url, session: &SessionId) -> Url {
-        let path = format!("{}{PATH}", url.path().trim_end_matches('/'));
-        url.set_path(&path);
-        url.query_pairs_mut()
-            .append_pair("client", &self.settings.client)
-            .append_pair("imsOrgId", &self.settings.organization)
-            .append_pair("sessionId", session.as_str());
-        url
-    }
-
-    async fn read(&self, mut answer: Response, ids: &[&str]) -> (Outcome, Option<Vec<u8>>) {
-        let status = answer.status();
-        let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| wait(value, SystemTime::now()));
-        let outcome = |answer, detail| Outcome { answer, retry_after, edge: None, known: None, detail };
-        if status == StatusCode::NO_CONTENT {
-            return (outcome(Answer::Accepted, String::new()), None);
-        }
-        let body = self.body(&mut answer).await;
-        if !status.is_success() {
-            let detail = match &body {
-                Ok(body) => response::message(body),
-                Err(error) => error.clone(),
-            };
-            return (outcome(Answer::Status(status.as_u16()), detail), None);
-        }
-        let body = match body {
-            Ok(body) if status == StatusCode::OK => body,
-            Ok(_) => {
-                let detail = format!("the status {status} says nothing of notifications");
-                return (outcome(Answer::Unreadable, detail), None);
-            }
-            Err(error) => return (outcome(Answer::Unreadable, error), None),
+    if !status.is_success() {
+        let detail = match &body {
+            Ok(body) => response::message(body),
+            Err(error) => error.clone(),
         };
-        match response::decode(&body) {
-            Ok(read) => {
-                let answer = Answer::Listed(response::listed_flags(&read.listed, ids));
-                let known = read.tnt_id.map(|tnt_id| Known {
-                    home: response::tnt_id_cluster(&tnt_id),
-                    tnt_id: tnt_id.into_boxed_str(),
-                });
-                (Outcome { edge: read.edge, known, ..outcome(answer, String::new()) }, Some(body))
-            }
-            Err(error) => (outcome(Answer::Unreadable, response::printable(&error.to_string())), None),
-        }
+        return (outcome(Answer::Status(status.as_u16()), detail), None);
     }
-
-    /// The decompressed body, or why there is none.
-    async fn body(&self, answer: &mut Response) -> Result<Vec<u8>, String> {
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(|error| told(&error))? {
-            if body.len().saturating_add(chunk.len()) > self.settings.max_answer {
-                return Err(format!(
-                    "the answer is over {} bytes (delivery.max_answer)",
-                    self.settings.max_answer
-                ));
-            }
-            body.extend_from_slice(&chunk);
+    let body = match body {
+        Ok(body) if status == StatusCode::OK => body,
+        Ok(_) => {
+            let detail = format!("the status {status} says nothing of notifications");
+            return (outcome(Answer::Unreadable, detail), None);
         }
-        Ok(body)
+        Err(error) => return (outcome(Answer::Unreadable, error), None),
+    };
+    match response::decode(&body) {
+        Ok(read) => {
+            let answer = Answer::Listed(response::listed_flags(&read.listed, ids));
+            let known = read.tnt_id.map(|tnt_id| Known {
+                home: response::tnt_id_cluster(&tnt_id),
+                tnt_id: tnt_id.into_boxed_str(),
+            });
+            (Outcome { edge: read.edge, known, ..outcome(answer, String::new()) }, Some(body))
+        }
+        Err(error) => (outcome(Answer::Unreadable, response::printable(&error.to_string())), None),
     }
 }
 
@@ -226,7 +240,7 @@ fn checked(key: &'static str, value: &str, allow_http: bool) -> Result<Url, Tran
     }
 }
 
-fn failed(failure: Failure, detail: &str) -> Outcome {
+pub(super) fn failed(failure: Failure, detail: &str) -> Outcome {
     let detail = response::printable(detail);
     Outcome { answer: Answer::Failed(failure), retry_after: None, edge: None, known: None, detail }
 }
