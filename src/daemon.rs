@@ -6,6 +6,7 @@
 //!   that was acknowledged depends on any of it.
 
 mod desk;
+pub mod figures;
 mod report;
 
 use std::sync::Arc;
@@ -18,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use self::desk::Desk;
+use self::figures::{Meter, Sources};
 use self::report::Reporter;
 use crate::config::IdentifierForm;
-use crate::delivery::{self, Added, Backlog, Flusher, KnownVisitors, Shown, Transport, TransportError};
+use crate::delivery::{self, Added, Ask, Backlog, Flusher, KnownVisitors, Shown, Transport, TransportError};
 use crate::event::{Account, Clock, Entry, Event, Moment, Seq};
 use crate::ingest::{self, Admission, BindError, Listener, Slip};
 use crate::queue::{self, Appender, Burial, Failed, Ledger, OnStored, OpenError, Queue, Store};
@@ -171,6 +173,9 @@ pub struct Daemon {
     store: Store,
     listener: Listener,
     transport: Transport,
+    went: Arc<delivery::Counts>,
+    meter: Meter,
+    asks: mpsc::Receiver<Ask>,
 }
 
 impl Daemon {
@@ -186,7 +191,23 @@ impl Daemon {
         let queue = tokio::task::spawn_blocking(open).await??;
         // After the queue: whoever holds its lock owns the socket too.
         let listener = Listener::bind(&settings.ingest)?;
-        Ok(Self { store: queue.store(), settings, clock, queue, listener, transport })
+        let (store, went) = (queue.store(), Arc::new(delivery::Counts::default()));
+        let (ask, asks) = mpsc::channel(WAITING_ASKS);
+        let meter = Meter::new(Sources {
+            store: store.clone(),
+            folder: settings.queue.path.clone(),
+            clock,
+            came: listener.counts(),
+            went: Arc::clone(&went),
+            asks: ask,
+        });
+        Ok(Self { settings, clock, queue, store, listener, transport, went, meter, asks })
+    }
+
+    /// The figures of the daemon, told while it runs. A meter keeps the queue's files open: drop it for another opening.
+    #[must_use]
+    pub fn meter(&self) -> Meter {
+        self.meter.clone()
     }
 
     /// The account as it changes, by whole commits.
@@ -200,7 +221,7 @@ impl Daemon {
     /// # Errors
     /// [`DaemonError`]: what is stored stays stored.
     pub async fn run(self, shutdown: CancellationToken) -> Result<Ledger, DaemonError> {
-        let Self { settings, clock, queue, store, listener, transport } = self;
+        let Self { settings, clock, queue, store, listener, transport, went, meter, asks } = self;
         let now: Arc<dyn Fn() -> Moment + Send + Sync> = Arc::new(move || clock.now());
         let balance = store.ledger().balance;
         info!(
@@ -210,7 +231,6 @@ impl Daemon {
 
         let desk = Desk::default();
         let closing = shutdown.child_token();
-        let counts = listener.counts();
         let serving = tokio::spawn(listener.run(
             settings.ingest,
             Arc::new(settings.defaults),
@@ -221,7 +241,6 @@ impl Daemon {
         let (added, live) = mpsc::channel(queue::MAX_LIVE_COMMITS);
         let (tail, tails) = watch::channel(store.tail());
         let stopped = CancellationToken::new();
-        let (ask, asks) = mpsc::channel(WAITING_ASKS);
         let max_age = settings.schedule.max_age;
         let mut scheduler = Scheduler::new(settings.schedule, clock.now().as_micros());
         if let Some(until) = report::expiry_from(&store)? {
@@ -233,6 +252,7 @@ impl Daemon {
             scheduler,
             now,
             shown: shown(settings.identifiers, &store).await?,
+            counts: went,
             grace: settings.grace,
             known: KnownVisitors::new(MAX_LEARNED, LEARNED_FOR),
             slot_limit: settings.transport.timeout + settings.stuck_after,
@@ -243,8 +263,8 @@ impl Daemon {
         let reporter = Reporter {
             store: store.clone(),
             clock,
-            counts,
-            asks: ask,
+            asks: meter.asks(),
+            meter,
             interval: settings.summary_interval,
             max_age,
             dead_max_age: settings.dead_max_age,

@@ -1,18 +1,18 @@
-//! The summary line, and what is looked after at its pace: the clock, and dead letters that are too old.
+//! The summary line, the samples of its rates, and what is looked after at its pace: the clock, and dead letters that are too old.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::blocking;
+use super::figures::{Meter, SAMPLE_EVERY};
 use crate::delivery::Ask;
 use crate::event::{Balance, Clock, Moment, Seq};
-use crate::ingest::Counts;
 use crate::queue::{Failed, Ledger, Store};
-use crate::schedule::{CLOCK_SLACK, Status};
+use crate::schedule::CLOCK_SLACK;
 
 /// The name under which the queue keeps the moment before which nothing expires.
 const EXPIRY_FROM: &str = "expiry-from";
@@ -23,7 +23,7 @@ const LETTERS_A_TICK: usize = 1_024;
 pub(super) struct Reporter {
     pub(super) store: Store,
     pub(super) clock: Clock,
-    pub(super) counts: Arc<Counts>,
+    pub(super) meter: Meter,
     pub(super) asks: mpsc::Sender<Ask>,
     pub(super) interval: Duration,
     pub(super) max_age: Duration,
@@ -41,11 +41,18 @@ impl Reporter {
     pub(super) async fn run(self, until: CancellationToken) {
         let mut ticks = tokio::time::interval(self.interval);
         ticks.tick().await;
+        let mut samples = tokio::time::interval(SAMPLE_EVERY);
+        samples.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        samples.tick().await;
         let (mut stepped, mut letters) = (false, Seq(0));
         loop {
-            // A tick that is dropped is only a summary less.
+            // Ticks that are dropped come again, late at most.
             tokio::select! {
                 () = until.cancelled() => return,
+                _ = samples.tick() => {
+                    self.meter.sample();
+                    continue;
+                }
                 _ = ticks.tick() => {}
             }
             self.summary().await;
@@ -60,39 +67,44 @@ impl Reporter {
     }
 
     async fn summary(&self) {
-        let (answer, status) = oneshot::channel();
-        // A flusher that has ended has nothing to tell.
-        let asked = self.asks.send(Ask::Status(answer)).await.is_ok();
-        let status = if asked { status.await.unwrap_or_default() } else { Status::default() };
-        let ledger = self.store.ledger();
-        let Balance { accepted, delivered, dead, expired, quarantined } = ledger.balance;
-        let Status { lanes, in_flight, parked, open_breakers, paused_hosts, .. } = status;
-        let (connections, turned_away) = (self.counts.connections.value(), self.counts.turned_away.value());
-        let (rejected, unavailable) = (self.counts.rejected.value(), self.counts.unavailable.value());
+        let figures = self.meter.figures().await;
         info!(
-            accepted,
-            delivered,
-            dead,
-            expired,
-            quarantined,
-            pending = ledger.counted,
-            held_bytes = ledger.held_bytes,
-            dead_held = ledger.dead_held,
-            lanes,
-            in_flight,
-            parked,
-            open_breakers,
-            paused_hosts,
-            connections,
-            turned_away,
-            rejected,
-            unavailable,
+            accepted = figures.accepted,
+            delivered = figures.delivered,
+            dead = figures.dead,
+            expired = figures.expired,
+            quarantined = figures.quarantined,
+            pending = figures.pending,
+            oldest_s = figures.oldest_s,
+            in_1m = figures.rate_in.m1,
+            in_5m = figures.rate_in.m5,
+            in_15m = figures.rate_in.m15,
+            out_1m = figures.rate_out.m1,
+            out_5m = figures.rate_out.m5,
+            out_15m = figures.rate_out.m15,
+            latency_p50_ms = figures.latency_p50_ms,
+            latency_p99_ms = figures.latency_p99_ms,
+            held_bytes = figures.held_bytes,
+            disk_used_bytes = figures.disk_used_bytes,
+            disk_free_bytes = figures.disk_free_bytes,
+            dead_held = figures.dead_held,
+            surplus = figures.surplus,
+            lanes = figures.lanes,
+            in_flight = figures.in_flight,
+            parked = figures.parked,
+            open_breakers = figures.open_breakers,
+            paused_hosts = figures.paused_hosts,
+            connections = figures.connections,
+            turned_away = figures.turned_away,
+            rejected = figures.rejected,
+            unavailable = figures.unavailable,
+            uptime_s = figures.uptime_s,
             "summary"
         );
-        balances(&ledger);
+        balances(&self.store.ledger());
         if !self.store.dead_room() {
             warn!(
-                held = ledger.dead_held,
+                held = figures.dead_held,
                 "queue.dead_max_events is reached: what should be set aside is parked. Raise it, or set queue.dead_max_age"
             );
         }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 use uuid::Uuid;
 
-use super::notice;
+use super::{Counts, notice};
 use crate::event::{Cluster, Entry, Event, Host, Lane, Moment, Outcome, Seq, SessionId, Visitor};
 use crate::schedule::{Attempt, Buried, Remembered, Scheduler, Settled, Status};
 use crate::wire::{receipt, request};
@@ -107,6 +107,8 @@ pub struct Flusher<B, E> {
     pub now: Arc<dyn Fn() -> Moment + Send + Sync>,
     /// How ids of visitors are logged.
     pub shown: Shown,
+    /// Where requests are counted.
+    pub counts: Arc<Counts>,
     /// How long requests under way are waited for when it is told to stop.
     pub grace: Duration,
     /// How Target knows visitors that bring no `tntId`.
@@ -242,6 +244,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
         while let Some(attempt) = self.scheduler.poll_attempt(now) {
             let (backlog, edge) = (self.backlog.clone(), self.edge.clone());
             let (id, shown, lane) = (attempt.id, Arc::clone(&self.shown), attempt.lane);
+            let counts = Arc::clone(&self.counts);
             let known = |visitor| (visitor, self.known.get(now, &(lane, visitor)).cloned());
             let asked = match attempt.host {
                 Host::Edge(cluster) => Some(cluster),
@@ -249,7 +252,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
             };
             let about = About { lane, asked, visitor: attempt.visitor.map(known) };
             work.push(Box::pin(async move {
-                let sent = send(&backlog, &edge, attempt, about, &shown).await;
+                let sent = send(&backlog, &edge, attempt, about, &shown, &counts).await;
                 Happened::Answered(id, Box::new(sent))
             }));
         }
@@ -322,6 +325,7 @@ async fn send<B: Backlog, E: Edge>(
     attempt: Attempt,
     about: About,
     shown: &Shown,
+    counts: &Counts,
 ) -> Sent {
     let Attempt { seqs, host, .. } = attempt;
     let watches = backlog.watches(&seqs);
@@ -351,7 +355,9 @@ async fn send<B: Backlog, E: Edge>(
         &request_id,
     );
     let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
+    let began = Instant::now();
     let (outcome, body) = edge.attempt(host, &envelope.session, &request_id, body, &ids).await;
+    counts.add(&outcome.answer, began.elapsed());
     debug!(
         request = %request_id, session = %shown(envelope.session.as_str()), %host, events = keep,
         answer = ?outcome.answer, detail = %outcome.detail,

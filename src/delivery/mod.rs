@@ -1,8 +1,10 @@
 //! The way to Target: requests out, outcomes back. This folder alone names reqwest.
 
+mod counts;
 mod flusher;
 mod notice;
 mod transport;
 
+pub use self::counts::{Counts, Kind, LATENCY_BOUNDS_MS, Latency};
 pub use self::flusher::{Added, Ask, Backlog, Edge, Flusher, KnownVisitors, Shown};
 pub use self::transport::{Settings, Transport, TransportError};

@@ -31,6 +31,7 @@ impl Writer {
         }
         plan.ledger.held_bytes += record.len() as u64;
         plan.ledger.dead_held += 1;
+        plan.buried.push(reason);
         match reason {
             DeadReason::Expired => plan.ledger.balance.expired += 1,
             _ => plan.ledger.balance.dead += 1,

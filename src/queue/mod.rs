@@ -12,6 +12,7 @@
 //! One blocking thread does all commits and owns what is written; readers see nothing that is not yet durable. See
 //! `keys.rs` for the layout.
 
+mod counts;
 mod engine;
 mod error;
 mod folder;
@@ -34,8 +35,10 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+pub use self::counts::Counts;
 pub use self::error::{Failed, OpenError};
 pub use self::ledger::Ledger;
+pub use self::space::{free_bytes, used_bytes};
 pub use self::store::{Committed, Scan, Store};
 use crate::event::{DeadReason, Entry, Moment, Seq};
 use crate::wire::reply::Appended;
@@ -166,6 +169,7 @@ struct Told {
     ledger: watch::Sender<Ledger>,
     failed: watch::Sender<Option<Failed>>,
     live: mpsc::Sender<Committed>,
+    counts: Arc<Counts>,
 }
 
 impl Appender {

@@ -58,7 +58,8 @@ impl Queue {
         let Parts { folder, settings, space, engine, log, ledger, now } = parts;
         let (commands, asked) = std::sync::mpsc::channel();
         let (live, taken) = mpsc::channel(MAX_LIVE_COMMITS);
-        let told = Told { ledger: watch::Sender::new(ledger), failed: watch::Sender::new(None), live };
+        let (ledgers, failed) = (watch::Sender::new(ledger), watch::Sender::new(None));
+        let told = Told { ledger: ledgers, failed, live, counts: Arc::default() };
         let count = Count { reached: Seq(0), end: ledger.next, seen: 0, promised: ledger.balance.pending() };
         let store = Store {
             engine: engine.clone(),
@@ -68,6 +69,7 @@ impl Queue {
             live: Arc::new(Mutex::new(Some(taken))),
             count: Arc::new(Mutex::new(Some(count))),
             dead_max_events: settings.dead_max_events,
+            counts: Arc::clone(&told.counts),
         };
         let kib = usize::try_from(MAX_WAITING_BYTES / 1_024).unwrap_or(usize::MAX);
         let appender = Appender { commands, room: Arc::new(Semaphore::new(kib)) };

@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::posix_fallocate;
@@ -15,6 +16,9 @@ use tracing::{error, info, warn};
 
 use super::engine::SEGMENT_BYTES;
 use super::folder::sync;
+
+/// The most files of the queue's folder that are looked at to tell what it takes.
+const MAX_FILES: usize = 10_000;
 
 /// Tells the free bytes of the file system that a path lies on; a test puts its own in.
 pub(super) type Probe = fn(&Path) -> io::Result<u64>;
@@ -111,9 +115,44 @@ impl Space {
 }
 
 /// The bytes that this user may still write on the file system of `path`.
-pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
+///
+/// # Errors
+/// The system's, where it cannot tell.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
     let stat = statvfs(path)?;
     Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+}
+
+/// The bytes that the queue's folder takes on the disk, the reserve and the quarantine among them. What disappears
+/// meanwhile counts as nothing; after [`MAX_FILES`] it is enough.
+///
+/// # Errors
+/// The system's, where the folder cannot be read.
+pub fn used_bytes(path: &Path) -> io::Result<u64> {
+    let (mut folders, mut used, mut files) = (vec![path.to_owned()], 0_u64, 0_usize);
+    while let Some(folder) = folders.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if folder != path && error.kind() == io::ErrorKind::NotFound => continue,
+            read => read?,
+        };
+        for entry in entries {
+            // Of a link its own size: it may lead anywhere.
+            let Ok(found) = entry.and_then(|entry| Ok((fs::symlink_metadata(entry.path())?, entry.path())))
+            else {
+                continue;
+            };
+            let (about, path) = found;
+            used = used.saturating_add(about.blocks().saturating_mul(512));
+            files += 1;
+            if files >= MAX_FILES {
+                return Ok(used);
+            }
+            if about.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    Ok(used)
 }
 
 #[cfg(test)]
@@ -140,7 +179,7 @@ mod tests {
             FREE.store(free, Ordering::Relaxed);
             assert_eq!((space.room(1_000), reserve.exists()), (room, held), "{free} free");
         }
-        assert!(std::os::unix::fs::MetadataExt::blocks(&fs::metadata(&reserve).unwrap()) * 512 >= MIB);
+        assert!(fs::metadata(&reserve).unwrap().blocks() * 512 >= MIB);
     }
 
     #[test]

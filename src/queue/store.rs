@@ -10,8 +10,8 @@ use super::engine::Engine;
 use super::error::Failed;
 use super::keys::{DEAD, MEMBERS, PAGE, PageKey, numbered, seq_of};
 use super::pages::{mark, page_of};
-use super::{Burial, Command, Ledger, Requeued};
-use crate::event::{Entry, Event, Seq};
+use super::{Burial, Command, Counts, Ledger, Requeued};
+use crate::event::{Entry, Event, Moment, Seq};
 use crate::wire::record::{DeadLetter, Page, decode_dead, decode_members};
 
 /// The most dead letters that one commit makes events again.
@@ -49,6 +49,7 @@ pub struct Store {
     pub(super) live: Arc<Mutex<Option<mpsc::Receiver<Committed>>>>,
     pub(super) count: Arc<Mutex<Option<Count>>>,
     pub(super) dead_max_events: u64,
+    pub(super) counts: Arc<Counts>,
 }
 
 /// The comparison of what is there with what the counters promise. The first scan passes every page before an event of
@@ -145,6 +146,7 @@ impl Store {
             }
             None => {
                 let surplus = seen - promised;
+                self.counts.find_surplus(surplus);
                 error!(
                     surplus,
                     "the queue holds more events than its counters say: they are delivered. Please report it"
@@ -265,6 +267,20 @@ impl Store {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Ledger> {
         self.ledger.clone()
+    }
+
+    /// What was counted since the queue was opened.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// The oldest event that waits, if `from` is not behind it: its number, and when it arrived. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Failed`]: the engine cannot read.
+    pub fn oldest(&self, from: Seq) -> Result<Option<(Seq, Moment)>, Failed> {
+        Ok(self.scan(from, 1)?.entries.first().map(|entry| (entry.seq, entry.arrived)))
     }
 
     /// Whether another dead letter may be held.

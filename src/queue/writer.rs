@@ -18,7 +18,7 @@ use super::open_page::OpenPage;
 use super::pages::{PageState, Pages, mark_value, page_of};
 use super::space::{Room, Space};
 use super::{Append, Command, Ledger, Now, OnStored, Requeued, Settings, Told, committed};
-use crate::event::{Entry, Moment, Seq};
+use crate::event::{DeadReason, Entry, Moment, Seq};
 use crate::schedule::Stitches;
 use crate::wire::hash;
 use crate::wire::record::Apart;
@@ -65,6 +65,7 @@ pub(super) struct Plan {
     done: Vec<oneshot::Sender<()>>,
     requeued: Vec<(oneshot::Sender<Requeued>, Requeued)>,
     removed: Vec<Seq>,
+    pub(super) buried: Vec<DeadReason>,
     /// Dead letters that it removes.
     pub(super) deleted: BTreeSet<Seq>,
 }
@@ -338,6 +339,9 @@ impl Writer {
             let _full = self.told.live.try_send(committed(first, self.ledger.next, plan.entries));
         }
         self.told.ledger.send_replace(self.ledger);
+        for reason in plan.buried {
+            self.told.counts.bury(reason);
+        }
         for (done, answers) in plan.stored {
             // A connection that is gone wants no answer.
             let _gone = done.send(answers);

@@ -94,10 +94,12 @@ fn the_log_hides_visitors_under_a_hash_that_survives_a_restart() {
     let (folder, endpoint) = (folder(), format!("http://{}", sandbox.address()));
     let mut shown = BTreeSet::new();
     for more in [&[][..], &[], &["-o", "log.identifiers=plain"], &["-o", "log.identifiers=none"]] {
+        let mut asked = Vec::new();
         for line in log(folder.path(), &endpoint, more) {
             assert!(line["target"].as_str().is_some_and(|name| name.starts_with("target_notifyd")), "{line}");
             if line["message"] == "a request was answered" {
                 shown.insert(line["session"].as_str().expect("a text").to_owned());
+                asked.push(line.clone());
             }
             if line["message"] == "summary" {
                 for name in [
@@ -110,6 +112,17 @@ fn the_log_hides_visitors_under_a_hash_that_survives_a_restart() {
                     "connections",
                 ] {
                     assert!(line[name].is_u64(), "{name} in {line}");
+                }
+                for name in ["in_1m", "in_5m", "in_15m", "out_1m", "out_5m", "out_15m", "uptime_s"] {
+                    assert!(line[name].as_f64().is_some_and(|number| number >= 0.0), "{name} in {line}");
+                }
+                assert!(line["disk_used_bytes"].as_u64() > Some(0), "{line}");
+                assert!(line["disk_free_bytes"].is_u64(), "{line}");
+                // The age of the oldest event is told where one waits, and latencies where there was a request.
+                assert!(line["pending"] != 0 || line.get("oldest_s").is_none(), "{line}");
+                if line["accepted"] != 0 && line["pending"] == 0 && !asked.is_empty() {
+                    let latency = |name: &str| line[name].as_f64().expect("a number");
+                    assert!(latency("latency_p50_ms") <= latency("latency_p99_ms"), "{line}");
                 }
             }
         }

@@ -14,6 +14,7 @@ mod crash;
 mod delivery;
 mod demo;
 mod extent;
+mod figures;
 mod floors;
 mod load;
 mod options;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use target_notifyd::config::IdentifierForm;
+use target_notifyd::daemon::figures::Meter;
 use target_notifyd::daemon::{Daemon, DaemonError, Settings};
 use target_notifyd::event::{Account, Balance, Moment, Seq};
 use target_notifyd::queue::{Ledger, Queue};
@@ -102,14 +103,15 @@ pub(crate) struct Running {
     pub(crate) daemon: JoinHandle<Result<Ledger, DaemonError>>,
     pub(crate) socket: PathBuf,
     pub(crate) ledger: watch::Receiver<Ledger>,
+    pub(crate) meter: Meter,
 }
 
 impl Running {
     pub(crate) async fn start(settings: Settings) -> Self {
         let (shutdown, socket) = (CancellationToken::new(), settings.ingest.socket.clone());
         let daemon = Daemon::open(settings).await.expect("the daemon opens");
-        let ledger = daemon.ledger();
-        Self { daemon: tokio::spawn(daemon.run(shutdown.clone())), shutdown, socket, ledger }
+        let (ledger, meter) = (daemon.ledger(), daemon.meter());
+        Self { daemon: tokio::spawn(daemon.run(shutdown.clone())), shutdown, socket, ledger, meter }
     }
 
     /// Waits until the account is as `wanted`.
@@ -151,6 +153,8 @@ impl Running {
 
     /// Ends the daemon in order; its account has to balance then.
     pub(crate) async fn stop(self) -> Balance {
+        // It would keep the queue's files open.
+        drop(self.meter);
         self.shutdown.cancel();
         let ledger = self.daemon.await.expect("the daemon does not panic").expect("the daemon ends in order");
         assert_eq!(ledger.imbalance(), 0, "the account does not balance: {ledger:?}");

@@ -1,0 +1,332 @@
+//! The figures of a running daemon: what the summary line, the status and the metrics show, from one place.
+//!
+//! Guarantees:
+//! - totals are the durable counters, and a rate is a difference of two of them over the time between: nothing drifts, and
+//!   nothing becomes negative;
+//! - memory is bounded: [`MAX_SAMPLES`] samples, taken every [`SAMPLE_EVERY`];
+//! - to ask costs a question to the flusher and a short look at the disk beside the runtime, at any backlog.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::blocking;
+use crate::delivery::{self, Ask, Latency};
+use crate::event::{Balance, Clock, Moment, Seq};
+use crate::ingest;
+use crate::queue::{self, Ledger, Store};
+use crate::schedule::Status;
+
+/// How often a sample is taken.
+pub const SAMPLE_EVERY: Duration = Duration::from_secs(5);
+/// The most samples that are kept: a little more than a quarter of an hour.
+pub const MAX_SAMPLES: usize = 184;
+/// Over what the latency's quantiles are taken.
+const LATENCY_WINDOW: Duration = Duration::from_secs(5 * 60);
+
+/// The daemon in figures, at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Figures {
+    /// Seconds since the daemon was started.
+    pub uptime_s: f64,
+    /// Events whose submission was answered `queued`, over the life of the queue.
+    pub accepted: u64,
+    /// Events that Target acknowledged, over the life of the queue.
+    pub delivered: u64,
+    /// Events set aside for any reason but age, but for those that were requeued.
+    pub dead: u64,
+    /// Events set aside because of their age, but for those that were requeued.
+    pub expired: u64,
+    /// Events that could not be read back from the disk.
+    pub quarantined: u64,
+    /// Events that wait: `accepted = delivered + dead + expired + quarantined + pending`.
+    pub pending: u64,
+    /// Events that the first scan found beyond what the counters promised: 0, or an error.
+    pub surplus: u64,
+    /// Bytes of all stored records.
+    pub held_bytes: u64,
+    /// Dead letters that are held now.
+    pub dead_held: u64,
+    /// Seconds since the oldest event that waits arrived; `None` where none waits, or the disk cannot tell.
+    pub oldest_s: Option<f64>,
+    /// Events accepted a second.
+    pub rate_in: Rates,
+    /// Events a second that left the queue: delivered, or set aside.
+    pub rate_out: Rates,
+    /// Milliseconds within which half of the requests of the last five minutes ended; `None` where there was none.
+    pub latency_p50_ms: Option<f64>,
+    /// Milliseconds within which 99 of 100 of them ended.
+    pub latency_p99_ms: Option<f64>,
+    /// Bytes that the queue's folder takes on the disk; `None` where it cannot be read.
+    pub disk_used_bytes: Option<u64>,
+    /// Bytes that may still be written on that disk; `None` where the system does not tell.
+    pub disk_free_bytes: Option<u64>,
+    /// Sessions in the index.
+    pub lanes: usize,
+    /// Requests under way.
+    pub in_flight: usize,
+    /// Parked events.
+    pub parked: usize,
+    /// Hosts with an open breaker.
+    pub open_breakers: usize,
+    /// Paused hosts.
+    pub paused_hosts: usize,
+    /// Connections of producers.
+    pub connections: u64,
+    /// Connections that were turned away since the start.
+    pub turned_away: u64,
+    /// Lines refused for good since the start.
+    pub rejected: u64,
+    /// Lines refused for now since the start.
+    pub unavailable: u64,
+}
+
+/// Events a second over three windows; over the time since the start where that is shorter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Rates {
+    /// Over the last minute.
+    pub m1: f64,
+    /// Over the last five minutes.
+    pub m5: f64,
+    /// Over the last quarter of an hour.
+    pub m15: f64,
+}
+
+/// What was counted up to a moment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sample {
+    at: Moment,
+    accepted: u64,
+    left: u64,
+    latency: Latency,
+}
+
+/// The samples, oldest first; never empty.
+#[derive(Debug)]
+struct Samples(VecDeque<Sample>);
+
+/// Reads the figures; its clones read the same.
+#[derive(Clone, Debug)]
+pub struct Meter {
+    store: Store,
+    folder: PathBuf,
+    clock: Clock,
+    came: Arc<ingest::Counts>,
+    went: Arc<delivery::Counts>,
+    asks: mpsc::Sender<Ask>,
+    began: Moment,
+    samples: Arc<watch::Sender<Samples>>,
+    /// Where the oldest event was found last: no older one comes back.
+    oldest: Arc<AtomicU64>,
+}
+
+/// What a meter reads.
+pub(super) struct Sources {
+    /// The queue.
+    pub(super) store: Store,
+    /// Its folder.
+    pub(super) folder: PathBuf,
+    /// The clock.
+    pub(super) clock: Clock,
+    /// What comes in.
+    pub(super) came: Arc<ingest::Counts>,
+    /// What goes out.
+    pub(super) went: Arc<delivery::Counts>,
+    /// The flusher.
+    pub(super) asks: mpsc::Sender<Ask>,
+}
+
+impl Meter {
+    pub(super) fn new(sources: Sources) -> Self {
+        let Sources { store, folder, clock, came, went, asks } = sources;
+        let first = sample(clock.now(), &store.ledger(), went.latency());
+        let samples = Arc::new(watch::Sender::new(Samples(VecDeque::from([first]))));
+        Self { store, folder, clock, came, went, asks, began: clock.now(), samples, oldest: Arc::default() }
+    }
+
+    /// Takes a sample. One task does, every [`SAMPLE_EVERY`].
+    pub(super) fn sample(&self) {
+        let sample = self.now();
+        self.samples.send_modify(|samples| samples.add(sample));
+    }
+
+    /// The figures now.
+    pub async fn figures(&self) -> Figures {
+        let (status, disk) = tokio::join!(self.status(), self.disk());
+        let Disk { oldest, used, free } = disk;
+        let ledger = self.store.ledger();
+        let Balance { accepted, delivered, dead, expired, quarantined } = ledger.balance;
+        let now = sample(self.clock.now(), &ledger, self.went.latency());
+        let (rate_in, rate_out, latency) = self.samples.borrow().until(&now);
+        let Status { lanes, in_flight, parked, open_breakers, paused_hosts, .. } = status;
+        Figures {
+            uptime_s: rounded(now.at.since(self.began).as_secs_f64()),
+            accepted,
+            delivered,
+            dead,
+            expired,
+            quarantined,
+            pending: ledger.counted,
+            surplus: self.store.counts().surplus(),
+            held_bytes: ledger.held_bytes,
+            dead_held: ledger.dead_held,
+            oldest_s: oldest.map(|arrived| rounded(now.at.since(arrived).as_secs_f64())),
+            rate_in,
+            rate_out,
+            latency_p50_ms: latency.quantile_ms(0.5).map(rounded),
+            latency_p99_ms: latency.quantile_ms(0.99).map(rounded),
+            disk_used_bytes: used,
+            disk_free_bytes: free,
+            lanes,
+            in_flight,
+            parked,
+            open_breakers,
+            paused_hosts,
+            connections: self.came.connections.value(),
+            turned_away: self.came.turned_away.value(),
+            rejected: self.came.rejected.value(),
+            unavailable: self.came.unavailable.value(),
+        }
+    }
+
+    /// What goes out, in numbers.
+    #[must_use]
+    pub fn delivery(&self) -> &delivery::Counts {
+        &self.went
+    }
+
+    /// What the queue counted since it was opened.
+    #[must_use]
+    pub fn queue(&self) -> &queue::Counts {
+        self.store.counts()
+    }
+
+    /// The way to ask the flusher.
+    pub(super) fn asks(&self) -> mpsc::Sender<Ask> {
+        self.asks.clone()
+    }
+
+    fn now(&self) -> Sample {
+        sample(self.clock.now(), &self.store.ledger(), self.went.latency())
+    }
+
+    async fn status(&self) -> Status {
+        let (answer, status) = oneshot::channel();
+        // A flusher that has ended has nothing to tell.
+        let asked = self.asks.send(Ask::Status(answer)).await.is_ok();
+        if asked { status.await.unwrap_or_default() } else { Status::default() }
+    }
+
+    async fn disk(&self) -> Disk {
+        let (store, folder, from) = (self.store.clone(), self.folder.clone(), Arc::clone(&self.oldest));
+        let look = move || {
+            let oldest = store.oldest(Seq(from.load(Ordering::Relaxed)))?;
+            if let Some((seq, _)) = oldest {
+                from.fetch_max(seq.0, Ordering::Relaxed);
+            }
+            let (used, free) = (queue::used_bytes(&folder).ok(), queue::free_bytes(&folder).ok());
+            Ok(Disk { oldest: oldest.map(|(_, arrived)| arrived), used, free })
+        };
+        // A queue that cannot be read has told so elsewhere, as an error.
+        blocking(look).await.unwrap_or_default()
+    }
+}
+
+/// What the disk tells.
+#[derive(Default)]
+struct Disk {
+    oldest: Option<Moment>,
+    used: Option<u64>,
+    free: Option<u64>,
+}
+
+fn sample(at: Moment, ledger: &Ledger, latency: Latency) -> Sample {
+    let (accepted, pending) = (ledger.balance.accepted, ledger.balance.pending());
+    Sample { at, accepted, left: accepted.saturating_sub(pending), latency }
+}
+
+impl Samples {
+    fn add(&mut self, sample: Sample) {
+        self.0.push_back(sample);
+        if self.0.len() > MAX_SAMPLES {
+            self.0.pop_front();
+        }
+    }
+
+    /// The rates in and out until `now`, and the latencies of the last minutes.
+    fn until(&self, now: &Sample) -> (Rates, Rates, Latency) {
+        let rates = |total: fn(&Sample) -> u64| {
+            let over = |minutes: u64| {
+                let from = self.before(now, Duration::from_secs(minutes * 60));
+                let seconds = now.at.since(from.at).as_secs_f64();
+                // A requeue takes letters off what left the queue.
+                let events = total(now).saturating_sub(total(&from)) as f64;
+                if seconds > 0.0 { rounded(events / seconds) } else { 0.0 }
+            };
+            Rates { m1: over(1), m5: over(5), m15: over(15) }
+        };
+        let latency = now.latency.since(&self.before(now, LATENCY_WINDOW).latency);
+        (rates(|sample| sample.accepted), rates(|sample| sample.left), latency)
+    }
+
+    /// The last sample that is `window` before `now`, or the first.
+    fn before(&self, now: &Sample, window: Duration) -> Sample {
+        let old = |sample: &&Sample| now.at.since(sample.at) >= window;
+        let found = self.0.iter().take_while(old).last().or_else(|| self.0.front());
+        found.copied().unwrap_or(*now)
+    }
+}
+
+/// To thousandths: more says nothing, and makes a line hard to read.
+fn rounded(number: f64) -> f64 {
+    (number * 1_000.0).round() / 1_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64, accepted: u64, left: u64) -> Sample {
+        Sample { at: Moment::from_millis(seconds * 1_000), accepted, left, latency: Latency::default() }
+    }
+
+    #[test]
+    fn rates_are_differences_over_their_windows() {
+        let mut samples = Samples(VecDeque::from([at(0, 1_000, 0)]));
+        let (into, out, _) = samples.until(&at(0, 1_000, 0));
+        assert_eq!((into, out), (Rates::default(), Rates::default()));
+        // Shorter than every window: over what there is.
+        let (into, _, _) = samples.until(&at(10, 1_050, 0));
+        assert_eq!(into, Rates { m1: 5.0, m5: 5.0, m15: 5.0 });
+        // Ten a second for 14 minutes, then nothing in, and a hundred a second out.
+        for second in (5..=840).step_by(5) {
+            samples.add(at(second, 1_000 + second * 10, 0));
+        }
+        for second in (845..=900).step_by(5) {
+            samples.add(at(second, 9_400, (second - 840) * 100));
+        }
+        let (into, out, _) = samples.until(&at(900, 9_400, 6_000));
+        assert_eq!(
+            (into, out),
+            (Rates { m1: 0.0, m5: 8.0, m15: 9.333 }, Rates { m1: 100.0, m5: 20.0, m15: 6.667 })
+        );
+        // A requeue never makes a rate negative.
+        let (_, out, _) = samples.until(&at(905, 9_400, 0));
+        assert_eq!(out.m1, 0.0);
+    }
+
+    #[test]
+    fn samples_are_bounded_and_hold_the_longest_window() {
+        let mut samples = Samples(VecDeque::from([at(0, 0, 0)]));
+        for number in 1..10_000 {
+            samples.add(at(number * SAMPLE_EVERY.as_secs(), number, 0));
+        }
+        assert_eq!(samples.0.len(), MAX_SAMPLES);
+        assert!(SAMPLE_EVERY * (u32::try_from(MAX_SAMPLES).unwrap() - 2) > Duration::from_secs(15 * 60));
+    }
+}

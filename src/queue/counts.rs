@@ -1,0 +1,40 @@
+//! What the queue counts since it was opened, beside what is durable.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::event::DeadReason;
+
+const REASONS: [DeadReason; 4] =
+    [DeadReason::Refused, DeadReason::NotAcknowledged, DeadReason::Expired, DeadReason::Dropped];
+
+/// The numbers; nothing else is ordered by them.
+#[derive(Debug, Default)]
+pub struct Counts {
+    buried: [AtomicU64; REASONS.len()],
+    surplus: AtomicU64,
+}
+
+impl Counts {
+    /// How many events were set aside since the queue was opened, by reason.
+    pub fn buried(&self) -> impl Iterator<Item = (DeadReason, u64)> {
+        REASONS.into_iter().zip(self.buried.iter().map(|count| count.load(Ordering::Relaxed)))
+    }
+
+    /// How many events the first scan found beyond what the durable counters promised: 0, or an error.
+    #[must_use]
+    pub fn surplus(&self) -> u64 {
+        self.surplus.load(Ordering::Relaxed)
+    }
+
+    /// Counts an event that is durably set aside.
+    pub(super) fn bury(&self, reason: DeadReason) {
+        if let Some(count) = REASONS.iter().position(|one| *one == reason).and_then(|at| self.buried.get(at))
+        {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn find_surplus(&self, events: u64) {
+        self.surplus.store(events, Ordering::Relaxed);
+    }
+}
