@@ -171,7 +171,10 @@ async fn fuse(faults: Faults, edge_routing: bool) {
     assert!(refused(0).await.dead <= 100);
     sandbox.faults(Faults::default());
     let balance = running.settled(400).await;
-    assert!(balance.dead <= 100 && balance.delivered == 400 - balance.dead, "{balance:?}");
+    // An answer of before that arrives behind the first delivery stands at the beginning of a row of its own: what it
+    // leaves out is set aside. Where each lane has a host of its own, each may have one under way.
+    let late = if edge_routing { 200 } else { 0 };
+    assert!(balance.dead <= 100 + late && balance.delivered == 400 - balance.dead, "{balance:?}");
     running.stop().await;
     sandbox.stop().await;
 }
