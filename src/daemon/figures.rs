@@ -48,6 +48,8 @@ pub struct Figures {
     pub pending: u64,
     /// Events that the first scan found beyond what the counters promised: 0, or an error.
     pub surplus: u64,
+    /// Commits since the start, each with a sync of its own.
+    pub commits: u64,
     /// Bytes of all stored records.
     pub held_bytes: u64,
     /// Dead letters that are held now.
@@ -173,6 +175,7 @@ impl Meter {
             quarantined,
             pending: ledger.counted,
             surplus: self.store.counts().surplus(),
+            commits: self.store.counts().commits(),
             held_bytes: ledger.held_bytes,
             dead_held: ledger.dead_held,
             oldest_s: oldest.map(|arrived| rounded(now.at.since(arrived).as_secs_f64())),

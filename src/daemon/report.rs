@@ -84,6 +84,7 @@ impl Reporter {
             out_15m = figures.rate_out.m15,
             latency_p50_ms = figures.latency_p50_ms,
             latency_p99_ms = figures.latency_p99_ms,
+            commits = figures.commits,
             held_bytes = figures.held_bytes,
             disk_used_bytes = figures.disk_used_bytes,
             disk_free_bytes = figures.disk_free_bytes,

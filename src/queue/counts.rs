@@ -12,6 +12,7 @@ const REASONS: [DeadReason; 4] =
 pub struct Counts {
     buried: [AtomicU64; REASONS.len()],
     surplus: AtomicU64,
+    commits: AtomicU64,
 }
 
 impl Counts {
@@ -24,6 +25,17 @@ impl Counts {
     #[must_use]
     pub fn surplus(&self) -> u64 {
         self.surplus.load(Ordering::Relaxed)
+    }
+
+    /// How many commits were made since the queue was opened, each with a sync of its own.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Relaxed)
+    }
+
+    /// Counts a commit that is on stable storage.
+    pub(super) fn commit(&self) {
+        self.commits.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts an event that is durably set aside.

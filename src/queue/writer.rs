@@ -315,6 +315,7 @@ impl Writer {
         if plan.ledger != self.ledger || !plan.done.is_empty() {
             plan.batch.insert(meta("ledger"), plan.ledger.encode());
             self.engine.commit(&self.log, plan.batch)?;
+            self.told.counts.commit();
         }
         for page in plan.fresh {
             self.pages.remember(page);

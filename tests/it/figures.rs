@@ -20,6 +20,7 @@ async fn figures_tell_what_waits_and_what_went() {
     running.settled(2).await;
     let served = meter.figures().await;
     assert_eq!((served.accepted, served.delivered, served.pending), (2, 2, 0));
+    assert!(served.commits > before.commits, "{served:?}");
     assert!(served.rate_in.m1 > 0.0 && served.rate_out.m15 > 0.0, "{served:?}");
     assert!(
         served.latency_p50_ms <= served.latency_p99_ms && served.latency_p50_ms > Some(0.0),
