@@ -8,6 +8,7 @@
 //! | 4 | [`config`] | file, environment and arguments to typed settings |
 //! | 4 | [`telemetry`] | the log |
 //! | 4 | [`demo`] | the whole way on one machine, with an account at the end |
+//! | 4 | [`mod@bench`] | what this machine does, beside its limits |
 //! | 4 | [`daemon`] | the parts joined, and the order in which they end |
 //! | 3 | [`ingest`] | the producers' socket |
 //! | 3 | [`delivery`] | the way to Target |
@@ -23,6 +24,7 @@
 //! - [`delivery`] alone names the HTTP client, and [`queue`] alone the storage engine.
 //! - Decisions know no clock: the moment and the randomness are arguments.
 
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod daemon;

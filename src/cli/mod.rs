@@ -1,5 +1,6 @@
 //! The command line: arguments to configuration, commands, exit codes.
 
+mod bench;
 mod send;
 
 use std::io::{self, Write};
@@ -105,6 +106,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Measure this machine: what the daemon takes in and sends out, beside its limits.
+    Bench(bench::Arguments),
     /// Serve a stand-in for Target's Delivery API, for people who develop producers.
     Sandbox {
         /// Where it listens.
@@ -139,6 +142,7 @@ pub fn main() -> Exit {
             let demo = |program| demo::Settings { program, overrides, sessions, events, seed };
             start(&config, move |_| show(std::env::current_exe().map(demo), json))
         }
+        Command::Bench(arguments) => start(&config, move |_| bench::run(arguments, overrides)),
         Command::Sandbox { listen } => start(&config, move |_| serve(listen)),
     }
 }

@@ -76,6 +76,11 @@ impl Engine {
         open(path).map_err(|message| OpenError::Engine { path: path.to_owned(), message })
     }
 
+    /// Opens or makes a database at `path`, without any care for what a crash may have left there.
+    pub(super) fn new_at(path: &Path) -> Result<Self, String> {
+        open(path)
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

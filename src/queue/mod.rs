@@ -12,6 +12,7 @@
 //! One blocking thread does all commits and owns what is written; readers see nothing that is not yet durable. See
 //! `keys.rs` for the layout.
 
+mod alone;
 mod counts;
 mod engine;
 mod error;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+pub use self::alone::engine_alone;
 pub use self::counts::Counts;
 pub use self::error::{Failed, OpenError};
 pub use self::ledger::Ledger;

@@ -8,6 +8,7 @@
 )]
 
 mod bad_lines;
+mod bench;
 mod cli;
 mod corruption;
 mod crash;

@@ -1,0 +1,96 @@
+//! How fast submissions are stored, and how soon they are answered.
+
+use std::time::Duration;
+
+use super::load::{Seen, Until, paced, pipelined, waiting};
+use super::process::{Daemon, Used};
+use super::{BenchError, Report, Settings, limits, micros_each, rate, temporary};
+
+/// So many that next to no batch is full, and nothing is sent meanwhile.
+const SESSIONS: u64 = 1_000_000;
+/// Nobody listens there; and with this nothing is sent before the measurement is over.
+const NOBODY: (&str, &[&str]) = ("http://127.0.0.1:9", &["batch.linger=1h"]);
+/// The connections that pipeline, and the lines that each keeps without a reply.
+const PIPELINES: (u64, usize) = (16, 256);
+
+pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<(), BenchError> {
+    let (bytes, time) = (settings.line_bytes, settings.time);
+    let folder = temporary(settings)?;
+    let one_sync = limits::append(folder.path(), bytes, 1, time).await?.sync;
+    for producers in [1, 8, 64] {
+        let part = format!("accept, {producers} waiting");
+        let ((endpoint, more), folder) = (NOBODY, temporary(settings)?);
+        let mut daemon = Daemon::start(settings, folder.path(), endpoint, more)?;
+        let before = ready(&mut daemon).await?;
+        let seen = waiting(&mut daemon, producers, SESSIONS, bytes, time).await?;
+        let used = daemon.used()?.since(&before);
+        daemon.end().await?;
+        let group = usize::try_from(producers).unwrap_or(1);
+        tell(report, &part, settings, &seen, &used, group).await?;
+        for (name, share) in [("reply p50", 0.5), ("reply p99", 0.99), ("reply p99.9", 0.999)] {
+            report.add(&part, name, "ms", millis(seen.percentile(share)));
+        }
+    }
+    let (connections, window) = PIPELINES;
+    let part = format!("accept, {connections} x {window} pipelined");
+    let ((endpoint, more), folder) = (NOBODY, temporary(settings)?);
+    let mut daemon = Daemon::start(settings, folder.path(), endpoint, more)?;
+    let before = ready(&mut daemon).await?;
+    let until = Until::Time(time);
+    let seen = pipelined(&mut daemon, connections, window, SESSIONS, bytes, until, 0).await?;
+    let used = daemon.used()?.since(&before);
+    let group = window * usize::try_from(connections).unwrap_or(1);
+    tell(report, &part, settings, &seen, &used, group).await?;
+    let parsed = limits::parse(bytes, time / 4).await?;
+    report.beside(&part, "accepted", "1/s", rate(seen.events, seen.time), ("serde_json, one thread", parsed));
+
+    let half = rate(seen.events, seen.time) / 2.0;
+    let paced = paced(&mut daemon, connections, half, SESSIONS, bytes, time).await?;
+    daemon.end().await?;
+    let part = "accept, half of the highest rate";
+    report.beside(part, "accepted", "1/s", rate(paced.events, paced.time), ("asked for", half));
+    for (name, share) in [("reply p50", 0.5), ("reply p99", 0.99), ("reply p99.9", 0.999)] {
+        let limit = ("one append with its sync", millis(one_sync));
+        report.beside(part, name, "ms", millis(paced.percentile(share)), limit);
+    }
+    Ok(())
+}
+
+/// Waits until the daemon takes connections; what it used until then.
+async fn ready(daemon: &mut Daemon) -> Result<Used, BenchError> {
+    drop(daemon.connect().await?);
+    daemon.used()
+}
+
+async fn tell(
+    report: &mut Report,
+    part: &str,
+    settings: &Settings,
+    seen: &Seen,
+    used: &Used,
+    group: usize,
+) -> Result<(), BenchError> {
+    let (bytes, time) = (settings.line_bytes, settings.time);
+    let folder = temporary(settings)?;
+    let accepted = rate(seen.events, seen.time);
+    let append = limits::append(folder.path(), bytes, group, time).await?.rate;
+    report.beside(part, "accepted", "1/s", accepted, ("append and sync", append));
+    let engine = limits::engine(folder.path(), bytes, group, time).await?;
+    report.beside(part, "accepted", "1/s", accepted, ("the engine alone", engine));
+    costs(report, part, settings, used, seen.events);
+    Ok(())
+}
+
+/// What `events` cost the daemon.
+#[expect(clippy::cast_precision_loss, reason = "figures for a person")]
+pub(super) fn costs(report: &mut Report, part: &str, settings: &Settings, used: &Used, events: u64) {
+    report.add(part, "user CPU an event", "us", micros_each(used.user, events));
+    report.add(part, "system CPU an event", "us", micros_each(used.system, events));
+    report.add(part, "peak memory", "MiB", used.peak_bytes as f64 / (1_024.0 * 1_024.0));
+    let payload = events.max(1) as f64 * settings.line_bytes as f64;
+    report.add(part, "written a byte of payload", "B", used.written as f64 / payload);
+}
+
+pub(super) fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}

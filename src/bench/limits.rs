@@ -1,0 +1,149 @@
+//! What bare loops do on this machine with the same bytes.
+
+use std::fs::File;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use super::load::Lines;
+use super::{BenchError, rate, system};
+use crate::queue;
+
+/// What a loop did that appends and syncs.
+pub(super) struct Appended {
+    /// Records a second.
+    pub(super) rate: f64,
+    /// The median time of an append with its sync.
+    pub(super) sync: Duration,
+}
+
+/// Appends `group` records of `bytes` to a file and syncs it, again and again for `time`.
+pub(super) async fn append(
+    folder: &Path,
+    bytes: usize,
+    group: usize,
+    time: Duration,
+) -> Result<Appended, BenchError> {
+    let path = folder.join("append");
+    let appended = tokio::task::spawn_blocking(move || {
+        let mut file = File::create(&path)?;
+        let records = vec![b'x'; bytes * group];
+        let (mut count, mut times) = (0, Vec::new());
+        let began = Instant::now();
+        while began.elapsed() < time {
+            let one = Instant::now();
+            file.write_all(&records)?;
+            file.sync_data()?;
+            times.push(one.elapsed());
+            count += group as u64;
+        }
+        let rate = rate(count, began.elapsed());
+        times.sort_unstable();
+        std::fs::remove_file(&path)?;
+        Ok(Appended { rate, sync: times.get(times.len() / 2).copied().unwrap_or_default() })
+    });
+    appended.await?.map_err(system("a file cannot be appended to"))
+}
+
+/// Records a second that the storage engine takes alone, safely used, with `group` records of `bytes` a commit.
+pub(super) async fn engine(
+    folder: &Path,
+    bytes: usize,
+    group: usize,
+    time: Duration,
+) -> Result<f64, BenchError> {
+    let path = folder.join("engine");
+    let appended = tokio::task::spawn_blocking(move || {
+        let began = Instant::now();
+        let count = queue::engine_alone(&path, bytes, group, time)?;
+        let rate = rate(count, began.elapsed());
+        std::fs::remove_dir_all(&path)?;
+        Ok(rate)
+    });
+    appended.await?.map_err(system("the engine alone cannot be measured"))
+}
+
+/// Lines a second that one thread parses to JSON values, without doing anything with them.
+pub(super) async fn parse(bytes: usize, time: Duration) -> Result<f64, BenchError> {
+    let (mut lines, mut texts) = (Lines::new(0, 2_000, bytes), Vec::new());
+    for _ in 0..1_000 {
+        let mut text = Vec::new();
+        lines.push(&mut text);
+        texts.push(text);
+    }
+    let parsed = tokio::task::spawn_blocking(move || {
+        let (mut count, began) = (0, Instant::now());
+        while began.elapsed() < time {
+            for text in &texts {
+                let value: serde_json::Value = serde_json::from_slice(text).unwrap_or_default();
+                count += u64::from(std::hint::black_box(value).is_object());
+            }
+        }
+        rate(count, began.elapsed())
+    });
+    Ok(parsed.await?)
+}
+
+/// Requests a second of bare HTTP clients on `connections` that post bodies of `events` events of `bytes`.
+pub(super) async fn http(
+    address: SocketAddr,
+    bytes: usize,
+    events: usize,
+    connections: usize,
+    time: Duration,
+) -> Result<f64, BenchError> {
+    let failed = |error| system("the bare client's request failed")(error);
+    let one =
+        |number: usize| format!(r#"{{"id":"bare-{number}","x":"{}"}}"#, "x".repeat(bytes.saturating_sub(30)));
+    let notifications = (0..events).map(one).collect::<Vec<_>>().join(",");
+    let body = format!(r#"{{"context":{{"channel":"web"}},"notifications":[{notifications}]}}"#);
+    let request = format!(
+        "POST /rest/v1/delivery?client=acmecorp&sessionId=bare HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut tasks: JoinSet<Result<(u64, Duration), BenchError>> = JoinSet::new();
+    for _ in 0..connections {
+        let request = request.clone();
+        let mut stream = BufReader::new(TcpStream::connect(address).await.map_err(failed)?);
+        stream.get_ref().set_nodelay(true).map_err(failed)?;
+        tasks.spawn(async move {
+            let (mut count, began) = (0, Instant::now());
+            let (mut line, mut answer) = (String::new(), Vec::new());
+            while began.elapsed() < time {
+                stream.get_mut().write_all(request.as_bytes()).await.map_err(failed)?;
+                line.clear();
+                stream.read_line(&mut line).await.map_err(failed)?;
+                if !line.starts_with("HTTP/1.1 200 ") {
+                    return Err(BenchError::Refused(line));
+                }
+                let mut length = 0;
+                loop {
+                    line.clear();
+                    stream.read_line(&mut line).await.map_err(failed)?;
+                    if let Some(text) = line.strip_prefix("content-length: ") {
+                        length = text.trim().parse().unwrap_or(0);
+                    }
+                    if line == "\r\n" || line.is_empty() {
+                        break;
+                    }
+                }
+                answer.resize(length, 0);
+                stream.read_exact(&mut answer).await.map_err(failed)?;
+                count += 1;
+            }
+            Ok((count, began.elapsed()))
+        });
+    }
+    let (mut all, mut longest) = (0, Duration::ZERO);
+    for one in tasks.join_all().await {
+        let (count, time) = one?;
+        all += count;
+        longest = longest.max(time);
+    }
+    Ok(rate(all, longest))
+}

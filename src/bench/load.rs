@@ -1,0 +1,275 @@
+//! Producers: such that wait for each reply, and such that do not.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use super::process::Daemon;
+use super::{BenchError, system};
+use crate::schedule::Random;
+
+/// The most lines that one write carries.
+const LINES_A_WRITE: usize = 64;
+/// How often a producer with a rate writes what is due.
+const TICK: Duration = Duration::from_millis(1);
+
+/// The lines of one producer: no two of all producers have the same id.
+pub(super) struct Lines {
+    producer: u64,
+    next: u64,
+    bytes: usize,
+    sessions: u64,
+    random: Random,
+}
+
+impl Lines {
+    /// Lines of `bytes`, each of one of `sessions` drawn at random.
+    pub(super) fn new(producer: u64, sessions: u64, bytes: usize) -> Self {
+        Self { producer, next: 0, bytes, sessions: sessions.max(1), random: Random::new(producer) }
+    }
+
+    /// Adds the next line of any session.
+    pub(super) fn push(&mut self, text: &mut Vec<u8>) {
+        let session = self.random.bits() % self.sessions;
+        self.push_of(session, text);
+    }
+
+    /// Adds the next line of `session`.
+    pub(super) fn push_of(&mut self, session: u64, text: &mut Vec<u8>) {
+        let (producer, number) = (self.producer, self.next);
+        self.next += 1;
+        let begin = format!(
+            r#"{{"session_id":"session-{session}","type":"display","id":"{producer}-{number}","impressionId":"{producer}-{number}","timestamp":1700000000000,"visitor":{{"tntId":"visitor-{session}.35_0"}},"tokens":["kb2UkhM3AR8lZJyXJZBeG2qipfsIHvVzTQxHolz2IpSC"],"mbox":{{"name":"home","state":""#
+        );
+        let end = "\"}}\n";
+        let filled = self.bytes.saturating_sub(begin.len() + end.len() - 1);
+        text.extend_from_slice(begin.as_bytes());
+        text.extend(std::iter::repeat_n(b'x', filled));
+        text.extend_from_slice(end.as_bytes());
+    }
+}
+
+/// What producers saw.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) events: u64,
+    pub(super) time: Duration,
+    /// From each line's writing to its reply, in order of length.
+    pub(super) waits: Vec<Duration>,
+}
+
+impl Seen {
+    /// The wait that `share` of all lines did not exceed.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a position in a list that is in memory"
+    )]
+    pub(super) fn percentile(&self, share: f64) -> Duration {
+        let place = (self.waits.len() as f64 * share) as usize;
+        self.waits.get(place.min(self.waits.len().saturating_sub(1))).copied().unwrap_or_default()
+    }
+
+    async fn join(tasks: JoinSet<Result<Self, BenchError>>) -> Result<Self, BenchError> {
+        let mut all = Self::default();
+        for seen in tasks.join_all().await {
+            let seen = seen?;
+            all.events += seen.events;
+            all.time = all.time.max(seen.time);
+            all.waits.extend(seen.waits);
+        }
+        all.waits.sort_unstable();
+        Ok(all)
+    }
+}
+
+fn no_answer(error: std::io::Error) -> BenchError {
+    system("the daemon does not answer")(error)
+}
+
+async fn reply(reading: &mut BufReader<OwnedReadHalf>, text: &mut String) -> Result<(), BenchError> {
+    text.clear();
+    reading.read_line(text).await.map_err(no_answer)?;
+    if text.starts_with(r#"{"status":"queued""#) { Ok(()) } else { Err(BenchError::Refused(text.clone())) }
+}
+
+async fn connect(daemon: &mut Daemon) -> Result<(BufReader<OwnedReadHalf>, OwnedWriteHalf), BenchError> {
+    let (reading, writing) = UnixStream::into_split(daemon.connect().await?);
+    Ok((BufReader::with_capacity(64 * 1_024, reading), writing))
+}
+
+/// `producers` that write a line when they have the reply to the last one, for `time`.
+pub(super) async fn waiting(
+    daemon: &mut Daemon,
+    producers: u64,
+    sessions: u64,
+    bytes: usize,
+    time: Duration,
+) -> Result<Seen, BenchError> {
+    let mut tasks = JoinSet::new();
+    for producer in 0..producers {
+        let (mut reading, mut writing) = connect(daemon).await?;
+        tasks.spawn(async move {
+            let (mut lines, mut seen) = (Lines::new(producer, sessions, bytes), Seen::default());
+            let (mut text, mut answer) = (Vec::new(), String::new());
+            let began = Instant::now();
+            while began.elapsed() < time {
+                text.clear();
+                lines.push(&mut text);
+                let written = Instant::now();
+                writing.write_all(&text).await.map_err(no_answer)?;
+                reply(&mut reading, &mut answer).await?;
+                seen.waits.push(written.elapsed());
+                seen.events += 1;
+            }
+            Ok(Seen { time: began.elapsed(), ..seen })
+        });
+    }
+    Seen::join(tasks).await
+}
+
+/// When pipelining producers end.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Until {
+    Time(Duration),
+    /// So many events of all producers together.
+    Events(u64),
+}
+
+/// `producers` that keep up to `window` lines without a reply each. `each` is how many events in a row a session has;
+/// 0 draws the session of each line at random.
+pub(super) async fn pipelined(
+    daemon: &mut Daemon,
+    producers: u64,
+    window: usize,
+    sessions: u64,
+    bytes: usize,
+    until: Until,
+    each: u64,
+) -> Result<Seen, BenchError> {
+    let mut tasks = JoinSet::new();
+    for producer in 0..producers {
+        let (mut reading, mut writing) = connect(daemon).await?;
+        let (time, most) = match until {
+            Until::Time(time) => (time, u64::MAX),
+            Until::Events(events) => {
+                (Duration::MAX, events / producers + u64::from(producer < events % producers))
+            }
+        };
+        tasks.spawn(async move {
+            let mut lines = Lines::new(producer, sessions, bytes);
+            let room = Semaphore::new(window);
+            let began = Instant::now();
+            let writes = async {
+                let (mut text, mut written) = (Vec::new(), 0);
+                while began.elapsed() < time && written < most {
+                    // The semaphore is never closed.
+                    let Ok(first) = room.acquire().await else { break };
+                    first.forget();
+                    let more = room.available_permits().min(LINES_A_WRITE - 1);
+                    let more = u64::try_from(more).unwrap_or(0).min(most - written - 1);
+                    if let Some(rest) =
+                        u32::try_from(more).ok().and_then(|more| room.try_acquire_many(more).ok())
+                    {
+                        rest.forget();
+                    }
+                    text.clear();
+                    for number in written..=written + more {
+                        match number.checked_div(each) {
+                            Some(session) => lines.push_of(session * producers + producer, &mut text),
+                            None => lines.push(&mut text),
+                        }
+                    }
+                    written += more + 1;
+                    writing.write_all(&text).await.map_err(no_answer)?;
+                }
+                writing.shutdown().await.map_err(no_answer)?;
+                Ok::<_, BenchError>(written)
+            };
+            let reads = async {
+                let (mut answer, mut replies) = (String::new(), 0_u64);
+                while !reading.fill_buf().await.map_err(no_answer)?.is_empty() {
+                    reply(&mut reading, &mut answer).await?;
+                    replies += 1;
+                    room.add_permits(1);
+                }
+                Ok::<_, BenchError>((replies, began.elapsed()))
+            };
+            let (_written, (events, time)) = tokio::try_join!(writes, reads)?;
+            Ok(Seen { events, time, waits: Vec::new() })
+        });
+    }
+    Seen::join(tasks).await
+}
+
+/// `producers` that together write `rate` lines a second for `time`, whether replies come or not.
+pub(super) async fn paced(
+    daemon: &mut Daemon,
+    producers: u64,
+    rate: f64,
+    sessions: u64,
+    bytes: usize,
+    time: Duration,
+) -> Result<Seen, BenchError> {
+    let mut tasks = JoinSet::new();
+    for producer in 0..producers {
+        let (mut reading, mut writing) = connect(daemon).await?;
+        tasks.spawn(async move {
+            let mut lines = Lines::new(producer, sessions, bytes);
+            let began = Instant::now();
+            let (sent, mut sendings) = tokio::sync::mpsc::unbounded_channel();
+            let writes = async {
+                let (mut text, mut written) = (Vec::new(), 0.0);
+                #[expect(clippy::cast_precision_loss, reason = "a handful of producers")]
+                let share = rate / producers as f64;
+                let mut ticks = tokio::time::interval(TICK);
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+                while began.elapsed() < time {
+                    ticks.tick().await;
+                    text.clear();
+                    let mut count = 0_u64;
+                    while written < began.elapsed().as_secs_f64() * share {
+                        lines.push(&mut text);
+                        written += 1.0;
+                        count += 1;
+                    }
+                    let now = Instant::now();
+                    // The reader ends after the writer.
+                    let _sent = sent.send((now, count));
+                    writing.write_all(&text).await.map_err(no_answer)?;
+                }
+                drop(sent);
+                writing.shutdown().await.map_err(no_answer)?;
+                Ok::<_, BenchError>(())
+            };
+            let reads = async {
+                let (mut answer, mut waits) = (String::new(), Vec::new());
+                let mut open: VecDeque<(Instant, u64)> = VecDeque::new();
+                while !reading.fill_buf().await.map_err(no_answer)?.is_empty() {
+                    reply(&mut reading, &mut answer).await?;
+                    while let Ok(sending) = sendings.try_recv() {
+                        open.push_back(sending);
+                    }
+                    while open.front().is_some_and(|(_, left)| *left == 0) {
+                        open.pop_front();
+                    }
+                    if let Some((at, left)) = open.front_mut() {
+                        waits.push(at.elapsed());
+                        *left -= 1;
+                    }
+                }
+                Ok::<_, BenchError>(waits)
+            };
+            let ((), waits) = tokio::try_join!(writes, reads)?;
+            Ok(Seen { events: waits.len() as u64, time: began.elapsed(), waits })
+        });
+    }
+    Seen::join(tasks).await
+}

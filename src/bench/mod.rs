@@ -1,0 +1,142 @@
+//! Measures this machine: what the daemon takes in and sends out, each beside its limit from the same run.
+//!
+//! Guarantees:
+//! - every figure of speed stands beside what a bare loop does here with the same bytes in the same grouping: a file that is
+//!   appended to and synced, an HTTP client that posts the same bodies, a parser of the same lines;
+//! - the daemon is this very executable in a process of its own, so that its processor time and memory are its own;
+//! - nothing outside a temporary folder is touched. It lies in the folder that is asked for: on which disk it lies is what
+//!   is measured.
+//!
+//! A figure is the median of its runs. Times of one run on a shared machine say little; ratios of one run say more.
+
+mod accept;
+mod backlog;
+mod deliver;
+mod limits;
+mod load;
+mod process;
+mod report;
+mod server;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::task::JoinError;
+
+pub use self::report::{Report, Row};
+
+/// The parts of a measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// How fast submissions are stored, and how soon they are answered.
+    Accept,
+    /// From the socket to Target's answer.
+    Deliver,
+    /// Memory and time with a backlog: filling, a restart after SIGKILL, draining.
+    Backlog,
+    /// What it costs to do nothing.
+    Idle,
+}
+
+/// How much is measured.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The executable of the daemon.
+    pub program: PathBuf,
+    /// What its configuration is changed by, as with `-o`.
+    pub overrides: Vec<String>,
+    /// Where the temporary folder is made.
+    pub folder: PathBuf,
+    /// Which parts.
+    pub parts: Vec<Part>,
+    /// How often each part is measured; the medians count.
+    pub runs: usize,
+    /// How long acceptance is measured for each number of producers.
+    pub time: Duration,
+    /// How many events are delivered.
+    pub events: u64,
+    /// Over how many sessions.
+    pub sessions: u64,
+    /// How long a line is, in bytes.
+    pub line_bytes: usize,
+    /// How many events the backlogs have.
+    pub backlogs: Vec<u64>,
+}
+
+/// Why nothing can be measured.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BenchError {
+    /// The temporary folder, a process, a socket or a file of it.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The daemon ended by itself.
+    #[error("the daemon ended with {status}; its last log line: {last}")]
+    Ended {
+        /// How.
+        status: String,
+        /// What it said last.
+        last: String,
+    },
+    /// A line or a request was not taken that should be.
+    #[error("a line or a request was answered with {0}")]
+    Refused(String),
+    /// A part of it panicked, which is a bug.
+    #[error("a task panicked, please report it: {0}")]
+    Panic(#[from] JoinError),
+}
+
+/// An error of the system, with what was tried.
+fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> BenchError {
+    let what = what.into();
+    move |source| BenchError::System { what, source }
+}
+
+/// Measures, and tells `told` of each part as it begins.
+///
+/// # Errors
+/// [`BenchError`]: what was measured before is lost.
+pub async fn run(settings: Settings, told: impl Fn(&str)) -> Result<Report, BenchError> {
+    let mut report = Report::new(settings.line_bytes);
+    for run in 1..=settings.runs {
+        for part in &settings.parts {
+            told(&format!("run {run} of {}: {part:?}", settings.runs));
+            match part {
+                Part::Accept => accept::measure(&settings, &mut report).await?,
+                Part::Deliver => deliver::measure(&settings, &mut report).await?,
+                Part::Backlog => backlog::measure(&settings, &mut report).await?,
+                Part::Idle => backlog::idle(&settings, &mut report).await?,
+            }
+        }
+    }
+    Ok(report)
+}
+
+/// A folder that goes when this is dropped.
+fn temporary(settings: &Settings) -> Result<tempfile::TempDir, BenchError> {
+    let made = tempfile::Builder::new().prefix("target-notifyd-bench-").tempdir_in(&settings.folder);
+    made.map_err(system(format!("a folder cannot be made in {}", shown(&settings.folder))))
+}
+
+fn shown(path: &Path) -> impl std::fmt::Display + '_ {
+    path.display()
+}
+
+/// `count` in `time`, a second.
+#[expect(clippy::cast_precision_loss, reason = "figures for a person")]
+fn rate(count: u64, time: Duration) -> f64 {
+    count as f64 / time.as_secs_f64().max(1e-9)
+}
+
+/// `time` for each of `count`, in microseconds.
+#[expect(clippy::cast_precision_loss, reason = "figures for a person")]
+fn micros_each(time: Duration, count: u64) -> f64 {
+    time.as_secs_f64() * 1e6 / (count.max(1) as f64)
+}

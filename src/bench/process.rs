@@ -1,0 +1,170 @@
+//! The daemon in a process of its own, and what the system says that it used.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+
+use super::{BenchError, Settings, system};
+
+/// The clock ticks of `/proc`, in microseconds: Linux shows user space a hundred a second on every platform.
+const TICK_MICROS: u64 = 10_000;
+/// The wait before a daemon that is starting is looked for again.
+const RECONNECT: Duration = Duration::from_millis(1);
+
+pub(super) struct Daemon {
+    child: Child,
+    folder: PathBuf,
+}
+
+/// What a process used since it began.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Used {
+    pub(super) user: Duration,
+    pub(super) system: Duration,
+    /// What it had the system write to the disk, in bytes.
+    pub(super) written: u64,
+    /// How often one of its threads waited, which ends in a wake-up each.
+    pub(super) waits: u64,
+    /// The most memory that was resident, in bytes.
+    pub(super) peak_bytes: u64,
+    /// The memory that is resident, in bytes.
+    pub(super) resident_bytes: u64,
+}
+
+impl Used {
+    pub(super) fn processor(&self) -> Duration {
+        self.user + self.system
+    }
+
+    /// What was used since `before`; memory is as it is now.
+    pub(super) fn since(&self, before: &Self) -> Self {
+        Self {
+            user: self.user.saturating_sub(before.user),
+            system: self.system.saturating_sub(before.system),
+            written: self.written.saturating_sub(before.written),
+            waits: self.waits.saturating_sub(before.waits),
+            ..*self
+        }
+    }
+}
+
+impl Daemon {
+    /// Starts it in `folder` against `endpoint`, with `more` as with `-o`.
+    pub(super) fn start(
+        settings: &Settings,
+        folder: &Path,
+        endpoint: &str,
+        more: &[&str],
+    ) -> Result<Self, BenchError> {
+        let configuration = folder.join("config.toml");
+        let text = "[target]\nclient = \"acmecorp\"\norganization_id = \"0DD934B85278256B0A490D44@AdobeOrg\"\n\
+            [queue]\nmax_bytes = \"8GiB\"\n[log]\nlevel = \"warn\"\n";
+        fs::write(&configuration, text).map_err(system("the configuration cannot be written"))?;
+        let own = [
+            format!("target.endpoint={endpoint}"),
+            format!("ingest.socket={}", folder.join("notify.sock").display()),
+            format!("queue.path={}", folder.join("queue").display()),
+            format!("admin.socket={}", folder.join("admin.sock").display()),
+        ];
+        let log = fs::File::options().create(true).append(true).open(folder.join("daemon.log"));
+        let mut command = Command::new(&settings.program);
+        command.arg("run").arg("--config").arg(&configuration);
+        let more = more.iter().map(|one| (*one).to_owned());
+        let all: Vec<String> =
+            own.into_iter().chain(more).chain(settings.overrides.iter().cloned()).collect();
+        command.args(all.iter().flat_map(|one| ["-o", one.as_str()]));
+        // What this shell sets for a real daemon is not meant for this one.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("TARGET_NOTIFYD_") {
+                command.env_remove(name);
+            }
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+        command.stderr(log.map_err(system("the daemon's log cannot be kept"))?);
+        let program = settings.program.display();
+        let child = command.spawn().map_err(system(format!("{program} cannot be started")))?;
+        Ok(Self { child, folder: folder.to_owned() })
+    }
+
+    /// A connection, as soon as it takes one.
+    pub(super) async fn connect(&mut self) -> Result<UnixStream, BenchError> {
+        loop {
+            match UnixStream::connect(self.folder.join("notify.sock")).await {
+                Ok(stream) => return Ok(stream),
+                Err(_) => {
+                    if let Some(status) =
+                        self.child.try_wait().map_err(system("the daemon cannot be looked at"))?
+                    {
+                        return Err(self.ended(status.to_string()));
+                    }
+                    tokio::time::sleep(RECONNECT).await;
+                }
+            }
+        }
+    }
+
+    fn ended(&self, status: String) -> BenchError {
+        let text = fs::read_to_string(self.folder.join("daemon.log")).unwrap_or_default();
+        BenchError::Ended { status, last: text.lines().next_back().unwrap_or("none").to_owned() }
+    }
+
+    pub(super) fn used(&self) -> Result<Used, BenchError> {
+        let process = PathBuf::from(format!("/proc/{}", self.child.id().unwrap_or(0)));
+        used(&process).map_err(system("what the daemon used cannot be read"))
+    }
+
+    /// SIGKILL.
+    pub(super) async fn kill(&mut self) -> Result<(), BenchError> {
+        self.child.kill().await.map_err(system("the daemon cannot be killed"))
+    }
+
+    /// SIGTERM, and the end in order.
+    pub(super) async fn end(mut self) -> Result<(), BenchError> {
+        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        if let Some(pid) = pid {
+            kill(pid, Signal::SIGTERM)
+                .map_err(|error| system("the daemon cannot be stopped")(error.into()))?;
+        }
+        let status = self.child.wait().await.map_err(system("the daemon cannot be waited for"))?;
+        if status.success() { Ok(()) } else { Err(self.ended(status.to_string())) }
+    }
+}
+
+fn used(process: &Path) -> io::Result<Used> {
+    let bad =
+        |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{what} in {}", process.display()));
+    let stat = fs::read_to_string(process.join("stat"))?;
+    // The name of the process may hold anything; what follows it does not.
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let ticks = |field: usize| fields.get(field).and_then(|text| text.parse::<u64>().ok());
+    let (Some(user), Some(system)) = (ticks(11), ticks(12)) else { return Err(bad("no times")) };
+    let status = fs::read_to_string(process.join("status"))?;
+    let mut waits = 0;
+    for thread in fs::read_dir(process.join("task"))? {
+        // A thread may end while it is looked at.
+        let status = fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
+        waits += member(&status, "voluntary_ctxt_switches:").unwrap_or(0);
+    }
+    let written = fs::read_to_string(process.join("io"))?;
+    Ok(Used {
+        user: Duration::from_micros(user * TICK_MICROS),
+        system: Duration::from_micros(system * TICK_MICROS),
+        written: member(&written, "write_bytes:").ok_or_else(|| bad("no write_bytes"))?,
+        waits,
+        peak_bytes: member(&status, "VmHWM:").ok_or_else(|| bad("no VmHWM"))? * 1_024,
+        resident_bytes: member(&status, "VmRSS:").ok_or_else(|| bad("no VmRSS"))? * 1_024,
+    })
+}
+
+/// The number behind `name` in a file of `/proc`.
+fn member(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
