@@ -124,7 +124,7 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
 }
 
 /// The bytes that the queue's folder takes on the disk, the reserve and the quarantine among them. What disappears
-/// meanwhile counts as nothing; after [`MAX_FILES`] it is enough.
+/// meanwhile counts as nothing; after `MAX_FILES` it is enough.
 ///
 /// # Errors
 /// The system's, where the folder cannot be read.
