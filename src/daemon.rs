@@ -5,6 +5,7 @@
 //! - at the end producers are answered first, then requests under way are waited for, then the queue is closed: nothing
 //!   that was acknowledged depends on any of it.
 
+mod descriptors;
 mod desk;
 pub mod figures;
 mod report;
@@ -183,7 +184,9 @@ impl Daemon {
     ///
     /// # Errors
     /// [`DaemonError`]: what is stored stays stored.
-    pub async fn open(settings: Settings) -> Result<Self, DaemonError> {
+    pub async fn open(mut settings: Settings) -> Result<Self, DaemonError> {
+        // Before anything is opened.
+        settings.ingest.max_connections = descriptors::provide(&settings);
         let clock = Clock::start();
         let transport = Transport::new(settings.transport.clone())?;
         let (queue_settings, account) = (settings.queue.clone(), settings.account.clone());

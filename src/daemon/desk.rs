@@ -162,9 +162,11 @@ impl Waiting {
     }
 
     fn send(self) {
-        let Self { slip, events, answer, .. } = self;
+        let Self { mut slip, events, answer, .. } = self;
         let (mut dead, mut delivered, mut notifications) = (Vec::new(), Vec::new(), Vec::new());
-        for (id, event) in slip.ids.iter().zip(events) {
+        let (ids, reference) = (std::mem::take(&mut slip.ids), slip.reference.take());
+        let reference = reference.as_deref();
+        for (id, event) in ids.iter().zip(events) {
             match event {
                 Fate::Dead(one) => dead.push(one),
                 Fate::Delivered(notification) => {
@@ -174,9 +176,17 @@ impl Waiting {
                 Fate::Open => {}
             }
         }
-        let reference = slip.reference.as_deref();
         let text = match dead.is_empty() {
-            true => receipt::delivered(reference, &slip.ids, answer.as_deref(), &notifications),
+            true => receipt::delivered(reference, &ids, answer.as_deref(), &notifications),
+            false => receipt::dead(reference, &delivered, &dead),
+        };
+        if slip.fits(text.len()) {
+            return slip.send(text);
+        }
+        // Producers that take no receipts hold all that may be held: the outcome alone is told, in its own share.
+        dead.iter_mut().for_each(|one| one.detail.clear());
+        let text = match dead.is_empty() {
+            true => receipt::delivered(reference, &ids, None, &[]),
             false => receipt::dead(reference, &delivered, &dead),
         };
         slip.send(text);

@@ -7,4 +7,4 @@ mod transport;
 
 pub use self::counts::{Counts, Kind, LATENCY_BOUNDS_MS, Latency};
 pub use self::flusher::{Added, Ask, Backlog, Edge, Flusher, KnownVisitors, Shown};
-pub use self::transport::{Settings, Transport, TransportError};
+pub use self::transport::{MAX_IDLE_PER_HOST, Settings, Transport, TransportError};

@@ -21,6 +21,11 @@ use crate::wire::response;
 /// The path of the Delivery API.
 const PATH: &str = "/rest/v1/delivery";
 
+/// The most connections to one host that are kept open for later requests.
+pub const MAX_IDLE_PER_HOST: usize = 32;
+/// A peer may take this long for an HTTP/2 ping, however short `target.connect_timeout` is.
+const SHORTEST_PING: Duration = Duration::from_secs(1);
+
 /// How Target is reached.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -100,6 +105,11 @@ impl Transport {
         let mut builder = Client::builder()
             .timeout(settings.timeout)
             .connect_timeout(settings.connect_timeout)
+            .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
+            // Over HTTP/2 a request that times out leaves its connection open. One that fell silent would take every
+            // later request, too: a ping that nobody answers, sent while a request waits, ends it.
+            .http2_keep_alive_interval(settings.timeout / 4)
+            .http2_keep_alive_timeout(settings.connect_timeout.max(SHORTEST_PING))
             .redirect(redirect::Policy::none());
         if let Some(path) = &settings.ca_file {
             let pem = std::fs::read(path)
@@ -245,11 +255,13 @@ pub(super) fn failed(failure: Failure, detail: &str) -> Outcome {
     Outcome { answer: Answer::Failed(failure), retry_after: None, edge: None, known: None, detail }
 }
 
-/// `Retry-After`, in seconds or as a date, as a wait from `now`; a date that has passed is no wait.
+/// `Retry-After`, in seconds or as a date, as a wait from `now`; a date that has passed is no wait. Seconds beyond all
+/// counting are the longest wait.
 fn wait(value: &HeaderValue, now: SystemTime) -> Option<Duration> {
     let text = value.to_str().ok()?.trim();
     match text.parse() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => Some(Duration::MAX),
         Err(_) => Some(httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default()),
     }
 }
@@ -387,12 +399,17 @@ mod tests {
             ("120", Some(120)),
             ("Sun, 06 Nov 1994 08:50:37 GMT", Some(60)),
             ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("18446744073709551615", Some(u64::MAX)),
             ("soon", None),
+            ("", None),
             ("-1", None),
+            ("1.5", None),
         ] {
             let value = HeaderValue::from_static(text);
             assert_eq!(wait(&value, now), expected.map(Duration::from_secs), "{text}");
         }
+        let beyond = HeaderValue::from_static("99999999999999999999999");
+        assert_eq!(wait(&beyond, now), Some(Duration::MAX));
     }
 
     #[test]

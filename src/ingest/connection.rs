@@ -15,8 +15,8 @@ use tracing::debug;
 use super::framing::{Frame, Framer};
 use super::slip::{Receipt, Slip};
 use super::{
-    Admission, Counts, LINGER_AT_SHUTDOWN, MAX_BATCH_LINES, MAX_WAITING_BATCHES, Pending, SHORT_LINE_BYTES,
-    Settings, WRITE_STALL,
+    Admission, Counts, LINGER_AT_SHUTDOWN, MAX_BATCH_BYTES, MAX_BATCH_LINES, MAX_REPLY_BYTES,
+    MAX_WAITING_BATCHES, Pending, SHORT_LINE_BYTES, Settings, WRITE_STALL,
 };
 use crate::event::{EventId, SessionId};
 use crate::wire::defaults::Defaults;
@@ -26,6 +26,10 @@ use crate::wire::submission::Submission;
 /// The bytes of one read.
 const READ_BYTES: usize = 64 * 1_024;
 
+/// What a reply that waits takes in memory beside its texts, in bytes.
+const PLACE_BYTES: usize = 160;
+/// What an event of a reply that waits takes in memory beside its id, in bytes.
+const PLACE_BYTES_PER_EVENT: usize = 48;
 /// What an event of a submission that waits for its receipt takes in memory beside its id, in bytes.
 const SLIP_BYTES_PER_EVENT: usize = 128;
 /// How long a read at shutdown may take to see bytes that have arrived before it.
@@ -66,9 +70,39 @@ enum Handed {
     Gone,
 }
 
+impl Place {
+    /// About what it takes in memory, in bytes.
+    fn bytes(&self) -> usize {
+        let texts = match self {
+            Self::Answered(line) => line.len(),
+            Self::Waiting { ids, session, reference, .. } => {
+                let ids: usize = ids.iter().map(|id| id.as_str().len() + PLACE_BYTES_PER_EVENT).sum();
+                ids + session.as_str().len() + reference.as_ref().map_or(0, String::len)
+            }
+        };
+        PLACE_BYTES + texts
+    }
+}
+
 struct Batch {
     places: Vec<Place>,
     pending: Option<Pending>,
+    /// Of [`MAX_REPLY_BYTES`], and for a long line of `buffer_max_bytes`, until the replies are written.
+    shares: Vec<OwnedSemaphorePermit>,
+}
+
+/// What is to be written, and what it holds of limits until it is.
+struct Text {
+    lines: String,
+    shares: Vec<OwnedSemaphorePermit>,
+}
+
+impl Text {
+    fn push(&mut self, receipt: Receipt) {
+        self.lines.push_str(&receipt.text);
+        self.lines.push('\n');
+        self.shares.push(receipt.share);
+    }
 }
 
 /// Serves `stream`, the connection `producer` of `user`, until it ends.
@@ -88,6 +122,7 @@ where
         stream: reading,
         framer: Framer::new(shared.settings.max_line),
         permit: None,
+        replies: Arc::new(Semaphore::new(MAX_REPLY_BYTES)),
         handed: 0,
         owed: Arc::clone(&owed),
     };
@@ -133,6 +168,8 @@ struct Reader<'s, A, C> {
     framer: Framer,
     /// The share of `buffer_max_bytes` that a long line holds.
     permit: Option<OwnedSemaphorePermit>,
+    /// What is left of [`MAX_REPLY_BYTES`].
+    replies: Arc<Semaphore>,
     /// How many batches were handed on.
     handed: u64,
     owed: Arc<AtomicUsize>,
@@ -208,18 +245,18 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
     async fn hand_on_complete(&mut self, out: &Out) -> Handed {
         let mut handed = Handed::None;
         loop {
-            let mut frames = Vec::new();
+            let (mut frames, mut bytes) = (Vec::new(), 0);
             while frames.len() < MAX_BATCH_LINES
+                && bytes < MAX_BATCH_BYTES
                 && let Some(frame) = self.framer.next()
             {
+                bytes += frame.bytes();
                 frames.push(frame);
             }
             if frames.is_empty() {
                 return handed;
             }
             handed = Handed::Lines;
-            // A long line gives its share back as soon as it is complete.
-            self.permit = None;
             if !self.hand_on(frames, out).await {
                 return Handed::Gone;
             }
@@ -231,17 +268,23 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
         // The place is taken first: with no room for replies nothing more is stored.
         let Ok(room) = out.batches.reserve().await else { return false };
         let (mut submissions, mut slips) = (Vec::new(), Vec::new());
-        let places = frames
+        let places: Vec<Place> = frames
             .into_iter()
             .map(|frame| self.place(frame, &out.receipts, &mut submissions, &mut slips))
             .collect();
+        let bytes = places.iter().map(Place::bytes).sum::<usize>().min(MAX_REPLY_BYTES);
+        let share = u32::try_from(bytes).unwrap_or(u32::MAX);
+        // A peer that takes no replies waits here: it has room for no more of them.
+        let share = Arc::clone(&self.replies).acquire_many_owned(share).await.ok();
         let pending = match submissions.is_empty() {
             true => None,
             false => Some(self.shared.admission.append(self.producer, submissions, slips).await),
         };
         self.handed += 1;
         self.owed.fetch_add(1, Ordering::Relaxed);
-        room.send(Batch { places, pending });
+        // A long line is the first of its batch, and its share belongs to it until its reply is written.
+        let shares = share.into_iter().chain(self.permit.take()).collect();
+        room.send(Batch { places, pending, shares });
         true
     }
 
@@ -295,7 +338,7 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
             session: session.clone(),
             batch: self.handed,
             place: Some(place),
-            _share: share,
+            share,
             owed: Arc::clone(&self.owed),
         })
     }
@@ -336,7 +379,7 @@ impl<A, C> Writer<'_, A, C> {
                         let (now, later): (Vec<_>, Vec<_>) =
                             early.into_iter().partition(|receipt: &Receipt| receipt.batch < answered);
                         early = later;
-                        now.iter().for_each(|receipt| push_line(&mut text, &receipt.text));
+                        now.into_iter().for_each(|receipt| text.push(receipt));
                         text
                     }
                     None => {
@@ -347,8 +390,8 @@ impl<A, C> Writer<'_, A, C> {
                 },
                 receipt = due.recv(), if owed => match receipt {
                     Some(receipt) if receipt.batch < answered => {
-                        let mut text = String::new();
-                        push_line(&mut text, &receipt.text);
+                        let mut text = Text { lines: String::new(), shares: Vec::new() };
+                        text.push(receipt);
                         text
                     }
                     Some(receipt) => {
@@ -363,7 +406,7 @@ impl<A, C> Writer<'_, A, C> {
                 () = sleep_until(until), if !more => break,
                 () = self.shared.shutdown.cancelled(), if !more => break,
             };
-            if !self.write(text.as_bytes()).await {
+            if !self.write(text.lines.as_bytes()).await {
                 return false;
             }
         }
@@ -381,13 +424,8 @@ impl<A, C> Writer<'_, A, C> {
     }
 }
 
-fn push_line(text: &mut String, line: &str) {
-    text.push_str(line);
-    text.push('\n');
-}
-
 /// The replies of a batch; `None` where its commit was lost.
-async fn answer(batch: Batch, counts: &Counts) -> Option<String> {
+async fn answer(batch: Batch, counts: &Counts) -> Option<Text> {
     let appended = match batch.pending {
         Some(pending) => pending.await.ok()?,
         None => Vec::new(),
@@ -409,5 +447,5 @@ async fn answer(batch: Batch, counts: &Counts) -> Option<String> {
         }
         text.push('\n');
     }
-    Some(text)
+    Some(Text { lines: text, shares: batch.shares })
 }

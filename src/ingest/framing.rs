@@ -1,4 +1,7 @@
-//! Bytes to lines, with bounded memory.
+//! Bytes to lines, with bounded memory, in time that grows with the bytes alone.
+
+/// What is kept of the buffer of an ended line, in bytes; a larger one is given back.
+const KEPT_BYTES: usize = 8 * 1_024;
 
 /// A piece of what a producer wrote.
 #[derive(Debug, PartialEq, Eq)]
@@ -9,10 +12,23 @@ pub(super) enum Frame {
     TooLong,
 }
 
+impl Frame {
+    /// The bytes of the line that it holds.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Line(line) => line.len(),
+            Self::TooLong => 0,
+        }
+    }
+}
+
 /// Cuts a stream into lines. Holds at most one line and the bytes of one read.
 pub(super) struct Framer {
     max_line: usize,
     held: Vec<u8>,
+    /// Where in `held` the next line begins: what is before it was taken, and is removed once no line is left. Removing each
+    /// line by itself would move all that follows once a line.
+    start: usize,
     /// How far `held` was searched for a line's end.
     searched: usize,
     skipping: bool,
@@ -20,22 +36,28 @@ pub(super) struct Framer {
 
 impl Framer {
     pub(super) fn new(max_line: usize) -> Self {
-        Self { max_line, held: Vec::new(), searched: 0, skipping: false }
+        Self { max_line, held: Vec::new(), start: 0, searched: 0, skipping: false }
     }
 
     /// Takes what was read.
     pub(super) fn push(&mut self, bytes: &[u8]) {
+        let all = self.held.len().saturating_add(bytes.len());
+        if all > self.held.capacity() && all > KEPT_BYTES {
+            // Not doubled: what a long line may hold is counted by its bytes.
+            let most = self.max_line.saturating_add(2).max(all);
+            self.held.reserve_exact(most.min(all.saturating_mul(2)).saturating_sub(self.held.len()));
+        }
         self.held.extend_from_slice(bytes);
     }
 
     /// Whether a line was begun and not ended.
     pub(super) fn begun(&self) -> bool {
-        self.skipping || !self.held.is_empty()
+        self.skipping || self.held_bytes() > 0
     }
 
     /// The bytes that are held.
     pub(super) fn held_bytes(&self) -> usize {
-        self.held.len()
+        self.held.len().saturating_sub(self.start)
     }
 
     /// The next complete line.
@@ -45,16 +67,14 @@ impl Framer {
             let Some(end) = fresh.iter().position(|byte| *byte == b'\n').map(|at| at + self.searched) else {
                 self.searched = self.held.len();
                 // One byte more than the limit: a `\r` may yet turn out to belong to the end.
-                if self.skipping || self.held.len() > self.max_line.saturating_add(1) {
+                if self.skipping || self.held_bytes() > self.max_line.saturating_add(1) {
                     self.skipping = true;
-                    self.held = Vec::new();
-                    self.searched = 0;
+                    self.start = self.held.len();
                 }
+                self.compact();
                 return None;
             };
-            let rest = self.held.split_off(end.saturating_add(1));
-            let line = std::mem::replace(&mut self.held, rest);
-            self.searched = 0;
+            let line = self.take(end.saturating_add(1));
             if let Some(frame) = self.frame(line) {
                 return Some(frame);
             }
@@ -63,9 +83,30 @@ impl Framer {
 
     /// The last line, where the producer shut down without ending it.
     pub(super) fn finish(&mut self) -> Option<Frame> {
-        let line = std::mem::take(&mut self.held);
-        self.searched = 0;
+        let line = self.take(self.held.len());
         self.frame(line)
+    }
+
+    /// The bytes from the line's beginning up to `end`.
+    fn take(&mut self, end: usize) -> Vec<u8> {
+        let whole = self.start == 0 && end == self.held.len();
+        let line = match whole {
+            true => std::mem::take(&mut self.held),
+            false => self.held.get(self.start..end).unwrap_or_default().to_vec(),
+        };
+        self.start = if whole { 0 } else { end };
+        self.searched = self.start;
+        line
+    }
+
+    /// Removes what was taken, and gives a large buffer back that is no longer needed.
+    fn compact(&mut self) {
+        self.held.drain(..self.start);
+        self.searched = self.searched.saturating_sub(self.start);
+        self.start = 0;
+        if self.held.len() <= KEPT_BYTES && self.held.capacity() > KEPT_BYTES {
+            self.held.shrink_to(KEPT_BYTES);
+        }
     }
 
     fn frame(&mut self, mut line: Vec<u8>) -> Option<Frame> {
@@ -115,5 +156,29 @@ mod tests {
         assert_eq!(frames(3, &["abc\nabcd\nabc\r\n"]), [line("abc"), Frame::TooLong, line("abc")]);
         assert_eq!(frames(3, &["abcdef", "ghi", "jkl\nx\n"]), [Frame::TooLong, line("x")]);
         assert_eq!(frames(3, &["abcde", "f"]), [Frame::TooLong]);
+    }
+
+    #[test]
+    fn many_short_lines_cost_no_more_than_their_bytes() {
+        // Moving the rest once a line, a million empty lines would move 500 GB.
+        let mut framer = Framer::new(9);
+        framer.push(&[b'\n'; 1 << 20]);
+        assert_eq!((framer.next(), framer.held_bytes()), (None, 0));
+        framer.push("ab\n".repeat(1 << 18).as_bytes());
+        assert!((0..1 << 18).all(|_| framer.next() == Some(line("ab"))));
+        assert_eq!((framer.next(), framer.begun()), (None, false));
+    }
+
+    #[test]
+    fn a_large_buffer_is_given_back() {
+        let mut framer = Framer::new(1 << 20);
+        for ending in ["\n", "\nx"] {
+            framer.push("y".repeat((1 << 20) - framer.held_bytes()).as_bytes());
+            assert_eq!(framer.next(), None);
+            framer.push(ending.as_bytes());
+            assert!(matches!(framer.next(), Some(Frame::Line(line)) if line.len() == 1 << 20));
+            assert_eq!(framer.next(), None);
+            assert!(framer.held.capacity() <= KEPT_BYTES);
+        }
     }
 }

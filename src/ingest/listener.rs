@@ -12,8 +12,9 @@ use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, info, warn};
 
 use super::connection::{Shared, serve};
 use super::{Admission, Counts, MAX_SLIP_BYTES, Settings};
@@ -102,11 +103,13 @@ impl Listener {
             }
         };
         let mut producer = 0_u64;
+        let mut failures = Failures::default();
         loop {
-            // `accept` and `join_next` lose nothing when they are dropped.
+            // `accept`, `join_next` and the pause lose nothing when they are dropped.
             tokio::select! {
-                accepted = self.socket.accept() => match accepted {
+                accepted = self.socket.accept(), if failures.pause.is_none() => match accepted {
                     Ok((stream, _)) => {
+                        failures.end();
                         let Ok(peer) = stream.peer_cred() else { continue };
                         let count = by_user.get(&peer.uid()).copied().unwrap_or(0);
                         match refusal(&shared.settings, peer.uid(), peer.gid(), connections.len(), count) {
@@ -123,11 +126,11 @@ impl Listener {
                             }
                         }
                     }
-                    Err(error) => {
-                        warn!(%error, "a connection could not be accepted; trying again");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
+                    Err(error) => failures.add(&error),
                 },
+                () = sleep_until(failures.pause.unwrap_or_else(Instant::now)), if failures.pause.is_some() => {
+                    failures.pause = None;
+                }
                 Some(Ok(user)) = connections.join_next(), if !connections.is_empty() => {
                     self.counts.connections.remove(1);
                     ended(&mut by_user, user);
@@ -137,6 +140,32 @@ impl Listener {
         }
         drop(self.socket);
         while connections.join_next().await.is_some() {}
+    }
+}
+
+/// Failures to accept, in a row.
+#[derive(Default)]
+struct Failures {
+    count: u64,
+    /// Nothing is accepted before this.
+    pause: Option<Instant>,
+}
+
+impl Failures {
+    /// The first is told, the others are only counted: ten a second for as long as it lasts.
+    fn add(&mut self, error: &io::Error) {
+        if self.count == 0 {
+            warn!(%error, "a connection could not be accepted; trying again until it can");
+        }
+        self.count += 1;
+        self.pause = Some(Instant::now() + ACCEPT_PAUSE);
+    }
+
+    fn end(&mut self) {
+        if self.count > 0 {
+            info!(attempts = self.count, "connections are accepted again");
+            self.count = 0;
+        }
     }
 }
 
@@ -159,7 +188,7 @@ fn refusal(settings: &Settings, user: u32, group: u32, all: usize, own: usize) -
 /// Writes the one line; a new socket's empty buffer takes it at once, so nobody waits for the peer.
 fn refuse(stream: &UnixStream, line: &str) {
     if let Err(error) = stream.try_write(format!("{line}\n").as_bytes()) {
-        warn!(%error, "a connection was refused, and could not be told why");
+        debug!(%error, "a connection was refused, and could not be told why; the summary counts it as turned away");
     }
 }
 

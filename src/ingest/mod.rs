@@ -4,8 +4,9 @@
 //! - one reply for every line, in the order of the lines; one bad line harms no other line;
 //! - a line is answered `queued` only after the [`Admission`] said that it is stored; where the commit was lost, the
 //!   connection closes without a reply, which means "outcome unknown";
-//! - memory is bounded: a line by `max_line`, long lines together by `buffer_max_bytes`, replies that wait by
-//!   [`MAX_WAITING_BATCHES`] batches of [`MAX_BATCH_LINES`] lines; at a limit the connection is no longer read.
+//! - memory is bounded: a line by `max_line`; long lines together by `buffer_max_bytes`, until their replies are written;
+//!   what one connection has in work by [`MAX_BATCH_BYTES`], the replies that wait on it by [`MAX_REPLY_BYTES`], the
+//!   receipts on all of them by [`MAX_SLIP_BYTES`]. At a limit the connection is no longer read.
 
 mod connection;
 mod counts;
@@ -29,13 +30,18 @@ use crate::wire::submission::Submission;
 
 /// The most lines of one connection that are handed on together.
 pub const MAX_BATCH_LINES: usize = 256;
+/// The most bytes of lines that are handed on together, but for a last line that goes beyond.
+pub const MAX_BATCH_BYTES: usize = 16 * 1_024;
 /// The most batches of one connection that wait for their replies; then it is not read.
-pub const MAX_WAITING_BATCHES: usize = 8;
+pub const MAX_WAITING_BATCHES: usize = 64;
+/// What the replies that wait on one connection may hold, in bytes, but for one batch that alone goes beyond.
+pub const MAX_REPLY_BYTES: usize = 256 * 1_024;
 /// A line up to this length costs no share of `buffer_max_bytes`.
 pub const SHORT_LINE_BYTES: usize = 64 * 1_024;
 /// A peer that takes no byte for this long while replies wait is closed.
 pub const WRITE_STALL: Duration = Duration::from_secs(30);
-/// What the receipts of all connections may hold while they wait, in bytes; beyond it a line is stored without one.
+/// What the receipts of all connections may hold until they are written, in bytes; beyond it a line is stored without
+/// one, and a receipt comes without its response.
 pub const MAX_SLIP_BYTES: usize = 64 * 1_024 * 1_024;
 /// How long a connection is read and discarded after the daemon shut down its writing side.
 pub const LINGER_AT_SHUTDOWN: Duration = Duration::from_secs(1);

@@ -18,8 +18,8 @@ pub struct Slip {
     pub session: SessionId,
     pub(super) batch: u64,
     pub(super) place: Option<mpsc::OwnedPermit<Receipt>>,
-    /// Its share of what all slips may hold.
-    pub(super) _share: OwnedSemaphorePermit,
+    /// Its share of what all receipts may hold, in KiB.
+    pub(super) share: OwnedSemaphorePermit,
     /// How much the connection owes.
     pub(super) owed: Arc<AtomicUsize>,
 }
@@ -30,13 +30,26 @@ pub(super) struct Receipt {
     /// The batch of its line: the reply to that one goes first.
     pub(super) batch: u64,
     pub(super) text: String,
+    /// What it holds until it is written.
+    pub(super) share: OwnedSemaphorePermit,
 }
 
 impl Slip {
+    /// Whether a receipt of `bytes` may be held until its producer takes it; enlarges the share where it has to.
+    pub fn fits(&mut self, bytes: usize) -> bool {
+        let more = bytes.div_ceil(1_024).saturating_sub(self.share.num_permits());
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        let all = Arc::clone(self.share.semaphore());
+        let Ok(more) = all.try_acquire_many_owned(more) else { return false };
+        self.share.merge(more);
+        true
+    }
+
     /// Sends the receipt, a line without its end. Where the connection is gone, nobody reads it.
     pub fn send(mut self, text: String) {
+        let Some(share) = self.share.split(self.share.num_permits()) else { return };
         if let Some(place) = self.place.take() {
-            drop(place.send(Receipt { batch: self.batch, text }));
+            drop(place.send(Receipt { batch: self.batch, text, share }));
         }
     }
 }
