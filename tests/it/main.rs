@@ -7,6 +7,8 @@
     reason = "a test that cannot go on panics"
 )]
 
+mod answers;
+mod authority;
 mod bad_lines;
 mod bench;
 mod cli;
@@ -14,9 +16,11 @@ mod corruption;
 mod crash;
 mod delivery;
 mod demo;
+mod edge;
 mod extent;
 mod figures;
 mod floors;
+mod http2;
 mod load;
 mod options;
 mod process;
@@ -26,3 +30,4 @@ mod recorder;
 mod refusals;
 mod support;
 mod tls;
+mod tls_faults;
