@@ -286,12 +286,25 @@ fn failure(error: &reqwest::Error) -> Failure {
         Failure::Timeout
     } else if text.contains("dns error") {
         Failure::Dns
-    } else if text.contains("certificate") || text.contains("TLS") || text.contains("tls") {
+    } else if tls_failed(error) || text.contains("tls") {
         Failure::Tls
     } else if error.is_connect() {
         Failure::Connect
     } else {
         Failure::Reset
+    }
+}
+
+/// Whether TLS itself failed: by its type, since its sentences seldom name it ("received corrupt message").
+fn tls_failed(error: &reqwest::Error) -> bool {
+    std::iter::successors(error.source(), |&error| within(error)).any(|error| error.is::<rustls::Error>())
+}
+
+/// The cause of `error`. The source of an I/O error is not what it wraps, but the source of that.
+fn within<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use target_notifyd::daemon::Settings;
-use target_notifyd::delivery::Transport;
+use target_notifyd::delivery::{Edge as _, Transport};
 use target_notifyd::event::{Answer, Balance, Cluster, Failure, Host, SessionId};
 use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
