@@ -24,6 +24,7 @@ mod http2;
 mod load;
 mod options;
 mod process;
+mod producers;
 mod readme;
 mod receipts;
 mod recorder;
