@@ -23,7 +23,9 @@ use self::desk::Desk;
 use self::figures::{Meter, Sources};
 use self::report::Reporter;
 use crate::config::IdentifierForm;
-use crate::delivery::{self, Added, Ask, Backlog, Flusher, KnownVisitors, Shown, Transport, TransportError};
+use crate::delivery::{
+    self, Added, Ask, Backlog, Feed, Flusher, KnownVisitors, Shown, Transport, TransportError,
+};
 use crate::event::{Account, Clock, Entry, Event, Moment, Seq};
 use crate::ingest::{self, Admission, BindError, Listener, Slip};
 use crate::queue::{self, Appender, Burial, Failed, Ledger, OnStored, OpenError, Queue, Store};
@@ -256,6 +258,7 @@ impl Daemon {
             now,
             shown: shown(settings.identifiers, &store).await?,
             counts: went,
+            feed: Feed::default(),
             grace: settings.grace,
             known: KnownVisitors::new(MAX_LEARNED, LEARNED_FOR),
             slot_limit: settings.transport.timeout + settings.stuck_after,

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 use uuid::Uuid;
 
+use super::feed::{self, Feed};
 use super::{Counts, notice};
 use crate::event::{Cluster, Entry, Event, Host, Lane, Moment, Outcome, Seq, SessionId, Visitor};
 use crate::schedule::{Attempt, Buried, Remembered, Scheduler, Settled, Status};
@@ -90,6 +91,17 @@ pub enum Ask {
     Status(oneshot::Sender<Status>),
     /// Let nothing expire before this: the clock was set.
     DelayExpiry(Moment),
+    /// Do something with the scheduler.
+    Operate(Operation),
+}
+
+/// What an operator wants of the scheduler, which the flusher owns.
+pub struct Operation(pub Box<dyn FnOnce(&mut Scheduler, Moment) + Send>);
+
+impl std::fmt::Debug for Operation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Operation")
+    }
 }
 
 /// How a visitor's ids appear in the log.
@@ -109,6 +121,8 @@ pub struct Flusher<B, E> {
     pub shown: Shown,
     /// Where requests are counted.
     pub counts: Arc<Counts>,
+    /// Where outcomes are told.
+    pub feed: Feed,
     /// How long requests under way are waited for when it is told to stop.
     pub grace: Duration,
     /// How Target knows visitors that bring no `tntId`.
@@ -154,7 +168,14 @@ enum Happened<E> {
 /// What became of an attempt on its way.
 enum Sent {
     /// It went out with its first `keep` readable events.
-    Out { keep: usize, gone: Vec<Seq>, outcome: Outcome, about: About, watched: Option<Watched> },
+    Out {
+        keep: usize,
+        gone: Vec<Seq>,
+        outcome: Outcome,
+        about: About,
+        watched: Option<Watched>,
+        heard: Option<feed::About>,
+    },
     /// Nothing of it can be read, or the store failed.
     Not { gone: Vec<Seq>, failure: Option<String> },
 }
@@ -221,6 +242,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
                 Happened::Tail => self.scheduler.handle_tail(*tail.borrow_and_update()),
                 // Who asked may have given up.
                 Happened::Asked(Ask::Status(answer)) => drop(answer.send(self.scheduler.status())),
+                Happened::Asked(Ask::Operate(Operation(operation))) => operation(&mut self.scheduler, now),
                 Happened::Asked(Ask::DelayExpiry(until)) => self.scheduler.delay_expiry(until),
                 Happened::Woke => {}
                 Happened::Stop => stopping = Some(Instant::now() + self.grace),
@@ -244,7 +266,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
         while let Some(attempt) = self.scheduler.poll_attempt(now) {
             let (backlog, edge) = (self.backlog.clone(), self.edge.clone());
             let (id, shown, lane) = (attempt.id, Arc::clone(&self.shown), attempt.lane);
-            let counts = Arc::clone(&self.counts);
+            let (counts, feed) = (Arc::clone(&self.counts), self.feed.clone());
             let known = |visitor| (visitor, self.known.get(now, &(lane, visitor)).cloned());
             let asked = match attempt.host {
                 Host::Edge(cluster) => Some(cluster),
@@ -252,7 +274,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
             };
             let about = About { lane, asked, visitor: attempt.visitor.map(known) };
             work.push(Box::pin(async move {
-                let sent = send(&backlog, &edge, attempt, about, &shown, &counts).await;
+                let sent = send(&backlog, &edge, attempt, about, &shown, &counts, &feed).await;
                 Happened::Answered(id, Box::new(sent))
             }));
         }
@@ -275,7 +297,8 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
                 self.scheduler.handle_cut(now, id, 0, &gone);
                 Ok(())
             }
-            Sent::Out { keep, gone, outcome, about, watched } => {
+            Sent::Out { keep, gone, outcome, about, watched, heard } => {
+                let lane = about.lane;
                 let answer = watched.map(|Watched { session, body }| {
                     let tnt_id = about.visitor.as_ref().and_then(|(_, tnt_id)| tnt_id.as_deref());
                     let seconds = now.as_millis() / 1_000;
@@ -293,6 +316,9 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
                 self.scheduler.handle_cut(now, id, keep, &gone);
                 let settled = self.scheduler.handle_outcome(now, id, &outcome);
                 self.backlog.lost(&gone);
+                if let Some(heard) = heard {
+                    self.feed.tell(now, lane, heard, &settled, &outcome);
+                }
                 self.settle(settled, answer, work);
                 Ok(())
             }
@@ -326,6 +352,7 @@ async fn send<B: Backlog, E: Edge>(
     about: About,
     shown: &Shown,
     counts: &Counts,
+    feed: &Feed,
 ) -> Sent {
     let Attempt { seqs, host, .. } = attempt;
     let watches = backlog.watches(&seqs);
@@ -357,12 +384,19 @@ async fn send<B: Backlog, E: Edge>(
     let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
     let began = Instant::now();
     let (outcome, body) = edge.attempt(host, &envelope.session, &request_id, body, &ids).await;
-    counts.add(&outcome.answer, began.elapsed());
+    let took = began.elapsed();
+    counts.add(&outcome.answer, took);
     debug!(
         request = %request_id, session = %shown(envelope.session.as_str()), %host, events = keep,
         answer = ?outcome.answer, detail = %outcome.detail,
         "a request was answered"
     );
     let watched = watches.then(|| Watched { session: envelope.session.clone(), body });
-    Sent::Out { keep, gone, outcome, about, watched }
+    let heard = feed.is_heard().then(|| feed::About {
+        session: envelope.session.clone(),
+        host,
+        events: events.iter().map(|event| (event.seq, event.id.clone())).collect(),
+        took,
+    });
+    Sent::Out { keep, gone, outcome, about, watched, heard }
 }

@@ -1,10 +1,12 @@
 //! The way to Target: requests out, outcomes back. This folder alone names reqwest.
 
 mod counts;
+mod feed;
 mod flusher;
 mod notice;
 mod transport;
 
 pub use self::counts::{Counts, Kind, LATENCY_BOUNDS_MS, Latency};
-pub use self::flusher::{Added, Ask, Backlog, Edge, Flusher, KnownVisitors, Shown};
+pub use self::feed::{Fate, Feed, Heard};
+pub use self::flusher::{Added, Ask, Backlog, Edge, Flusher, KnownVisitors, Operation, Shown};
 pub use self::transport::{MAX_IDLE_PER_HOST, Settings, Transport, TransportError};

@@ -58,6 +58,10 @@ pub(super) fn log(notice: &Notice) {
             %seq, ahead = ?ahead,
             "an event arrived in the future: the clock was set back. Nothing expires for queue.max_age; check the time service"
         ),
+        Notice::PauseOver { host } => {
+            let host = host.map_or_else(|| "all".to_owned(), |host| host.to_string());
+            info!(%host, "a pause is over, as the operator asked: the host is served again");
+        }
         Notice::DeadLettersFull { seq } => error!(
             %seq,
             "queue.dead_max_events is reached: an event that should become a dead letter is parked. Raise the limit"

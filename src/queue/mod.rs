@@ -27,6 +27,7 @@ mod open_page;
 mod pages;
 mod space;
 mod store;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -42,6 +43,7 @@ pub use self::error::{Failed, OpenError};
 pub use self::ledger::Ledger;
 pub use self::space::{free_bytes, used_bytes};
 pub use self::store::{Committed, Scan, Store};
+pub use self::survey::{Sighting, Survey};
 use crate::event::{DeadReason, Entry, Moment, Seq};
 use crate::wire::reply::Appended;
 use crate::wire::submission::Submission;

@@ -66,6 +66,15 @@ pub(super) fn page_of(engine: &Engine, seq: Seq) -> Result<Option<PageKey>, sled
     Ok(found.map(|(key, _)| key).filter(|key| key.bit(seq) != 0))
 }
 
+/// The unsettled events of a page, a bit each; `None` where it was removed meanwhile.
+pub(super) fn left(engine: &Engine, key: PageKey) -> Result<Option<u64>, sled::Error> {
+    let mark = mark(engine, key)?;
+    // A page that is settled may have been removed, with its mark, since an iterator came to it. Its mark was read before
+    // this, so where the page is still there, the mark was.
+    let there = mark != 0 || engine.value(&key.part(0))?.is_some();
+    Ok(there.then_some(key.full() & !mark))
+}
+
 /// The mark of a page. One that is damaged counts as absent: an event that is sent twice is better than one lost.
 pub(super) fn mark(engine: &Engine, key: PageKey) -> Result<u64, sled::Error> {
     let value = engine.value(&numbered(keys::MARK, key.first))?;

@@ -9,7 +9,7 @@ use tracing::{error, info};
 use super::engine::Engine;
 use super::error::Failed;
 use super::keys::{DEAD, MEMBERS, PAGE, PageKey, numbered, seq_of};
-use super::pages::{mark, page_of};
+use super::pages::{left, page_of};
 use super::{Burial, Command, Counts, Ledger, Requeued};
 use crate::event::{Entry, Event, Moment, Seq};
 use crate::wire::record::{DeadLetter, Page, decode_dead, decode_members};
@@ -97,12 +97,8 @@ impl Store {
     }
 
     fn page(&self, key: PageKey, record: &[u8], from: Seq, scan: &mut Scan) -> Result<(), Failed> {
-        let mark = mark(&self.engine, key).map_err(|error| self.broken(&error))?;
-        // A page that is settled may have been removed, with its mark, since the iterator came to it. Its mark was read
-        // before this, so where the page is still there, the mark was.
-        let there =
-            mark != 0 || self.engine.value(&key.part(0)).map_err(|error| self.broken(&error))?.is_some();
-        let left = if there { key.full() & !mark } else { 0 };
+        let found = left(&self.engine, key).map_err(|error| self.broken(&error))?;
+        let (there, left) = (found.is_some(), found.unwrap_or(0));
         match Page::decode(record) {
             Ok(page) if page.len() == usize::from(key.count) => {
                 let open =
@@ -311,7 +307,7 @@ impl Store {
         }
     }
 
-    fn broken(&self, error: &sled::Error) -> Failed {
+    pub(super) fn broken(&self, error: &sled::Error) -> Failed {
         Failed::Disk { path: self.engine.path().to_owned(), message: error.to_string() }
     }
 }

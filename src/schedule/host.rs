@@ -43,6 +43,8 @@ pub(super) struct HostState {
     pub(super) queue: VecDeque<Lane>,
     pub(super) in_flight: usize,
     pub(super) gate: Gate,
+    /// Whether an operator paused it.
+    pub(super) stopped: bool,
     /// The probe under way.
     pub(super) probing: bool,
     /// How many probes there were: pauses take turns between the two ends of the queue.
@@ -90,6 +92,7 @@ impl HostState {
             queue: VecDeque::new(),
             in_flight: 0,
             gate: Gate::Open,
+            stopped: false,
             probing: false,
             probes: 0,
             served: 0,
@@ -103,6 +106,9 @@ impl HostState {
 
     /// Whether a request may go out now, and whether it is a probe.
     pub(super) fn takes(&self, now: Moment) -> Option<bool> {
+        if self.stopped {
+            return None;
+        }
         match self.gate {
             Gate::Open => Some(false),
             Gate::Busy(until) => (until <= now).then_some(false),
@@ -110,8 +116,11 @@ impl HostState {
         }
     }
 
-    /// When it may take a request at the earliest; `None` while a probe is under way.
+    /// When it may take a request at the earliest; `None` while a probe is under way, or an operator paused it.
     pub(super) fn opens(&self) -> Option<Moment> {
+        if self.stopped {
+            return None;
+        }
         match self.gate {
             Gate::Open => Some(Moment::ZERO),
             Gate::Busy(until) => Some(until),
@@ -121,6 +130,18 @@ impl HostState {
 
     pub(super) fn is_shut(&self) -> bool {
         matches!(self.gate, Gate::Shut { .. })
+    }
+
+    /// Ends the pause that its answers made, and counts from nothing; says whether it was paused.
+    pub(super) fn resume(&mut self) -> bool {
+        if self.paused().is_none() {
+            return false;
+        }
+        self.gate = Gate::Open;
+        self.burials.end();
+        self.misconfigured.end();
+        self.refused.clear();
+        true
     }
 
     pub(super) fn paused(&self) -> Option<Cause> {

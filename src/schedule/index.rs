@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::control::Selection;
 use crate::event::{Lane, Moment, Seq};
 
 /// The buckets that lanes are forgotten into.
@@ -98,6 +99,34 @@ impl Index {
     pub(super) fn wakes(&self) -> Option<Moment> {
         let idle = self.pass.is_none() && self.reading.is_none();
         (!self.marks.is_empty() && idle).then_some(self.next_pass)
+    }
+
+    /// The lowest number that may wait on the disk only, if there is one.
+    pub(super) fn lowest(&self) -> Option<Seq> {
+        let unread = (self.cursor < self.tail).then_some(self.cursor);
+        let marks = self.marks.values().chain(self.pass.iter().flat_map(|pass| pass.marks.values())).min();
+        [unread, marks.copied()].into_iter().flatten().min()
+    }
+
+    /// Whether all that waits is in memory.
+    pub(super) fn is_whole(&self) -> bool {
+        self.lowest().is_none() && self.pass.is_none()
+    }
+
+    /// A pass may find what it left before: it starts as soon as it can.
+    pub(super) fn hurry(&mut self, now: Moment) {
+        self.next_pass = self.next_pass.min(now);
+    }
+
+    /// Forgotten lanes that are meant wait no longer.
+    pub(super) fn retry(&mut self, now: Moment, what: Selection) {
+        match what {
+            Selection::Lane(lane) => drop(self.waits.remove(&lane)),
+            Selection::All => self.waits.clear(),
+            // Of what was forgotten nobody knows the host.
+            Selection::Host(_) => return,
+        }
+        self.hurry(now);
     }
 
     pub(super) fn is_marked(&self, lane: Lane) -> bool {

@@ -37,6 +37,8 @@ pub(super) enum Place {
     Idle,
     /// For a moment.
     Timer(Moment),
+    /// For an operator to release it.
+    Held,
     /// In the queue of a host.
     Ready(Host),
     /// For the answer to its one request.
@@ -57,6 +59,8 @@ pub(super) struct LaneState {
     pub(super) served: u64,
     /// The highest sequence number that was admitted.
     pub(super) last: Seq,
+    /// The events up to this one wait for no more to come.
+    pub(super) flushed: Seq,
 }
 
 impl LaneState {
@@ -70,6 +74,7 @@ impl LaneState {
             strikes: 0,
             served: 0,
             last: Seq(0),
+            flushed: Seq(0),
         }
     }
 
@@ -100,7 +105,8 @@ impl LaneState {
     pub(super) fn batch_due(&self, settings: &Settings) -> Option<Moment> {
         let first = self.events.front()?;
         let (_, grows) = self.batch(settings);
-        let full = if grows { first.entry.arrived.after(settings.linger) } else { Moment::ZERO };
+        let lingers = grows && first.entry.seq > self.flushed;
+        let full = if lingers { first.entry.arrived.after(settings.linger) } else { Moment::ZERO };
         Some(full.max(self.not_before))
     }
 
@@ -122,6 +128,18 @@ impl LaneState {
             event.boundary |= position == 0 || position == middle;
         }
         self.put_back(events);
+    }
+
+    /// Its events, those that are parked last.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        let parked = self.parked.iter().map(|one| &one.event.entry);
+        self.events.iter().map(|one| &one.entry).chain(parked)
+    }
+
+    /// Its oldest event.
+    pub(super) fn first_entry(&self) -> Option<&Entry> {
+        let parked = self.parked.iter().map(|one| &one.event.entry);
+        self.events.front().map(|one| &one.entry).into_iter().chain(parked).min_by_key(|entry| entry.seq)
     }
 
     pub(super) fn len(&self) -> usize {

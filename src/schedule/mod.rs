@@ -1,6 +1,8 @@
 //! Pure decisions about delivery: no clock, no socket, no disk, no JSON. Time and randomness are arguments.
 
+mod ages;
 mod backoff;
+mod control;
 mod host;
 mod index;
 mod lane;
@@ -13,11 +15,16 @@ mod stitch;
 mod tests;
 mod verdict;
 
+pub use self::ages::{AGE_COLUMNS, AGE_MINUTES, Ages};
 pub use self::backoff::{Backoff, Random};
+pub use self::control::{
+    Changed, Controls, MAX_HOLDS, MAX_PAUSES, MAX_REASON_BYTES, Pause, Selection, cut_reason,
+};
 pub use self::notice::{Cause, Notice};
 pub use self::remembered::Remembered;
 pub use self::scheduler::{
-    Attempt, Buried, CLOCK_SLACK, LEARNED_FOR, MAX_LEARNED, MAX_PARKED, Scheduler, Settled, Status, Stuck,
+    Attempt, Buried, CLOCK_SLACK, Counted, Extent, Hindrance, HostView, LEARNED_FOR, LaneView, LastError,
+    MAX_LEARNED, MAX_PARKED, Scheduler, Settled, Standing, Status, Stuck,
 };
 pub use self::settings::Settings;
 pub use self::stitch::Stitches;

@@ -76,6 +76,11 @@ pub enum Notice {
         /// How far.
         ahead: Duration,
     },
+    /// A pause that an operator made is over.
+    PauseOver {
+        /// Of which host; `None` of all.
+        host: Option<Host>,
+    },
     /// An event should be set aside, but as many dead letters as may be are held: it is parked.
     DeadLettersFull {
         /// Which.

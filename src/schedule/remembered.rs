@@ -28,6 +28,12 @@ impl<K: Ord + Copy, V> Remembered<K, V> {
         self.values.get(key).filter(|(_, at)| now.since(*at) < self.keep).map(|(value, _)| value)
     }
 
+    /// The value of `key`, if it is still kept, and when it was written.
+    #[must_use]
+    pub fn get_with_time(&self, now: Moment, key: &K) -> Option<(&V, Moment)> {
+        self.values.get(key).filter(|(_, at)| now.since(*at) < self.keep).map(|(value, at)| (value, *at))
+    }
+
     /// Keeps `value` for `key` from now on.
     pub fn insert(&mut self, now: Moment, key: K, value: V) {
         self.forget(now);

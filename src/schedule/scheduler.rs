@@ -8,16 +8,23 @@
 
 mod hosts;
 mod judging;
+mod listing;
+mod operate;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::control::Controls;
 use super::host::{Gate, HostState, Row, Why};
 use super::index::{Index, Reader};
 use super::lane::{LaneState, Parked, Place, Waiting};
 use super::notice::{Cause, Notice, Notices};
 use super::{Random, Remembered, Settings, Verdict, verdict};
 use crate::event::{Answer, Cluster, DeadReason, Entry, Host, Lane, Moment, Outcome, Owner, Seq, Visitor};
+
+pub use self::listing::{Counted, Extent, Hindrance, HostView, LaneView, LastError, Standing};
+use self::listing::{ERRORS_FOR, MAX_ERRORS};
+use self::operate::STOPPED_WAIT;
 
 /// What an event costs in the index, in bytes: itself and its share of lanes and queues.
 const EVENT_BYTES: u64 = 256;
@@ -95,8 +102,12 @@ pub struct Status {
     pub parked: usize,
     /// Hosts with an open breaker.
     pub open_breakers: usize,
-    /// Paused hosts.
+    /// Hosts that their answers paused.
     pub paused_hosts: usize,
+    /// Pauses that an operator made.
+    pub pauses: usize,
+    /// Holds that an operator made.
+    pub holds: usize,
 }
 
 struct UnderWay {
@@ -132,6 +143,10 @@ pub struct Scheduler {
     edges: Remembered<Lane, Cluster>,
     /// The clusters of the visitors that answers named.
     homes: Remembered<(Lane, Visitor), Cluster>,
+    /// What an operator stopped.
+    controls: Controls,
+    /// What the last failure of a lane said.
+    errors: Remembered<Lane, String>,
     dead_room: bool,
     expiry_from: Moment,
     rate_from: Moment,
@@ -140,6 +155,8 @@ pub struct Scheduler {
     reading_from: Option<Moment>,
     /// Since when the store owes settlements, and made none durable.
     settling_from: Option<Moment>,
+    /// When it was last asked for an attempt.
+    last_seen: Moment,
     notices: Notices,
 }
 
@@ -164,12 +181,15 @@ impl Scheduler {
             settled: BTreeSet::new(),
             edges: Remembered::new(MAX_LEARNED, LEARNED_FOR),
             homes: Remembered::new(MAX_LEARNED, LEARNED_FOR),
+            controls: Controls::default(),
+            errors: Remembered::new(MAX_ERRORS, ERRORS_FOR),
             dead_room: true,
             expiry_from: Moment::ZERO,
             rate_from: Moment::ZERO,
             last_begun: Moment::ZERO,
             reading_from: None,
             settling_from: None,
+            last_seen: Moment::ZERO,
             notices: Notices::default(),
         }
     }
@@ -236,6 +256,8 @@ impl Scheduler {
 
     /// The next request that is due, if there is one and a slot for it.
     pub fn poll_attempt(&mut self, now: Moment) -> Option<Attempt> {
+        self.last_seen = now;
+        self.end_pauses(now);
         while let Some((at, lane)) = self.timers.first().copied()
             && at <= now
         {
@@ -245,7 +267,8 @@ impl Scheduler {
             }
             self.place(now, lane);
         }
-        if self.under_way.len() >= self.settings.concurrency || self.rate_from > now {
+        let full = self.under_way.len() >= self.settings.concurrency;
+        if full || self.rate_from > now || self.all_paused() {
             return None;
         }
         let (host, probe) = self.next_host(now)?;
@@ -285,6 +308,7 @@ impl Scheduler {
         self.learn(now, &attempt, outcome);
         let (lane, judged) = (attempt.lane, verdict(outcome, attempt.events.len()));
         self.judge_host(now, &attempt, judged, outcome);
+        self.note_error(now, lane, judged != Verdict::Delivered, &outcome.detail);
         let mut lane_state = self.lanes.remove(&lane).unwrap_or_else(LaneState::new);
         self.judge(now, attempt, judged, outcome, &mut lane_state, &mut settled);
         self.lanes.insert(lane, lane_state);
@@ -321,11 +345,11 @@ impl Scheduler {
         let waiting = self.hosts.values().filter(|host| !host.queue.is_empty());
         let host = waiting.filter_map(HostState::opens).min().map(|at| at.max(self.rate_from));
         let slots = self.under_way.len() < self.settings.concurrency;
-        let host = host.filter(|at| slots && *at > Moment::ZERO);
+        let host = host.filter(|at| slots && *at > Moment::ZERO && !self.all_paused());
         // Without room nothing is read; what makes room is an outcome, or a timer.
         let room = self.used_bytes() < self.settings.index_max_bytes;
         let pass = self.index.wakes().filter(|_| room);
-        [timer, host, pass].into_iter().flatten().min()
+        [timer, host, pass, self.controls.next_end()].into_iter().flatten().min()
     }
 
     /// Whether delivery is stuck: asked right after everything that is due was taken, with `limit` for how long a slot may be
@@ -342,6 +366,7 @@ impl Scheduler {
             return old.then_some(Stuck::Slots);
         }
         let due = self.hosts.values().any(|host| host.takes(now).is_some() && !host.queue.is_empty());
+        let due = due && !self.all_paused();
         (due && self.rate_from <= now && now.since(self.last_begun) > after).then_some(Stuck::Due)
     }
 
@@ -356,6 +381,8 @@ impl Scheduler {
             parked: self.parked,
             open_breakers: self.hosts.values().filter(|one| one.is_shut() && one.paused().is_none()).count(),
             paused_hosts: self.hosts.values().filter(|one| one.paused().is_some()).count(),
+            pauses: self.controls.pauses.len(),
+            holds: self.controls.holds.len(),
         }
     }
 
@@ -377,6 +404,11 @@ impl Scheduler {
             return;
         }
         if self.lanes.get(&lane).is_some_and(|state| entry.seq <= state.last) {
+            return;
+        }
+        let held = self.controls.holds(lane, self.own_host(&entry));
+        if held {
+            self.index.forget(now, lane, entry.seq, now.after(STOPPED_WAIT));
             return;
         }
         let full = self.used_bytes() >= self.settings.index_max_bytes || self.lane_is_full(lane);
@@ -414,11 +446,19 @@ impl Scheduler {
     fn forget_blocked(&mut self, now: Moment) -> bool {
         let goal = self.settings.index_max_bytes / 8 * 7;
         let waiting: Vec<(Moment, Lane)> = self.timers.iter().rev().copied().collect();
-        let shut = self.hosts.values().filter(|host| host.is_shut());
-        let shut = shut.flat_map(|host| {
-            host.opens().into_iter().flat_map(|at| host.queue.iter().rev().map(move |lane| (at, *lane)))
+        let all_paused = self.all_paused();
+        let shut = self.hosts.values().flat_map(|host| {
+            let until = match all_paused || host.stopped {
+                true => Some(now.after(STOPPED_WAIT)),
+                false => host.opens().filter(|_| host.is_shut()),
+            };
+            until.into_iter().flat_map(|at| host.queue.iter().rev().map(move |lane| (at, *lane)))
         });
-        let blocked: Vec<(Moment, Lane)> = shut.collect();
+        // Without a hold nobody is held, and the look at all lanes is saved.
+        let held = self.lanes.iter().filter(|(_, state)| state.place == Place::Held);
+        let held = held.take(if self.controls.holds.is_empty() { 0 } else { usize::MAX });
+        let held = held.map(|(lane, _)| (now.after(STOPPED_WAIT), *lane));
+        let blocked: Vec<(Moment, Lane)> = held.chain(shut).collect();
         for (due, lane) in waiting.into_iter().chain(blocked) {
             if self.used_bytes() <= goal {
                 break;
@@ -455,6 +495,10 @@ impl Scheduler {
             self.lanes.remove(&lane);
             return;
         };
+        if self.is_held(lane) {
+            self.set_place(lane, Place::Held);
+            return;
+        }
         if due > now {
             self.timers.insert((due, lane));
             self.set_place(lane, Place::Timer(due));
@@ -481,7 +525,8 @@ impl Scheduler {
                     host.queue.retain(|other| *other != lane);
                 }
             }
-            _ => return,
+            Some(Place::Held) => {}
+            Some(Place::Idle | Place::UnderWay) | None => return,
         }
         self.set_place(lane, Place::Idle);
     }

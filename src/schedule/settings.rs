@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Backoff;
-use crate::event::Cluster;
+use crate::event::{Cluster, Host};
 
 /// The limits and waits of delivery (`[batch]`, `[retry]`, `[delivery]` and `[queue]` in the configuration).
 #[derive(Clone, Debug)]
@@ -44,4 +44,13 @@ pub struct Settings {
     pub default_cluster: Option<Cluster>,
     /// Whether requests go to edge hosts at all.
     pub edge_routing: bool,
+}
+
+impl Settings {
+    /// The host of an event that names `cluster`, by that and the configuration alone, whatever answers said since.
+    #[must_use]
+    pub fn own_host(&self, cluster: Option<Cluster>) -> Host {
+        let cluster = cluster.or(self.default_cluster).filter(|_| self.edge_routing);
+        cluster.map_or(Host::Client, Host::Edge)
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! Guarantees: no clock, no socket, no disk; every input may be hostile, and none of it panics.
 
+pub mod controls;
 pub mod cookie;
 pub mod defaults;
 pub mod hash;

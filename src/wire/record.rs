@@ -247,6 +247,13 @@ impl<'a> Page<'a> {
         })
     }
 
+    /// The session of the event at `position`.
+    #[must_use]
+    pub fn session(&self, position: usize) -> Option<&'a str> {
+        let event = self.0.events.get(position)?;
+        self.0.envelopes.get(usize::from(event.envelope)).map(|envelope| envelope.session)
+    }
+
     /// What the scheduler has to know of each event, the first of which is `first`.
     pub fn entries(&self, first: Seq) -> impl Iterator<Item = Entry> {
         let lanes: Vec<_> = self.0.envelopes.iter().map(|envelope| hash::lane_of(envelope.session)).collect();

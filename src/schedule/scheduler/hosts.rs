@@ -25,7 +25,7 @@ impl Scheduler {
         let Some(cluster) = cluster else { return Host::Client };
         let host = Host::Edge(cluster);
         match self.hosts.get(&host) {
-            Some(state) if state.is_shut() && state.takes(now).is_none() => Host::Client,
+            Some(state) if (state.is_shut() || state.stopped) && state.takes(now).is_none() => Host::Client,
             None if self.hosts.len() > self.settings.max_hosts => Host::Client,
             _ => host,
         }

@@ -1,0 +1,241 @@
+//! What an operator changes: pauses, holds, retries, flushes, and events that are taken out.
+//!
+//! None of it is a verdict: a request under way ends as it would have, and nothing here settles an event.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{Host, HostState, Lane, Moment, Notice, Place, Scheduler, Seq};
+use crate::event::Entry;
+use crate::schedule::control::{Changed, Controls, MAX_HOLDS, MAX_PAUSES, Pause, Selection};
+
+/// How long a lane that an operator holds back is left alone once it was forgotten; a release looks at once.
+pub(super) const STOPPED_WAIT: Duration = Duration::from_secs(10);
+
+impl Scheduler {
+    /// What is stopped.
+    #[must_use]
+    pub fn controls(&self) -> &Controls {
+        &self.controls
+    }
+
+    /// Takes over what an earlier process was told to stop.
+    pub fn restore(&mut self, now: Moment, controls: Controls) {
+        self.controls = controls;
+        let paused: Vec<Host> = self.controls.pauses.keys().copied().flatten().collect();
+        for host in paused {
+            self.hosts.entry(host).or_insert_with(HostState::new).stopped = true;
+        }
+        self.end_pauses(now);
+        self.refile(now, |_, _| true);
+    }
+
+    /// Sends nothing to `host`, or to any, until the pause ends. A second pause replaces the first. The sessions of an edge
+    /// host go to the client's own host meanwhile, as they do where its breaker is open.
+    pub fn pause_host(&mut self, now: Moment, host: Option<Host>, pause: Pause) -> Changed {
+        if self.controls.pauses.len() >= MAX_PAUSES && !self.controls.pauses.contains_key(&host) {
+            return Changed::Full;
+        }
+        self.controls.pauses.insert(host, pause);
+        if let Some(host) = host {
+            self.hosts.entry(host).or_insert_with(HostState::new).stopped = true;
+            self.fall_back(now, host);
+        }
+        Changed::Yes
+    }
+
+    /// Ends the pause of `host`, or all pauses: those of the operator, and those that the hosts' answers made. The fuse
+    /// counts from nothing.
+    pub fn resume_host(&mut self, now: Moment, host: Option<Host>) -> Changed {
+        let ends = |one: &Host| host.is_none() || host == Some(*one);
+        let before = self.controls.pauses.len();
+        self.controls.pauses.retain(|one, _| match one {
+            None => host.is_some(),
+            Some(one) => !ends(one),
+        });
+        let mut changed = self.controls.pauses.len() < before;
+        for (name, state) in self.hosts.iter_mut().filter(|(name, _)| ends(name)) {
+            state.stopped = false;
+            if state.resume() {
+                changed = true;
+                self.notices.add(Notice::HostServes { host: *name });
+            }
+        }
+        if changed {
+            self.burials.end();
+            self.index.hurry(now);
+        }
+        if changed { Changed::Yes } else { Changed::Not }
+    }
+
+    /// Ends the pauses whose time is over.
+    pub(super) fn end_pauses(&mut self, now: Moment) {
+        if self.controls.next_end().is_none_or(|end| end > now) {
+            return;
+        }
+        let over = |pause: &Pause| pause.until.is_some_and(|until| until <= now);
+        let ended = self.controls.pauses.iter().filter(|(_, pause)| over(pause));
+        let ended: Vec<Option<Host>> = ended.map(|(host, _)| *host).collect();
+        for host in ended {
+            self.controls.pauses.remove(&host);
+            if let Some(state) = host.and_then(|host| self.hosts.get_mut(&host)) {
+                state.stopped = false;
+            }
+            self.notices.add(Notice::PauseOver { host });
+        }
+        self.index.hurry(now);
+    }
+
+    /// Whether nothing is sent at all.
+    pub(super) fn all_paused(&self) -> bool {
+        self.controls.pauses.contains_key(&None)
+    }
+
+    /// Holds events back, those that arrive later too, until they are released.
+    pub fn hold(&mut self, now: Moment, what: Selection) -> Changed {
+        if self.controls.holds.contains_key(&what) {
+            return Changed::Not;
+        }
+        if self.controls.holds.len() >= MAX_HOLDS {
+            return Changed::Full;
+        }
+        self.controls.holds.insert(what, now);
+        self.refile(now, |lane, host| is_of(what, lane, host));
+        Changed::Yes
+    }
+
+    /// Ends a hold; [`Selection::All`] ends all holds. What another hold holds stays held.
+    pub fn release_held(&mut self, now: Moment, what: Selection) -> Changed {
+        let before = self.controls.holds.len();
+        match what {
+            Selection::All => self.controls.holds.clear(),
+            one => drop(self.controls.holds.remove(&one)),
+        }
+        if self.controls.holds.len() == before {
+            return Changed::Not;
+        }
+        self.refile(now, |lane, host| is_of(what, lane, host));
+        self.index.hurry(now);
+        Changed::Yes
+    }
+
+    /// Lets lanes that back off, and parked events, be tried at once; breakers, pauses and holds stay. Of lanes that were
+    /// forgotten, one that is named, or all, are looked at again at once.
+    pub fn retry(&mut self, now: Moment, what: Selection) {
+        let lanes = self.lanes_of(what);
+        for lane in &lanes {
+            let Some(state) = self.lanes.get_mut(lane) else { continue };
+            state.not_before = Moment::ZERO;
+            for parked in &mut state.parked {
+                parked.not_before = now;
+            }
+        }
+        self.index.retry(now, what);
+        self.refile_lanes(now, &lanes);
+    }
+
+    /// Lets every batch that waits for more go as it is.
+    pub fn flush(&mut self, now: Moment) {
+        let mut lingering = BTreeSet::new();
+        for (lane, state) in &mut self.lanes {
+            if state.flushed < state.last {
+                state.flushed = state.last;
+                lingering.insert(*lane);
+            }
+        }
+        self.refile_lanes(now, &lingering);
+    }
+
+    /// Takes events out that are to be set aside: gives back those that nobody is sending or settling. They count as being
+    /// settled from now on, and the caller settles them.
+    pub fn take_out(&mut self, now: Moment, events: &[(Lane, Seq)]) -> Vec<Seq> {
+        let busy: BTreeSet<Seq> =
+            self.under_way.values().flat_map(|one| &one.events).map(|one| one.entry.seq).collect();
+        // What is behind the tail that is known here may still be handed over directly.
+        let free = |seq: &Seq| *seq < self.index.tail && !busy.contains(seq) && !self.settling.contains(seq);
+        let taken: Vec<(Lane, Seq)> = events.iter().filter(|(_, seq)| free(seq)).copied().collect();
+        self.settling.extend(taken.iter().map(|(_, seq)| *seq));
+        let lanes: BTreeSet<Lane> = taken.iter().map(|(lane, _)| *lane).collect();
+        for lane in &lanes {
+            let Some(state) = self.lanes.get_mut(lane) else { continue };
+            let (before, parked) = (state.len(), state.parked.len());
+            state.events.retain(|one| !self.settling.contains(&one.entry.seq));
+            state.parked.retain(|one| !self.settling.contains(&one.event.entry.seq));
+            self.indexed = self.indexed.saturating_sub(before - state.len());
+            self.parked = self.parked.saturating_sub(parked - state.parked.len());
+        }
+        self.refile_lanes(now, &lanes);
+        taken.into_iter().map(|(_, seq)| seq).collect()
+    }
+
+    /// The host that the stored event and the configuration alone give.
+    #[must_use]
+    pub fn own_host(&self, entry: &Entry) -> Host {
+        self.settings.own_host(entry.cluster)
+    }
+
+    pub(super) fn is_held(&self, lane: Lane) -> bool {
+        !self.controls.holds.is_empty() && self.controls.holds(lane, self.lane_host(lane))
+    }
+
+    /// The own host of a lane's first event.
+    pub(super) fn lane_host(&self, lane: Lane) -> Host {
+        let state = self.lanes.get(&lane);
+        let first = state.and_then(|state| state.first_entry()).map(|entry| self.own_host(entry));
+        first.unwrap_or(Host::Client)
+    }
+
+    pub(super) fn lanes_of(&self, what: Selection) -> BTreeSet<Lane> {
+        match what {
+            Selection::Lane(lane) => self.lanes.contains_key(&lane).then_some(lane).into_iter().collect(),
+            Selection::All => self.lanes.keys().copied().collect(),
+            Selection::Host(host) => {
+                self.lanes.keys().copied().filter(|lane| self.lane_host(*lane) == host).collect()
+            }
+        }
+    }
+
+    /// Puts those lanes anew where they have to wait that a change is about.
+    fn refile(&mut self, now: Moment, about: impl Fn(Lane, Host) -> bool) {
+        let lanes = self.lanes.keys().copied().filter(|lane| about(*lane, self.lane_host(*lane)));
+        let lanes: BTreeSet<Lane> = lanes.collect();
+        self.refile_lanes(now, &lanes);
+    }
+
+    fn refile_lanes(&mut self, now: Moment, lanes: &BTreeSet<Lane>) {
+        // In one pass over each queue: taking lanes out one by one would cost a pass each.
+        for host in self.hosts.values_mut() {
+            host.queue.retain(|lane| !lanes.contains(lane));
+        }
+        self.timers.retain(|(_, lane)| !lanes.contains(lane));
+        let mut by_age = Vec::with_capacity(lanes.len());
+        for lane in lanes {
+            if let Some(state) = self.lanes.get_mut(lane).filter(|state| state.place != Place::UnderWay) {
+                state.place = Place::Idle;
+                by_age.push((state.first_entry().map(|entry| entry.seq), *lane));
+            }
+        }
+        // The oldest first, as they would have come.
+        by_age.sort_unstable();
+        for (_, lane) in by_age {
+            self.place(now, lane);
+        }
+    }
+}
+
+/// Whether an event of `lane` and `host` is meant.
+fn is_of(what: Selection, lane: Lane, host: Host) -> bool {
+    match what {
+        Selection::Lane(one) => one == lane,
+        Selection::Host(one) => one == host,
+        Selection::All => true,
+    }
+}
+
+impl Selection {
+    /// Whether `entry`, whose own host is `host`, is meant.
+    #[must_use]
+    pub fn has(self, entry: &Entry, host: Host) -> bool {
+        is_of(self, entry.lane, host)
+    }
+}
