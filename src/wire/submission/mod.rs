@@ -5,6 +5,7 @@
 //! - what the producer wrote is kept byte for byte, but for members that were `null`, and for what is filled in;
 //! - an error names the field by its path, as the producer wrote the line.
 
+mod again;
 mod json;
 mod options;
 mod request;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+pub use self::again::{Again, Fidelity, again};
 use self::json::{Fault, Path, is_null, object, push_member};
 use self::options::Options;
 use self::schema::Checked;

@@ -17,7 +17,7 @@ use crate::wire::hash;
 use crate::wire::response::tnt_id_cluster;
 
 /// The request members that the short form takes: as the line names them, and as the API does.
-const SHORT: [(&str, &str); 5] = [
+pub(super) const SHORT: [(&str, &str); 5] = [
     ("visitor", "id"),
     ("context", "context"),
     ("property", "property"),
