@@ -14,14 +14,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinError;
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{error, info};
 
 use self::desk::Desk;
 use self::figures::{Meter, Sources};
 use self::report::Reporter;
+use crate::admin::{self, AdminSocket, Limits, Office};
 use crate::config::IdentifierForm;
 use crate::delivery::{
     self, Added, Ask, Backlog, Feed, Flusher, KnownVisitors, Shown, Transport, TransportError,
@@ -64,6 +65,8 @@ pub struct Settings {
     pub identifiers: IdentifierForm,
     /// After this long without an attempt, work that is due is stuck (`delivery.stuck_after`).
     pub stuck_after: Duration,
+    /// The operator's socket.
+    pub admin: admin::Settings,
     /// After this long a dead letter is deleted (`queue.dead_max_age`); zero: never.
     pub dead_max_age: Duration,
 }
@@ -251,21 +254,45 @@ impl Daemon {
         if let Some(until) = report::expiry_from(&store)? {
             scheduler.delay_expiry(until);
         }
+        scheduler.restore(clock.now(), admin::restored(&store)?);
+        let shown = shown(settings.identifiers, &store).await?;
+        let (shelf, feed) = (Shelf { store: store.clone(), desk }, Feed::default());
+        let slot_limit = settings.transport.timeout + settings.stuck_after;
         let flusher = Flusher {
-            backlog: Shelf { store: store.clone(), desk },
+            backlog: shelf.clone(),
             edge: transport,
             scheduler,
             now,
-            shown: shown(settings.identifiers, &store).await?,
+            shown: Arc::clone(&shown),
             counts: went,
-            feed: Feed::default(),
+            feed: feed.clone(),
             grace: settings.grace,
             known: KnownVisitors::new(MAX_LEARNED, LEARNED_FOR),
-            slot_limit: settings.transport.timeout + settings.stuck_after,
+            slot_limit,
             stuck_after: settings.stuck_after,
         };
         let mut flushing = tokio::spawn(flusher.run(live, tails, asks, stopped.clone()));
         let telling = tokio::spawn(tell(store.clone(), added, tail, stopped.clone()));
+        let office = Office {
+            store: store.clone(),
+            backlog: shelf,
+            meter: meter.clone(),
+            asks: meter.asks(),
+            clock,
+            shown,
+            feed,
+            limits: Limits {
+                max_events: settings.queue.max_events,
+                max_bytes: settings.queue.max_bytes,
+                min_free: settings.queue.min_free,
+                dead_max_events: settings.queue.dead_max_events,
+            },
+            patience: (slot_limit, settings.stuck_after),
+            account: settings.account,
+            changing: Mutex::default(),
+            closing: closing.clone(),
+        };
+        let administering = administer(&settings.admin, office);
         let reporter = Reporter {
             store: store.clone(),
             clock,
@@ -286,6 +313,9 @@ impl Daemon {
         info!("the daemon ends: producers are answered, and requests under way are waited for");
         closing.cancel();
         serving.await?;
+        if let Some(administering) = administering {
+            administering.await?;
+        }
         stopped.cancel();
         let flushed = match ended {
             Some(Err(error)) => {
@@ -304,6 +334,20 @@ impl Daemon {
         let ledger = *ledger.borrow();
         report::ended(&ledger);
         Ok(ledger)
+    }
+}
+
+/// Serves the operator's socket. Without one events are taken in and delivered all the same.
+fn administer(settings: &admin::Settings, office: Office<Shelf>) -> Option<JoinHandle<()>> {
+    match AdminSocket::bind(settings) {
+        Ok(socket) => Some(tokio::spawn(socket.run(Arc::new(office)))),
+        Err(error) => {
+            error!(
+                %error,
+                "the admin socket cannot be made: status, queue and the like do not work. Events are delivered; set admin.socket, then: systemctl restart target-notifyd"
+            );
+            None
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //!
 //! | floor | module | what it is |
 //! | --- | --- | --- |
+//! | 4 | [`admin`] | the operator's socket |
 //! | 4 | [`cli`] | arguments, commands, exit codes |
 //! | 4 | [`config`] | file, environment and arguments to typed settings |
 //! | 4 | [`telemetry`] | the log |
@@ -24,6 +25,7 @@
 //! - [`delivery`] alone names the HTTP client, and [`queue`] alone the storage engine.
 //! - Decisions know no clock: the moment and the randomness are arguments.
 
+pub mod admin;
 pub mod bench;
 pub mod cli;
 pub mod config;

@@ -1,6 +1,7 @@
 //! The command line: arguments to configuration, commands, exit codes.
 
 mod bench;
+mod operate;
 mod send;
 
 use std::io::{self, Write};
@@ -19,7 +20,7 @@ use crate::event::Account;
 use crate::queue::OpenError;
 use crate::sandbox::{self, Sandbox};
 use crate::telemetry;
-use crate::{demo, queue, schedule};
+use crate::{admin, demo, queue, schedule};
 
 /// What the process ends with; part of the contract with scripts and service managers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +115,8 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
         listen: SocketAddr,
     },
+    #[command(flatten)]
+    Operate(operate::Operate),
 }
 
 /// Does what the command line says.
@@ -133,6 +136,7 @@ pub fn main() -> Exit {
         Err(problems) => return wrong(&problems),
     };
     match arguments.command {
+        Command::Operate(command) => operate::run(&config.admin.socket, command),
         Command::Check => check(&config),
         Command::Run { adopt_queue } => start(&config, |config| run(config, adopt_queue)),
         Command::Send { file, timeout, receipts } => {
@@ -182,7 +186,7 @@ fn start<F: Future<Output = Exit>>(config: &Config, work: impl FnOnce(Config) ->
     match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime.block_on(work(config.clone())),
         Err(error) => {
-            error!(%error, "the runtime cannot be made");
+            error!(%error, "the runtime cannot be made; check the limits with ulimit -a");
             Exit::Disk
         }
     }
@@ -195,7 +199,7 @@ async fn run(config: Config, adopt: bool) -> Exit {
     };
     let shutdown = CancellationToken::new();
     if let Err(error) = on_signals(shutdown.clone()) {
-        error!(%error, "signals cannot be listened for");
+        error!(%error, "signals cannot be listened for; check the limits with ulimit -a");
         return Exit::Disk;
     }
     let ended = match Daemon::open(settings(&config, account, adopt)).await {
@@ -205,7 +209,7 @@ async fn run(config: Config, adopt: bool) -> Exit {
     match ended {
         Ok(_) => Exit::Success,
         Err(failure) => {
-            error!(error = %failure, "the daemon ended");
+            error!(error = %failure, "the daemon ended; systemctl status target-notifyd shows its exit code");
             exit(&failure)
         }
     }
@@ -276,7 +280,7 @@ async fn serve(listen: SocketAddr) -> Exit {
             Exit::Success
         }
         Err(error) => {
-            error!(%error, %listen, "the sandbox cannot listen");
+            error!(%error, %listen, "the sandbox cannot listen; choose another address with target-notifyd sandbox --listen");
             Exit::Socket
         }
     }
@@ -303,6 +307,7 @@ fn settings(config: &Config, account: Account, adopt: bool) -> daemon::Settings 
         identifiers: config.log.identifiers,
         stuck_after: config.delivery.stuck_after,
         dead_max_age: config.queue.dead_max_age,
+        admin: admin::Settings { socket: config.admin.socket.clone(), mode: config.admin.mode },
         account,
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::blocking;
@@ -30,7 +30,7 @@ pub const MAX_SAMPLES: usize = 184;
 const LATENCY_WINDOW: Duration = Duration::from_secs(5 * 60);
 
 /// The daemon in figures, at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
     /// Seconds since the daemon was started.
     pub uptime_s: f64,
@@ -76,8 +76,12 @@ pub struct Figures {
     pub parked: usize,
     /// Hosts with an open breaker.
     pub open_breakers: usize,
-    /// Paused hosts.
+    /// Hosts that their answers paused.
     pub paused_hosts: usize,
+    /// Pauses that an operator made.
+    pub pauses: usize,
+    /// Holds that an operator made.
+    pub holds: usize,
     /// Connections of producers.
     pub connections: u64,
     /// Connections that were turned away since the start.
@@ -89,7 +93,7 @@ pub struct Figures {
 }
 
 /// Events a second over three windows; over the time since the start where that is shorter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rates {
     /// Over the last minute.
     pub m1: f64,
@@ -165,7 +169,7 @@ impl Meter {
         let Balance { accepted, delivered, dead, expired, quarantined } = ledger.balance;
         let now = sample(self.clock.now(), &ledger, self.went.latency());
         let (rate_in, rate_out, latency) = self.samples.borrow().until(&now);
-        let Status { lanes, in_flight, parked, open_breakers, paused_hosts, .. } = status;
+        let Status { lanes, in_flight, parked, open_breakers, paused_hosts, pauses, holds, .. } = status;
         Figures {
             uptime_s: rounded(now.at.since(self.began).as_secs_f64()),
             accepted,
@@ -190,6 +194,8 @@ impl Meter {
             parked,
             open_breakers,
             paused_hosts,
+            pauses,
+            holds,
             connections: self.came.connections.value(),
             turned_away: self.came.turned_away.value(),
             rejected: self.came.rejected.value(),

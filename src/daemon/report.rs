@@ -95,6 +95,8 @@ impl Reporter {
             parked = figures.parked,
             open_breakers = figures.open_breakers,
             paused_hosts = figures.paused_hosts,
+            pauses = figures.pauses,
+            holds = figures.holds,
             connections = figures.connections,
             turned_away = figures.turned_away,
             rejected = figures.rejected,
@@ -106,7 +108,7 @@ impl Reporter {
         if !self.store.dead_room() {
             warn!(
                 held = figures.dead_held,
-                "queue.dead_max_events is reached: what should be set aside is parked. Raise it, or set queue.dead_max_age"
+                "queue.dead_max_events is reached: what should be set aside is parked. Make room: target-notifyd dead export > letters.jsonl && target-notifyd dead delete --all"
             );
         }
     }
@@ -162,7 +164,7 @@ fn balances(ledger: &Ledger) {
     if imbalance != 0 {
         error!(
             imbalance,
-            "the account of the queue does not balance: events are missing from it, or counted twice. They are delivered as they are found; please report it with the lines before"
+            "the account of the queue does not balance: events are missing from it, or counted twice. They are delivered as they are found; please report it with the lines before and target-notifyd status --json"
         );
     }
 }

@@ -95,8 +95,11 @@ pub enum Ask {
     Operate(Operation),
 }
 
+/// Something that is done once, by the owner of the scheduler.
+type Change = Box<dyn FnOnce(&mut Scheduler, Moment) + Send>;
+
 /// What an operator wants of the scheduler, which the flusher owns.
-pub struct Operation(pub Box<dyn FnOnce(&mut Scheduler, Moment) + Send>);
+pub struct Operation(pub Change);
 
 impl std::fmt::Debug for Operation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -174,7 +177,7 @@ enum Sent {
         outcome: Outcome,
         about: About,
         watched: Option<Watched>,
-        heard: Option<feed::About>,
+        heard: Option<Box<feed::About>>,
     },
     /// Nothing of it can be read, or the store failed.
     Not { gone: Vec<Seq>, failure: Option<String> },
@@ -317,7 +320,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
                 let settled = self.scheduler.handle_outcome(now, id, &outcome);
                 self.backlog.lost(&gone);
                 if let Some(heard) = heard {
-                    self.feed.tell(now, lane, heard, &settled, &outcome);
+                    self.feed.tell(now, lane, *heard, &settled, &outcome);
                 }
                 self.settle(settled, answer, work);
                 Ok(())
@@ -333,7 +336,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
         for one in &buried {
             error!(
                 seq = %one.seq, reason = %one.reason, detail = %one.detail,
-                "an event was set aside as a dead letter; see \"a dead letter\" in the runbook"
+                "an event was set aside as a dead letter; target-notifyd dead show with its seq shows it, target-notifyd dead requeue sends it again"
             );
         }
         let all = delivered.iter().copied().chain(buried.iter().map(|one| one.seq)).collect();
@@ -392,11 +395,13 @@ async fn send<B: Backlog, E: Edge>(
         "a request was answered"
     );
     let watched = watches.then(|| Watched { session: envelope.session.clone(), body });
-    let heard = feed.is_heard().then(|| feed::About {
-        session: envelope.session.clone(),
-        host,
-        events: events.iter().map(|event| (event.seq, event.id.clone())).collect(),
-        took,
+    let heard = feed.is_heard().then(|| {
+        Box::new(feed::About {
+            session: envelope.session.clone(),
+            host,
+            events: events.iter().map(|event| (event.seq, event.id.clone())).collect(),
+            took,
+        })
     });
     Sent::Out { keep, gone, outcome, about, watched, heard }
 }

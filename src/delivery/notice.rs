@@ -9,15 +9,15 @@ pub(super) fn stuck(found: Option<Stuck>, before: Option<Stuck>, status: Status)
     match (found, before) {
         (Some(Stuck::Slots), None) => error!(
             state = ?status,
-            "delivery is stuck: every request lasts longer than it may. Check whether the disk answers, and restart the daemon; events are kept"
+            "delivery is stuck: every request lasts longer than it may. Check whether the disk answers, then: systemctl restart target-notifyd; events are kept"
         ),
         (Some(Stuck::Due), None) => error!(
             state = ?status,
-            "delivery is stuck: work is due and nothing is attempted. Restart the daemon, and please report it; events are kept"
+            "delivery is stuck: work is due and nothing is attempted. Please report it, then: systemctl restart target-notifyd; events are kept"
         ),
         (Some(Stuck::Store), None) => error!(
             state = ?status,
-            "delivery is stuck: the queue does not answer. Check whether the disk answers, and restart the daemon; events are kept"
+            "delivery is stuck: the queue does not answer. Check whether the disk answers, then: systemctl restart target-notifyd; events are kept"
         ),
         (None, Some(_)) => info!("delivery goes on"),
         _ => {}
@@ -29,27 +29,27 @@ pub(super) fn log(notice: &Notice) {
     match notice {
         Notice::BreakerOpened { host, wait, detail } => warn!(
             %host, wait = ?wait, %detail,
-            "the host fails: its sessions wait, and one request probes it. Nothing is lost; check the network if it stays so"
+            "the host fails: its sessions wait, and one request probes it. Nothing is lost; if it stays so: target-notifyd status"
         ),
         Notice::HostServes { host } => info!(%host, "the host serves again"),
         Notice::HostPaused { host, cause: Cause::Misconfigured, detail } => error!(
             %host, %detail,
-            "the host is paused: it refuses the account. Check target.client, target.organization_id, target.property_token and the endpoints; events are kept"
+            "the host is paused: it refuses the account. Check target.client, target.organization_id, target.property_token and the endpoints with target-notifyd check; events are kept, and target-notifyd resume tries at once"
         ),
         Notice::HostPaused { host, cause: Cause::Fuse, detail } => error!(
             %host, %detail,
-            "the host is paused: it refuses everything, which is not the events' fault. Events are kept, and single ones probe it"
+            "the host is paused: it refuses everything, which is not the events' fault. Events are kept, and single ones probe it; target-notifyd dead list shows what was refused, target-notifyd resume tries at once"
         ),
         Notice::HostBusy { host, wait } => {
             warn!(%host, wait = ?wait, "the host is busy, and asked all sessions to wait");
         }
         Notice::Parked { seq, detail, .. } => warn!(
             %seq, %detail,
-            "an event fails by itself: it is parked, tried again at most every retry.max, and holds nothing back"
+            "an event fails by itself: it is parked, tried again at most every retry.max, and holds nothing back; target-notifyd queue shows it"
         ),
         Notice::ParkedFull { seq } => error!(
             %seq, limit = MAX_PARKED,
-            "an event fails by itself and as many as may be are parked: it holds its session back"
+            "an event fails by itself and as many as may be are parked: it holds its session back. See what they share: target-notifyd queue"
         ),
         Notice::LeftOut { count } => {
             warn!(count, "more happened at once than is told one by one; the summary has the numbers");
@@ -64,7 +64,7 @@ pub(super) fn log(notice: &Notice) {
         }
         Notice::DeadLettersFull { seq } => error!(
             %seq,
-            "queue.dead_max_events is reached: an event that should become a dead letter is parked. Raise the limit"
+            "queue.dead_max_events is reached: an event that should become a dead letter is parked. Make room: target-notifyd dead export > letters.jsonl && target-notifyd dead delete --all"
         ),
     }
 }

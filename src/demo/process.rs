@@ -75,6 +75,7 @@ impl Daemon {
             format!("target.endpoint={endpoint}"),
             format!("target.edge_endpoint={endpoint}/edge{{cluster}}"),
             format!("ingest.socket={}", socket(folder).display()),
+            format!("admin.socket={}", folder.join("admin.sock").display()),
             format!("queue.path={}", folder.join("queue").display()),
             // The demonstration reads the account from the log.
             "log.format=json".to_owned(),

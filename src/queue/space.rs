@@ -77,7 +77,7 @@ impl Space {
         if self.short {
             error!(
                 %path, free_bytes, min_free_bytes,
-                "the disk has too little free space: producers are answered storage_full; delivery goes on. Free some, or lower queue.min_free"
+                "the disk has too little free space: producers are answered storage_full; delivery goes on. See what takes it with df -h, and free some, or lower queue.min_free; target-notifyd status shows how long the queue takes to drain"
             );
         } else {
             info!(%path, free_bytes, "the disk has room again: events are taken in");
@@ -91,7 +91,7 @@ impl Space {
                 warn!(path = %self.root.display(), "the disk is full: the reserve was given up for removals")
             }
             Err(error) => {
-                error!(%error, path = %self.root.display(), "the disk is full, and the reserve cannot be given up");
+                error!(%error, path = %self.root.display(), "the disk is full, and the reserve cannot be given up. See what takes it with df -h, and free some; the daemon goes on by itself");
             }
         }
     }

@@ -136,7 +136,7 @@ impl Store {
             Some(missing) => {
                 error!(
                     missing,
-                    "events that were accepted are not in the queue: they are counted as quarantined"
+                    "events that were accepted are not in the queue: they are counted as quarantined. Check the disk: journalctl -k"
                 );
                 let _sent = self.commands.send(Command::Missing(missing));
             }
@@ -145,7 +145,7 @@ impl Store {
                 self.counts.find_surplus(surplus);
                 error!(
                     surplus,
-                    "the queue holds more events than its counters say: they are delivered. Please report it"
+                    "the queue holds more events than its counters say: they are delivered. Please report it with target-notifyd status --json"
                 );
                 let _sent = self.commands.send(Command::Surplus(surplus));
             }

@@ -84,9 +84,9 @@ impl Writer {
         // After a failed sync the system may take pages for clean that never reached the disk: the next start must not
         // build on them. A full disk leaves no such doubt.
         if doubtful && let Err(error) = Folder::mark_failed(self.folder.root(), &message) {
-            error!(%error, path = %path.display(), "the mark of the failed disk could not be written");
+            error!(%error, path = %path.display(), "the mark of the failed disk could not be written. Check the disk with journalctl -k, and start with a copy of queue.path on another one");
         }
-        error!(path = %path.display(), error = %message, "the queue cannot be written: nothing more is acknowledged");
+        error!(path = %path.display(), error = %message, "the queue cannot be written: nothing more is acknowledged. Check the disk: journalctl -k and df -h");
         self.told.failed.send_replace(Some(Failed::Disk { path, message }));
     }
 
@@ -260,7 +260,7 @@ impl Writer {
         plan.removed.push(key.first);
         error!(
             page = %key.first, events = left,
-            "a page of the queue cannot be read: its events were moved to quarantine. See \"the queue does not open\" in the runbook"
+            "a page of the queue cannot be read: its events were moved to quarantine. Check the disk: journalctl -k"
         );
         Ok(())
     }

@@ -7,6 +7,7 @@
     reason = "a test that cannot go on panics"
 )]
 
+mod admin;
 mod answers;
 mod authority;
 mod bad_lines;

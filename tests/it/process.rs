@@ -34,9 +34,12 @@ breaker_open = "10ms"
 breaker_max = "50ms"
 [log]
 format = "json"
+[admin]
+socket = "{}"
 "#,
         socket.display(),
         queue.display(),
+        folder.join("admin.sock").display(),
     );
     std::fs::write(&file, text).expect("the configuration can be written");
     let mut command = Command::new(env!("CARGO_BIN_EXE_target-notifyd"));

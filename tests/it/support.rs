@@ -12,7 +12,7 @@ use target_notifyd::queue::{Ledger, Queue};
 use target_notifyd::sandbox::Sandbox;
 use target_notifyd::schedule::Backoff;
 use target_notifyd::wire::defaults::Defaults;
-use target_notifyd::{delivery, ingest, queue, schedule};
+use target_notifyd::{admin, delivery, ingest, queue, schedule};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::UnixStream;
@@ -95,6 +95,7 @@ pub(crate) fn settings(folder: &TempDir, sandbox: &Sandbox) -> Settings {
         identifiers: IdentifierForm::Plain,
         stuck_after: Duration::from_secs(60),
         dead_max_age: Duration::ZERO,
+        admin: admin::Settings { socket: folder.path().join("admin.sock"), mode: 0o600 },
     }
 }
 

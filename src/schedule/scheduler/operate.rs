@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Host, HostState, Lane, Moment, Notice, Place, Scheduler, Seq};
+use super::{Host, HostState, Lane, Moment, Notice, Place, Scheduler, Seq, Settings};
 use crate::event::Entry;
 use crate::schedule::control::{Changed, Controls, MAX_HOLDS, MAX_PAUSES, Pause, Selection};
 
@@ -155,6 +155,9 @@ impl Scheduler {
         let free = |seq: &Seq| *seq < self.index.tail && !busy.contains(seq) && !self.settling.contains(seq);
         let taken: Vec<(Lane, Seq)> = events.iter().filter(|(_, seq)| free(seq)).copied().collect();
         self.settling.extend(taken.iter().map(|(_, seq)| *seq));
+        if !taken.is_empty() {
+            self.settling_from.get_or_insert(now);
+        }
         let lanes: BTreeSet<Lane> = taken.iter().map(|(lane, _)| *lane).collect();
         for lane in &lanes {
             let Some(state) = self.lanes.get_mut(lane) else { continue };
@@ -166,6 +169,12 @@ impl Scheduler {
         }
         self.refile_lanes(now, &lanes);
         taken.into_iter().map(|(_, seq)| seq).collect()
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The host that the stored event and the configuration alone give.

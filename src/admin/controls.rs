@@ -1,0 +1,187 @@
+//! `pause`, `resume`, `flush`, and `queue hold`, `release` and `retry`.
+//!
+//! A change is made by the scheduler, written by the queue, and then answered. A crash between leaves it undone, and it was
+//! not answered; a change that is written and not answered is in force after the next start.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use super::connection::{Answered, Peer};
+use super::names;
+use super::office::{Office, Refusal};
+use super::protocol::{Answer, Done, Of};
+use super::queue::still_held;
+use super::status::host_or_all;
+use crate::delivery::Backlog;
+use crate::event::Moment;
+use crate::queue::{Failed, Store};
+use crate::schedule::{Changed, Controls, MAX_HOLDS, MAX_PAUSES, Pause, Scheduler, Selection, cut_reason};
+use crate::wire::controls;
+
+/// The name under which the queue keeps what is stopped.
+const CONTROLS: &str = "controls";
+/// How often a waiting flush looks, and how often it says so.
+const LOOK: Duration = Duration::from_millis(100);
+const LOOKS_A_WORD: u64 = 10;
+
+/// What an earlier process was told to stop.
+///
+/// # Errors
+/// [`Failed`]: the queue cannot be read.
+pub fn restored(store: &Store) -> Result<Controls, Failed> {
+    let Some(record) = store.meta(CONTROLS)? else { return Ok(Controls::default()) };
+    Ok(controls::decode(&record).unwrap_or_else(|damage| {
+        warn!(%damage, "what an operator paused and held cannot be read: nothing is; run target-notifyd status");
+        Controls::default()
+    }))
+}
+
+/// Makes a change and writes it.
+async fn change<B: Backlog>(
+    office: &Office<B>,
+    change: impl FnOnce(&mut Scheduler, Moment) -> Changed + Send + 'static,
+) -> Result<(Changed, Controls), Refusal> {
+    let _one_at_a_time = office.changing.lock().await;
+    let made = office.operate(move |scheduler, now| (change(scheduler, now), scheduler.controls().clone()));
+    let (changed, controls) = made.await?;
+    if changed == Changed::Yes {
+        office.store.put_meta(CONTROLS, controls::encode(&controls)).await?;
+    }
+    Ok((changed, controls))
+}
+
+fn full(what: &str, most: usize) -> Refusal {
+    Refusal::of("limit", format!("{most} {what} are in force, and there may be no more: end one first"))
+}
+
+pub(super) async fn pause<B: Backlog>(
+    office: &Office<B>,
+    peer: &Peer,
+    host: Option<&str>,
+    for_ms: Option<u64>,
+    reason: &str,
+) -> Answered {
+    let host = host.map(names::host).transpose()?;
+    let reason = cut_reason(reason);
+    let told = reason.clone();
+    let paused = change(office, move |scheduler, now| {
+        let until = for_ms.map(|ms| now.after(Duration::from_millis(ms)));
+        scheduler.pause_host(now, host, Pause { reason, since: now, until })
+    });
+    let (changed, _) = paused.await?;
+    if changed == Changed::Full {
+        return Err(full("pauses", MAX_PAUSES).into());
+    }
+    let name = host_or_all(host);
+    info!(
+        user = peer.user, host = %name, reason = %told,
+        "an operator paused delivery: events are kept; target-notifyd resume ends it"
+    );
+    Ok(Done { changed: true, ..Done::default() })
+}
+
+pub(super) async fn resume<B: Backlog>(office: &Office<B>, peer: &Peer, host: Option<&str>) -> Answered {
+    let host = host.map(names::host).transpose()?;
+    let (changed, controls) = change(office, move |scheduler, now| scheduler.resume_host(now, host)).await?;
+    if changed == Changed::Yes {
+        info!(user = peer.user, host = %host_or_all(host), "an operator resumed delivery");
+    }
+    let note = match controls.pauses.len() {
+        0 => String::new(),
+        count => format!("{count} other pauses are still in force: target-notifyd status lists them"),
+    };
+    Ok(Done { changed: changed == Changed::Yes, note, ..Done::default() })
+}
+
+pub(super) async fn hold<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of, dry_run: bool) -> Answered {
+    let what = office.selection(of).await?;
+    let counted = office.count(what).await?;
+    let mut done =
+        Done { count: Some(counted.events), sessions: counted.sessions, dry_run, ..Done::default() };
+    if !dry_run {
+        let (changed, _) = change(office, move |scheduler, now| scheduler.hold(now, what)).await?;
+        if changed == Changed::Full {
+            return Err(full("holds", MAX_HOLDS).into());
+        }
+        done.changed = changed == Changed::Yes;
+        info!(
+            user = peer.user, of = %named(office, of), events = counted.events,
+            "an operator holds events back: target-notifyd queue release lets them go"
+        );
+    }
+    Ok(done)
+}
+
+pub(super) async fn release<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of, dry_run: bool) -> Answered {
+    let what = office.selection(of).await?;
+    let counted = office.count(what).await?;
+    let mut done =
+        Done { count: Some(counted.events), sessions: counted.sessions, dry_run, ..Done::default() };
+    if !dry_run {
+        let (changed, controls) =
+            change(office, move |scheduler, now| scheduler.release_held(now, what)).await?;
+        done.changed = changed == Changed::Yes;
+        let left: BTreeSet<Selection> = controls.holds.into_keys().collect();
+        done.note = still_held(&left);
+        info!(user = peer.user, of = %named(office, of), "an operator released events");
+    }
+    Ok(done)
+}
+
+pub(super) async fn retry<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of, dry_run: bool) -> Answered {
+    let what = office.selection(of).await?;
+    let counted = office.count(what).await?;
+    if !dry_run {
+        office.operate(move |scheduler, now| scheduler.retry(now, what)).await?;
+        info!(user = peer.user, of = %named(office, of), "an operator asked for a retry");
+    }
+    let (count, sessions) = (Some(counted.events), counted.sessions);
+    Ok(Done { count, sessions, dry_run, changed: !dry_run, ..Done::default() })
+}
+
+pub(super) async fn flush<B: Backlog>(office: &Office<B>, peer: &mut Peer, wait: bool) -> Answered {
+    let end = office.store.tail();
+    let stopped = office.operate(|scheduler, now| {
+        scheduler.flush(now);
+        let controls = scheduler.controls();
+        !controls.pauses.is_empty() || !controls.holds.is_empty()
+    });
+    let note = match stopped.await? {
+        false => "",
+        true => "a pause or a hold is in force, and keeps events back: target-notifyd status lists them",
+    };
+    let done = Done { changed: true, note: note.to_owned(), ..Done::default() };
+    if !wait {
+        return Ok(done);
+    }
+    // Looked at by a clock and not by each commit, of which there may be hundreds a second.
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looked = 0_u64;
+    loop {
+        // Both arms only wait.
+        tokio::select! {
+            gone = peer.gone() => return Err(gone),
+            _ = looks.tick() => {}
+        }
+        if office.operate(|scheduler, _| scheduler.extent().lowest).await? >= end {
+            return Ok(done);
+        }
+        looked += 1;
+        if looked.is_multiple_of(LOOKS_A_WORD) {
+            peer.tell(&Answer::Waiting { pending: office.store.ledger().counted }).await?;
+        }
+    }
+}
+
+/// A selection as it may be logged.
+fn named<B: Backlog>(office: &Office<B>, of: &Of) -> String {
+    match of {
+        Of::All => "all".to_owned(),
+        Of::Host(host) => format!("host {host}"),
+        Of::Session(session) => format!("session {}", office.show(session)),
+    }
+}

@@ -1,0 +1,249 @@
+//! `dead`: the letters, and what may become of them.
+
+use std::collections::BTreeSet;
+use std::slice;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::connection::{Answered, Peer};
+use super::names::{self, seconds};
+use super::office::{Office, Refusal};
+use super::protocol::{Answer, Done, Letter, Which};
+use super::{MAX_LISTED, PAGE_EVENTS};
+use crate::delivery::Backlog;
+use crate::event::{Host, Moment, Seq};
+use crate::schedule::Settings;
+use crate::wire::record::DeadLetter;
+use crate::wire::submission::{Fidelity, again};
+
+/// The reasons by their names.
+const REASONS: [&str; 4] = ["refused", "not_acknowledged", "expired", "dropped"];
+
+/// What narrows the letters down, read.
+struct Filter {
+    seqs: BTreeSet<Seq>,
+    reason: Option<String>,
+    host: Option<Host>,
+    session: Option<String>,
+    older_than: Option<Duration>,
+    newer_than: Option<Duration>,
+    settings: Settings,
+    now: Moment,
+}
+
+impl Filter {
+    async fn new<B: Backlog>(office: &Office<B>, which: &Which) -> Result<Self, Refusal> {
+        let Which { seqs, reason, host, session, older_than_ms, newer_than_ms, .. } = which;
+        if let Some(reason) = reason.as_ref().filter(|reason| !REASONS.contains(&reason.as_str())) {
+            let message = format!("\"{reason}\" is no reason: it is one of {}", REASONS.join(", "));
+            return Err(Refusal::of("malformed", message));
+        }
+        Ok(Self {
+            seqs: seqs.iter().copied().map(Seq).collect(),
+            reason: reason.clone(),
+            host: host.as_deref().map(names::host).transpose()?,
+            session: session.clone(),
+            older_than: older_than_ms.map(Duration::from_millis),
+            newer_than: newer_than_ms.map(Duration::from_millis),
+            settings: office.extent().await?.1,
+            now: office.clock.now(),
+        })
+    }
+
+    fn takes<B: Backlog>(&self, office: &Office<B>, letter: &DeadLetter) -> bool {
+        let envelope = &letter.event.envelope;
+        let (age, session) = (self.now.since(letter.at), envelope.session.as_str());
+        (self.seqs.is_empty() || self.seqs.contains(&letter.event.seq))
+            && self.reason.as_ref().is_none_or(|reason| reason == letter.reason.as_str())
+            && self.host.is_none_or(|host| self.settings.own_host(envelope.cluster) == host)
+            && self.session.as_ref().is_none_or(|name| office.is(session, name))
+            && self.older_than.is_none_or(|least| age >= least)
+            && self.newer_than.is_none_or(|most| age <= most)
+    }
+
+    fn first(&self) -> Seq {
+        self.seqs.first().copied().unwrap_or(Seq(0))
+    }
+}
+
+/// What would change or delete letters must say which.
+fn meant(which: &Which) -> Result<(), Refusal> {
+    let narrowed = Which { all: false, ..which.clone() } != Which::default();
+    match (narrowed, which.all) {
+        (true, false) | (false, true) => Ok(()),
+        (true, true) => {
+            Err(Refusal::of("ambiguous", "all letters, or those that a filter or number names: not both"))
+        }
+        (false, false) => Err(Refusal::of(
+            "ambiguous",
+            "say which dead letters: by number, by a filter, or all of them with --all",
+        )),
+    }
+}
+
+/// The letters that a filter takes, page by page; those that are made meanwhile are left out.
+struct Pages<'f> {
+    filter: &'f Filter,
+    /// Where the next page begins; `None` behind the last.
+    from: Option<Seq>,
+    /// A requeued letter that is refused again comes back behind this.
+    end: Seq,
+}
+
+impl<'f> Pages<'f> {
+    fn new<B: Backlog>(office: &Office<B>, filter: &'f Filter) -> Self {
+        Self { filter, from: Some(filter.first()), end: office.store.tail() }
+    }
+
+    /// The next page, which may be empty; `None` where there is no more.
+    async fn next<B: Backlog>(&mut self, office: &Office<B>) -> Result<Option<Vec<DeadLetter>>, Refusal> {
+        let Some(from) = self.from.take() else { return Ok(None) };
+        let letters = office.read(move |store| store.dead(from, PAGE_EVENTS)).await?;
+        let Some(last) = letters.last().map(|letter| letter.event.seq) else { return Ok(None) };
+        let over = letters.len() < PAGE_EVENTS
+            || last >= self.end
+            || self.filter.seqs.last().is_some_and(|wanted| last >= *wanted);
+        self.from = (!over).then(|| last.next());
+        let (end, filter) = (self.end, self.filter);
+        let taken = letters.into_iter().filter(|one| one.event.seq < end && filter.takes(office, one));
+        Ok(Some(taken.collect()))
+    }
+}
+
+fn line<B: Backlog>(office: &Office<B>, filter: &Filter, letter: &DeadLetter, whole: bool) -> Letter {
+    let event = &letter.event;
+    let request = whole.then(|| again(slice::from_ref(event)).line);
+    Letter {
+        seq: event.seq.0,
+        id: event.id.as_str().to_owned(),
+        session: office.show(event.envelope.session.as_str()),
+        host: filter.settings.own_host(event.envelope.cluster).to_string(),
+        reason: letter.reason.as_str().to_owned(),
+        detail: letter.detail.clone(),
+        age_s: seconds(filter.now.since(letter.at)),
+        waited_s: seconds(letter.at.since(event.arrived)),
+        request: request.and_then(|line| serde_json::from_str(&line).ok()),
+    }
+}
+
+pub(super) async fn list<B: Backlog>(
+    office: &Office<B>,
+    peer: &mut Peer,
+    which: &Which,
+    limit: usize,
+) -> Answered {
+    let filter = Filter::new(office, which).await?;
+    let limit = limit.min(MAX_LISTED) as u64;
+    let (mut count, mut shown) = (0, 0);
+    let mut pages = Pages::new(office, &filter);
+    while let Some(letters) = pages.next(office).await? {
+        for letter in letters {
+            count += 1;
+            if shown < limit {
+                shown += 1;
+                peer.tell(&Answer::Letter(line(office, &filter, &letter, false))).await?;
+            }
+        }
+    }
+    Ok(Done { count: Some(count), left_out: Some(count - shown), ..Done::default() })
+}
+
+pub(super) async fn show<B: Backlog>(office: &Office<B>, peer: &mut Peer, seq: u64) -> Answered {
+    let filter = Filter::new(office, &Which { seqs: vec![seq], ..Which::default() }).await?;
+    let letters = office.read(move |store| store.dead(Seq(seq), 1)).await?;
+    match letters.first().filter(|letter| letter.event.seq == Seq(seq)) {
+        Some(letter) => peer.tell(&Answer::Letter(line(office, &filter, letter, true))).await?,
+        None => return Err(Refusal::of("not_found", format!("there is no dead letter {seq}")).into()),
+    }
+    Ok(Done { count: Some(1), ..Done::default() })
+}
+
+pub(super) async fn requeue<B: Backlog>(
+    office: &Office<B>,
+    peer: &Peer,
+    which: &Which,
+    dry_run: bool,
+) -> Answered {
+    meant(which)?;
+    let filter = Filter::new(office, which).await?;
+    let (mut count, mut moved, mut refusal) = (0, 0, None);
+    let mut pages = Pages::new(office, &filter);
+    while let Some(letters) = pages.next(office).await? {
+        count += letters.len() as u64;
+        if !dry_run && refusal.is_none() {
+            let seqs: Vec<Seq> = letters.iter().map(|letter| letter.event.seq).collect();
+            let requeued = office.store.requeue(&seqs).await.map_err(Refusal::from)?;
+            moved += requeued.moved;
+            refusal = requeued.refusal;
+        }
+    }
+    if moved > 0 {
+        room(office).await?;
+        info!(
+            user = peer.user,
+            events = moved,
+            "an operator requeued dead letters: they are delivered again"
+        );
+    }
+    if let Some(refusal) = refusal {
+        let message = format!("{moved} of {count} dead letters were requeued, then: {refusal}");
+        return Err(Refusal::of("limit", message).into());
+    }
+    let count = if dry_run { count } else { moved };
+    Ok(Done { count: Some(count), changed: moved > 0, dry_run, ..Done::default() })
+}
+
+pub(super) async fn delete<B: Backlog>(
+    office: &Office<B>,
+    peer: &Peer,
+    which: &Which,
+    dry_run: bool,
+) -> Answered {
+    meant(which)?;
+    let filter = Filter::new(office, which).await?;
+    let mut count = 0;
+    let mut pages = Pages::new(office, &filter);
+    while let Some(letters) = pages.next(office).await? {
+        count += letters.len() as u64;
+        if !dry_run {
+            let seqs = letters.iter().map(|letter| letter.event.seq).collect();
+            office.store.delete_dead(seqs).await.map_err(Refusal::from)?;
+        }
+    }
+    let changed = count > 0 && !dry_run;
+    if changed {
+        room(office).await?;
+        warn!(user = peer.user, letters = count, "an operator deleted dead letters for good");
+    }
+    Ok(Done { count: Some(count), changed, dry_run, ..Done::default() })
+}
+
+pub(super) async fn export<B: Backlog>(office: &Office<B>, peer: &mut Peer, which: &Which) -> Answered {
+    let filter = Filter::new(office, which).await?;
+    let (mut count, mut left_out) = (0, 0);
+    let mut pages = Pages::new(office, &filter);
+    while let Some(letters) = pages.next(office).await? {
+        for letter in letters {
+            let again = again(slice::from_ref(&letter.event));
+            let refused = match again.fidelity {
+                Fidelity::Exact => None,
+                Fidelity::Refused(why) => Some(why),
+                Fidelity::Changed => Some("it would be stored as another event".to_owned()),
+            };
+            match refused {
+                None => count += 1,
+                Some(_) => left_out += 1,
+            }
+            let seq = letter.event.seq.0;
+            peer.tell(&Answer::Submission { seq, line: again.line, refused }).await?;
+        }
+    }
+    Ok(Done { count: Some(count), left_out: Some(left_out), ..Done::default() })
+}
+
+/// Tells the scheduler that there may be room for dead letters again.
+async fn room<B: Backlog>(office: &Office<B>) -> Result<(), Refusal> {
+    let room = office.backlog.dead_room();
+    office.operate(move |scheduler, _| scheduler.handle_dead_room(room)).await
+}

@@ -1,0 +1,140 @@
+//! What the operator's requests are answered from, and the ways to those who own it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::daemon::figures::Meter;
+use crate::delivery::{Ask, Backlog, Feed, Operation, Shown};
+use crate::event::{Account, Clock, Moment};
+use crate::queue::{Failed, Store};
+use crate::schedule::Scheduler;
+
+/// The digits of a session's hash.
+const HASH_DIGITS: usize = 12;
+
+/// Why a request is refused.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The daemon ends.
+    #[error("the daemon is ending")]
+    ShuttingDown,
+    /// The queue does not work any more.
+    #[error(transparent)]
+    Disk(#[from] Failed),
+    /// Anything else.
+    #[error("{message}")]
+    Other {
+        /// The code.
+        code: &'static str,
+        /// What is wrong, and what to do.
+        message: String,
+    },
+}
+
+impl Refusal {
+    pub(super) fn of(code: &'static str, message: impl Into<String>) -> Self {
+        Self::Other { code, message: message.into() }
+    }
+
+    /// The code of the answer.
+    pub(super) fn code(&self) -> &'static str {
+        match self {
+            Self::ShuttingDown => "shutting_down",
+            Self::Disk(_) => "storage_error",
+            Self::Other { code, .. } => code,
+        }
+    }
+}
+
+/// What may be held in the queue, and what it needs free.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The most events that wait (`queue.max_events`).
+    pub max_events: u64,
+    /// The most bytes (`queue.max_bytes`).
+    pub max_bytes: u64,
+    /// The free bytes of the disk below which nothing is taken in (`queue.min_free`).
+    pub min_free: u64,
+    /// The most dead letters (`queue.dead_max_events`).
+    pub dead_max_events: u64,
+}
+
+/// What all requests are answered from.
+pub struct Office<B> {
+    /// The queue.
+    pub store: Store,
+    /// The queue as the flusher sees it: what is settled through it is told to those who wait for receipts.
+    pub backlog: B,
+    /// The figures.
+    pub meter: Meter,
+    /// The way to the flusher.
+    pub asks: mpsc::Sender<Ask>,
+    /// The clock.
+    pub clock: Clock,
+    /// How ids of visitors are shown.
+    pub shown: Shown,
+    /// Outcomes as they happen.
+    pub feed: Feed,
+    /// The limits of the queue.
+    pub limits: Limits,
+    /// How long a request may last, and how long work may be due without an attempt, before delivery is called stuck.
+    pub patience: (Duration, Duration),
+    /// The account.
+    pub account: Account,
+    /// Held while a pause or a hold is changed and written: two changes at once must not write each other's past. A lock,
+    /// because the change itself belongs to the flusher and its record to the queue.
+    pub changing: Mutex<()>,
+    /// Cancelled when the daemon ends: what is answered page by page ends with the page.
+    pub closing: CancellationToken,
+}
+
+impl<B: Backlog> Office<B> {
+    /// Does something with the scheduler, which the flusher owns.
+    pub(super) async fn operate<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&mut Scheduler, Moment) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (answer, result) = oneshot::channel();
+        let operation = move |scheduler: &mut Scheduler, now: Moment| {
+            // Who asked may have given up.
+            let _gone = answer.send(operation(scheduler, now));
+        };
+        let asked = self.asks.send(Ask::Operate(Operation(Box::new(operation)))).await;
+        asked.map_err(|_| Refusal::ShuttingDown)?;
+        result.await.map_err(|_| Refusal::ShuttingDown)
+    }
+
+    /// Reads the disk beside the runtime.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Store) -> Result<T, Failed> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        if self.closing.is_cancelled() {
+            return Err(Refusal::ShuttingDown);
+        }
+        let store = self.store.clone();
+        let read = tokio::task::spawn_blocking(move || read(&store)).await;
+        Ok(read.map_err(|_| Refusal::ShuttingDown)??)
+    }
+
+    /// Whether `name` stands for `session`: its id, or the hash that the logs show.
+    pub(super) fn is(&self, session: &str, name: &str) -> bool {
+        name == session || (may_be_hash(name) && self.show(session) == name)
+    }
+
+    /// A session as it may be shown.
+    pub(super) fn show(&self, session: &str) -> String {
+        let shown: &(dyn Fn(&str) -> String + Send + Sync) = &*Arc::clone(&self.shown);
+        shown(session)
+    }
+}
+
+/// Whether `name` looks like the hash of a session.
+pub(super) fn may_be_hash(name: &str) -> bool {
+    name.len() == HASH_DIGITS && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}

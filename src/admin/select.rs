@@ -1,0 +1,102 @@
+//! Which events a request is about.
+
+use std::collections::BTreeSet;
+
+use super::PAGE_EVENTS;
+use super::names;
+use super::office::{Office, Refusal, may_be_hash};
+use super::protocol::Of;
+use crate::delivery::Backlog;
+use crate::event::{Lane, Seq, SessionId};
+use crate::queue::Survey;
+use crate::schedule::{Extent, Selection, Settings};
+use crate::wire::hash;
+
+/// The most sessions that are counted apart; beyond them only their events are.
+const MAX_COUNTED: usize = 100_000;
+
+/// How much a selection has.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counted {
+    pub(super) events: u64,
+    /// `None` where there are too many to count them apart.
+    pub(super) sessions: Option<u64>,
+}
+
+impl<B: Backlog> Office<B> {
+    /// What of the queue waits, and how hosts are chosen.
+    pub(super) async fn extent(&self) -> Result<(Extent, Settings), Refusal> {
+        self.operate(|scheduler, _| (scheduler.extent(), scheduler.settings().clone())).await
+    }
+
+    /// One page of what waits from `from` on.
+    pub(super) async fn survey(&self, from: Seq, end: Seq) -> Result<Survey, Refusal> {
+        self.read(move |store| store.survey(from, end, PAGE_EVENTS)).await
+    }
+
+    /// The selection that is named.
+    pub(super) async fn selection(&self, of: &Of) -> Result<Selection, Refusal> {
+        match of {
+            Of::All => Ok(Selection::All),
+            Of::Host(name) => names::host(name).map(Selection::Host),
+            Of::Session(name) => self.lane(name).await.map(Selection::Lane),
+        }
+    }
+
+    /// The lane of a session by its id, or by the hash that stands for it.
+    pub(super) async fn lane(&self, name: &str) -> Result<Lane, Refusal> {
+        let id = SessionId::new(name);
+        match id {
+            Ok(id) if !may_be_hash(name) => Ok(hash::lane(&id)),
+            Ok(_) => self.find(name).await,
+            Err(error) => Err(Refusal::of("malformed", format!("a session {error}"))),
+        }
+    }
+
+    /// Looks through the queue for a session whose id or hash is `name`.
+    async fn find(&self, name: &str) -> Result<Lane, Refusal> {
+        let mut from = Some(self.extent().await?.0.lowest);
+        let end = self.store.tail();
+        while let Some(start) = from {
+            let survey = self.survey(start, end).await?;
+            let mut last: Option<&SessionId> = None;
+            for one in &survey.found {
+                if last == Some(&one.session) {
+                    continue;
+                }
+                last = Some(&one.session);
+                if self.is(one.session.as_str(), name) {
+                    return Ok(one.entry.lane);
+                }
+            }
+            from = survey.next;
+        }
+        let message = format!("no session that waits has the id or the hash {name}");
+        Err(Refusal::of("not_found", message))
+    }
+
+    /// Counts what is selected: in memory where all is there, else on the disk.
+    pub(super) async fn count(&self, what: Selection) -> Result<Counted, Refusal> {
+        let asked = self.operate(move |scheduler, _| (scheduler.count(what), scheduler.extent()));
+        let (counted, extent) = asked.await?;
+        if extent.whole {
+            return Ok(Counted { events: counted.events as u64, sessions: Some(counted.lanes as u64) });
+        }
+        let settings = self.extent().await?.1;
+        let (mut events, mut lanes) = (0, BTreeSet::new());
+        let (mut from, end) = (Some(extent.lowest), self.store.tail());
+        while let Some(start) = from {
+            let survey = self.survey(start, end).await?;
+            for one in &survey.found {
+                if what.has(&one.entry, settings.own_host(one.entry.cluster)) {
+                    events += 1;
+                    if lanes.len() <= MAX_COUNTED {
+                        lanes.insert(one.entry.lane);
+                    }
+                }
+            }
+            from = survey.next;
+        }
+        Ok(Counted { events, sessions: (lanes.len() <= MAX_COUNTED).then_some(lanes.len() as u64) })
+    }
+}

@@ -1,0 +1,129 @@
+//! The listening socket: who may ask, and how many at a time.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+
+use super::connection::{refuse, serve};
+use super::{MAX_CONNECTIONS, Office, Settings};
+use crate::delivery::Backlog;
+
+/// How long the listener waits after a failed `accept`.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why there is no socket.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum AdminError {
+    /// Somebody answers on the path.
+    #[error("{} is served by another process: set another admin.socket", .0.display())]
+    InUse(PathBuf),
+    /// Something that is no socket lies at the path.
+    #[error("{} exists and is no socket: move it away, or set another admin.socket", .0.display())]
+    NoSocket(PathBuf),
+    /// The system refused.
+    #[error("the socket {} cannot be made: {source}; check its folder, or set another admin.socket", path.display())]
+    Io {
+        /// The socket's path.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// The operator's socket.
+#[derive(Debug)]
+pub struct AdminSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl AdminSocket {
+    /// Makes the socket, and its folder where that is absent; a file that a crash left behind is replaced.
+    ///
+    /// # Errors
+    /// [`AdminError`]; nothing was changed then.
+    pub fn bind(settings: &Settings) -> Result<Self, AdminError> {
+        let path = &settings.socket;
+        let failed = |source| AdminError::Io { path: path.clone(), source };
+        if let Some(folder) =
+            path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists())
+        {
+            fs::create_dir(folder).map_err(failed)?;
+        }
+        clear_stale(path)?;
+        let socket = StdListener::bind(path).map_err(failed)?;
+        fs::set_permissions(path, Permissions::from_mode(settings.mode)).map_err(failed)?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        let listener = UnixListener::from_std(socket).map_err(failed)?;
+        Ok(Self { listener, path: path.clone() })
+    }
+
+    /// Serves until the office closes; returns once every connection has ended, which none delays.
+    pub async fn run<B: Backlog>(self, office: Arc<Office<B>>) {
+        let shutdown = office.closing.clone();
+        let mut connections = JoinSet::new();
+        loop {
+            // `accept` and `join_next` lose nothing when they are dropped.
+            tokio::select! {
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) if !may_ask(&stream) => {
+                        refuse(&stream, "forbidden", "only root and the daemon's user may ask");
+                    }
+                    Ok((stream, _)) if connections.len() >= MAX_CONNECTIONS => {
+                        refuse(&stream, "too_many_connections", "as many as may be are open: end one");
+                    }
+                    Ok((stream, _)) => {
+                        let user = stream.peer_cred().map_or(0, |peer| peer.uid());
+                        connections.spawn(serve(stream, user, Arc::clone(&office)));
+                    }
+                    // Such as for want of file descriptors, which the producers' socket tells of.
+                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                },
+                Some(_) = connections.join_next(), if !connections.is_empty() => {}
+                () = shutdown.cancelled() => break,
+            }
+        }
+        // While it is still ours: nobody else can have made a socket of that name.
+        let _gone = fs::remove_file(&self.path);
+        // None is broken off: they end where they wait for their peer, and between pages. What was taken out of the
+        // scheduler must be settled before the flusher ends.
+        while connections.join_next().await.is_some() {}
+    }
+}
+
+/// Whether the peer is root or this process's user.
+fn may_ask(stream: &UnixStream) -> bool {
+    let own = nix::unistd::geteuid().as_raw();
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
+}
+
+/// Removes a socket file that nobody serves.
+fn clear_stale(path: &Path) -> Result<(), AdminError> {
+    let failed = |source| AdminError::Io { path: path.to_owned(), source };
+    let kind = match fs::symlink_metadata(path) {
+        Ok(found) => found.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    if !kind.is_socket() {
+        return Err(AdminError::NoSocket(path.to_owned()));
+    }
+    match StdStream::connect(path) {
+        // Refused is what a file without a process behind it answers; anything else may be a live one.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(failed)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed(error)),
+        Ok(_) => Err(AdminError::InUse(path.to_owned())),
+    }
+}

@@ -1,0 +1,236 @@
+//! Answers as lines and tables for people.
+
+use std::io::{self, Write};
+
+use super::screen;
+use super::text::{count, some, span, visible};
+use super::told;
+use crate::admin::protocol::{Ages, Answer, Done, Lane, Letter, Outcome, Request};
+
+/// The most ids of an outcome that are shown.
+const SHOWN_IDS: usize = 2;
+
+/// What a request is called when it is done, for those that change something.
+#[derive(Clone, Copy)]
+enum Deed {
+    /// It only shows.
+    Show,
+    /// It changes events.
+    Events(&'static str),
+    /// It changes dead letters.
+    Letters(&'static str),
+    /// It exports.
+    Export,
+    /// It changes the whole.
+    Whole(&'static str, &'static str),
+}
+
+/// Prints the answers to one request.
+pub(super) struct Printer {
+    deed: Deed,
+    /// Whether the screen is drawn again and again.
+    again: bool,
+    /// The kind of the answer before.
+    before: Option<&'static str>,
+    /// Letters that could not be exported.
+    refused: u64,
+}
+
+impl Printer {
+    pub(super) fn new(request: &Request, again: bool) -> Self {
+        let deed = match request {
+            Request::QueueHold { .. } => Deed::Events("held"),
+            Request::QueueRelease { .. } => Deed::Events("released"),
+            Request::QueueRetry { .. } => Deed::Events("may be tried at once"),
+            Request::QueueDrop { .. } => Deed::Events("set aside as dead letters"),
+            Request::DeadRequeue { .. } => Deed::Letters("requeued"),
+            Request::DeadDelete { .. } => Deed::Letters("deleted"),
+            Request::DeadExport { .. } => Deed::Export,
+            Request::Pause { .. } => Deed::Whole("paused; target-notifyd resume ends it", "paused as before"),
+            Request::Resume { .. } => Deed::Whole("resumed", "nothing was paused"),
+            Request::Flush { wait: false } => Deed::Whole("what lingered is sent", ""),
+            Request::Flush { wait: true } => Deed::Whole("what waited is delivered or set aside", ""),
+            Request::Status {}
+            | Request::Queue { .. }
+            | Request::QueueShow { .. }
+            | Request::DeadList { .. }
+            | Request::DeadShow { .. }
+            | Request::Tail { .. } => Deed::Show,
+        };
+        Self { deed, again, before: None, refused: 0 }
+    }
+
+    /// Whether something that was asked for could not be given.
+    pub(super) fn incomplete(&self) -> bool {
+        self.refused > 0
+    }
+
+    pub(super) fn print(&mut self, out: &mut impl Write, answer: Answer) -> io::Result<()> {
+        match answer {
+            Answer::Status(status) => screen::draw(out, &status, self.again),
+            Answer::Ages(ages) => {
+                if self.first("ages") {
+                    age_head(out, &ages)?;
+                }
+                age_row(out, &ages)
+            }
+            Answer::Lane(lane) => {
+                if self.first("lane") {
+                    writeln!(out, "\n{:<24} {:<9} {:>7} {:>9}  STATE", "SESSION", "HOST", "EVENTS", "AGE")?;
+                }
+                lane_row(out, &lane)
+            }
+            Answer::Event(event) => {
+                let (age, id) = (span(event.age_s), visible(&event.id));
+                writeln!(out, "{} {id} on {}, {age} old", event.seq, visible(&event.host))?;
+                writeln!(out, "    {}", visible(&event.notification.to_string()))
+            }
+            Answer::Letter(letter) => {
+                if letter.request.is_none() && self.first("letter") {
+                    let (number, age) = ("NUMBER", "AGE");
+                    writeln!(
+                        out,
+                        "{number:>10} {age:>9} {:<9} {:<24} {:<16} DETAIL",
+                        "HOST", "SESSION", "REASON"
+                    )?;
+                }
+                letter_row(out, &letter)
+            }
+            Answer::Submission { seq, line, refused: None } => {
+                let _ = seq;
+                writeln!(out, "{}", visible(&line))
+            }
+            Answer::Submission { seq, refused: Some(why), .. } => {
+                self.refused += 1;
+                told(&format!(
+                    "dead letter {seq} is not exported: {}; dead requeue keeps it as it is",
+                    visible(&why)
+                ));
+                Ok(())
+            }
+            Answer::Listening {} => Ok(()),
+            Answer::Outcome(outcome) => outcome_row(out, &outcome),
+            Answer::Missed { count } => {
+                writeln!(
+                    out,
+                    "{} missed: they came faster than they were read",
+                    some(count, "outcome", "outcomes")
+                )
+            }
+            Answer::Waiting { pending } => {
+                told(&format!("{} wait", some(pending, "event", "events")));
+                Ok(())
+            }
+            Answer::Done(done) => self.done(out, &done),
+            // Whoever asked tells it.
+            Answer::Error { .. } => Ok(()),
+        }
+    }
+
+    /// Whether this is the first answer of its kind.
+    fn first(&mut self, kind: &'static str) -> bool {
+        self.before.replace(kind) != Some(kind)
+    }
+
+    fn done(&self, out: &mut impl Write, done: &Done) -> io::Result<()> {
+        let events = some(done.count.unwrap_or(0), "event", "events");
+        let letters = some(done.count.unwrap_or(0), "dead letter", "dead letters");
+        let of = match done.sessions {
+            Some(sessions) => format!(" of {}", some(sessions, "session", "sessions")),
+            None => String::new(),
+        };
+        let would = if done.dry_run { "would be " } else { "" };
+        match self.deed {
+            Deed::Events(what) => writeln!(out, "{events}{of}: {would}{what}")?,
+            Deed::Letters(what) => writeln!(out, "{letters}: {would}{what}")?,
+            Deed::Whole(what, otherwise) => writeln!(out, "{}", if done.changed { what } else { otherwise })?,
+            // Its lines may go to a file, which is to hold nothing else.
+            Deed::Export => told(&format!("{letters} exported")),
+            Deed::Show => match (done.count, done.left_out) {
+                (Some(0), _) => writeln!(out, "none")?,
+                (Some(all), Some(left @ 1..)) => {
+                    writeln!(out, "{} of {} are not shown: --limit shows more", count(left), count(all))?;
+                }
+                _ => {}
+            },
+        }
+        if done.note.is_empty() { Ok(()) } else { writeln!(out, "{}", visible(&done.note)) }
+    }
+}
+
+/// The table of ages as `qshape` prints it: how many are younger than so many minutes.
+fn age_head(out: &mut impl Write, ages: &Ages) -> io::Result<()> {
+    write!(out, "{:>10} {:>9}", "", "T")?;
+    for minutes in &ages.minutes {
+        write!(out, " {:>7}", format!("{minutes}m"))?;
+    }
+    let last = ages.minutes.last().map_or(String::new(), |minutes| format!("{minutes}m+"));
+    writeln!(out, " {last:>7}")
+}
+
+fn age_row(out: &mut impl Write, ages: &Ages) -> io::Result<()> {
+    write!(out, "{:>10} {:>9}", visible(&ages.host).to_string(), ages.total)?;
+    for count in &ages.counts {
+        write!(out, " {count:>7}")?;
+    }
+    writeln!(out)
+}
+
+fn lane_row(out: &mut impl Write, lane: &Lane) -> io::Result<()> {
+    let session = visible(&lane.session).to_string();
+    let (host, age) = (visible(&lane.host).to_string(), span(lane.age_s));
+    write!(out, "{session:<24} {host:<9} {:>7} {age:>9}  {}", lane.events, visible(&lane.state))?;
+    if !lane.because.is_empty() {
+        write!(out, ": {}", visible(&lane.because))?;
+    }
+    if let Some(wait) = lane.wait_s {
+        write!(out, ", again in {}", span(wait))?;
+    }
+    if lane.parked > 0 {
+        write!(out, ", {} parked", lane.parked)?;
+    }
+    if lane.failures > 0 {
+        write!(out, ", {} in a row", some(lane.failures, "failure", "failures"))?;
+    }
+    writeln!(out)?;
+    match (&lane.error, lane.error_s) {
+        (Some(error), Some(ago)) => writeln!(out, "{:>24}   {} ago: {}", "", span(ago), visible(error)),
+        _ => Ok(()),
+    }
+}
+
+fn letter_row(out: &mut impl Write, letter: &Letter) -> io::Result<()> {
+    let Letter { seq, id, session, host, reason, detail, age_s, waited_s, request } = letter;
+    let (session, host) = (visible(session).to_string(), visible(host).to_string());
+    let (reason, detail) = (visible(reason).to_string(), visible(detail));
+    let Some(request) = request else {
+        return writeln!(out, "{seq:>10} {:>9} {host:<9} {session:<24} {reason:<16} {detail}", span(*age_s));
+    };
+    writeln!(out, "number   {seq}\nid       {}\nsession  {session}\nhost     {host}", visible(id))?;
+    writeln!(out, "reason   {reason}: {detail}")?;
+    writeln!(out, "age      set aside {} ago, after it had waited {}", span(*age_s), span(*waited_s))?;
+    writeln!(out, "request  {}", visible(&request.to_string()))
+}
+
+fn outcome_row(out: &mut impl Write, outcome: &Outcome) -> io::Result<()> {
+    let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(outcome.at_ms);
+    let ids =
+        outcome.ids.iter().take(SHOWN_IDS).map(|id| visible(id).to_string()).collect::<Vec<_>>().join(" ");
+    write!(
+        out,
+        "{} {:<9} {} {} {} in {:.1} ms: {ids}",
+        humantime::format_rfc3339_millis(at),
+        visible(&outcome.outcome).to_string(),
+        visible(&outcome.session),
+        visible(&outcome.host),
+        visible(&outcome.answer),
+        outcome.took_ms,
+    )?;
+    if let Some(more @ 1..) = outcome.ids.len().checked_sub(SHOWN_IDS) {
+        write!(out, " and {more} more")?;
+    }
+    match outcome.detail.as_str() {
+        "" => writeln!(out),
+        detail => writeln!(out, " ({})", visible(detail)),
+    }
+}

@@ -1,0 +1,95 @@
+//! The commands that ask the running daemon: what it does, why something waits, and what to do about it.
+//!
+//! With `--json` the lines of the admin socket are printed as they come; without it, for people. What the daemon tells came
+//! from outside once, so control characters are made visible.
+
+mod arguments;
+mod client;
+mod lists;
+mod screen;
+mod text;
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use self::arguments::Asked;
+pub(super) use self::arguments::Operate;
+use self::client::{Client, ClientError};
+use self::lists::Printer;
+use super::{Exit, told};
+use crate::admin::protocol::{Answer, Request};
+
+/// How long the answer to `status` may take: a daemon that needs longer does not work.
+const STATUS_WITHIN: Duration = Duration::from_secs(30);
+
+/// Asks the daemon behind `socket`, and prints what it answers.
+pub(super) fn run(socket: &Path, command: Operate) -> Exit {
+    let Asked { request, json, watch } = match command.asked() {
+        Ok(asked) => asked,
+        Err(wrong) => {
+            told(&wrong);
+            return Exit::Usage;
+        }
+    };
+    let ended = match watch {
+        None => exchange(socket, &request, json, false),
+        Some(every) => watched(socket, &request, json, every),
+    };
+    match ended {
+        Ok(exit) => exit,
+        // Who reads us has had enough.
+        Err(ClientError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
+        Err(error) => {
+            told(&error.to_string());
+            Exit::Unreachable
+        }
+    }
+}
+
+/// Asks again and again, until somebody ends this.
+fn watched(socket: &Path, request: &Request, json: bool, every: Duration) -> Result<Exit, ClientError> {
+    loop {
+        let exit = exchange(socket, request, json, true)?;
+        if exit != Exit::Success {
+            return Ok(exit);
+        }
+        // The pace of a screen, not a wait for something.
+        thread::sleep(every);
+    }
+}
+
+fn exchange(socket: &Path, request: &Request, json: bool, again: bool) -> Result<Exit, ClientError> {
+    let within = matches!(request, Request::Status {}).then_some(STATUS_WITHIN);
+    let mut client = Client::ask(socket, request, within)?;
+    let mut printer = Printer::new(request, again);
+    let mut out = io::stdout().lock();
+    loop {
+        let (line, answer) = client.answer()?;
+        let end = match &answer {
+            Answer::Error { code, message } => {
+                if !json {
+                    told(&text::visible(message).to_string());
+                }
+                Some(match code.as_str() {
+                    "malformed" => Exit::Usage,
+                    "shutting_down" => Exit::Unreachable,
+                    _ => Exit::Refused,
+                })
+            }
+            Answer::Done(_) if printer.incomplete() => Some(Exit::Refused),
+            Answer::Done(_) => Some(Exit::Success),
+            _ => None,
+        };
+        match json {
+            true => out.write_all(line.as_bytes()),
+            false => printer.print(&mut out, answer),
+        }
+        .and_then(|()| out.flush())
+        .map_err(ClientError::Output)?;
+        if let Some(exit) = end {
+            return Ok(exit);
+        }
+    }
+}

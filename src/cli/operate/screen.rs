@@ -1,0 +1,204 @@
+//! `status`: the one screen.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+
+use super::text::{bytes, count, some, span, visible};
+use crate::admin::protocol::Status;
+use crate::daemon::figures::{Figures, Rates};
+
+/// Moves to the top left corner and clears the screen.
+const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
+const PLAIN: &str = "\u{1b}[0m";
+
+#[derive(Clone, Copy)]
+enum Colour {
+    Good,
+    Waiting,
+    Bad,
+}
+
+impl Colour {
+    fn code(self) -> &'static str {
+        match self {
+            Self::Good => "\u{1b}[32m",
+            Self::Waiting => "\u{1b}[33m",
+            Self::Bad => "\u{1b}[31m",
+        }
+    }
+}
+
+/// Draws the status; `again` where it was drawn before and will be again.
+pub(super) fn draw(out: &mut impl Write, status: &Status, again: bool) -> io::Result<()> {
+    let terminal = io::stdout().is_terminal();
+    // https://no-color.org
+    let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    // One write, so that a terminal does not show half of it.
+    let mut text = String::new();
+    if terminal && again {
+        text.push_str(CLEAR);
+    }
+    text.push_str(&screen(status, colours));
+    if again && !terminal {
+        text.push('\n');
+    }
+    out.write_all(text.as_bytes())
+}
+
+fn screen(status: &Status, colours: bool) -> String {
+    let paint = |colour: Colour, text: &str| match colours {
+        true => format!("{}{text}{PLAIN}", colour.code()),
+        false => text.to_owned(),
+    };
+    let figures = &status.figures;
+    let colour = match status.state.as_str() {
+        "running" => Colour::Good,
+        "stuck" | "full" => Colour::Bad,
+        _ => Colour::Waiting,
+    };
+    let state = paint(colour, &visible(&status.state).to_string());
+    let (client, version, up) = (visible(&status.client), visible(&status.version), span(figures.uptime_s));
+    let mut text = format!("target-notifyd {version} for {client}: {state}, up {up}\n");
+    for (name, line) in rows(status, figures) {
+        // Writing to a string cannot fail.
+        let _written = writeln!(text, "{name:<10}{line}");
+    }
+    if !status.hosts.is_empty() {
+        let _written = writeln!(text, "\n{:<10}{:>10} {:>10}  STATE", "HOST", "DUE", "UNDER WAY");
+    }
+    for host in &status.hosts {
+        let name = visible(&host.host).to_string();
+        let colour = if host.state == "open" { Colour::Good } else { Colour::Bad };
+        let state = paint(colour, &visible(&host.state).to_string());
+        let until = host.wait_s.map_or(String::new(), |wait| format!(", again in {}", span(wait)));
+        let _written =
+            writeln!(text, "{name:<10}{:>10} {:>10}  {state}{until}", host.waiting, host.in_flight);
+    }
+    for pause in &status.paused {
+        let ends =
+            pause.left_s.map_or("until it is resumed".to_owned(), |left| format!("{} more", span(left)));
+        let (host, reason) = (visible(&pause.host), visible(&pause.reason));
+        let line = format!("paused: {host} for {}, {ends}: {reason}", span(pause.since_s));
+        let _written = writeln!(text, "\n{}", paint(Colour::Waiting, &line));
+    }
+    for hold in &status.held {
+        let line = format!("held: {} for {}", visible(&hold.of), span(hold.since_s));
+        let _written = writeln!(text, "\n{}", paint(Colour::Waiting, &line));
+    }
+    if !status.advice.is_empty() {
+        text.push_str("\nto do\n");
+    }
+    for advice in &status.advice {
+        let _written = writeln!(text, "- {}\n    {}", visible(&advice.about), visible(&advice.run));
+    }
+    text
+}
+
+fn rows(status: &Status, figures: &Figures) -> Vec<(&'static str, String)> {
+    let sessions = some(figures.lanes as u64, "session", "sessions");
+    let oldest = figures.oldest_s.map_or(String::new(), |age| format!(", the oldest {} old", span(age)));
+    let drained = match status.drained_s {
+        _ if figures.pending == 0 => "nothing waits".to_owned(),
+        Some(seconds) => format!("in {} at the rates of the last minute", span(seconds)),
+        None => "not at the rates of the last minute".to_owned(),
+    };
+    let room = match status.fits_s {
+        Some(0.0) => format!("none: {}", limit(&status.full_first)),
+        Some(seconds) => {
+            format!("{} of an outage still fit, then {}", span(seconds), limit(&status.full_first))
+        }
+        None => "nothing comes in".to_owned(),
+    };
+    let latency = match (figures.latency_p50_ms, figures.latency_p99_ms) {
+        (Some(p50), Some(p99)) => format!("half within {p50:.1} ms, 99 % within {p99:.1} ms (5 minutes)"),
+        _ => "no request in the last 5 minutes".to_owned(),
+    };
+    let disk = |bytes_: Option<u64>| bytes_.map_or("unknown".to_owned(), bytes);
+    let (used, free) = (disk(figures.disk_used_bytes), disk(figures.disk_free_bytes));
+    let Figures { accepted, delivered, dead, expired, quarantined, pending, .. } = figures;
+    let account = format!(
+        "{} accepted = {} delivered + {} dead + {} expired + {} quarantined + {} pending",
+        count(*accepted),
+        count(*delivered),
+        count(*dead),
+        count(*expired),
+        count(*quarantined),
+        count(*pending),
+    );
+    vec![
+        ("pending", format!("{} ({sessions} in memory){oldest}", some(*pending, "event", "events"))),
+        ("in", rates(&figures.rate_in)),
+        ("out", rates(&figures.rate_out)),
+        ("drained", drained),
+        ("room", room),
+        (
+            "Target",
+            format!(
+                "{}, {latency}",
+                some(figures.in_flight as u64, "request under way", "requests under way")
+            ),
+        ),
+        ("disk", format!("{used} used, {free} free")),
+        (
+            "dead",
+            format!(
+                "{} held, {} parked",
+                some(figures.dead_held, "dead letter", "dead letters"),
+                figures.parked
+            ),
+        ),
+        (
+            "producers",
+            format!(
+                "{}; since the start {} turned away, {} rejected, {} unavailable",
+                some(figures.connections, "connection", "connections"),
+                figures.turned_away,
+                some(figures.rejected, "line", "lines"),
+                figures.unavailable
+            ),
+        ),
+        ("account", account),
+    ]
+}
+
+fn limit(name: &str) -> &str {
+    match name {
+        "bytes" => "queue.max_bytes is reached",
+        "events" => "queue.max_events is reached",
+        _ => "the disk is full",
+    }
+}
+
+fn rates(rates: &Rates) -> String {
+    format!("{:.1} {:.1} {:.1} events a second over 1, 5 and 15 minutes", rates.m1, rates.m5, rates.m15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::protocol::{Advice, HostLine, Pause};
+
+    #[test]
+    fn the_screen_is_plain_where_it_is_to_be_and_shows_no_control_character() {
+        let hostile = "\u{1b}[31mred".to_owned();
+        let host = HostLine {
+            host: hostile.clone(),
+            state: "breaker".to_owned(),
+            wait_s: Some(1.0),
+            waiting: 1,
+            in_flight: 0,
+        };
+        let pause = Pause { host: "all".to_owned(), reason: hostile.clone(), since_s: 5.0, left_s: None };
+        let status = Status {
+            state: "paused".to_owned(),
+            hosts: vec![host],
+            paused: vec![pause],
+            advice: vec![Advice { about: hostile.clone(), run: "target-notifyd resume".to_owned() }],
+            ..Status::default()
+        };
+        let plain = screen(&status, false);
+        assert!(!plain.chars().any(|one| one.is_control() && one != '\n'), "{plain:?}");
+        assert!(plain.contains("until it is resumed") && plain.contains("target-notifyd resume"), "{plain}");
+        assert!(screen(&status, true).contains(Colour::Waiting.code()));
+    }
+}

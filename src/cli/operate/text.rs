@@ -1,0 +1,69 @@
+//! Figures as people read them.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use crate::telemetry::Visible;
+
+/// Text from outside, with its control characters made visible.
+pub(super) fn visible(text: &str) -> Visible<'_> {
+    Visible(text)
+}
+
+/// Seconds as a duration of its two largest units, such as `3h 20m`; below ten seconds to tenths.
+pub(super) fn span(seconds: f64) -> String {
+    if seconds < 9.95 {
+        return format!("{:.1}s", seconds.max(0.0));
+    }
+    // A float that is too large for the integer becomes the largest one.
+    let whole = Duration::from_secs((seconds.round() as u64).min(100 * 365 * 86_400));
+    let text = humantime::format_duration(whole).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// A count with its thousands set apart.
+pub(super) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Bytes in the largest unit that fits.
+pub(super) fn bytes(number: u64) -> String {
+    ByteSize(number).display().iec().to_string()
+}
+
+/// `one`, or as many with `many`.
+pub(super) fn some(number: u64, one: &str, many: &str) -> String {
+    format!("{} {}", count(number), if number == 1 { one } else { many })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_short() {
+        for (seconds, expected) in [
+            (0.0, "0.0s"),
+            (-1.0, "0.0s"),
+            (4.26, "4.3s"),
+            (75.0, "1m 15s"),
+            (12_345.6, "3h 25m"),
+            (200_000.0, "2days 7h"),
+        ] {
+            assert_eq!(span(seconds), expected);
+        }
+        assert!(span(f64::INFINITY).contains("years"));
+        for (number, expected) in [(0, "0"), (999, "999"), (1_000, "1,000"), (12_345_678, "12,345,678")] {
+            assert_eq!(count(number), expected);
+        }
+    }
+}
