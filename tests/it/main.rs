@@ -24,6 +24,7 @@ mod floors;
 mod http2;
 mod load;
 mod options;
+mod power;
 mod process;
 mod producers;
 mod readme;

@@ -1,0 +1,181 @@
+//! What has to be true of a queue after a loss of power.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use target_notifyd::event::{Account, Event, Moment, Seq};
+use target_notifyd::queue::{OpenError, Queue, Settings};
+use target_notifyd::wire::defaults::Defaults;
+use target_notifyd::wire::reply::Appended;
+use target_notifyd::wire::submission::Submission;
+
+use super::record::Record;
+
+/// How many sessions the events are of.
+const SESSIONS: u64 = 40;
+
+pub(crate) fn account() -> Account {
+    Account { client: "acme".to_owned(), organization: "0DD9@AdobeOrg".to_owned() }
+}
+
+pub(crate) fn settings(path: &Path) -> Settings {
+    Settings {
+        path: path.to_owned(),
+        max_bytes: 2 << 30,
+        max_events: 10_000_000,
+        min_free: 0,
+        reserve: 0,
+        dead_max_events: 100_000,
+        adopt: false,
+    }
+}
+
+/// The line with the number `number`: of one to nine events, now and then with a large envelope or large events.
+pub(crate) fn line(number: u64) -> String {
+    let (session, count) = (number % SESSIONS, 1 + number * 7 % 9);
+    let bytes = match number % 50 {
+        17 => 30_000,
+        _ => 50 + number * 131 % 900,
+    };
+    let members = match number % 20 {
+        3 => 5_000,
+        _ => number * 37 % 200,
+    };
+    let event = |position| {
+        let filling = filling(number * 10 + position, bytes);
+        format!(
+            r#"{{"id":"e{number}.{position}","impressionId":"i{number}.{position}","timestamp":{},"type":"click","mbox":{{"name":"home","state":"{filling}"}}}}"#,
+            number + 1
+        )
+    };
+    let events = (0..count).map(event).collect::<Vec<_>>().join(",");
+    let page = filling(number, members);
+    format!(
+        r#"{{"session_id":"s{session}","receipt":true,"request":{{"context":{{"channel":"web","browser":{{"host":"{page}"}}}},"notifications":[{events}]}}}}"#
+    )
+}
+
+/// Letters that tell one event from another, so that bytes at the wrong place are seen.
+fn filling(seed: u64, bytes: u64) -> String {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let letter = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'a' + u8::try_from((state >> 33) % 26).unwrap_or(0))
+    };
+    (0..bytes).map(letter).collect()
+}
+
+/// The submission with the number `number`, as the daemon stores it.
+pub(crate) fn submission(number: u64) -> Submission {
+    let defaults = Defaults {
+        impression_id: true,
+        channel: true,
+        time_offset: None,
+        analytics_logging: true,
+        property_token: None,
+        environment_id: None,
+    };
+    Submission::parse(line(number).as_bytes(), &defaults, 1).expect("a good line")
+}
+
+/// The number of the line and the position in it that an id names.
+fn parts(id: &str) -> Option<(u64, usize)> {
+    let (number, position) = id.strip_prefix('e')?.split_once('.')?;
+    Some((number.parse().ok()?, position.parse().ok()?))
+}
+
+/// Opens the queue of an image.
+pub(crate) type Opening = fn(Settings) -> Result<Queue, OpenError>;
+
+pub(crate) fn open(settings: Settings) -> Result<Queue, OpenError> {
+    Queue::open(settings, &account(), Arc::new(|| Moment::from_millis(1_700_000_000_000)))
+}
+
+/// Holds the queue in `path` against what was known when the power was lost, after the step `at`.
+pub(crate) fn check(path: &Path, opening: Opening, record: &Record, at: usize) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(async {
+        let queue = opening(settings(path)).map_err(|error| format!("it does not open: {error}"))?;
+        let found = whole(&queue)?;
+        for (id, known) in &record.acknowledged {
+            let answered = record.answered.get(id).is_some_and(|answered| *answered <= at);
+            if *known <= at && !answered && !found.contains_key(id) {
+                return Err(format!("{id} was acknowledged at step {known}, and is lost"));
+            }
+        }
+        for (id, known) in &record.receipts {
+            if *known <= at && found.contains_key(id) {
+                return Err(format!("{id} had its receipt at step {known}, and is there again"));
+            }
+        }
+        let acknowledged = record.acknowledged.values().filter(|known| **known <= at).count() as u64;
+        let accepted = queue.store().ledger().balance.accepted;
+        if accepted < acknowledged {
+            return Err(format!("{acknowledged} were acknowledged, but the account says {accepted}"));
+        }
+        goes_on(queue, path, opening, found).await
+    })
+}
+
+/// Every event in the queue, by its id; each is one that was submitted, byte for byte, and the account balances.
+fn whole(queue: &Queue) -> Result<BTreeMap<String, Seq>, String> {
+    let store = queue.store();
+    let scan = store.scan(Seq(0), usize::MAX).map_err(|error| error.to_string())?;
+    let seqs: Vec<Seq> = scan.entries.iter().map(|entry| entry.seq).collect();
+    let mut found = BTreeMap::new();
+    for (seq, event) in seqs.iter().zip(store.load(&seqs).map_err(|error| error.to_string())?) {
+        let event = event.ok_or_else(|| format!("event {seq} is listed, but cannot be read"))?;
+        let id = event.id.as_str().to_owned();
+        is_genuine(&event)?;
+        if found.insert(id.clone(), *seq).is_some() {
+            return Err(format!("{id} is there twice"));
+        }
+    }
+    let balance = store.ledger().balance;
+    if balance.pending() != found.len() as u64 || balance.quarantined != 0 {
+        return Err(format!("the account does not balance: {balance:?}, and {} are there", found.len()));
+    }
+    Ok(found)
+}
+
+/// Whether the event is what its id says.
+fn is_genuine(event: &Event) -> Result<(), String> {
+    let id = event.id.as_str();
+    let (number, position) = parts(id).ok_or_else(|| format!("{id} was invented"))?;
+    let given = submission(number);
+    let same = given.notifications.get(position).is_some_and(|given| given.json == event.notification);
+    match same && *given.envelope == *event.envelope {
+        true => Ok(()),
+        false => Err(format!("{id} has the wrong bytes")),
+    }
+}
+
+/// The queue takes a new event and settles an old one; both last over a reopen.
+async fn goes_on(
+    queue: Queue,
+    path: &Path,
+    opening: Opening,
+    mut found: BTreeMap<String, Seq>,
+) -> Result<(), String> {
+    let failed = |error: target_notifyd::queue::Failed| format!("it cannot be used: {error}");
+    const NEW: u64 = 1 << 40;
+    if let Some((_, seq)) = found.pop_first() {
+        queue.store().settle(vec![seq], vec![]).await.map_err(failed)?;
+    }
+    let answer = queue.appender().append(0, vec![submission(NEW)], vec![]).await.await;
+    if answer.as_deref() != Ok(&[Appended::Stored]) {
+        return Err(format!("it takes no new event: {answer:?}"));
+    }
+    queue.shutdown().await.map_err(failed)?;
+    let queue = opening(settings(path)).map_err(|error| format!("it does not open again: {error}"))?;
+    let mut again = whole(&queue)?;
+    queue.shutdown().await.map_err(failed)?;
+    for event in &submission(NEW).notifications {
+        again.remove(event.id.as_str()).ok_or("the new event is lost")?;
+    }
+    match again.keys().eq(found.keys()) {
+        true => Ok(()),
+        false => Err(format!("{} events became {} by a reopen", found.len(), again.len())),
+    }
+}
