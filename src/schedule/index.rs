@@ -137,8 +137,9 @@ impl Index {
         self.marks.len()
     }
 
-    /// Forgets the events of a lane from `first` on; it may be due at `due`.
+    /// Forgets the events of a lane from `first` on; it may be due at `due`, but no sooner than it was said to be before.
     pub(super) fn forget(&mut self, now: Moment, lane: Lane, first: Seq, due: Moment) {
+        let due = self.waits.get(&lane).map_or(due, |before| due.max(*before));
         if self.marks.is_empty() {
             self.next_pass = now.after(PASS_EVERY);
         }

@@ -1,6 +1,7 @@
 //! The scheduler over whole histories: a fake store, a fake Target, virtual time. A failure prints its seed.
 
 mod expiry;
+mod forgotten;
 mod limits;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -470,6 +471,11 @@ fn a_window_of_blocked_events_hides_no_healthy_session() {
     assert_eq!(healthy, 10_000, "{:?}", sim.scheduler.status());
     sim.run(healed.after(secs(900)));
     assert_eq!(sim.delivered.len(), 30_000, "{:?}", sim.scheduler.status());
+    // The marks go with the next pass.
+    for _ in 0..30 {
+        sim.add(entry(10_000), true);
+        sim.run(sim.after(secs(1)));
+    }
     assert_eq!(sim.scheduler.status().forgotten_buckets, 0);
 }
 
