@@ -30,6 +30,37 @@ pub(super) struct Parked {
     pub(super) not_before: Moment,
 }
 
+/// How the attempts of an event went before it was forgotten.
+#[derive(Debug)]
+pub(super) struct Past {
+    unlisted: u32,
+    alone: u32,
+    boundary: bool,
+    /// Since when it may be tried again, where it was parked.
+    parked: Option<Moment>,
+    /// What its lane stood at, where the event was the first of it.
+    standing: Option<Standing>,
+}
+
+impl Past {
+    /// It may be tried at once.
+    pub(super) fn hurry(&mut self, now: Moment) {
+        self.parked = self.parked.map(|_| now);
+        if let Some(standing) = &mut self.standing {
+            standing.not_before = Moment::ZERO;
+        }
+    }
+}
+
+/// How the requests of a lane went.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    failures: u32,
+    not_before: Moment,
+    strikes: u32,
+    served: u64,
+}
+
 /// Where a lane is waiting; at most at one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
@@ -140,6 +171,47 @@ impl LaneState {
     pub(super) fn first_entry(&self) -> Option<&Entry> {
         let parked = self.parked.iter().map(|one| &one.event.entry);
         self.events.front().map(|one| &one.entry).into_iter().chain(parked).min_by_key(|entry| entry.seq)
+    }
+
+    /// Takes an event in behind those that it has; where it was forgotten, with its `past`. One that was parked is so again if
+    /// there is `room`.
+    pub(super) fn admit(&mut self, entry: Entry, past: Option<Past>, room: bool) {
+        self.last = entry.seq;
+        let mut event = Waiting::new(entry);
+        let Some(past) = past else {
+            self.events.push_back(event);
+            return;
+        };
+        (event.unlisted, event.alone, event.boundary) = (past.unlisted, past.alone, past.boundary);
+        if let Some(not_before) = past.parked.filter(|_| room) {
+            self.parked.push(Parked { event, not_before });
+            return;
+        }
+        if let Some(standing) = past.standing.filter(|_| self.events.is_empty()) {
+            (self.failures, self.not_before) = (standing.failures, standing.not_before);
+            (self.strikes, self.served) = (standing.strikes, standing.served);
+        }
+        self.events.push_back(event);
+    }
+
+    /// What is worth remembering of its events when it is forgotten: without it, an event that is forgotten at each wait would
+    /// be tried for ever, and at once.
+    pub(super) fn into_pasts(self, now: Moment) -> impl Iterator<Item = (Seq, Past)> {
+        let tried = self.failures > 0 || self.strikes > 0 || self.not_before > now;
+        let standing = tried.then_some(Standing {
+            failures: self.failures,
+            not_before: self.not_before,
+            strikes: self.strikes,
+            served: self.served,
+        });
+        let parked = self.parked.into_iter().map(|one| (one.event, Some(one.not_before), None));
+        let first = std::iter::once(standing).chain(std::iter::repeat(None));
+        let events = self.events.into_iter().zip(first).map(|(event, standing)| (event, None, standing));
+        parked.chain(events).filter_map(|(event, parked, standing)| {
+            let Waiting { entry, unlisted, alone, boundary } = event;
+            let worth = unlisted > 0 || alone > 0 || boundary || parked.is_some() || standing.is_some();
+            worth.then_some((entry.seq, Past { unlisted, alone, boundary, parked, standing }))
+        })
     }
 
     pub(super) fn len(&self) -> usize {

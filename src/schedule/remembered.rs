@@ -52,6 +52,11 @@ impl<K: Ord + Copy, V> Remembered<K, V> {
         Some(value)
     }
 
+    /// All keys and values; those whose time is over may be among them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&K, &mut V)> {
+        self.values.iter_mut().map(|(key, (value, _))| (key, value))
+    }
+
     /// How many are kept.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::control::Controls;
 use super::host::{Gate, HostState, Row, Why};
 use super::index::{Index, Reader};
-use super::lane::{LaneState, Parked, Place, Waiting};
+use super::lane::{LaneState, Parked, Past, Place, Waiting};
 use super::notice::{Cause, Notice, Notices};
 use super::{Random, Remembered, Settings, Verdict, verdict};
 use crate::event::{Answer, Cluster, DeadReason, Entry, Host, Lane, Moment, Outcome, Owner, Seq, Visitor};
@@ -38,6 +38,11 @@ pub const CLOCK_SLACK: Duration = Duration::from_secs(3_600);
 pub const LEARNED_FOR: Duration = Duration::from_secs(31 * 60);
 /// The most sessions, and the most visitors, of which something is remembered.
 pub const MAX_LEARNED: usize = 100_000;
+
+/// The most forgotten events of which it is remembered how their attempts went: those forgotten last.
+const MAX_PASTS: usize = 32_768;
+/// How long it is, however seldom they are tried.
+const PAST_KEPT_FOR: Duration = Duration::from_secs(24 * 3_600);
 
 /// A request that is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,6 +140,8 @@ pub struct Scheduler {
     next_id: u64,
     indexed: usize,
     parked: usize,
+    /// How the attempts of forgotten events went.
+    pasts: Remembered<(Lane, Seq), Past>,
     /// Settled, but not durably so: a scan may still show them.
     settling: BTreeSet<Seq>,
     /// Durably settled while a scan was under way that may still show them.
@@ -177,6 +184,7 @@ impl Scheduler {
             next_id: 1,
             indexed: 0,
             parked: 0,
+            pasts: Remembered::new(MAX_PASTS, PAST_KEPT_FOR),
             settling: BTreeSet::new(),
             settled: BTreeSet::new(),
             edges: Remembered::new(MAX_LEARNED, LEARNED_FOR),
@@ -426,9 +434,11 @@ impl Scheduler {
             self.delay_expiry(until);
             self.notices.add(Notice::ArrivedInFuture { seq: entry.seq, ahead: entry.arrived.since(now) });
         }
+        let past = self.pasts.remove(now, &(entry.lane, entry.seq));
         let lane = self.lanes.entry(entry.lane).or_insert_with(LaneState::new);
-        lane.events.push_back(Waiting::new(entry));
-        lane.last = entry.seq;
+        let (parked, room) = (lane.parked.len(), self.parked < MAX_PARKED);
+        lane.admit(entry, past, room);
+        self.parked += lane.parked.len() - parked;
         self.indexed += 1;
         // What waits for a moment may be full now; what is in a host's queue or under way is looked at again later.
         if matches!(lane.place, Place::Idle | Place::Timer(_)) {
@@ -483,6 +493,9 @@ impl Scheduler {
         if let Some(state) = self.lanes.remove(&lane) {
             self.indexed = self.indexed.saturating_sub(state.len());
             self.parked = self.parked.saturating_sub(state.parked.len());
+            for (seq, past) in state.into_pasts(now) {
+                self.pasts.insert(now, (lane, seq), past);
+            }
         }
         self.index.forget(now, lane, first, due);
     }

@@ -131,6 +131,12 @@ impl Scheduler {
             }
         }
         self.index.retry(now, what);
+        for ((lane, _), past) in self.pasts.iter_mut() {
+            // Of what was forgotten nobody knows the host.
+            if matches!(what, Selection::All) || what == Selection::Lane(*lane) {
+                past.hurry(now);
+            }
+        }
         self.refile_lanes(now, &lanes);
     }
 

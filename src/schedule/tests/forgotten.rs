@@ -12,3 +12,31 @@ fn a_pass_that_finds_no_room_shortens_no_wait() {
     assert!(index.waits(now.after(secs(59)), lane));
     assert!(!index.waits(now.after(secs(60)), lane));
 }
+
+/// A window that holds few of the lanes, so that each is forgotten whenever it waits.
+fn small() -> Settings {
+    Settings { index_max_bytes: 4 << 10, ..settings() }
+}
+
+#[test]
+fn an_event_that_no_answer_lists_is_set_aside_though_it_is_forgotten_at_each_wait() {
+    let mut sim = Sim::new(21, small(), |_, _, entries, _| (ANSWER, Answer::Listed(vec![false; entries.len()])));
+    for lane in 0..40 {
+        sim.add(entry(lane), true);
+    }
+    sim.run(sim.after(secs(4 * 3_600)));
+    assert_eq!(sim.buried.len(), 40, "{:?}", sim.scheduler.status());
+    assert!(sim.buried.values().all(|(reason, _)| *reason == DeadReason::NotAcknowledged));
+    assert_eq!(sim.attempts.len(), 40 * 6, "each as often as it takes, and no more");
+}
+
+#[test]
+fn a_session_backs_off_though_it_is_forgotten_at_each_wait() {
+    let mut sim = Sim::new(22, small(), |_, _, _, _| (ANSWER, Answer::Status(420)));
+    for lane in 0..40 {
+        sim.add(entry(lane), true);
+    }
+    sim.run(sim.after(secs(3_600)));
+    let late = sim.attempts.iter().filter(|(at, _)| sim.now.since(*at) < secs(1_200)).count();
+    assert!(late <= 40 * 12, "{late} requests in 20 minutes, at waits of up to five");
+}
