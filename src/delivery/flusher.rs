@@ -288,7 +288,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
 
     fn wake(&self, now: Moment) -> Instant {
         // A day is far beyond every wait; without any, something else has to happen first.
-        let wait = self.scheduler.next_wake().map_or(Duration::from_secs(86_400), |at| at.since(now));
+        let wait = self.scheduler.next_wake(now).map_or(Duration::from_secs(86_400), |at| at.since(now));
         Instant::now() + wait
     }
 

@@ -346,14 +346,16 @@ impl Scheduler {
         self.notices.take()
     }
 
-    /// When `poll_attempt` or `poll_read` may have something new, if nothing else happens before.
+    /// When `poll_attempt` or `poll_read` may have something new, if nothing else happens before; asked right after both had
+    /// nothing at `now`.
     #[must_use]
-    pub fn next_wake(&self) -> Option<Moment> {
+    pub fn next_wake(&self, now: Moment) -> Option<Moment> {
         let timer = self.timers.first().map(|(at, _)| *at);
         let waiting = self.hosts.values().filter(|host| !host.queue.is_empty());
-        let host = waiting.filter_map(HostState::opens).min().map(|at| at.max(self.rate_from));
+        let opens = waiting.filter_map(HostState::opens).map(|at| at.max(self.rate_from));
         let slots = self.under_way.len() < self.settings.concurrency;
-        let host = host.filter(|at| slots && *at > Moment::ZERO && !self.all_paused());
+        // A host that could take more by now has as many requests as it may: an answer makes room, not time.
+        let host = opens.filter(|at| slots && *at > now && !self.all_paused()).min();
         // Without room nothing is read; what makes room is an outcome, or a timer.
         let room = self.used_bytes() < self.settings.index_max_bytes;
         let pass = self.index.wakes().filter(|_| room);

@@ -227,7 +227,7 @@ impl<'p> Sim<'p> {
         loop {
             self.act();
             let next = self.happenings.keys().next().map(|(at, _)| *at);
-            let wake = self.scheduler.next_wake();
+            let wake = self.scheduler.next_wake(self.now);
             let at = [next, wake].into_iter().flatten().min().filter(|at| *at <= until);
             let Some(at) = at.filter(|_| self.durable.len() < self.events.len()) else {
                 self.now = self.now.max(until);
@@ -238,7 +238,7 @@ impl<'p> Sim<'p> {
                 // A wake-up that leads to nothing must not come again at once.
                 let before = (self.attempts.len(), self.count);
                 self.act();
-                let again = self.scheduler.next_wake();
+                let again = self.scheduler.next_wake(self.now);
                 let moved = before != (self.attempts.len(), self.count) || again != wake;
                 assert!(moved, "seed {}: the scheduler spins at {at:?}", self.seed);
             }

@@ -40,3 +40,26 @@ fn a_session_backs_off_though_it_is_forgotten_at_each_wait() {
     let late = sim.attempts.iter().filter(|(at, _)| sim.now.since(*at) < secs(1_200)).count();
     assert!(late <= 40 * 12, "{late} requests in 20 minutes, at waits of up to five");
 }
+
+#[test]
+fn a_host_that_only_an_answer_makes_room_at_causes_no_wake_up() {
+    let settings = Settings { linger: Duration::ZERO, host_concurrency: 1, rate_limit: 100, ..settings() };
+    let mut scheduler = Scheduler::new(settings, 1);
+    let mut now = Moment::from_millis(1_000_000);
+    let lane = |number: u64| Entry {
+        seq: Seq(number + 1),
+        id: IdHash(number),
+        arrived: now,
+        cluster: Cluster::parse(if number.is_multiple_of(2) { "35" } else { "36" }),
+        ..entry(number)
+    };
+    let entries: Vec<Entry> = (0..4).map(lane).collect();
+    scheduler.handle_live(now, Seq(1), Seq(5), &entries);
+    assert!(scheduler.poll_attempt(now).is_some());
+    now = now.after(secs(1));
+    assert!(scheduler.poll_attempt(now).is_some());
+    now = now.after(secs(1));
+    assert_eq!(scheduler.poll_attempt(now), None, "each host has as many as it may while the other has work");
+    let wake = scheduler.next_wake(now);
+    assert!(wake.is_none_or(|at| at > now), "{wake:?}");
+}
