@@ -279,9 +279,14 @@ impl Scheduler {
         if full || self.rate_from > now || self.all_paused() {
             return None;
         }
-        let (host, probe) = self.next_host(now)?;
-        let lane = self.next_lane(host, probe)?;
-        self.begin(now, lane, host, probe)
+        loop {
+            let (host, probe) = self.next_host(now)?;
+            let lane = self.next_lane(host, probe)?;
+            // A lane that the settings made wait since it was queued waits elsewhere now; behind it others are due.
+            if let Some(attempt) = self.begin(now, lane, host, probe) {
+                return Some(attempt);
+            }
+        }
     }
 
     /// The flusher found that only the first `keep` events of an attempt go together, after those in `gone`, which cannot

@@ -63,3 +63,15 @@ fn a_host_that_only_an_answer_makes_room_at_causes_no_wake_up() {
     let wake = scheduler.next_wake(now);
     assert!(wake.is_none_or(|at| at > now), "{wake:?}");
 }
+
+#[test]
+fn a_lane_that_is_due_no_more_hides_no_other() {
+    let short = Settings { linger: Duration::ZERO, max_events: 1, ..settings() };
+    let mut scheduler = Scheduler::new(short.clone(), 1);
+    let now = Moment::from_millis(1_000_000);
+    let lane = |seq, number| Entry { seq: Seq(seq), id: IdHash(seq), arrived: now, ..entry(number) };
+    scheduler.handle_live(now, Seq(1), Seq(4), &[lane(1, 1), lane(2, 2), lane(3, 2)]);
+    scheduler.configure(Settings { linger: secs(60), max_events: 2, ..short });
+    let attempt = scheduler.poll_attempt(now).unwrap();
+    assert_eq!(attempt.seqs, [Seq(2), Seq(3)]);
+}
