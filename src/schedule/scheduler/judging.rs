@@ -114,6 +114,7 @@ impl Scheduler {
         lane: &mut LaneState,
         settled: &mut Settled,
     ) {
+        let sent_alone = events.len() == 1;
         let mut kept = Vec::new();
         for event in events {
             match self.expired(now, &event) {
@@ -134,8 +135,10 @@ impl Scheduler {
         } else if !blames && !attempt.parked {
             lane.strikes = 0;
         }
-        let alone = kept.len() == 1 && struck;
-        if alone && let Some(event) = kept.first_mut() {
+        if sent_alone
+            && struck
+            && let Some(event) = kept.first_mut()
+        {
             event.alone += 1;
             if event.alone >= self.settings.park_after {
                 self.back_off(now, attempt, Vec::new(), outcome, lane);

@@ -36,3 +36,20 @@ fn nothing_expires_while_the_clock_cannot_be_trusted() {
         assert_eq!(told, expired == 0, "{ahead:?}");
     }
 }
+
+#[test]
+fn an_event_that_is_left_over_from_a_batch_was_not_tried_alone() {
+    let settings = Settings { max_age: secs(30), park_after: 1, ..settings() };
+    let mut sim = Sim::new(9, settings, |_, _, entries, _| match entries.len() {
+        2 => (ANSWER, Answer::Status(503)),
+        _ => (ANSWER, all_listed(entries)),
+    });
+    let old = Moment::from_millis(900_000);
+    let (first, second) = (Entry { arrived: old, ..entry(1) }, Entry { arrived: sim.now, ..entry(1) });
+    sim.add(first, false);
+    sim.add(second, false);
+    sim.run(sim.after(secs(600)));
+    assert_eq!(sim.buried.keys().copied().collect::<Vec<_>>(), [Seq(1)]);
+    assert!(sim.delivered.contains_key(&Seq(2)));
+    assert!(!sim.notices.iter().any(|one| matches!(one, Notice::Parked { .. })), "{:?}", sim.notices);
+}
