@@ -237,7 +237,6 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
                 Happened::Durable(seqs, done) => {
                     done.map_err(|error| error.to_string())?;
                     self.scheduler.handle_settled(now, &seqs);
-                    self.scheduler.handle_dead_room(self.backlog.dead_room());
                 }
                 Happened::Added(added) => {
                     self.scheduler.handle_live(now, added.first, added.next, &added.entries);
@@ -317,6 +316,8 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
                     self.known.insert(now, (about.lane, visitor), known.tnt_id.as_ref().into());
                 }
                 self.scheduler.handle_cut(now, id, keep, &gone);
+                // As it is now: room is made by others, too, and after a start nobody has said so yet.
+                self.scheduler.handle_dead_room(self.backlog.dead_room());
                 let settled = self.scheduler.handle_outcome(now, id, &outcome);
                 self.backlog.lost(&gone);
                 if let Some(heard) = heard {
