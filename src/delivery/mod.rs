@@ -4,6 +4,8 @@ mod counts;
 mod feed;
 mod flusher;
 mod notice;
+#[cfg(test)]
+mod simulation;
 mod transport;
 
 pub use self::counts::{Counts, Kind, LATENCY_BOUNDS_MS, Latency};

@@ -16,7 +16,7 @@ impl Moment {
 
     /// `micros` microseconds since the Unix epoch.
     #[must_use]
-    pub fn from_micros(micros: u64) -> Self {
+    pub const fn from_micros(micros: u64) -> Self {
         Self(micros)
     }
 

@@ -20,7 +20,8 @@ fn small() -> Settings {
 
 #[test]
 fn an_event_that_no_answer_lists_is_set_aside_though_it_is_forgotten_at_each_wait() {
-    let mut sim = Sim::new(21, small(), |_, _, entries, _| (ANSWER, Answer::Listed(vec![false; entries.len()])));
+    let mut sim =
+        Sim::new(21, small(), |_, _, entries, _| (ANSWER, Answer::Listed(vec![false; entries.len()])));
     for lane in 0..40 {
         sim.add(entry(lane), true);
     }

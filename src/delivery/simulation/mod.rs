@@ -1,0 +1,118 @@
+//! Whole histories of delivery: the real scheduler and flusher over a fake disk and a fake Target, in virtual time.
+//!
+//! A history is drawn from a number: settings, faults, crashes, stops. Everything in it happens on one thread in one order, so
+//! that the same number gives the same history; a failure prints the command that replays it. See `world.rs` for what must
+//! hold at every step.
+
+mod disk;
+mod history;
+mod plan;
+mod target;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use self::history::Story;
+use self::world::Counts;
+use crate::extent::{extent, seed};
+use crate::schedule::Random;
+
+/// How many threads run histories.
+const THREADS: u64 = 2;
+
+/// What must have happened somewhere in so many histories, or they show less than they say.
+const MUST_HAPPEN: [&str; 22] = [
+    "200, all listed",
+    "200, some missing",
+    "200, unreadable",
+    "204",
+    "400",
+    "413",
+    "401, 403, 404, 3xx",
+    "420",
+    "408, 425, 429",
+    "5xx",
+    "other 4xx",
+    "no answer",
+    "settled",
+    "stored",
+    "refused",
+    "not_acknowledged",
+    "expired",
+    "quarantined",
+    "passed over a parked event",
+    "crash",
+    "stop",
+    "the disk fails",
+];
+
+/// Where the random numbers of a history begin.
+fn seed_of(history: u64) -> u64 {
+    Random::new(Random::new(seed()).bits() ^ history).bits()
+}
+
+fn told(history: u64) -> String {
+    format!(
+        "history {history} failed; this replays it:\nTARGET_NOTIFYD_SEED={} TARGET_NOTIFYD_HISTORY={history} \
+         cargo test --locked --lib delivery::simulation::histories -- --exact --nocapture",
+        seed()
+    )
+}
+
+/// Runs one history; says how it is replayed where it fails.
+fn tell(history: u64, loud: bool) -> Story {
+    catch_unwind(AssertUnwindSafe(|| history::run(seed_of(history), loud))).unwrap_or_else(|panic| {
+        eprintln!("{}", told(history));
+        std::panic::resume_unwind(panic)
+    })
+}
+
+#[test]
+fn histories() {
+    if let Ok(number) = std::env::var("TARGET_NOTIFYD_HISTORY") {
+        let story = tell(number.parse().unwrap(), true);
+        println!("history {number} ended: digest {:016x}", story.digest);
+        return;
+    }
+    let count = extent(2_000, 100_000);
+    let next = AtomicU64::new(0);
+    let work = || {
+        let mut counts = Counts::new();
+        loop {
+            let history = next.fetch_add(1, Ordering::Relaxed);
+            if history >= count {
+                return counts;
+            }
+            for (what, times) in tell(history, false).counts {
+                *counts.entry(what).or_default() += times;
+            }
+        }
+    };
+    let mut all = Counts::new();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
+        for thread in threads {
+            let counts = thread.join().unwrap_or_else(|panic| {
+                next.store(count, Ordering::Relaxed);
+                std::panic::resume_unwind(panic)
+            });
+            for (what, times) in counts {
+                *all.entry(what).or_default() += times;
+            }
+        }
+    });
+    println!("{count} histories from seed {}: {all:#?}", seed());
+    for what in MUST_HAPPEN {
+        assert!(all.contains_key(what), "\"{what}\" never happened in {count} histories");
+    }
+}
+
+#[test]
+fn a_history_is_the_same_when_it_is_replayed() {
+    let digests = || (0..40).map(|history| history::run(seed_of(history), false).digest).collect::<Vec<_>>();
+    let here = digests();
+    let there = std::thread::spawn(digests).join().unwrap();
+    assert_eq!(here, there);
+    assert_ne!(here[0], here[1]);
+}
