@@ -1,5 +1,6 @@
 //! What a lane that left a full index is not to lose.
 
+use super::super::control::Selection;
 use super::super::index::Index;
 use super::*;
 
@@ -40,6 +41,22 @@ fn a_session_backs_off_though_it_is_forgotten_at_each_wait() {
     sim.run(sim.after(secs(3_600)));
     let late = sim.attempts.iter().filter(|(at, _)| sim.now.since(*at) < secs(1_200)).count();
     assert!(late <= 40 * 12, "{late} requests in 20 minutes, at waits of up to five");
+}
+
+#[test]
+fn a_retry_reaches_sessions_that_were_forgotten() {
+    let healed = Moment::from_millis(1_000_000).after(secs(3_600));
+    let mut sim = Sim::new(23, small(), |now, _, entries, _| match now < healed {
+        true => (ANSWER, Answer::Status(420)),
+        false => (ANSWER, all_listed(entries)),
+    });
+    for lane in 0..40 {
+        sim.add(entry(lane), true);
+    }
+    sim.run(healed);
+    sim.scheduler.retry(healed, Selection::All);
+    sim.run(healed.after(secs(60)));
+    assert_eq!(sim.delivered.len(), 40, "{:?}", sim.scheduler.status());
 }
 
 #[test]
