@@ -353,7 +353,7 @@ async fn send<B: Backlog, E: Edge>(
     backlog: &B,
     edge: &E,
     attempt: Attempt,
-    about: About,
+    mut about: About,
     shown: &Shown,
     counts: &Counts,
     feed: &Feed,
@@ -377,8 +377,9 @@ async fn send<B: Backlog, E: Edge>(
     let keep = events.iter().take_while(|event| event.envelope == envelope).count();
     events.truncate(keep);
     let request_id = Uuid::new_v4().to_string();
-    let known = about.visitor.as_ref().filter(|(visitor, _)| envelope.visitor == Some(*visitor));
-    let tnt_id = known.and_then(|(_, tnt_id)| tnt_id.as_deref());
+    // The visitor is that of the first event, which may be one that cannot be read: what is answered is not about him then.
+    about.visitor = about.visitor.filter(|(visitor, _)| envelope.visitor == Some(*visitor));
+    let tnt_id = about.visitor.as_ref().and_then(|(_, tnt_id)| tnt_id.as_deref());
     let body = request::body(
         &envelope.members,
         tnt_id,
