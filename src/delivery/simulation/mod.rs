@@ -47,9 +47,13 @@ const MUST_HAPPEN: [&str; 22] = [
     "the disk fails",
 ];
 
+/// Histories that failed once, by seed and number: they are gone through again as long as histories are drawn as they are.
+const FAILED_ONCE: [(u64, u64); 7] =
+    [(1, 629), (2, 1_227), (2, 1_564), (3, 125), (3, 1_522), (3, 1_873), (100, 12_587)];
+
 /// Where the random numbers of a history begin.
-fn seed_of(history: u64) -> u64 {
-    Random::new(Random::new(seed()).bits() ^ history).bits()
+fn seed_of(seed: u64, history: u64) -> u64 {
+    Random::new(Random::new(seed).bits() ^ history).bits()
 }
 
 fn told(history: u64) -> String {
@@ -62,7 +66,7 @@ fn told(history: u64) -> String {
 
 /// Runs one history; says how it is replayed where it fails.
 fn tell(history: u64, loud: bool) -> Story {
-    catch_unwind(AssertUnwindSafe(|| history::run(seed_of(history), loud))).unwrap_or_else(|panic| {
+    catch_unwind(AssertUnwindSafe(|| history::run(seed_of(seed(), history), loud))).unwrap_or_else(|panic| {
         eprintln!("{}", told(history));
         std::panic::resume_unwind(panic)
     })
@@ -109,8 +113,17 @@ fn histories() {
 }
 
 #[test]
+fn histories_that_failed_once() {
+    for (seed, history) in FAILED_ONCE {
+        let story = history::run(seed_of(seed, history), false);
+        assert!(story.counts.contains_key("settled"), "history {history} of seed {seed} settled nothing");
+    }
+}
+
+#[test]
 fn a_history_is_the_same_when_it_is_replayed() {
-    let digests = || (0..40).map(|history| history::run(seed_of(history), false).digest).collect::<Vec<_>>();
+    let digests =
+        || (0..40).map(|history| history::run(seed_of(seed(), history), false).digest).collect::<Vec<_>>();
     let here = digests();
     let there = std::thread::spawn(digests).join().unwrap();
     assert_eq!(here, there);
