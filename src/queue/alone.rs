@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use sled::Batch;
 
-use super::engine::{CommitError, Engine};
+use super::engine::Engine;
 use super::keys::VALUE_BYTES;
 
 /// Makes a database at `path` and commits `group` records of `bytes` at a time for `time`, packed into values as large as
@@ -28,10 +28,7 @@ pub fn engine_alone(path: &Path, bytes: usize, group: usize, time: Duration) -> 
             batch.insert(&key.to_be_bytes(), vec![b'x'; packed * bytes]);
             left -= packed;
         }
-        engine.commit(&log, batch).map_err(|error| match error {
-            CommitError::Sync(error) => error,
-            CommitError::Engine(error) => io::Error::other(error),
-        })?;
+        engine.commit(&log, batch).map_err(io::Error::other)?;
         records += group as u64;
     }
     Ok(records)

@@ -5,7 +5,9 @@
 //!   the log file is synced here, on a handle of our own;
 //! - after every open all files and folders are synced once, since sled creates some of them without a sync;
 //! - a database that does not open, or panics while it opens, is opened again without its snapshots, which replays the
-//!   whole log; nothing is ever deleted.
+//!   whole log; nothing is ever deleted;
+//! - where the disk failed meanwhile, the mark is left that has everything copied into a new database: the system may
+//!   take pages for clean that never reached the disk, and a second sync of them succeeds.
 
 use std::fs::{self, File};
 use std::io;
@@ -28,13 +30,15 @@ pub(super) const SEGMENT_BYTES: usize = 512 * 1_024;
 /// How long an open waits for the lock of a database that this process has just closed.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
-/// Why a commit is not on stable storage.
+/// Why a database or a commit is not on stable storage.
 #[derive(Debug, Error)]
 pub(super) enum CommitError {
     #[error("the database could not be written: {0}")]
     Engine(#[from] sled::Error),
     #[error("the database could not be synced: {0}")]
     Sync(#[from] io::Error),
+    #[error("the engine panicked: {0}")]
+    Panic(String),
 }
 
 impl CommitError {
@@ -42,9 +46,17 @@ impl CommitError {
     pub(super) fn disk_full(&self) -> bool {
         let io = match self {
             Self::Engine(sled::Error::Io(error)) | Self::Sync(error) => error,
-            Self::Engine(_) => return false,
+            Self::Engine(_) | Self::Panic(_) => return false,
         };
         io.kind() == io::ErrorKind::StorageFull
+    }
+
+    /// Leaves the mark of a failed disk where the system may take pages for clean that never reached the disk.
+    pub(super) fn mark(&self, folder: &Folder) {
+        let input_or_output = matches!(self, Self::Engine(sled::Error::Io(_)) | Self::Sync(_));
+        if input_or_output && !self.disk_full() {
+            folder.mark_failed(&self.to_string());
+        }
     }
 }
 
@@ -65,19 +77,30 @@ impl Engine {
                 fs::remove_file(&snapshot).map_err(failed)?;
             }
         }
+        if folder.failed_before() {
+            // A snapshot made since may speak of parts of the log that never reached the disk: the log alone counts.
+            for snapshot in snapshots(path).map_err(failed)? {
+                folder.quarantine(&snapshot).map_err(failed)?;
+            }
+        }
         let first = match open(path) {
             Ok(engine) => return Ok(engine),
-            Err(message) => message,
+            Err(first) => first,
         };
+        // Before the second try, which may succeed without a trace of what the first one lost.
+        first.mark(folder);
         warn!(path = %path.display(), error = %first, "the database did not open; trying again without its snapshots");
         for snapshot in snapshots(path).map_err(failed)? {
             folder.quarantine(&snapshot).map_err(failed)?;
         }
-        open(path).map_err(|message| OpenError::Engine { path: path.to_owned(), message })
+        open(path).map_err(|error| {
+            error.mark(folder);
+            OpenError::Engine { path: path.to_owned(), message: error.to_string() }
+        })
     }
 
     /// Opens or makes a database at `path`, without any care for what a crash may have left there.
-    pub(super) fn new_at(path: &Path) -> Result<Self, String> {
+    pub(super) fn new_at(path: &Path) -> Result<Self, CommitError> {
         open(path)
     }
 
@@ -129,7 +152,7 @@ impl Engine {
 
     /// Copies every record that can be read into a new database at `path`, which is synced but not renamed yet.
     pub(super) fn copy_to(&self, path: &Path) -> Result<u64, CommitError> {
-        let copy = open(path).map_err(io::Error::other)?;
+        let copy = open(path)?;
         let log = copy.log()?;
         let (mut batch, mut bytes, mut copied) = (Batch::default(), 0, 0);
         for record in self.db.iter() {
@@ -155,17 +178,17 @@ impl Engine {
 
 /// Makes a database at `path` with the records `values`, and closes it.
 pub(super) fn create(path: &Path, values: &[(Vec<u8>, Vec<u8>)]) -> Result<(), OpenError> {
-    let failed = |message| OpenError::Engine { path: path.to_owned(), message };
+    let failed = |error: CommitError| OpenError::Engine { path: path.to_owned(), message: error.to_string() };
     let engine = open(path).map_err(failed)?;
     let mut batch = Batch::default();
     for (key, value) in values {
         batch.insert(key.as_slice(), value.as_slice());
     }
     let written = engine.log().map_err(CommitError::Sync).and_then(|log| engine.commit(&log, batch));
-    written.map_err(|error| failed(error.to_string()))
+    written.map_err(failed)
 }
 
-fn open(path: &Path) -> Result<Engine, String> {
+fn open(path: &Path) -> Result<Engine, CommitError> {
     let until = Instant::now() + LOCK_WAIT;
     loop {
         let config = sled::Config::new()
@@ -185,10 +208,10 @@ fn open(path: &Path) -> Result<Engine, String> {
                 std::thread::park_timeout(Duration::from_millis(10));
                 continue;
             }
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(panic) => return Err(format!("it panics: {}", panic_text(&*panic))),
+            Ok(Err(error)) => return Err(error.into()),
+            Err(panic) => return Err(CommitError::Panic(panic_text(&*panic).to_owned())),
         };
-        sync_tree(path).map_err(|error| format!("it could not be synced: {error}"))?;
+        sync_tree(path)?;
         return Ok(Engine { db, path: path.to_owned() });
     }
 }

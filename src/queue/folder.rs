@@ -14,6 +14,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use tracing::error;
 
 use super::error::OpenError;
 
@@ -107,12 +108,19 @@ impl Folder {
         self.root.join("failed").exists()
     }
 
-    /// Leaves the mark that a sync failed; as the disk is failing, this may fail too.
-    pub(super) fn mark_failed(root: &Path, why: &str) -> io::Result<()> {
-        let mut file = File::create(root.join("failed"))?;
+    /// Leaves the mark that a sync or a write failed; as the disk is failing, this may fail too.
+    pub(super) fn mark_failed(&self, why: &str) {
+        if let Err(error) = self.try_mark_failed(why) {
+            let path = self.root.display();
+            error!(%error, %path, "the mark of the failed disk could not be written. Check the disk with journalctl -k, and start with a copy of queue.path on another one");
+        }
+    }
+
+    fn try_mark_failed(&self, why: &str) -> io::Result<()> {
+        let mut file = File::create(self.root.join("failed"))?;
         writeln!(file, "{why}")?;
         file.sync_all()?;
-        sync(root)
+        sync(&self.root)
     }
 
     pub(super) fn clear_failed(&self) -> io::Result<()> {

@@ -41,15 +41,18 @@ impl Queue {
         // Before the engine opens: on a full disk it cannot, without the reserve's room.
         space.room(0);
         let path = match folder.current().map_err(failed)? {
-            Some(path) if folder.failed_before() => rebuild(&folder, &path)?,
             Some(path) => path,
             None => make(&folder, account)?,
         };
+        let mut engine = Engine::open(&path, &folder)?;
+        // Whether an earlier start left the mark, or this open did.
+        if folder.failed_before() {
+            engine = rebuild(&folder, engine)?;
+        }
         folder.set_replaced_aside().map_err(failed)?;
-        let engine = Engine::open(&path, &folder)?;
-        migrate(&engine, &settings.path)?;
+        migrate(&engine, &folder)?;
         let ledger = ledger(&engine)?;
-        stamp(&engine, &settings, account, &ledger)?;
+        stamp(&engine, &folder, &settings, account, &ledger)?;
         let log = engine.log().map_err(failed)?;
         Ok(Self::start(Parts { folder, settings, space, engine, log, ledger, now }))
     }
@@ -109,28 +112,37 @@ fn make(folder: &Folder, account: &Account) -> Result<std::path::PathBuf, OpenEr
 
 /// Copies what can be read after a failed sync: the system may show records that never reached the disk, and the copy
 /// writes them anew.
-fn rebuild(folder: &Folder, path: &Path) -> Result<std::path::PathBuf, OpenError> {
+fn rebuild(folder: &Folder, engine: Engine) -> Result<Engine, OpenError> {
     let failed = |source| OpenError::Folder { path: folder.root().to_owned(), source };
-    warn!(path = %path.display(), "the disk failed before: what can be read is copied into a new database");
-    let engine = Engine::open(path, folder)?;
+    warn!(path = %engine.path().display(), "the disk failed before: what can be read is copied into a new database");
+    // A copy without these would be worth nothing, and is not to take the place of the database.
+    required::<u32>(&engine, "schema")?;
+    ledger(&engine)?;
     let construction = folder.construction().map_err(failed)?;
-    let copied = engine
-        .copy_to(&construction)
-        .map_err(|error| OpenError::Engine { path: construction.clone(), message: error.to_string() })?;
+    let broken = |path: &Path, error: CommitError| OpenError::Engine {
+        path: path.to_owned(),
+        message: error.to_string(),
+    };
+    let copied = engine.copy_to(&construction).map_err(|error| broken(&construction, error))?;
     drop(engine);
-    // The rename makes the copy count; the mark goes after it, so that a crash between them only copies once more.
     let made = folder.finish(&construction).map_err(failed)?;
+    // The rename makes the copy count. The mark goes only once the copy is open and no sync of it failed: a crash
+    // before that only copies once more.
+    let engine = Engine::new_at(&made).map_err(|error| broken(&made, error))?;
     folder.clear_failed().map_err(failed)?;
     info!(records = copied, path = %made.display(), "the database was copied");
-    Ok(made)
+    Ok(engine)
 }
 
-fn migrate(engine: &Engine, root: &Path) -> Result<(), OpenError> {
+fn migrate(engine: &Engine, folder: &Folder) -> Result<(), OpenError> {
     let schema: u32 = required(engine, "schema")?;
     if schema > NEWEST {
-        return Err(OpenError::Newer { path: root.to_owned(), found: schema, known: NEWEST });
+        return Err(OpenError::Newer { path: folder.root().to_owned(), found: schema, known: NEWEST });
     }
-    let broken = |error: CommitError| damaged(engine, "migration", error.to_string());
+    let broken = |error: CommitError| {
+        error.mark(folder);
+        damaged(engine, "migration", error.to_string())
+    };
     let place = engine.meta("migration").map_err(|error| broken(error.into()))?.map(|place| place.to_vec());
     migrations::run(engine, STEPS, schema, place).map_err(broken)
 }
@@ -178,7 +190,13 @@ fn ledger(engine: &Engine) -> Result<Ledger, OpenError> {
 }
 
 /// Holds the account against the one that the queue was made for.
-fn stamp(engine: &Engine, settings: &Settings, account: &Account, ledger: &Ledger) -> Result<(), OpenError> {
+fn stamp(
+    engine: &Engine,
+    folder: &Folder,
+    settings: &Settings,
+    account: &Account,
+    ledger: &Ledger,
+) -> Result<(), OpenError> {
     let (client, organization): (String, String) = required(engine, "target")?;
     let stamped = Account { client, organization };
     if stamped == *account {
@@ -193,7 +211,10 @@ fn stamp(engine: &Engine, settings: &Settings, account: &Account, ledger: &Ledge
     let mut batch = sled::Batch::default();
     batch.insert(meta("target"), seal(&(&account.client, &account.organization)));
     let written = engine.log().map_err(CommitError::Sync).and_then(|log| engine.commit(&log, batch));
-    written.map_err(|error| damaged(engine, "target", error.to_string()))?;
+    written.map_err(|error| {
+        error.mark(folder);
+        damaged(engine, "target", error.to_string())
+    })?;
     warn!(
         from = %stamped.client, to = %account.client, pending, dead,
         "the queue was taken over by another account"

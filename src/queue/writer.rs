@@ -83,8 +83,8 @@ impl Writer {
         let path = self.engine.path().to_owned();
         // After a failed sync the system may take pages for clean that never reached the disk: the next start must not
         // build on them. A full disk leaves no such doubt.
-        if doubtful && let Err(error) = Folder::mark_failed(self.folder.root(), &message) {
-            error!(%error, path = %path.display(), "the mark of the failed disk could not be written. Check the disk with journalctl -k, and start with a copy of queue.path on another one");
+        if doubtful {
+            self.folder.mark_failed(&message);
         }
         error!(path = %path.display(), error = %message, "the queue cannot be written: nothing more is acknowledged. Check the disk: journalctl -k and df -h");
         self.told.failed.send_replace(Some(Failed::Disk { path, message }));

@@ -4,6 +4,7 @@
 
 mod check;
 mod disk;
+mod failing;
 mod images;
 mod preload;
 mod record;
@@ -66,9 +67,9 @@ fn power_may_fail_at_any_start() {
     // Killed before a call on the disk each time, so that starts find what others left half done.
     let faults = [
         format!("name:{}:KILL", one_of(4)),
-        format!("write@db:{}:KILL", one_of(60)),
+        format!("write@/db:{}:KILL", one_of(60)),
         format!("sync:{}:KILL", one_of(12)),
-        format!("sync@db:{}:KILL", one_of(60)),
+        format!("sync@/db:{}:KILL", one_of(60)),
         format!("write:{}:KILL", one_of(4)),
         String::new(),
     ];

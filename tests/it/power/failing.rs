@@ -1,0 +1,50 @@
+//! A disk that fails: what was acknowledged is there, and the next start builds on nothing that the system only believes
+//! to be on the disk.
+
+use super::images::{all_whole, is_complete};
+use super::plan;
+use super::run::{Run, UNREACHABLE};
+
+const COPIED: &str = "the database was copied";
+
+/// The database is copied before the events of this run are acknowledged, and no loss of power takes any of them.
+fn goes_on(mode: &'static str, run: &Run) {
+    let mut daemon = run.start("");
+    run.submit(200..240, 1, 1);
+    daemon.terminate();
+    assert!(daemon.said().contains(COPIED), "{}", daemon.said());
+    assert!(!run.disk().join("queue/failed").exists(), "the mark stays behind");
+    all_whole(&plan(mode, run));
+}
+
+#[test]
+fn what_fails_under_a_commit_ends_the_daemon_and_is_copied() {
+    for fault in ["write@/db:30:EIO", "sync@/db:30:EIO"] {
+        let run = Run::new(UNREACHABLE);
+        let mut daemon = run.start(fault);
+        // This ends only as the daemon closes the connection.
+        let acknowledged = run.try_submit(0..200, &mut daemon);
+        assert!((1..200).contains(&acknowledged), "{fault}: {acknowledged} were acknowledged");
+        assert_eq!(daemon.wait().code(), Some(74), "{fault}: {}", daemon.said());
+        assert!(run.disk().join("queue/failed").exists(), "{fault}: no mark was left");
+        is_complete(run.log(), run.disk());
+        goes_on("failed-commit", &run);
+    }
+}
+
+#[test]
+fn what_fails_as_the_database_opens_is_copied_before_anything_is_acknowledged() {
+    for fault in ["sync@/db:1:EIO", "sync@/db:2:EIO", "write@/db:1:EIO"] {
+        let run = Run::new(UNREACHABLE);
+        // A commit that was written but not synced: the next start is the one that syncs it.
+        let mut daemon = run.start("sync@/db:20:KILL");
+        run.try_submit(0..100, &mut daemon);
+        daemon.wait();
+        let mut daemon = run.start(fault);
+        let acknowledged = run.try_submit(100..140, &mut daemon);
+        assert_eq!(acknowledged, 40, "{fault}: {}", daemon.said());
+        assert!(daemon.said().contains(COPIED), "{fault}: {}", daemon.said());
+        daemon.terminate();
+        goes_on("failed-open", &run);
+    }
+}
