@@ -61,9 +61,17 @@ impl Pages {
 
 /// The key of the page that has `seq`.
 pub(super) fn page_of(engine: &Engine, seq: Seq) -> Result<Option<PageKey>, sled::Error> {
+    Ok(page_at(engine, seq)?.map(|(key, _)| key))
+}
+
+/// The key of the page that has `seq`, and its record where that is one value.
+pub(super) fn page_at(engine: &Engine, seq: Seq) -> Result<Option<(PageKey, Option<IVec>)>, sled::Error> {
     let end = [numbered(PAGE, seq), vec![u8::MAX; 3]].concat();
-    let found = engine.last_to(end)?.and_then(|(key, _)| PageKey::read(&key));
-    Ok(found.map(|(key, _)| key).filter(|key| key.bit(seq) != 0))
+    let Some((name, value)) = engine.last_to(end)? else { return Ok(None) };
+    let Some((key, part)) = PageKey::read(&name).filter(|(key, _)| key.bit(seq) != 0) else {
+        return Ok(None);
+    };
+    Ok(Some((key, (part == 0).then_some(value))))
 }
 
 /// The unsettled events of a page, a bit each; `None` where it was removed meanwhile.

@@ -9,7 +9,7 @@ use tracing::{error, info};
 use super::engine::Engine;
 use super::error::Failed;
 use super::keys::{DEAD, MEMBERS, PAGE, PageKey, numbered, seq_of};
-use super::pages::{left, page_of};
+use super::pages::{left, page_at, page_of};
 use super::{Burial, Command, Counts, Ledger, Requeued};
 use crate::event::{Entry, Event, Moment, Seq};
 use crate::wire::record::{DeadLetter, Page, decode_dead, decode_members};
@@ -157,8 +157,13 @@ impl Store {
     /// # Errors
     /// [`Failed`]: the engine cannot read.
     pub fn load(&self, seqs: &[Seq]) -> Result<Vec<Option<Event>>, Failed> {
-        let events = seqs.iter().map(|seq| read_event(&self.engine, *seq));
-        events.collect::<Result<_, _>>().map_err(|error| self.broken(&error))
+        let (mut events, mut rest) = (Vec::with_capacity(seqs.len()), seqs);
+        while let Some(first) = rest.first() {
+            let read = read_events(&self.engine, *first, rest).map_err(|error| self.broken(&error))?;
+            rest = rest.get(read.len()..).unwrap_or_default();
+            events.extend(read);
+        }
+        Ok(events)
     }
 
     /// Settles events: returns once that is durable. What is not in the queue, or settled before, is passed over.
@@ -314,14 +319,26 @@ impl Store {
 
 /// Reads one event; `None` where it is not there, or cannot be read.
 pub(super) fn read_event(engine: &Engine, seq: Seq) -> Result<Option<Event>, sled::Error> {
-    let Some(key) = page_of(engine, seq)? else { return Ok(None) };
-    let Some(record) = engine.joined(&numbered(PAGE, key.first))? else { return Ok(None) };
-    let Ok(page) = Page::decode(&record) else { return Ok(None) };
+    Ok(read_events(engine, seq, &[seq])?.pop().flatten())
+}
+
+/// Reads `first` and those of the `seqs` behind it that lie in the same page, at least one.
+fn read_events(engine: &Engine, first: Seq, seqs: &[Seq]) -> Result<Vec<Option<Event>>, sled::Error> {
+    let Some((key, last)) = page_at(engine, first)? else { return Ok(vec![None]) };
+    let record = match last {
+        Some(whole) => whole.to_vec(),
+        None => engine.joined(&numbered(PAGE, key.first))?.unwrap_or_default(),
+    };
+    let Ok(page) = Page::decode(&record) else { return Ok(vec![None]) };
     let stored = match page.apart() {
         Some(apart) => engine.joined(&numbered(MEMBERS, Seq(apart.first)))?,
         None => None,
     };
     let members = stored.as_deref().and_then(|record| decode_members(record).ok());
-    let position = usize::try_from(seq.0.saturating_sub(key.first.0)).unwrap_or(usize::MAX);
-    Ok(page.event(key.first, position, members))
+    let here = seqs.iter().take_while(|seq| key.bit(**seq) != 0);
+    let event = |seq: &Seq| {
+        let position = usize::try_from(seq.0.saturating_sub(key.first.0)).unwrap_or(usize::MAX);
+        page.event(key.first, position, members)
+    };
+    Ok(here.map(event).collect())
 }

@@ -92,6 +92,11 @@ async fn events_come_back_as_they_were_over_a_restart() {
         assert_eq!(event.arrived, Moment::from_millis(1));
     }
     assert_eq!(store.load(&[Seq(0), Seq(109)]).unwrap(), vec![None, None]);
+    // Those of a page are read together, wherever they stand among others.
+    let mixed: Vec<u64> = (0..=60).flat_map(|step| [60 + step, 60 - step, 60 + step]).collect();
+    let alone = mixed.iter().map(|seq| store.load(&[Seq(*seq)]).unwrap().remove(0));
+    let together = store.load(&mixed.iter().copied().map(Seq).collect::<Vec<_>>()).unwrap();
+    assert_eq!(together, alone.collect::<Vec<_>>());
     let blobs = fs::read_dir(settings(folder.path()).path.join("events.1/blobs")).unwrap().count();
     assert_eq!(blobs, 0, "no value may be so large that the engine writes it to a file of its own");
 }
