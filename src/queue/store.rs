@@ -214,7 +214,8 @@ impl Store {
     }
 
     async fn ask<T>(&self, command: Command, waiting: oneshot::Receiver<T>) -> Result<T, Failed> {
-        let _gone = self.commands.send(command);
+        // Dropped at once: a writer that has ended gives the command back, and with it the sender that is waited for.
+        drop(self.commands.send(command));
         waiting.await.map_err(|_| self.failure().unwrap_or(Failed::Closed))
     }
 

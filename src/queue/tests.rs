@@ -456,3 +456,12 @@ async fn the_queue_is_a_map_of_what_waits() {
         assert_eq!(store.ledger().held_bytes, held, "seed {seed}");
     }
 }
+
+#[tokio::test]
+async fn who_asks_a_queue_that_was_closed_is_told() {
+    let folder = TempDir::new().unwrap();
+    let queue = open(settings(folder.path()));
+    let store = queue.store();
+    queue.shutdown().await.unwrap();
+    assert!(matches!(store.settle(vec![Seq(0)], vec![]).await, Err(Failed::Closed)));
+}
