@@ -166,12 +166,14 @@ section! {
 /// How log lines are written (`log.format`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Text on a terminal, else JSON.
+    /// Text on a terminal, the journal under systemd, else JSON.
     Auto,
     /// Text for people.
     Text,
     /// One JSON object a line.
     Json,
+    /// Entries of systemd's journal.
+    Journald,
 }
 
 /// How visitors' ids appear in what is logged and printed (`log.identifiers`).
@@ -185,14 +187,15 @@ pub enum IdentifierForm {
     None,
 }
 
-const FORMATS: &[(&str, Format)] = &[("auto", Format::Auto), ("text", Format::Text), ("json", Format::Json)];
+const FORMATS: &[(&str, Format)] =
+    &[("auto", Format::Auto), ("text", Format::Text), ("json", Format::Json), ("journald", Format::Journald)];
 const FORMS: &[(&str, IdentifierForm)] =
     &[("hash", IdentifierForm::Hash), ("plain", IdentifierForm::Plain), ("none", IdentifierForm::None)];
 
 section! {
     /// `[log]`: what is told, and how.
     "log" Log {
-        /// "text", "json", or "auto": text on a terminal, else json.
+        /// "text", "json", "journald", or "auto": text on a terminal, journald under systemd, else json.
         format: Format = "auto", word(FORMATS);
         /// A level, or levels by module, such as "info,target_notifyd::delivery=debug".
         level: Targets = "info", filter;

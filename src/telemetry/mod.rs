@@ -1,20 +1,26 @@
-//! What the daemon says of itself: log lines on standard error.
+//! What the daemon says of itself: log lines on standard error, or in systemd's journal.
 //!
 //! Guarantees: a line of text is one line, and no control character of what it tells reaches the terminal; JSON is one
-//! object a line; visitors' ids appear only as [`Identifiers`] shows them.
+//! object a line; visitors' ids appear only as [`Identifiers`] shows them; [`Logging::change`] changes the level and the
+//! form of a log that is in use.
 
 mod identifiers;
+mod journal;
+mod kinds;
 mod visible;
 
 use std::io::{self, IsTerminal, Write};
 
 use thiserror::Error;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::layer::{Layer, Layered, SubscriberExt};
 use tracing_subscriber::registry::Registry;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 pub use self::identifiers::Identifiers;
+pub use self::kinds::KINDS;
 pub use self::visible::Visible;
 use crate::config::{Format, Log};
 
@@ -25,25 +31,64 @@ pub enum TelemetryError {
     /// Another subscriber is in place.
     #[error("the log is set up already: {0}")]
     Taken(#[from] TryInitError),
+    /// The journal cannot be spoken to.
+    #[error("a socket for the journal cannot be made: {0}")]
+    Journal(#[from] io::Error),
+    /// The log cannot be changed any more.
+    #[error("the log cannot be changed: {0}")]
+    Change(#[from] reload::Error),
 }
 
-/// Sends log lines to standard error as `log` says.
+/// What decides which lines are logged.
+type Level = reload::Layer<Targets, Registry>;
+/// What lines pass through before they are written.
+type Passed = Layered<Level, Registry>;
+/// What writes lines.
+type Output = Box<dyn Layer<Passed> + Send + Sync>;
+
+/// The log in use.
+#[derive(Clone)]
+pub struct Logging {
+    level: reload::Handle<Targets, Registry>,
+    output: reload::Handle<Output, Passed>,
+}
+
+/// Sends log lines where `log` says.
 ///
 /// # Errors
-/// [`TelemetryError`]: it was called before.
-pub fn init(log: &Log) -> Result<(), TelemetryError> {
-    let text = match log.format {
-        Format::Auto => io::stderr().is_terminal(),
-        Format::Text => true,
-        Format::Json => false,
+/// [`TelemetryError`]: it was called before, or the system gives no socket.
+pub fn init(log: &Log) -> Result<Logging, TelemetryError> {
+    let (filter, level) = reload::Layer::new(log.level.clone());
+    let (layer, output) = reload::Layer::new(writer(log.format)?);
+    Registry::default().with(filter).with(layer).try_init()?;
+    Ok(Logging { level, output })
+}
+
+impl Logging {
+    /// Logs as `log` says from now on.
+    ///
+    /// # Errors
+    /// [`TelemetryError`]; what was in force stays so.
+    pub fn change(&self, log: &Log) -> Result<(), TelemetryError> {
+        self.output.reload(writer(log.format)?)?;
+        self.level.reload(log.level.clone())?;
+        Ok(())
+    }
+}
+
+fn writer(format: Format) -> Result<Output, TelemetryError> {
+    let format = match format {
+        Format::Auto if io::stderr().is_terminal() => Format::Text,
+        Format::Auto if journal::is_stderr() => Format::Journald,
+        Format::Auto => Format::Json,
+        chosen => chosen,
     };
-    let layer = tracing_subscriber::fmt::layer().with_writer(Lines(io::stderr));
-    let layer = match text {
-        true => layer.with_ansi(false).boxed(),
-        false => layer.json().flatten_event(true).boxed(),
-    };
-    Registry::default().with(layer.with_filter(log.level.clone())).try_init()?;
-    Ok(())
+    let lines = || tracing_subscriber::fmt::layer().with_writer(Lines(io::stderr));
+    Ok(match format {
+        Format::Text => lines().with_ansi(false).boxed(),
+        Format::Journald => journal::Journal::new(io::stderr)?.boxed(),
+        _ => lines().json().flatten_event(true).boxed(),
+    })
 }
 
 /// Makes writers that take one log line at a time.
