@@ -8,8 +8,11 @@
 mod descriptors;
 mod desk;
 pub mod figures;
+mod pulse;
+mod reload;
 mod report;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,11 +20,14 @@ use thiserror::Error;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use self::desk::Desk;
 use self::figures::{Meter, Sources};
-use self::report::Reporter;
+use self::pulse::Pulse;
+pub use self::reload::Reloader;
+use self::reload::{Reach, Reload};
+use self::report::{Pace, Reporter};
 use crate::admin::{self, AdminSocket, Limits, Office};
 use crate::config::IdentifierForm;
 use crate::delivery::{
@@ -31,6 +37,7 @@ use crate::event::{Account, Clock, Entry, Event, Moment, Seq};
 use crate::ingest::{self, Admission, BindError, Listener, Slip};
 use crate::queue::{self, Appender, Burial, Failed, Ledger, OnStored, OpenError, Queue, Store};
 use crate::schedule::{self, Buried, LEARNED_FOR, MAX_LEARNED, Scheduler};
+use crate::service::{Manager, Service};
 use crate::telemetry::Identifiers;
 use crate::wire::defaults::Defaults;
 use crate::wire::receipt;
@@ -39,6 +46,8 @@ use crate::wire::submission::Submission;
 
 /// The most questions to the flusher that wait.
 const WAITING_ASKS: usize = 64;
+/// The name of the inherited socket that producers connect to.
+pub const SOCKET_NAME: &str = "notify";
 /// The name under which the queue keeps the key of the log's hashes.
 const LOG_KEY: &str = "log-key";
 
@@ -182,6 +191,9 @@ pub struct Daemon {
     went: Arc<delivery::Counts>,
     meter: Meter,
     asks: mpsc::Receiver<Ask>,
+    manager: Manager,
+    reloader: Reloader,
+    reloads: mpsc::Receiver<Reload>,
 }
 
 impl Daemon {
@@ -189,7 +201,16 @@ impl Daemon {
     ///
     /// # Errors
     /// [`DaemonError`]: what is stored stays stored.
-    pub async fn open(mut settings: Settings) -> Result<Self, DaemonError> {
+    pub async fn open(settings: Settings) -> Result<Self, DaemonError> {
+        Self::open_under(settings, Service::default()).await
+    }
+
+    /// As [`Daemon::open`], under a service manager: the socket [`SOCKET_NAME`] that it hands over is served instead of one of
+    /// our own, and it is told what happens.
+    ///
+    /// # Errors
+    /// [`DaemonError`]: what is stored stays stored.
+    pub async fn open_under(mut settings: Settings, service: Service) -> Result<Self, DaemonError> {
         // Before anything is opened.
         settings.ingest.max_connections = descriptors::provide(&settings);
         let clock = Clock::start();
@@ -198,7 +219,10 @@ impl Daemon {
         let open = move || Queue::open(queue_settings, &account, Arc::new(move || clock.now()));
         let queue = tokio::task::spawn_blocking(open).await??;
         // After the queue: whoever holds its lock owns the socket too.
-        let listener = Listener::bind(&settings.ingest)?;
+        let listener = match inherited(service.sockets) {
+            Some(socket) => Listener::inherited(socket, &settings.ingest)?,
+            None => Listener::bind(&settings.ingest)?,
+        };
         let (store, went) = (queue.store(), Arc::new(delivery::Counts::default()));
         let (ask, asks) = mpsc::channel(WAITING_ASKS);
         let meter = Meter::new(Sources {
@@ -209,7 +233,28 @@ impl Daemon {
             went: Arc::clone(&went),
             asks: ask,
         });
-        Ok(Self { settings, clock, queue, store, listener, transport, went, meter, asks })
+        let (reloader, reloads) = Reloader::new();
+        let manager = service.manager;
+        Ok(Self {
+            settings,
+            clock,
+            queue,
+            store,
+            listener,
+            transport,
+            went,
+            meter,
+            asks,
+            manager,
+            reloader,
+            reloads,
+        })
+    }
+
+    /// The way to change it while it runs.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
     }
 
     /// The figures of the daemon, told while it runs. A meter keeps the queue's files open: drop it for another opening.
@@ -229,7 +274,20 @@ impl Daemon {
     /// # Errors
     /// [`DaemonError`]: what is stored stays stored.
     pub async fn run(self, shutdown: CancellationToken) -> Result<Ledger, DaemonError> {
-        let Self { settings, clock, queue, store, listener, transport, went, meter, asks } = self;
+        let Self {
+            settings,
+            clock,
+            queue,
+            store,
+            listener,
+            transport,
+            went,
+            meter,
+            asks,
+            manager,
+            mut reloads,
+            ..
+        } = self;
         let now: Arc<dyn Fn() -> Moment + Send + Sync> = Arc::new(move || clock.now());
         let balance = store.ledger().balance;
         info!(
@@ -239,6 +297,8 @@ impl Daemon {
 
         let desk = Desk::default();
         let closing = shutdown.child_token();
+        let control = listener.control();
+        let (pace, paces) = watch::channel(Pace::of(&settings));
         let serving = tokio::spawn(listener.run(
             settings.ingest,
             Arc::new(settings.defaults),
@@ -249,7 +309,6 @@ impl Daemon {
         let (added, live) = mpsc::channel(queue::MAX_LIVE_COMMITS);
         let (tail, tails) = watch::channel(store.tail());
         let stopped = CancellationToken::new();
-        let max_age = settings.schedule.max_age;
         let mut scheduler = Scheduler::new(settings.schedule, clock.now().as_micros());
         if let Some(until) = report::expiry_from(&store)? {
             scheduler.delay_expiry(until);
@@ -293,23 +352,36 @@ impl Daemon {
             closing: closing.clone(),
         };
         let administering = administer(&settings.admin, office);
-        let reporter = Reporter {
-            store: store.clone(),
-            clock,
-            asks: meter.asks(),
-            meter,
-            interval: settings.summary_interval,
-            max_age,
-            dead_max_age: settings.dead_max_age,
-        };
+        let ask = meter.asks();
+        let reporter =
+            Reporter { store: store.clone(), clock, asks: ask.clone(), meter: meter.clone(), pace: paces };
         let reporting = tokio::spawn(reporter.run(stopped.clone()));
-
-        // Dropping these arms only stops waiting: the tasks are joined below.
-        let ended = tokio::select! {
-            () = closing.cancelled() => None,
-            failed = store.failed() => Some(Err(DaemonError::Disk(failed))),
-            flushed = &mut flushing => Some(Ok(flushed)),
+        let over = CancellationToken::new();
+        let _over = over.clone().drop_guard();
+        let pulse = Pulse {
+            manager: manager.clone(),
+            store: store.clone(),
+            meter,
+            asks: ask.clone(),
+            grace: settings.grace,
         };
+        let telling_manager = tokio::spawn(pulse.run(closing.clone(), over.clone()));
+        let reach = Reach { ingest: control, store: store.clone(), flusher: ask, pace };
+        manager.ready();
+
+        let ended = loop {
+            // Dropping these arms only stops waiting: reloads stay in their channel, and the tasks are joined below.
+            tokio::select! {
+                () = closing.cancelled() => break None,
+                failed = store.failed() => break Some(Err(DaemonError::Disk(failed))),
+                flushed = &mut flushing => break Some(Ok(flushed)),
+                Some(Reload { settings, done }) = reloads.recv() => match reach.apply(settings).await {
+                    Ok(()) => drop(done.send(())),
+                    Err(failed) => break Some(Err(DaemonError::Disk(failed))),
+                },
+            }
+        };
+        drop(reach);
         info!("the daemon ends: producers are answered, and requests under way are waited for");
         closing.cancel();
         serving.await?;
@@ -329,7 +401,10 @@ impl Daemon {
         reporting.await?;
         let ledger = store.watch();
         drop(store);
-        queue.shutdown().await?;
+        let closed = queue.shutdown().await;
+        over.cancel();
+        telling_manager.await?;
+        closed?;
         flushed?.map_err(DaemonError::Delivery)?;
         let ledger = *ledger.borrow();
         report::ended(&ledger);
@@ -349,6 +424,19 @@ fn administer(settings: &admin::Settings, office: Office<Shelf>) -> Option<JoinH
             None
         }
     }
+}
+
+/// The producers' socket among those that were handed over.
+fn inherited(sockets: Vec<(String, OwnedFd)>) -> Option<OwnedFd> {
+    let mut found = None;
+    for (name, socket) in sockets {
+        if name == SOCKET_NAME && found.is_none() {
+            found = Some(socket);
+        } else {
+            warn!(%name, "a socket was handed over that nobody here serves: it is closed; name one \"notify\" with FileDescriptorName=");
+        }
+    }
+    found
 }
 
 /// How ids of visitors appear in the log. The key of the hashes lives in the queue, so that lines of one queue can be held

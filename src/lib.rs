@@ -8,6 +8,7 @@
 //! | 4 | [`cli`] | arguments, commands, exit codes |
 //! | 4 | [`config`] | file, environment and arguments to typed settings |
 //! | 4 | [`telemetry`] | the log |
+//! | 4 | [`service`] | the service manager |
 //! | 4 | [`demo`] | the whole way on one machine, with an account at the end |
 //! | 4 | [`mod@bench`] | what this machine does, beside its limits |
 //! | 4 | [`daemon`] | the parts joined, and the order in which they end |
@@ -40,5 +41,6 @@ pub mod ingest;
 pub mod queue;
 pub mod sandbox;
 pub mod schedule;
+pub mod service;
 pub mod telemetry;
 pub mod wire;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod operate;
+mod reload;
 mod send;
 
 use std::io::{self, Write};
@@ -14,12 +15,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use self::reload::Reloads;
 use crate::config::{Config, Problems, Sources};
 use crate::daemon::{self, Daemon, DaemonError};
 use crate::event::Account;
 use crate::queue::OpenError;
 use crate::sandbox::{self, Sandbox};
-use crate::telemetry;
+use crate::service::Service;
+use crate::telemetry::{self, Logging};
 use crate::{admin, demo, queue, schedule};
 
 /// What the process ends with; part of the contract with scripts and service managers.
@@ -65,6 +68,9 @@ struct Configuration {
     /// The configuration file; /etc/target-notifyd/config.toml where it is not given, and that may be absent.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// The instance of target-notifyd@NAME.service: its configuration /etc/target-notifyd/NAME.toml, its queue and its sockets.
+    #[arg(long, global = true, value_name = "NAME", value_parser = instance)]
+    instance: Option<String>,
     /// Sets one key, such as batch.linger=50ms; wins over the environment, which wins over the file.
     #[arg(short = 'o', global = true, value_name = "KEY=VALUE")]
     overrides: Vec<String>,
@@ -130,33 +136,64 @@ pub fn main() -> Exit {
             return if asked.use_stderr() { Exit::Usage } else { Exit::Success };
         }
     };
+    // Before there is a second thread.
+    let service = match arguments.command {
+        Command::Run { .. } => Service::inherit(),
+        _ => Ok(Service::default()),
+    };
     let overrides = arguments.configuration.overrides.clone();
-    let config = match load(arguments.configuration) {
+    let sources = sources(arguments.configuration);
+    let config = match Config::load(&sources) {
         Ok(config) => config,
         Err(problems) => return wrong(&problems),
     };
     match arguments.command {
         Command::Operate(command) => operate::run(&config.admin.socket, command),
         Command::Check => check(&config),
-        Command::Run { adopt_queue } => start(&config, |config| run(config, adopt_queue)),
+        Command::Run { adopt_queue } => match service {
+            Ok(service) => start(&config, |config, logging| {
+                let environment = Environment { sources, logging, service };
+                run(config, adopt_queue, environment)
+            }),
+            Err(error) => {
+                told(&error.to_string());
+                Exit::Socket
+            }
+        },
         Command::Send { file, timeout, receipts } => {
             send::run(&config.ingest.socket, &file, timeout, receipts)
         }
         Command::Demo { sessions, events, seed, json } => {
             let demo = |program| demo::Settings { program, overrides, sessions, events, seed };
-            start(&config, move |_| show(std::env::current_exe().map(demo), json))
+            start(&config, move |_, _| show(std::env::current_exe().map(demo), json))
         }
-        Command::Bench(arguments) => start(&config, move |_| bench::run(arguments, overrides)),
-        Command::Sandbox { listen } => start(&config, move |_| serve(listen)),
+        Command::Bench(arguments) => start(&config, move |_, _| bench::run(arguments, overrides)),
+        Command::Sandbox { listen } => start(&config, move |_, _| serve(listen)),
     }
 }
 
-fn load(arguments: Configuration) -> Result<Config, Problems> {
-    let file_required = arguments.config.is_some();
-    let file = arguments.config.unwrap_or_else(|| PathBuf::from("/etc/target-notifyd/config.toml"));
+/// What a daemon comes from beside its configuration.
+struct Environment {
+    sources: Sources,
+    logging: Logging,
+    service: Service,
+}
+
+fn sources(arguments: Configuration) -> Sources {
+    let Configuration { config, instance, overrides } = arguments;
     let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-    let environment = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
-    Config::load(&Sources { file, file_required, environment, overrides: arguments.overrides })
+    let environment: Vec<_> = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
+    let file_required = config.is_some();
+    let file = config.unwrap_or_else(|| Sources::default_file(instance.as_deref(), &environment));
+    Sources { file, file_required, environment, overrides, instance }
+}
+
+/// The name of an instance, which becomes a part of paths.
+fn instance(text: &str) -> Result<String, String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let fits = (1..=64).contains(&text.len()) && text.bytes().all(allowed) && !text.starts_with('.');
+    let wrong = "must be 1 to 64 letters, digits, '-', '_' and '.', and not begin with '.'";
+    fits.then(|| text.to_owned()).ok_or_else(|| wrong.to_owned())
 }
 
 fn wrong(problems: &Problems) -> Exit {
@@ -178,13 +215,16 @@ fn check(config: &Config) -> Exit {
     Exit::Success
 }
 
-fn start<F: Future<Output = Exit>>(config: &Config, work: impl FnOnce(Config) -> F) -> Exit {
-    if let Err(error) = telemetry::init(&config.log) {
-        told(&error.to_string());
-        return Exit::Configuration;
-    }
+fn start<F: Future<Output = Exit>>(config: &Config, work: impl FnOnce(Config, Logging) -> F) -> Exit {
+    let logging = match telemetry::init(&config.log) {
+        Ok(logging) => logging,
+        Err(error) => {
+            told(&error.to_string());
+            return Exit::Configuration;
+        }
+    };
     match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime.block_on(work(config.clone())),
+        Ok(runtime) => runtime.block_on(work(config.clone(), logging)),
         Err(error) => {
             error!(%error, "the runtime cannot be made; check the limits with ulimit -a");
             Exit::Disk
@@ -192,27 +232,43 @@ fn start<F: Future<Output = Exit>>(config: &Config, work: impl FnOnce(Config) ->
     }
 }
 
-async fn run(config: Config, adopt: bool) -> Exit {
+async fn run(config: Config, adopt: bool, environment: Environment) -> Exit {
+    let Environment { sources, logging, service } = environment;
     let account = match config.account() {
         Ok(account) => account,
         Err(problems) => return wrong(&problems),
     };
     let shutdown = CancellationToken::new();
-    if let Err(error) = on_signals(shutdown.clone()) {
-        error!(%error, "signals cannot be listened for; check the limits with ulimit -a");
-        return Exit::Disk;
-    }
-    let ended = match Daemon::open(settings(&config, account, adopt)).await {
-        Ok(daemon) => daemon.run(shutdown).await,
+    // From here on SIGHUP ends nothing; one that comes too early is answered as soon as the daemon runs.
+    let hangups = match on_signals(shutdown.clone()).and_then(|()| signal(SignalKind::hangup())) {
+        Ok(hangups) => hangups,
+        Err(error) => {
+            error!(%error, "signals cannot be listened for; check the limits with ulimit -a");
+            return Exit::Disk;
+        }
+    };
+    let manager = service.manager.clone();
+    let settings = move |config: &Config| settings(config, account.clone(), adopt);
+    let ended = match Daemon::open_under(settings(&config), service).await {
+        Ok(daemon) => {
+            let reloader = daemon.reloader();
+            Reloads { sources, running: config, settings, logging, reloader, manager }.spawn(hangups);
+            daemon.run(shutdown).await
+        }
         Err(failure) => Err(failure),
     };
     match ended {
         Ok(_) => Exit::Success,
         Err(failure) => {
-            error!(error = %failure, "the daemon ended; systemctl status target-notifyd shows its exit code");
+            error!(event = kind(&failure), error = %failure, "the daemon ended; systemctl status target-notifyd shows its exit code");
             exit(&failure)
         }
     }
+}
+
+/// The kind of log line, where an operator acts on it by a runbook of its own.
+fn kind(failure: &DaemonError) -> Option<&'static str> {
+    matches!(failure, DaemonError::Open(OpenError::OtherAccount { .. })).then_some("account_mismatch")
 }
 
 fn exit(failure: &DaemonError) -> Exit {
@@ -290,7 +346,7 @@ fn settings(config: &Config, account: Account, adopt: bool) -> daemon::Settings 
     let queue = &config.queue;
     daemon::Settings {
         ingest: config.ingest_settings(),
-        defaults: config.wire_defaults(offset_minutes()),
+        defaults: config.wire_defaults(Some(offset_minutes())),
         queue: queue::Settings {
             path: queue.path.clone(),
             max_bytes: queue.max_bytes,
@@ -337,10 +393,7 @@ fn schedule(config: &Config) -> schedule::Settings {
     }
 }
 
-/// This host's offset from UTC in minutes, as `date` tells it; `None` where that cannot be asked.
-fn offset_minutes() -> Option<i32> {
-    let output = std::process::Command::new("date").arg("+%z").output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    let number: i32 = text.trim().parse().ok()?;
-    Some(number / 100 * 60 + number % 100)
+/// This host's offset from UTC in minutes.
+fn offset_minutes() -> i32 {
+    jiff::ZonedDateTime::now().offset().seconds() / 60
 }

@@ -5,8 +5,10 @@
 //! - all problems are told at once, each with its place, its key, what is wrong and what is allowed;
 //! - reading it touches no socket and no port, and no file but the configuration and the property token's.
 
+mod change;
 mod kinds;
 mod nearest;
+mod places;
 mod problem;
 mod reader;
 mod sections;
@@ -17,6 +19,7 @@ mod token;
 mod url;
 mod value;
 
+pub use self::change::Changes;
 pub use self::problem::{Origin, Problem, Problems};
 pub use self::sections::{
     Admin, Batch, Defaults, Delivery, Format, IdentifierForm, Ingest, Log, Queue, Retry, Shutdown, Target,

@@ -127,6 +127,15 @@ macro_rules! section {
                 about: &[$($doc),+],
             } ),+];
 
+            /// The keys whose values differ.
+            pub(super) fn differences(&self, other: &Self) -> Vec<&'static str> {
+                let mut different = Vec::new();
+                $( if self.$key != other.$key {
+                    different.push(concat!($section, ".", stringify!($key)));
+                } )+
+                different
+            }
+
             /// The section, if all its values are right; every key is read, so that every problem is kept.
             pub(super) fn read(from: &mut Reader) -> Option<Self> {
                 $( let $key = from.take(concat!($section, ".", stringify!($key)), stringify!($default), $read); )+

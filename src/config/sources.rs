@@ -1,4 +1,4 @@
-//! The sources of settings: the file, the environment, and `-o`.
+//! The sources of settings: the folders of the service manager, the file, the environment, and `-o`.
 //!
 //! Guarantees: every setting keeps its place; nothing of a source is passed over in silence but environment variables
 //! of other programs.
@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use toml::de::{DeTable, DeValue};
 
 use super::nearest::{is_section, known, nearest};
+use super::places::Places;
 use super::problem::{Origin, Problem};
 use super::reader::{Key, Setting};
 use super::sections::keys;
@@ -31,6 +32,8 @@ pub struct Sources {
     pub environment: Vec<(String, String)>,
     /// The arguments of `-o`, each `KEY=VALUE`.
     pub overrides: Vec<String>,
+    /// The instance of the template unit whose places are the defaults.
+    pub instance: Option<String>,
 }
 
 /// Settings and problems as they are found.
@@ -41,9 +44,18 @@ pub(super) struct Found {
 }
 
 impl Sources {
+    /// The configuration file where none is named: `$CONFIGURATION_DIRECTORY` or `/etc/target-notifyd`, and in it the
+    /// file of `instance`, or `config.toml`.
+    #[must_use]
+    pub fn default_file(instance: Option<&str>, environment: &[(String, String)]) -> PathBuf {
+        Places { instance, environment }.file()
+    }
+
     /// All settings, the later of a key winning, and what is wrong with them so far.
     pub(super) fn settings(&self) -> Found {
         let mut found = Found::default();
+        let places = Places { instance: self.instance.as_deref(), environment: &self.environment };
+        found.settings.extend(places.settings());
         match self.text() {
             Ok(Some(text)) => self.file(&text, &mut found),
             Ok(None) => {}

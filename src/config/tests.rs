@@ -14,7 +14,65 @@ fn load(file: Option<&str>, environment: &[(&str, &str)], overrides: &[&str]) ->
         file_required: file.is_some(),
         environment: environment.iter().map(pair).collect(),
         overrides: overrides.iter().map(|one| (*one).to_owned()).collect(),
+        instance: None,
     })
+}
+
+#[test]
+fn the_service_managers_folders_are_defaults_that_every_other_source_wins_over() {
+    let environment = [("STATE_DIRECTORY", "/s"), ("RUNTIME_DIRECTORY", "/r")];
+    let config = load(None, &environment, &[]).unwrap();
+    assert_eq!(
+        (config.queue.path.as_path(), config.admin.socket.as_path()),
+        (Path::new("/s"), Path::new("/r/admin.sock"))
+    );
+    let config = load(Some("[queue]\npath = \"/own\"\n"), &environment, &["admin.socket=/a"]).unwrap();
+    assert_eq!(
+        (config.queue.path.as_path(), config.admin.socket.as_path()),
+        (Path::new("/own"), Path::new("/a"))
+    );
+}
+
+#[test]
+fn a_reload_applies_what_may_change_and_names_what_takes_a_restart() {
+    let running = load(None, &[], &["target.client=a", "queue.max_events=5"]).unwrap();
+    let overrides = [
+        "target.client=b",
+        "target.location_hint=35",
+        "target.property_token=secret",
+        "defaults.channel=false",
+        "ingest.socket=/other",
+        "ingest.max_line=2MiB",
+        "ingest.allow_users=[0]",
+        "queue.path=/other",
+        "queue.max_events=6",
+        "batch.linger=1s",
+        "retry.max=1h",
+        "delivery.rate_limit=9",
+        "log.level=debug",
+        "admin.mode=0660",
+        "shutdown.grace=1s",
+    ];
+    let (now, changes) = running.reloaded(load(None, &[], &overrides).unwrap());
+    let applied = [
+        "target.property_token",
+        "target.location_hint",
+        "ingest.allow_users",
+        "ingest.max_line",
+        "queue.max_events",
+        "batch.linger",
+        "retry.max",
+        "delivery.rate_limit",
+        "log.level",
+    ];
+    assert_eq!(changes.applied, applied);
+    let restart =
+        ["target.client", "defaults.channel", "ingest.socket", "queue.path", "admin.mode", "shutdown.grace"];
+    assert_eq!(changes.restart, restart);
+    assert_eq!((now.target.client.as_deref(), now.queue.max_events), (Some("a"), 6));
+    // What waits for a restart is named with every reload until then.
+    let (_, again) = now.reloaded(load(None, &[], &overrides).unwrap());
+    assert_eq!(again, Changes { applied: vec![], restart: restart.to_vec() });
 }
 
 #[test]

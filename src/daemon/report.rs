@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::blocking;
 use super::figures::{Meter, SAMPLE_EVERY};
+use super::{Settings, blocking};
 use crate::delivery::Ask;
 use crate::event::{Balance, Clock, Moment, Seq};
 use crate::queue::{Failed, Ledger, Store};
@@ -25,9 +25,26 @@ pub(super) struct Reporter {
     pub(super) clock: Clock,
     pub(super) meter: Meter,
     pub(super) asks: mpsc::Sender<Ask>,
-    pub(super) interval: Duration,
-    pub(super) max_age: Duration,
-    pub(super) dead_max_age: Duration,
+    pub(super) pace: watch::Receiver<Pace>,
+}
+
+/// What the reporter goes by; it may change.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    interval: Duration,
+    max_age: Duration,
+    dead_max_age: Duration,
+}
+
+impl Pace {
+    /// The pace that `settings` ask for.
+    pub(super) fn of(settings: &Settings) -> Self {
+        Self {
+            interval: settings.summary_interval,
+            max_age: settings.schedule.max_age,
+            dead_max_age: settings.dead_max_age,
+        }
+    }
 }
 
 /// Before when nothing may expire, where an earlier process saw the clock step.
@@ -38,8 +55,9 @@ pub(super) fn expiry_from(store: &Store) -> Result<Option<Moment>, Failed> {
 
 impl Reporter {
     /// Reports until `until`.
-    pub(super) async fn run(self, until: CancellationToken) {
-        let mut ticks = tokio::time::interval(self.interval);
+    pub(super) async fn run(mut self, until: CancellationToken) {
+        let mut pace = *self.pace.borrow_and_update();
+        let mut ticks = tokio::time::interval(pace.interval);
         ticks.tick().await;
         let mut samples = tokio::time::interval(SAMPLE_EVERY);
         samples.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -53,15 +71,24 @@ impl Reporter {
                     self.meter.sample();
                     continue;
                 }
+                Ok(()) = self.pace.changed() => {
+                    let before = pace.interval;
+                    pace = *self.pace.borrow_and_update();
+                    if pace.interval != before {
+                        ticks = tokio::time::interval(pace.interval);
+                        ticks.tick().await;
+                    }
+                    continue;
+                }
                 _ = ticks.tick() => {}
             }
             self.summary().await;
             if !stepped && self.clock.step() > CLOCK_SLACK {
                 stepped = true;
-                self.distrust_clock().await;
+                self.distrust_clock(pace.max_age).await;
             }
-            if !self.dead_max_age.is_zero() {
-                letters = self.delete_old(letters).await;
+            if !pace.dead_max_age.is_zero() {
+                letters = self.delete_old(letters, pace.dead_max_age).await;
             }
         }
     }
@@ -114,23 +141,23 @@ impl Reporter {
     }
 
     /// The wall clock was set: the age of what is stored cannot be told after a restart.
-    async fn distrust_clock(&self) {
+    async fn distrust_clock(&self, max_age: Duration) {
         let step = self.clock.step();
         warn!(
             step = ?step,
             "the clock was set by more than an hour: nothing expires for queue.max_age; check the time service"
         );
-        let until = self.clock.now().after(self.max_age);
+        let until = self.clock.now().after(max_age);
         // By the wall clock as it is now, which is what the next process starts from.
-        let kept = Moment::from_millis(self.clock.wall_ms()).after(self.max_age);
+        let kept = Moment::from_millis(self.clock.wall_ms()).after(max_age);
         let _ended = self.asks.send(Ask::DelayExpiry(until)).await;
         if let Err(error) = self.store.put_meta(EXPIRY_FROM, kept.as_micros().to_be_bytes().to_vec()).await {
             warn!(%error, "the step of the clock could not be noted for the next start");
         }
     }
 
-    /// Deletes dead letters that are older than `queue.dead_max_age`, from `from` on; where the next look begins.
-    async fn delete_old(&self, from: Seq) -> Seq {
+    /// Deletes dead letters that are older than `max_age`, from `from` on; where the next look begins.
+    async fn delete_old(&self, from: Seq, max_age: Duration) -> Seq {
         let store = self.store.clone();
         let Ok(letters) = blocking(move || store.dead(from, LETTERS_A_TICK)).await else { return from };
         let next = match letters.last() {
@@ -138,7 +165,7 @@ impl Reporter {
             _ => Seq(0),
         };
         let now = self.clock.now();
-        let old = letters.iter().filter(|letter| now.since(letter.at) > self.dead_max_age);
+        let old = letters.iter().filter(|letter| now.since(letter.at) > max_age);
         let old: Vec<Seq> = old.map(|letter| letter.event.seq).collect();
         if !old.is_empty() {
             let count = old.len();

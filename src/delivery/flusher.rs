@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 use uuid::Uuid;
@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::feed::{self, Feed};
 use super::{Counts, notice};
 use crate::event::{Cluster, Entry, Event, Host, Lane, Moment, Outcome, Seq, SessionId, Visitor};
-use crate::schedule::{Attempt, Buried, Remembered, Scheduler, Settled, Status};
+use crate::schedule::{self, Attempt, Buried, Remembered, Scheduler, Settled, Status, Stuck};
 use crate::wire::{receipt, request};
 
 /// The most events that one scan asks for.
@@ -71,6 +71,9 @@ pub trait Edge: Clone + Send + Sync + 'static {
         body: Vec<u8>,
         ids: &[&str],
     ) -> impl Future<Output = (Outcome, Option<Vec<u8>>)> + Send;
+
+    /// Takes answers of at most so many bytes from the next attempt on (`delivery.max_answer`).
+    fn limit(&mut self, max_answer: usize);
 }
 
 /// What one commit added.
@@ -93,6 +96,10 @@ pub enum Ask {
     DelayExpiry(Moment),
     /// Do something with the scheduler.
     Operate(Operation),
+    /// Whether delivery is stuck; that it is answered at all says that the flusher makes progress.
+    Pulse(oneshot::Sender<Option<Stuck>>),
+    /// Deliver in another manner from now on; what is under way goes on as it began.
+    Change(Box<Manner>),
 }
 
 /// Something that is done once, by the owner of the scheduler.
@@ -104,6 +111,26 @@ pub struct Operation(pub Change);
 impl std::fmt::Debug for Operation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Operation")
+    }
+}
+
+/// What of the flusher may change while it runs.
+pub struct Manner {
+    /// Batches, retries, limits.
+    pub schedule: schedule::Settings,
+    /// The most bytes of an answer (`delivery.max_answer`).
+    pub max_answer: usize,
+    /// How ids of visitors are logged.
+    pub shown: Shown,
+    /// As in [`Flusher`].
+    pub slot_limit: Duration,
+    /// As in [`Flusher`].
+    pub stuck_after: Duration,
+}
+
+impl std::fmt::Debug for Manner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Manner").field("schedule", &self.schedule).finish_non_exhaustive()
     }
 }
 
@@ -201,8 +228,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
     ) -> Result<(), String> {
         let mut work: Work<B::Error> = FuturesUnordered::new();
         let mut stopping: Option<Instant> = None;
-        let mut looks = interval(self.stuck_after.max(SHORTEST_LOOK) / 2);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = self.looks();
         let mut stuck = None;
         self.scheduler.handle_tail(*tail.borrow_and_update());
         loop {
@@ -246,6 +272,11 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
                 Happened::Asked(Ask::Status(answer)) => drop(answer.send(self.scheduler.status())),
                 Happened::Asked(Ask::Operate(Operation(operation))) => operation(&mut self.scheduler, now),
                 Happened::Asked(Ask::DelayExpiry(until)) => self.scheduler.delay_expiry(until),
+                Happened::Asked(Ask::Pulse(answer)) => drop(answer.send(stuck)),
+                Happened::Asked(Ask::Change(manner)) => {
+                    self.change(*manner);
+                    looks = self.looks();
+                }
                 Happened::Woke => {}
                 Happened::Stop => stopping = Some(Instant::now() + self.grace),
                 Happened::Over => {
@@ -257,6 +288,22 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
                 }
             }
         }
+    }
+
+    /// When to look whether delivery is stuck.
+    fn looks(&self) -> Interval {
+        let mut looks = interval(self.stuck_after.max(SHORTEST_LOOK) / 2);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        looks
+    }
+
+    fn change(&mut self, manner: Manner) {
+        let Manner { schedule, max_answer, shown, slot_limit, stuck_after } = manner;
+        self.scheduler.configure(schedule);
+        self.edge.limit(max_answer);
+        self.shown = shown;
+        self.slot_limit = slot_limit;
+        self.stuck_after = stuck_after;
     }
 
     /// Starts everything that is due.
@@ -336,7 +383,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
         }
         for one in &buried {
             error!(
-                seq = %one.seq, reason = %one.reason, detail = %one.detail,
+                event = "dead_letter", seq = %one.seq, reason = %one.reason, detail = %one.detail,
                 "an event was set aside as a dead letter; target-notifyd dead show with its seq shows it, target-notifyd dead requeue sends it again"
             );
         }

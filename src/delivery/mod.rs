@@ -10,5 +10,5 @@ mod transport;
 
 pub use self::counts::{Counts, Kind, LATENCY_BOUNDS_MS, Latency};
 pub use self::feed::{Fate, Feed, Heard};
-pub use self::flusher::{Added, Ask, Backlog, Edge, Flusher, KnownVisitors, Operation, Shown};
+pub use self::flusher::{Added, Ask, Backlog, Edge, Flusher, KnownVisitors, Manner, Operation, Shown};
 pub use self::transport::{MAX_IDLE_PER_HOST, Settings, Transport, TransportError};

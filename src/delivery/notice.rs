@@ -8,15 +8,15 @@ use crate::schedule::{Cause, MAX_PARKED, Notice, Status, Stuck};
 pub(super) fn stuck(found: Option<Stuck>, before: Option<Stuck>, status: Status) {
     match (found, before) {
         (Some(Stuck::Slots), None) => error!(
-            state = ?status,
+            event = "stuck", state = ?status,
             "delivery is stuck: every request lasts longer than it may. Check whether the disk answers, then: systemctl restart target-notifyd; events are kept"
         ),
         (Some(Stuck::Due), None) => error!(
-            state = ?status,
+            event = "stuck", state = ?status,
             "delivery is stuck: work is due and nothing is attempted. Please report it, then: systemctl restart target-notifyd; events are kept"
         ),
         (Some(Stuck::Store), None) => error!(
-            state = ?status,
+            event = "stuck", state = ?status,
             "delivery is stuck: the queue does not answer. Check whether the disk answers, then: systemctl restart target-notifyd; events are kept"
         ),
         (None, Some(_)) => info!("delivery goes on"),
@@ -28,16 +28,16 @@ pub(super) fn stuck(found: Option<Stuck>, before: Option<Stuck>, status: Status)
 pub(super) fn log(notice: &Notice) {
     match notice {
         Notice::BreakerOpened { host, wait, detail } => warn!(
-            %host, wait = ?wait, %detail,
+            event = "breaker_opened", %host, wait = ?wait, %detail,
             "the host fails: its sessions wait, and one request probes it. Nothing is lost; if it stays so: target-notifyd status"
         ),
         Notice::HostServes { host } => info!(%host, "the host serves again"),
         Notice::HostPaused { host, cause: Cause::Misconfigured, detail } => error!(
-            %host, %detail,
+            event = "host_paused", %host, %detail,
             "the host is paused: it refuses the account. Check target.client, target.organization_id, target.property_token and the endpoints with target-notifyd check; events are kept, and target-notifyd resume tries at once"
         ),
         Notice::HostPaused { host, cause: Cause::Fuse, detail } => error!(
-            %host, %detail,
+            event = "host_paused", %host, %detail,
             "the host is paused: it refuses everything, which is not the events' fault. Events are kept, and single ones probe it; target-notifyd dead list shows what was refused, target-notifyd resume tries at once"
         ),
         Notice::HostBusy { host, wait } => {

@@ -166,6 +166,10 @@ impl Transport {
 }
 
 impl Edge for Transport {
+    fn limit(&mut self, max_answer: usize) {
+        self.settings.max_answer = max_answer;
+    }
+
     async fn attempt(
         &self,
         host: Host,

@@ -12,14 +12,14 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::control::Rules;
 use super::framing::{Frame, Framer};
 use super::slip::{Receipt, Slip};
 use super::{
-    Admission, Counts, LINGER_AT_SHUTDOWN, MAX_BATCH_BYTES, MAX_BATCH_LINES, MAX_REPLY_BYTES,
-    MAX_WAITING_BATCHES, Pending, SHORT_LINE_BYTES, Settings, WRITE_STALL,
+    Admission, Control, Counts, LINGER_AT_SHUTDOWN, MAX_BATCH_BYTES, MAX_BATCH_LINES, MAX_REPLY_BYTES,
+    MAX_WAITING_BATCHES, Pending, SHORT_LINE_BYTES, WRITE_STALL,
 };
 use crate::event::{EventId, SessionId};
-use crate::wire::defaults::Defaults;
 use crate::wire::reply::{self, Appended, Code, Rejection};
 use crate::wire::submission::Submission;
 
@@ -39,12 +39,9 @@ const MAX_LAST_READS: usize = 64;
 
 /// What every connection shares.
 pub(super) struct Shared<A, C> {
-    pub(super) settings: Settings,
-    pub(super) defaults: Arc<Defaults>,
+    pub(super) control: Control,
     pub(super) admission: A,
     pub(super) wall_ms: C,
-    /// `buffer_max_bytes`, in KiB.
-    pub(super) long_lines: Arc<Semaphore>,
     /// [`MAX_SLIP_BYTES`](super::MAX_SLIP_BYTES), in KiB.
     pub(super) slips: Arc<Semaphore>,
     pub(super) shutdown: CancellationToken,
@@ -113,14 +110,16 @@ where
 {
     let (reading, writing) = stream.into_split();
     let (batches, waiting) = mpsc::channel(MAX_WAITING_BATCHES);
-    let (receipts, due) = mpsc::channel(shared.settings.max_receipts.max(1));
+    let rules = shared.control.rules();
+    let (receipts, due) = mpsc::channel(rules.settings.max_receipts.max(1));
     let owed = Arc::new(AtomicUsize::new(0));
     let mut reader = Reader {
         shared: &shared,
         producer,
         user,
         stream: reading,
-        framer: Framer::new(shared.settings.max_line),
+        framer: Framer::new(rules.settings.max_line),
+        rules,
         permit: None,
         replies: Arc::new(Semaphore::new(MAX_REPLY_BYTES)),
         handed: 0,
@@ -166,6 +165,8 @@ struct Reader<'s, A, C> {
     user: u32,
     stream: OwnedReadHalf,
     framer: Framer,
+    /// What the last read goes by.
+    rules: Arc<Rules>,
     /// The share of `buffer_max_bytes` that a long line holds.
     permit: Option<OwnedSemaphorePermit>,
     /// What is left of [`MAX_REPLY_BYTES`].
@@ -187,7 +188,7 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
         let mut bytes = vec![0_u8; READ_BYTES];
         let mut line_began: Option<Instant> = None;
         loop {
-            let settings = &self.shared.settings;
+            let settings = &self.rules.settings;
             let deadline = match line_began {
                 Some(began) => began + settings.line_timeout,
                 None => Instant::now() + settings.idle_timeout,
@@ -211,6 +212,8 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
                 }
                 return;
             }
+            self.rules = self.shared.control.rules();
+            self.framer.limit(self.rules.settings.max_line);
             self.framer.push(bytes.get(..count).unwrap_or_default());
             match self.hand_on_complete(&out).await {
                 Handed::None => {}
@@ -222,8 +225,9 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
             if !self.framer.begun() {
                 self.permit = None;
             } else if self.framer.held_bytes() > SHORT_LINE_BYTES && self.permit.is_none() {
+                let settings = &self.rules.settings;
                 let share = u32::try_from(settings.max_line.min(settings.buffer_max_bytes).div_ceil(1_024));
-                let pool = Arc::clone(&self.shared.long_lines);
+                let pool = Arc::clone(&self.rules.long_lines);
                 self.permit = pool.acquire_many_owned(share.unwrap_or(u32::MAX)).await.ok();
                 line_began = Some(Instant::now());
             }
@@ -297,11 +301,11 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
     ) -> Place {
         let Frame::Line(line) = frame else {
             let message =
-                format!("the line is longer than {} bytes (ingest.max_line)", self.shared.settings.max_line);
+                format!("the line is longer than {} bytes (ingest.max_line)", self.rules.settings.max_line);
             let rejection = Rejection { code: Code::LineTooLong, message, path: None, reference: None };
             return self.reject(&rejection);
         };
-        match Submission::parse(&line, &self.shared.defaults, (self.shared.wall_ms)()) {
+        match Submission::parse(&line, &self.rules.defaults, (self.shared.wall_ms)()) {
             Ok(submission) => {
                 let ids: Vec<EventId> = submission.notifications.iter().map(|one| one.id.clone()).collect();
                 let (session, reference) =
@@ -384,7 +388,7 @@ impl<A, C> Writer<'_, A, C> {
                     }
                     None => {
                         more = false;
-                        until = Instant::now() + self.shared.settings.idle_timeout;
+                        until = Instant::now() + self.shared.control.rules().settings.idle_timeout;
                         continue;
                     }
                 },

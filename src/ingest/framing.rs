@@ -39,6 +39,11 @@ impl Framer {
         Self { max_line, held: Vec::new(), start: 0, searched: 0, skipping: false }
     }
 
+    /// Changes the limit; a line that is being skipped stays skipped.
+    pub(super) fn limit(&mut self, max_line: usize) {
+        self.max_line = max_line;
+    }
+
     /// Takes what was read.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         let all = self.held.len().saturating_add(bytes.len());

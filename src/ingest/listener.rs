@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::socket::{AddressFamily, SockType, SockaddrLike, UnixAddr, getsockname, getsockopt, sockopt};
 use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -17,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::connection::{Shared, serve};
-use super::{Admission, Counts, MAX_SLIP_BYTES, Settings};
+use super::{Admission, Control, Counts, MAX_SLIP_BYTES, Settings};
 use crate::wire::defaults::Defaults;
 use crate::wire::reply::{self, Code, Rejection, Unavailable};
 
@@ -36,6 +38,11 @@ pub enum BindError {
     /// Something that is no socket lies at the path.
     #[error("{} exists and is no socket: move it away, or set another ingest.socket", .0.display())]
     NoSocket(PathBuf),
+    /// The inherited socket is of another kind.
+    #[error(
+        "the socket \"notify\" that was handed over is no listening Unix stream socket: set ListenStream= to a path in the socket unit"
+    )]
+    Inherited,
     /// The system refused.
     #[error("the socket {} cannot be made: {source}; check that its folder exists and may be written", path.display())]
     Io {
@@ -51,6 +58,7 @@ pub enum BindError {
 pub struct Listener {
     socket: UnixListener,
     counts: Arc<Counts>,
+    control: Control,
 }
 
 impl Listener {
@@ -64,8 +72,42 @@ impl Listener {
         clear_stale(path)?;
         let socket = StdListener::bind(path).map_err(failed)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(settings.mode)).map_err(failed)?;
+        Self::on(socket, settings)
+    }
+
+    /// Takes over a socket that another process made, and listens on: a service manager keeps it over restarts. It stays
+    /// as it is, with the mode and the owner that it has.
+    ///
+    /// # Errors
+    /// [`BindError::Inherited`]: it is of another kind.
+    pub fn inherited(socket: OwnedFd, settings: &Settings) -> Result<Self, BindError> {
+        let listens = getsockopt(&socket, sockopt::AcceptConn) == Ok(true)
+            && getsockopt(&socket, sockopt::SockType) == Ok(SockType::Stream);
+        let address = getsockname::<UnixAddr>(socket.as_raw_fd());
+        let Some(address) = address.ok().filter(|one| listens && one.family() == Some(AddressFamily::Unix))
+        else {
+            return Err(BindError::Inherited);
+        };
+        if address.path() != Some(&settings.socket) {
+            warn!(
+                inherited = %address, configured = %settings.socket.display(),
+                "the inherited socket has another path than ingest.socket: the inherited one is served"
+            );
+        }
+        Self::on(StdListener::from(socket), settings)
+    }
+
+    fn on(socket: StdListener, settings: &Settings) -> Result<Self, BindError> {
+        let failed = |source| BindError::Io { path: settings.socket.clone(), source };
         socket.set_nonblocking(true).map_err(failed)?;
-        Ok(Self { socket: UnixListener::from_std(socket).map_err(failed)?, counts: Arc::default() })
+        let socket = UnixListener::from_std(socket).map_err(failed)?;
+        Ok(Self { socket, counts: Arc::default(), control: Control::new(settings.clone()) })
+    }
+
+    /// The way to change what it goes by.
+    #[must_use]
+    pub fn control(&self) -> Control {
+        self.control.clone()
     }
 
     /// What comes in, in numbers.
@@ -86,12 +128,12 @@ impl Listener {
         A: Admission,
         C: Fn() -> u64 + Send + Sync + 'static,
     {
-        let long_lines = Arc::new(Semaphore::new(settings.buffer_max_bytes.div_ceil(1_024)));
+        self.control.change(settings, defaults);
+        let control = self.control;
         let slips = Arc::new(Semaphore::new(MAX_SLIP_BYTES / 1_024));
         let stop = shutdown.clone();
         let counts = Arc::clone(&self.counts);
-        let shared =
-            Arc::new(Shared { settings, defaults, admission, wall_ms, long_lines, slips, shutdown, counts });
+        let shared = Arc::new(Shared { control, admission, wall_ms, slips, shutdown, counts });
         let mut connections: JoinSet<u32> = JoinSet::new();
         let mut by_user: HashMap<u32, usize> = HashMap::new();
         let ended = |by_user: &mut HashMap<u32, usize>, user: u32| {
@@ -112,7 +154,7 @@ impl Listener {
                         failures.end();
                         let Ok(peer) = stream.peer_cred() else { continue };
                         let count = by_user.get(&peer.uid()).copied().unwrap_or(0);
-                        match refusal(&shared.settings, peer.uid(), peer.gid(), connections.len(), count) {
+                        match refusal(&shared.control.rules().settings, peer.uid(), peer.gid(), connections.len(), count) {
                             Some(line) => {
                                 self.counts.turned_away.add(1);
                                 refuse(&stream, &line);

@@ -9,6 +9,7 @@
 //!   receipts on all of them by [`MAX_SLIP_BYTES`]. At a limit the connection is no longer read.
 
 mod connection;
+mod control;
 mod counts;
 mod framing;
 mod listener;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+pub use self::control::Control;
 pub use self::counts::{Counter, Counts};
 pub use self::listener::{BindError, Listener};
 pub use self::slip::Slip;

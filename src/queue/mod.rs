@@ -143,6 +143,10 @@ enum Command {
     Missing(u64),
     /// So many more events are there than the counters promise.
     Surplus(u64),
+    /// Go by other limits; the folder stays.
+    Limits(Settings),
+    /// Say so once the commit that this is planned with is over: the writer makes progress.
+    Pulse(oneshot::Sender<()>),
     Stop,
 }
 

@@ -1,6 +1,7 @@
 //! Opening the queue: in which order a start brings a folder, whatever state a crash left it in, to a queue that works.
 
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -71,7 +72,7 @@ impl Queue {
             failed: told.failed.subscribe(),
             live: Arc::new(Mutex::new(Some(taken))),
             count: Arc::new(Mutex::new(Some(count))),
-            dead_max_events: settings.dead_max_events,
+            dead_max_events: Arc::new(AtomicU64::new(settings.dead_max_events)),
             counts: Arc::clone(&told.counts),
         };
         let kib = usize::try_from(MAX_WAITING_BYTES / 1_024).unwrap_or(usize::MAX);

@@ -48,6 +48,28 @@ impl Space {
         Self { root: root.to_owned(), min_free, reserve, held: held || reserve == 0, short: false, probe }
     }
 
+    /// Goes by other limits. A larger reserve is made once there is room, and until then nothing is appended; what a smaller
+    /// one no longer needs is free at once.
+    pub(super) fn limit(&mut self, min_free: u64, reserve: u64) {
+        self.min_free = min_free;
+        if reserve < self.reserve && self.held {
+            let path = self.root.join("reserve");
+            let shrunk = match reserve {
+                0 => fs::remove_file(&path),
+                _ => File::options().write(true).open(&path).and_then(|file| {
+                    file.set_len(reserve)?;
+                    file.sync_all()
+                }),
+            };
+            if let Err(error) = shrunk.and_then(|()| sync(&self.root)) {
+                warn!(%error, path = %path.display(), "the reserve cannot be made smaller");
+            }
+        }
+        self.held &= reserve <= self.reserve;
+        self.held |= reserve == 0;
+        self.reserve = reserve;
+    }
+
     /// What a commit of `bytes` may do; gives the reserve up, or makes it again, as there is room.
     pub(super) fn room(&mut self, bytes: u64) -> Room {
         let free = match (self.probe)(&self.root) {
@@ -76,7 +98,7 @@ impl Space {
         let (path, min_free_bytes) = (self.root.display(), self.min_free);
         if self.short {
             error!(
-                %path, free_bytes, min_free_bytes,
+                event = "storage_full", %path, free_bytes, min_free_bytes,
                 "the disk has too little free space: producers are answered storage_full; delivery goes on. See what takes it with df -h, and free some, or lower queue.min_free; target-notifyd status shows how long the queue takes to drain"
             );
         } else {
@@ -180,6 +202,24 @@ mod tests {
             assert_eq!((space.room(1_000), reserve.exists()), (room, held), "{free} free");
         }
         assert!(fs::metadata(&reserve).unwrap().blocks() * 512 >= MIB);
+    }
+
+    #[test]
+    fn another_reserve_is_made_when_there_is_room_and_a_smaller_one_is_cut_at_once() {
+        static FREE: AtomicU64 = AtomicU64::new(100 * MIB);
+        let folder = tempfile::tempdir().unwrap();
+        let size = || fs::metadata(folder.path().join("reserve")).map_or(0, |file| file.len());
+        let mut space = Space::new(folder.path(), 0, 2 * MIB, |_| Ok(FREE.load(Ordering::Relaxed)));
+        assert_eq!((space.room(1_000), size()), (Room::Enough, 2 * MIB));
+        space.limit(0, MIB);
+        assert_eq!((size(), space.room(1_000)), (MIB, Room::Enough));
+        FREE.store(8 * MIB, Ordering::Relaxed);
+        space.limit(0, 9 * MIB);
+        assert_eq!((size(), space.room(1_000)), (MIB, Room::RemovalsOnly(8 * MIB)));
+        FREE.store(20 * MIB, Ordering::Relaxed);
+        assert_eq!((space.room(1_000), size()), (Room::Enough, 9 * MIB));
+        space.limit(30 * MIB, 0);
+        assert_eq!((size(), space.room(1_000)), (0, Room::RemovalsOnly(20 * MIB)));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The reading side: what waits to be delivered, and what became of it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,7 +11,7 @@ use super::engine::Engine;
 use super::error::Failed;
 use super::keys::{DEAD, MEMBERS, PAGE, PageKey, numbered, seq_of};
 use super::pages::{left, page_at, page_of};
-use super::{Burial, Command, Counts, Ledger, Requeued};
+use super::{Burial, Command, Counts, Ledger, Requeued, Settings};
 use crate::event::{Entry, Event, Moment, Seq};
 use crate::wire::record::{DeadLetter, Page, decode_dead, decode_members};
 
@@ -48,7 +49,7 @@ pub struct Store {
     pub(super) failed: watch::Receiver<Option<Failed>>,
     pub(super) live: Arc<Mutex<Option<mpsc::Receiver<Committed>>>>,
     pub(super) count: Arc<Mutex<Option<Count>>>,
-    pub(super) dead_max_events: u64,
+    pub(super) dead_max_events: Arc<AtomicU64>,
     pub(super) counts: Arc<Counts>,
 }
 
@@ -135,6 +136,7 @@ impl Store {
             Some(0) => info!(pending = seen, "the account of the queue balances"),
             Some(missing) => {
                 error!(
+                    event = "quarantined",
                     missing,
                     "events that were accepted are not in the queue: they are counted as quarantined. Check the disk: journalctl -k"
                 );
@@ -202,6 +204,21 @@ impl Store {
             }
         }
         Ok(all)
+    }
+
+    /// Goes by the limits of `settings` from the next commit on; the folder stays what it is.
+    pub fn limit(&self, settings: Settings) {
+        self.dead_max_events.store(settings.dead_max_events, Ordering::Relaxed);
+        let _ended = self.commands.send(Command::Limits(settings));
+    }
+
+    /// Returns once the writer has gone through its loop, with whatever commit was under way or waiting.
+    ///
+    /// # Errors
+    /// [`Failed`] as in [`Store::settle`].
+    pub async fn pulse(&self) -> Result<(), Failed> {
+        let (done, waiting) = oneshot::channel();
+        self.ask(Command::Pulse(done), waiting).await
     }
 
     /// Keeps a small value under `name`; returns once it is durable.
@@ -288,7 +305,7 @@ impl Store {
     /// Whether another dead letter may be held.
     #[must_use]
     pub fn dead_room(&self) -> bool {
-        self.ledger().dead_held < self.dead_max_events
+        self.ledger().dead_held < self.dead_max_events.load(Ordering::Relaxed)
     }
 
     /// What each commit adds; given out once. Commits that are not taken in time are left out.

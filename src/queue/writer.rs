@@ -64,6 +64,7 @@ pub(super) struct Plan {
     hooks: Vec<(OnStored, Seq)>,
     done: Vec<oneshot::Sender<()>>,
     requeued: Vec<(oneshot::Sender<Requeued>, Requeued)>,
+    pulses: Vec<oneshot::Sender<()>>,
     removed: Vec<Seq>,
     pub(super) buried: Vec<DeadReason>,
     /// Dead letters that it removes.
@@ -86,7 +87,7 @@ impl Writer {
         if doubtful {
             self.folder.mark_failed(&message);
         }
-        error!(path = %path.display(), error = %message, "the queue cannot be written: nothing more is acknowledged. Check the disk: journalctl -k and df -h");
+        error!(event = "disk_failed", path = %path.display(), error = %message, "the queue cannot be written: nothing more is acknowledged. Check the disk: journalctl -k and df -h");
         self.told.failed.send_replace(Some(Failed::Disk { path, message }));
     }
 
@@ -211,6 +212,11 @@ impl Writer {
                 plan.ledger.counted = plan.ledger.counted.saturating_sub(count);
             }
             Command::Surplus(count) => plan.ledger.counted += count,
+            Command::Limits(limits) => {
+                self.space.limit(limits.min_free, limits.reserve);
+                self.settings = Settings { path: self.settings.path.clone(), ..limits };
+            }
+            Command::Pulse(done) => plan.pulses.push(done),
             Command::Append(_) => {}
             Command::Stop => return Ok(true),
         }
@@ -259,7 +265,7 @@ impl Writer {
         plan.ledger.counted = plan.ledger.counted.saturating_sub(left);
         plan.removed.push(key.first);
         error!(
-            page = %key.first, events = left,
+            event = "quarantined", page = %key.first, events = left,
             "a page of the queue cannot be read: its events were moved to quarantine. Check the disk: journalctl -k"
         );
         Ok(())
@@ -350,7 +356,7 @@ impl Writer {
         for (done, requeued) in plan.requeued {
             let _gone = done.send(requeued);
         }
-        for done in plan.done {
+        for done in plan.done.into_iter().chain(plan.pulses) {
             let _gone = done.send(());
         }
         Ok(())

@@ -1,8 +1,8 @@
 //! What is filled in where a submission leaves it out.
 
 /// Values for members that are absent; they are filled in once, before the event is stored, so that a retry repeats the
-/// same bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// same bytes. The default is to fill in nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Defaults {
     /// Whether a notification without an `impressionId` gets one (`defaults.impression_id`).
     pub impression_id: bool,

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each folder or file of `src/`, lowest first.
-const FLOORS: [(&str, u8); 15] = [
+const FLOORS: [(&str, u8); 16] = [
     ("event", 0),
     ("schedule", 1),
     ("wire", 2),
@@ -17,6 +17,7 @@ const FLOORS: [(&str, u8); 15] = [
     ("cli", 4),
     ("admin", 4),
     ("bench", 4),
+    ("service", 4),
     ("daemon", 4),
     ("demo", 4),
     ("main", 5),

@@ -31,6 +31,7 @@ mod readme;
 mod receipts;
 mod recorder;
 mod refusals;
+mod service;
 mod support;
 mod tls;
 mod tls_faults;

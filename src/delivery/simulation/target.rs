@@ -40,6 +40,9 @@ impl Drop for UnderWay {
 }
 
 impl Edge for Target {
+    /// Its answers are short.
+    fn limit(&mut self, _max_answer: usize) {}
+
     async fn attempt(
         &self,
         host: Host,

@@ -1,0 +1,70 @@
+//! SIGHUP: the configuration is read again, and what may change at run time does.
+//!
+//! Guarantees: a configuration with a problem changes nothing; the arguments and the environment of the start still win over
+//! the file; a key that takes a restart keeps the value that runs, and is named with every reload until then.
+
+use tokio::signal::unix::Signal;
+use tracing::{error, info, warn};
+
+use crate::config::{Changes, Config, Problems, Sources};
+use crate::daemon::{Reloader, Settings};
+use crate::service::Manager;
+use crate::telemetry::Logging;
+
+/// What a reload needs.
+pub(super) struct Reloads<F> {
+    /// Where the configuration comes from.
+    pub(super) sources: Sources,
+    /// What is in force.
+    pub(super) running: Config,
+    /// The settings of a configuration.
+    pub(super) settings: F,
+    pub(super) logging: Logging,
+    pub(super) reloader: Reloader,
+    pub(super) manager: Manager,
+}
+
+impl<F: Fn(&Config) -> Settings + Send + 'static> Reloads<F> {
+    /// Reloads with every signal, for as long as the process lives.
+    pub(super) fn spawn(mut self, mut hangups: Signal) {
+        tokio::spawn(async move {
+            while hangups.recv().await.is_some() {
+                self.manager.reloading();
+                let accepted = match self.once().await {
+                    Ok(changes) => {
+                        tell(&changes);
+                        true
+                    }
+                    Err(problem) => {
+                        error!(%problem, "the configuration was read again and is wrong: nothing was changed. Mend it, then: target-notifyd check, systemctl reload target-notifyd");
+                        false
+                    }
+                };
+                self.manager.reloaded(accepted);
+            }
+        });
+    }
+
+    async fn once(&mut self) -> Result<Changes, String> {
+        let text = |problems: Problems| problems.to_string();
+        let new = Config::load(&self.sources).map_err(text)?;
+        new.account().map_err(text)?;
+        let (config, changes) = self.running.reloaded(new);
+        self.logging.change(&config.log).map_err(|error| error.to_string())?;
+        if !self.reloader.reload((self.settings)(&config)).await {
+            return Err("the daemon ends".to_owned());
+        }
+        self.running = config;
+        Ok(changes)
+    }
+}
+
+fn tell(changes: &Changes) {
+    if !changes.restart.is_empty() {
+        warn!(
+            keys = %changes.restart.join(", "),
+            "keys were changed that take a restart: what runs keeps their old values"
+        );
+    }
+    info!(changed = %changes.applied.join(", "), "the configuration was read again");
+}

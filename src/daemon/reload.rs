@@ -1,0 +1,64 @@
+//! Changes of a running daemon: one set of settings, handed to everybody whom it concerns.
+//!
+//! What takes a restart (the account, the endpoints, the socket, the folder) is not looked at: who reloads has kept it as it
+//! was, see [`Config::reloaded`](crate::config::Config::reloaded).
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::report::Pace;
+use super::{Settings, descriptors, shown};
+use crate::delivery::{Ask, Manner};
+use crate::ingest;
+use crate::queue::{Failed, Store};
+
+/// Hands new settings to a running daemon.
+#[derive(Clone, Debug)]
+pub struct Reloader(mpsc::Sender<Reload>);
+
+/// New settings, and who waits until they are in force.
+pub(super) struct Reload {
+    pub(super) settings: Settings,
+    pub(super) done: oneshot::Sender<()>,
+}
+
+impl Reloader {
+    /// One reload waits at a time.
+    pub(super) fn new() -> (Self, mpsc::Receiver<Reload>) {
+        let (sender, receiver) = mpsc::channel(1);
+        (Self(sender), receiver)
+    }
+
+    /// Puts `settings` in force, and returns once they are; `false` where the daemon ends.
+    pub async fn reload(&self, settings: Settings) -> bool {
+        let (done, in_force) = oneshot::channel();
+        self.0.send(Reload { settings, done }).await.is_ok() && in_force.await.is_ok()
+    }
+}
+
+/// Those whom a reload concerns.
+pub(super) struct Reach {
+    pub(super) ingest: ingest::Control,
+    pub(super) store: Store,
+    pub(super) flusher: mpsc::Sender<Ask>,
+    pub(super) pace: watch::Sender<Pace>,
+}
+
+impl Reach {
+    /// Hands the settings on. The flusher acts on them with its next turn, the writer with its next commit.
+    pub(super) async fn apply(&self, mut settings: Settings) -> Result<(), Failed> {
+        settings.ingest.max_connections = descriptors::provide(&settings);
+        let shown = shown(settings.identifiers, &self.store).await?;
+        let pace = Pace::of(&settings);
+        let Settings { ingest, defaults, queue, transport, schedule, stuck_after, .. } = settings;
+        self.ingest.change(ingest, Arc::new(defaults));
+        self.store.limit(queue);
+        let slot_limit = transport.timeout + stuck_after;
+        let manner = Manner { schedule, max_answer: transport.max_answer, shown, slot_limit, stuck_after };
+        // A flusher that has ended needs no manners.
+        let _ended = self.flusher.send(Ask::Change(Box::new(manner))).await;
+        self.pace.send_replace(pace);
+        Ok(())
+    }
+}
