@@ -8,9 +8,11 @@
 mod descriptors;
 mod desk;
 pub mod figures;
+pub mod metrics;
 mod pulse;
 mod reload;
 mod report;
+pub mod scrape;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use self::pulse::Pulse;
 pub use self::reload::Reloader;
 use self::reload::{Reach, Reload};
 use self::report::{Pace, Reporter};
+use self::scrape::{ListenError, Scraped};
 use crate::admin::{self, AdminSocket, Limits, Office};
 use crate::config::IdentifierForm;
 use crate::delivery::{
@@ -78,6 +81,8 @@ pub struct Settings {
     pub admin: admin::Settings,
     /// After this long a dead letter is deleted (`queue.dead_max_age`); zero: never.
     pub dead_max_age: Duration,
+    /// Where metrics are served (`admin.metrics_listen`); `None`: nowhere.
+    pub metrics_listen: Option<String>,
 }
 
 /// Why the daemon did not start, or ended early.
@@ -90,6 +95,9 @@ pub enum DaemonError {
     /// The socket cannot be made.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The metrics cannot be served.
+    #[error(transparent)]
+    Metrics(#[from] ListenError),
     /// The settings of the transport are wrong.
     #[error(transparent)]
     Transport(#[from] TransportError),
@@ -194,6 +202,7 @@ pub struct Daemon {
     manager: Manager,
     reloader: Reloader,
     reloads: mpsc::Receiver<Reload>,
+    scraped: Option<Scraped>,
 }
 
 impl Daemon {
@@ -223,6 +232,7 @@ impl Daemon {
             Some(socket) => Listener::inherited(socket, &settings.ingest)?,
             None => Listener::bind(&settings.ingest)?,
         };
+        let scraped = settings.metrics_listen.as_deref().map(Scraped::bind).transpose()?;
         let (store, went) = (queue.store(), Arc::new(delivery::Counts::default()));
         let (ask, asks) = mpsc::channel(WAITING_ASKS);
         let meter = Meter::new(Sources {
@@ -248,6 +258,7 @@ impl Daemon {
             manager,
             reloader,
             reloads,
+            scraped,
         })
     }
 
@@ -261,6 +272,12 @@ impl Daemon {
     #[must_use]
     pub fn meter(&self) -> Meter {
         self.meter.clone()
+    }
+
+    /// Where the metrics are served.
+    #[must_use]
+    pub fn metrics_address(&self) -> Option<std::net::SocketAddr> {
+        self.scraped.as_ref().and_then(|scraped| scraped.address().ok())
     }
 
     /// The account as it changes, by whole commits.
@@ -285,6 +302,7 @@ impl Daemon {
             meter,
             asks,
             manager,
+            scraped,
             mut reloads,
             ..
         } = self;
@@ -356,6 +374,12 @@ impl Daemon {
         let reporter =
             Reporter { store: store.clone(), clock, asks: ask.clone(), meter: meter.clone(), pace: paces };
         let reporting = tokio::spawn(reporter.run(stopped.clone()));
+        let scraping = scraped.map(|scraped| {
+            if let Ok(address) = scraped.address() {
+                info!(%address, "metrics are served");
+            }
+            tokio::spawn(scraped.run(meter.clone(), stopped.clone()))
+        });
         let over = CancellationToken::new();
         let _over = over.clone().drop_guard();
         let pulse = Pulse {
@@ -399,6 +423,9 @@ impl Daemon {
         };
         telling.await?;
         reporting.await?;
+        if let Some(scraping) = scraping {
+            scraping.await?;
+        }
         let ledger = store.watch();
         drop(store);
         let closed = queue.shutdown().await;

@@ -273,7 +273,7 @@ fn kind(failure: &DaemonError) -> Option<&'static str> {
 
 fn exit(failure: &DaemonError) -> Exit {
     match failure {
-        DaemonError::Bind(_) => Exit::Socket,
+        DaemonError::Bind(_) | DaemonError::Metrics(_) => Exit::Socket,
         DaemonError::Transport(_) => Exit::Configuration,
         DaemonError::Open(OpenError::InUse(_)) => Exit::InUse,
         DaemonError::Open(OpenError::Newer { .. } | OpenError::OtherAccount { .. }) => Exit::Configuration,
@@ -364,6 +364,7 @@ fn settings(config: &Config, account: Account, adopt: bool) -> daemon::Settings 
         stuck_after: config.delivery.stuck_after,
         dead_max_age: config.queue.dead_max_age,
         admin: admin::Settings { socket: config.admin.socket.clone(), mode: config.admin.mode },
+        metrics_listen: config.admin.metrics_listen.clone(),
         account,
     }
 }

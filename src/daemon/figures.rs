@@ -20,7 +20,7 @@ use crate::delivery::{self, Ask, Latency};
 use crate::event::{Balance, Clock, Moment, Seq};
 use crate::ingest;
 use crate::queue::{self, Ledger, Store};
-use crate::schedule::Status;
+use crate::schedule::{HostGate, Status};
 
 /// How often a sample is taken.
 pub const SAMPLE_EVERY: Duration = Duration::from_secs(5);
@@ -201,6 +201,13 @@ impl Meter {
             rejected: self.came.rejected.value(),
             unavailable: self.came.unavailable.value(),
         }
+    }
+
+    /// What each host does with requests.
+    pub async fn hosts(&self) -> Vec<HostGate> {
+        let (answer, hosts) = oneshot::channel();
+        let asked = self.asks.send(Ask::Hosts(answer)).await.is_ok();
+        if asked { hosts.await.unwrap_or_default() } else { Vec::new() }
     }
 
     /// What goes out, in numbers.

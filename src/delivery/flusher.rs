@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::feed::{self, Feed};
 use super::{Counts, notice};
 use crate::event::{Cluster, Entry, Event, Host, Lane, Moment, Outcome, Seq, SessionId, Visitor};
-use crate::schedule::{self, Attempt, Buried, Remembered, Scheduler, Settled, Status, Stuck};
+use crate::schedule::{self, Attempt, Buried, HostGate, Remembered, Scheduler, Settled, Status, Stuck};
 use crate::wire::{receipt, request};
 
 /// The most events that one scan asks for.
@@ -92,6 +92,8 @@ pub struct Added {
 pub enum Ask {
     /// The state in numbers.
     Status(oneshot::Sender<Status>),
+    /// What each host does with requests.
+    Hosts(oneshot::Sender<Vec<HostGate>>),
     /// Let nothing expire before this: the clock was set.
     DelayExpiry(Moment),
     /// Do something with the scheduler.
@@ -271,6 +273,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
                 // Who asked may have given up.
                 Happened::Asked(Ask::Status(answer)) => drop(answer.send(self.scheduler.status())),
                 Happened::Asked(Ask::Operate(Operation(operation))) => operation(&mut self.scheduler, now),
+                Happened::Asked(Ask::Hosts(answer)) => drop(answer.send(self.scheduler.gates(now))),
                 Happened::Asked(Ask::DelayExpiry(until)) => self.scheduler.delay_expiry(until),
                 Happened::Asked(Ask::Pulse(answer)) => drop(answer.send(stuck)),
                 Happened::Asked(Ask::Change(manner)) => {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::gate::Gate as Seen;
 use super::notice::Cause;
 use crate::event::{Lane, Moment, Owner};
 
@@ -125,6 +126,16 @@ impl HostState {
             Gate::Open => Some(Moment::ZERO),
             Gate::Busy(until) => Some(until),
             Gate::Shut { until, .. } => (!self.probing).then_some(until),
+        }
+    }
+
+    /// The gate as an operator sees it.
+    pub(super) fn seen(&self, now: Moment) -> Seen {
+        match self.gate {
+            Gate::Shut { why: Why::Breaker, .. } => Seen::Open,
+            Gate::Shut { why: Why::Pause(_), .. } => Seen::Paused,
+            Gate::Busy(until) if until > now => Seen::Busy,
+            Gate::Busy(_) | Gate::Open => Seen::Closed,
         }
     }
 

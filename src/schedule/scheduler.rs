@@ -19,7 +19,7 @@ use super::host::{Gate, HostState, Row, Why};
 use super::index::{Index, Reader};
 use super::lane::{LaneState, Parked, Past, Place, Waiting};
 use super::notice::{Cause, Notice, Notices};
-use super::{Random, Remembered, Settings, Verdict, verdict};
+use super::{HostGate, Random, Remembered, Settings, Verdict, verdict};
 use crate::event::{Answer, Cluster, DeadReason, Entry, Host, Lane, Moment, Outcome, Owner, Seq, Visitor};
 
 pub use self::listing::{Counted, Extent, Hindrance, HostView, LaneView, LastError, Standing};
@@ -399,6 +399,12 @@ impl Scheduler {
             pauses: self.controls.pauses.len(),
             holds: self.controls.holds.len(),
         }
+    }
+
+    /// What each host does with requests.
+    #[must_use]
+    pub fn gates(&self, now: Moment) -> Vec<HostGate> {
+        self.hosts.iter().map(|(host, state)| HostGate { host: *host, gate: state.seen(now) }).collect()
     }
 
     fn used_bytes(&self) -> u64 {

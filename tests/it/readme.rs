@@ -41,6 +41,15 @@ fn the_configuration_table_is_that_of_the_code() {
     assert!(readme().contains(&table), "the README's table of the configuration is to be:\n{table}");
 }
 
+#[test]
+fn the_table_of_metrics_is_that_of_the_code() {
+    let mut table = String::from("| metric | kind | meaning |\n| --- | --- | --- |\n");
+    for metric in target_notifyd::daemon::metrics::all() {
+        table.push_str(&format!("| `{}` | {} | {} |\n", metric.name, metric.kind, metric.help));
+    }
+    assert!(readme().contains(&table), "the README's table of metrics is to be:\n{table}");
+}
+
 /// The level and the sentences of every log line in a source.
 fn log_lines(source: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();

@@ -96,6 +96,7 @@ pub(crate) fn settings(folder: &TempDir, sandbox: &Sandbox) -> Settings {
         stuck_after: Duration::from_secs(60),
         dead_max_age: Duration::ZERO,
         admin: admin::Settings { socket: folder.path().join("admin.sock"), mode: 0o600 },
+        metrics_listen: None,
     }
 }
 
@@ -109,8 +110,13 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(settings: Settings) -> Self {
-        let (shutdown, socket) = (CancellationToken::new(), settings.ingest.socket.clone());
-        let daemon = Daemon::open(settings).await.expect("the daemon opens");
+        let socket = settings.ingest.socket.clone();
+        Self::of(Daemon::open(settings).await.expect("the daemon opens"), socket)
+    }
+
+    /// Runs a daemon that is open.
+    pub(crate) fn of(daemon: Daemon, socket: PathBuf) -> Self {
+        let shutdown = CancellationToken::new();
         let (ledger, meter) = (daemon.ledger(), daemon.meter());
         Self { daemon: tokio::spawn(daemon.run(shutdown.clone())), shutdown, socket, ledger, meter }
     }
