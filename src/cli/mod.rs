@@ -1,6 +1,7 @@
 //! The command line: arguments to configuration, commands, exit codes.
 
 mod bench;
+mod manual;
 mod operate;
 mod reload;
 mod send;
@@ -10,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -55,7 +56,7 @@ impl From<Exit> for ExitCode {
 
 /// Durable, batching delivery of Adobe Target display and click notifications.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true)]
+#[command(name = "target-notifyd", version, propagate_version = true, after_help = manual::EXAMPLES)]
 struct Arguments {
     #[command(flatten)]
     configuration: Configuration,
@@ -79,14 +80,17 @@ struct Configuration {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Take events in and deliver them, until SIGTERM.
+    #[command(after_help = manual::RUN)]
     Run {
         /// Take over a queue that holds events for another account.
         #[arg(long)]
         adopt_queue: bool,
     },
     /// Read the configuration and print everything that is wrong with it.
+    #[command(after_help = manual::CHECK)]
     Check,
     /// Submit lines to the running daemon and print its replies.
+    #[command(after_help = manual::SEND)]
     Send {
         /// Where the lines are; - is standard input.
         #[arg(default_value = "-")]
@@ -99,6 +103,7 @@ enum Command {
         receipts: bool,
     },
     /// Show the whole way on this machine: a misbehaving stand-in for Target, the daemon, and an account of every event.
+    #[command(after_help = manual::DEMO)]
     Demo {
         /// How many sessions.
         #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -114,8 +119,10 @@ enum Command {
         json: bool,
     },
     /// Measure this machine: what the daemon takes in and sends out, beside its limits.
+    #[command(after_help = manual::BENCH)]
     Bench(bench::Arguments),
     /// Serve a stand-in for Target's Delivery API, for people who develop producers.
+    #[command(after_help = manual::SANDBOX)]
     Sandbox {
         /// Where it listens.
         #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
@@ -123,6 +130,19 @@ enum Command {
     },
     #[command(flatten)]
     Operate(operate::Operate),
+    /// Print the completions of a shell.
+    #[command(after_help = manual::COMPLETIONS)]
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: manual::Shell,
+    },
+    /// Write the manual pages into a folder, which must be there.
+    #[command(after_help = manual::MAN)]
+    Man {
+        /// The folder.
+        folder: PathBuf,
+    },
 }
 
 /// Does what the command line says.
@@ -136,6 +156,12 @@ pub fn main() -> Exit {
             return if asked.use_stderr() { Exit::Usage } else { Exit::Success };
         }
     };
+    // These read no configuration: packages are built where there is none.
+    match &arguments.command {
+        Command::Completions { shell } => return manual::complete(Arguments::command(), *shell),
+        Command::Man { folder } => return manual::write(Arguments::command(), folder),
+        _ => {}
+    }
     // Before there is a second thread.
     let service = match arguments.command {
         Command::Run { .. } => Service::inherit(),
@@ -169,6 +195,7 @@ pub fn main() -> Exit {
         }
         Command::Bench(arguments) => start(&config, move |_, _| bench::run(arguments, overrides)),
         Command::Sandbox { listen } => start(&config, move |_, _| serve(listen)),
+        Command::Completions { .. } | Command::Man { .. } => Exit::Success,
     }
 }
 

@@ -97,6 +97,14 @@ impl Config {
         })
     }
 
+    /// Every key with its default as a TOML literal, and what it is for, in the order of the documentation.
+    pub fn keys() -> impl Iterator<Item = (&'static str, &'static str, String)> {
+        keys().map(|key| {
+            let about: Vec<&str> = key.about.iter().map(|line| line.trim()).collect();
+            (key.full, key.default, about.join(" "))
+        })
+    }
+
     /// Every key with its default and what it is for, as a TOML text that loads.
     #[must_use]
     pub fn defaults_toml() -> String {

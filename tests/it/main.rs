@@ -23,6 +23,7 @@ mod figures;
 mod floors;
 mod http2;
 mod load;
+mod manual;
 mod metrics;
 mod options;
 mod power;

@@ -1,0 +1,309 @@
+//! Manual pages and shell completions, from the same source as `--help` and the README's table of the configuration.
+//!
+//! The examples stand here together, so that no command is without one; the tests hold that, and try their options.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use clap::{Command, ValueEnum};
+use clap_complete::{Generator, shells};
+use clap_mangen::Man;
+use clap_mangen::roff::{Inline, Roff, bold, roman};
+
+use super::{Exit, told};
+use crate::config::Config;
+
+const NAME: &str = "target-notifyd";
+/// An empty argument, as roff writes it: the same source makes the same bytes on every day.
+const NO_DATE: &str = "\"\"";
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  target-notifyd check --config /etc/target-notifyd/config.toml
+  target-notifyd run -o target.client=acmecorp -o target.organization_id=0DD934B85278256B0A490D44@AdobeOrg
+
+Exit codes: 0 ended in order; 1 refused submissions or checks; 64 the command line is wrong; 69 the daemon is not
+reachable; 73 a socket cannot be made; 74 the queue cannot be opened, or the disk failed; 75 another instance holds
+the queue; 78 the configuration, the schema or the account is wrong.";
+pub(super) const RUN: &str = "\
+Examples:
+  target-notifyd run --config /etc/target-notifyd/config.toml
+  TARGET_NOTIFYD_BATCH__LINGER=50ms target-notifyd run -o queue.path=/srv/notify";
+pub(super) const CHECK: &str = "\
+Examples:
+  target-notifyd check
+  target-notifyd check --config new.toml -o batch.linger=50ms";
+pub(super) const SEND: &str = "\
+Examples:
+  target-notifyd send --receipts events.jsonl
+  echo '{\"session_id\":\"s1\",\"type\":\"click\",\"mbox\":{\"name\":\"home\"},\"tokens\":[\"t\"]}' | target-notifyd send";
+pub(super) const DEMO: &str = "\
+Examples:
+  target-notifyd demo
+  target-notifyd demo --sessions 1000 --events 20 --seed 7 --json";
+pub(super) const BENCH: &str = "\
+Examples:
+  target-notifyd bench accept,deliver --folder /var/lib --runs 5
+  target-notifyd bench --json";
+pub(super) const SANDBOX: &str = "\
+Examples:
+  target-notifyd sandbox --listen 127.0.0.1:8080";
+pub(super) const COMPLETIONS: &str = "\
+Examples:
+  target-notifyd completions bash > /usr/share/bash-completion/completions/target-notifyd
+  target-notifyd completions zsh > /usr/share/zsh/vendor-completions/_target-notifyd
+  target-notifyd completions fish > /usr/share/fish/vendor_completions.d/target-notifyd.fish";
+pub(super) const MAN: &str = "\
+Examples:
+  target-notifyd man . && man ./target-notifyd.8";
+
+/// What producers write and read, in paragraphs; a line that begins with a space is shown as it is.
+const PROTOCOL: &[(&str, &str)] = &[
+    (
+        "DESCRIPTION",
+        "Producers write events to the Unix stream socket ingest.socket, one JSON object a line, and get one reply a line, in \
+         the order of their lines. They may write any number of lines without waiting. A producer that shuts down its \
+         writing side still gets every reply.\n\
+         A connection that ends without a reply means that nobody knows: the line is sent again. With an id and an \
+         impressionId of the producer's own, a repeated impression counts once.",
+    ),
+    (
+        "SUBMISSIONS",
+        "The member request holds a DeliveryRequest of Adobe Target with 1 to 1,000 notifications. Beside it may stand \
+         session_id, target_cookie, target_location_hint, consumer_id, customer_ids, ref (which the reply repeats) and \
+         receipt. In the short form one notification stands at the top instead of request. An unknown member is an error.",
+    ),
+    (
+        "REPLIES",
+        "queued: the events are on stable storage.\n\
+         rejected: final; error names the code, the message, and the path of the field.\n\
+         unavailable: nothing was stored; the line is sent again after retry_after_ms.",
+    ),
+    (
+        "RECEIPTS",
+        "Where receipt was true, one more line follows once every event of the submission is final: delivered with the \
+         response, or dead with the reasons. It comes after the reply, once, and only while the connection is open.",
+    ),
+    (
+        "EXAMPLES",
+        " {\"session_id\":\"s1\",\"type\":\"click\",\"mbox\":{\"name\":\"home\"},\"tokens\":[\"t\"]}\n \
+         {\"status\":\"queued\",\"ids\":[\"5b6c…\"],\"session_id\":\"s1\"}",
+    ),
+];
+
+/// A shell with completions.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// Prints the completions of `command`.
+pub(super) fn complete(mut command: Command, shell: Shell) -> Exit {
+    command.set_bin_name(NAME);
+    command.build();
+    let mut stdout = io::stdout();
+    let printed = match shell {
+        Shell::Bash => shells::Bash.try_generate(&command, &mut stdout),
+        Shell::Zsh => shells::Zsh.try_generate(&command, &mut stdout),
+        Shell::Fish => shells::Fish.try_generate(&command, &mut stdout),
+    };
+    match printed {
+        Ok(()) => Exit::Success,
+        Err(error) => failed(&format!("the completions could not be printed: {error}")),
+    }
+}
+
+/// Writes every page into `folder`.
+pub(super) fn write(command: Command, folder: &Path) -> Exit {
+    for (name, page) in pages(command) {
+        let path = folder.join(name);
+        if let Err(error) = fs::write(&path, page) {
+            return failed(&format!("{} could not be written: {error}", path.display()));
+        }
+    }
+    Exit::Success
+}
+
+fn failed(text: &str) -> Exit {
+    told(text);
+    Exit::Disk
+}
+
+/// Every page with its file's name.
+fn pages(command: Command) -> Vec<(String, Vec<u8>)> {
+    let mut command = command.disable_help_subcommand(true);
+    command.build();
+    let mut pages = vec![
+        (format!("{NAME}.toml.5"), configuration().render().into_bytes()),
+        (format!("{NAME}.7"), protocol().render().into_bytes()),
+    ];
+    commands(&command, &mut pages);
+    pages
+}
+
+/// The page of a command, and those of its own.
+fn commands(command: &Command, pages: &mut Vec<(String, Vec<u8>)>) {
+    let source = format!("{NAME} {}", env!("CARGO_PKG_VERSION"));
+    let man =
+        Man::new(command.clone()).section("8").date(NO_DATE).source(source).manual("System Administration");
+    let mut page = Vec::new();
+    // Writing to memory does not fail.
+    let _written = render(&man, command, &mut page);
+    pages.push((man.get_filename(), page));
+    for one in command.get_subcommands().filter(|one| !one.is_hide_set()) {
+        commands(one, pages);
+    }
+}
+
+/// As [`Man::render`] does, with the examples line by line instead of filled.
+fn render(man: &Man, command: &Command, page: &mut dyn Write) -> io::Result<()> {
+    man.render_title(page)?;
+    man.render_name_section(page)?;
+    man.render_synopsis_section(page)?;
+    man.render_description_section(page)?;
+    man.render_options_section(page)?;
+    if command.has_subcommands() {
+        man.render_subcommands_section(page)?;
+    }
+    let mut rest = Roff::new();
+    if let Some(help) = command.get_after_help() {
+        let help = help.to_string();
+        let (examples, after) = help.split_once("\n\n").unwrap_or((&help, ""));
+        rest.control("SH", ["EXAMPLES"]);
+        paragraphs(&mut rest, examples.trim_start_matches("Examples:\n"));
+        if let Some((heading, codes)) = after.split_once(": ") {
+            rest.control("SH", [heading.to_uppercase().as_str()]);
+            rest.text([roman(codes.replace('\n', " "))]);
+        }
+    }
+    see_also(&mut rest);
+    rest.to_writer(page)
+}
+
+fn see_also(page: &mut Roff) {
+    page.control("SH", ["SEE ALSO"]);
+    page.text([roman(format!("{NAME}(8), {NAME}.toml(5), {NAME}(7)"))]);
+}
+
+fn begun(title: &str, section: &str, manual: &str, about: &str) -> Roff {
+    let (mut page, source) = (Roff::new(), format!("{NAME} {}", env!("CARGO_PKG_VERSION")));
+    page.control("TH", [title, section, NO_DATE, source.as_str(), manual]);
+    page.control("SH", ["NAME"]);
+    page.text([roman(format!("{title} - {about}"))]);
+    page
+}
+
+/// `target-notifyd.toml(5)`.
+fn configuration() -> Roff {
+    let title = format!("{NAME}.toml");
+    let mut page = begun(&title, "5", "File Formats", "the configuration of target-notifyd");
+    page.control("SH", ["DESCRIPTION"]);
+    page.text([roman(
+        "The configuration is TOML, by default in /etc/target-notifyd/config.toml; a key that is not set has its default. \
+         TARGET_NOTIFYD_SECTION__KEY in the environment wins over the file, and -o section.key=value over both.",
+    )]);
+    let mut section = "";
+    for (key, default, about) in Config::keys() {
+        let (of, name) = key.split_once('.').unwrap_or(("", key));
+        if of != section {
+            page.control("SH", [format!("[{of}]").as_str()]);
+            section = of;
+        }
+        page.control("TP", []);
+        page.text([bold(name), roman(format!(" = {default}"))]);
+        page.text([roman(about)]);
+    }
+    page.control("SH", ["EXAMPLES"]);
+    paragraphs(
+        &mut page,
+        " [target]\n client = \"acmecorp\"\n organization_id = \"0DD934B85278256B0A490D44@AdobeOrg\"",
+    );
+    see_also(&mut page);
+    page
+}
+
+/// `target-notifyd(7)`.
+fn protocol() -> Roff {
+    let mut page = begun(NAME, "7", "Miscellaneous", "how producers hand events to target-notifyd");
+    for (heading, text) in PROTOCOL {
+        page.control("SH", [*heading]);
+        paragraphs(&mut page, text);
+    }
+    see_also(&mut page);
+    page
+}
+
+/// Lines as paragraphs; those that begin with a space are kept as they are.
+fn paragraphs(page: &mut Roff, text: &str) {
+    let (mut literal, mut first) = (false, true);
+    for line in text.lines() {
+        let shown = line.strip_prefix(' ').map(str::trim_start);
+        if literal != shown.is_some() {
+            page.control(if literal { "fi" } else { "nf" }, []);
+            literal = shown.is_some();
+        } else if !literal && !first {
+            page.control("PP", []);
+        }
+        let inline: Inline = roman(shown.unwrap_or(line));
+        page.text([inline]);
+        first = false;
+    }
+    if literal {
+        page.control("fi", []);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::cli::Arguments;
+
+    fn every<'a>(command: &'a Command, found: &mut Vec<&'a Command>) {
+        found.push(command);
+        command.get_subcommands().for_each(|one| every(one, found));
+    }
+
+    /// The words of the program's call in a line of a shell.
+    fn words(line: &str) -> Vec<&str> {
+        let call = line.split("| ").last().and_then(|call| call.split_once("target-notifyd "));
+        let (_, arguments) = call.expect("it calls the program");
+        let end = |text: &&str| matches!(*text, ">" | "&&");
+        std::iter::once("target-notifyd")
+            .chain(arguments.split_whitespace().take_while(|text| !end(text)))
+            .collect()
+    }
+
+    #[test]
+    fn each_command_has_examples_that_the_command_line_takes() {
+        let command = Arguments::command().disable_help_subcommand(true);
+        let mut found = Vec::new();
+        every(&command, &mut found);
+        for one in found {
+            let help = one.get_after_help().unwrap_or_else(|| panic!("{} has no example", one.get_name()));
+            let help = help.to_string();
+            let lines = help.strip_prefix("Examples:\n").expect("examples come first").lines();
+            let mut count = 0;
+            for line in lines.take_while(|line| line.starts_with("  ")) {
+                let parsed = Arguments::command().try_get_matches_from(words(line));
+                assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+                assert!(line.contains(one.get_name()), "{line} shows another command");
+                count += 1;
+            }
+            assert!(count > 0, "{} has no example", one.get_name());
+        }
+    }
+
+    #[test]
+    fn the_page_of_the_configuration_has_every_key() {
+        let page = configuration().render();
+        for (key, _, _) in Config::keys() {
+            let name = key.split_once('.').unwrap().1;
+            assert!(page.contains(&format!("\\fB{name}\\fR = ")), "{key}:\n{page}");
+        }
+    }
+}
