@@ -18,7 +18,7 @@ const NAME: &str = "target-notifyd";
 /// An empty argument, as roff writes it: the same source makes the same bytes on every day.
 const NO_DATE: &str = "\"\"";
 
-pub(super) const EXAMPLES: &str = "\
+pub(in crate::cli) const EXAMPLES: &str = "\
 Examples:
   target-notifyd check --config /etc/target-notifyd/config.toml
   target-notifyd run -o target.client=acmecorp -o target.organization_id=0DD934B85278256B0A490D44@AdobeOrg
@@ -26,35 +26,108 @@ Examples:
 Exit codes: 0 ended in order; 1 refused submissions or checks; 64 the command line is wrong; 69 the daemon is not
 reachable; 73 a socket cannot be made; 74 the queue cannot be opened, or the disk failed; 75 another instance holds
 the queue; 78 the configuration, the schema or the account is wrong.";
-pub(super) const RUN: &str = "\
+pub(in crate::cli) const RUN: &str = "\
 Examples:
   target-notifyd run --config /etc/target-notifyd/config.toml
   TARGET_NOTIFYD_BATCH__LINGER=50ms target-notifyd run -o queue.path=/srv/notify";
-pub(super) const CHECK: &str = "\
+pub(in crate::cli) const CHECK: &str = "\
 Examples:
   target-notifyd check
   target-notifyd check --config new.toml -o batch.linger=50ms";
-pub(super) const SEND: &str = "\
+pub(in crate::cli) const SEND: &str = "\
 Examples:
   target-notifyd send --receipts events.jsonl
   echo '{\"session_id\":\"s1\",\"type\":\"click\",\"mbox\":{\"name\":\"home\"},\"tokens\":[\"t\"]}' | target-notifyd send";
-pub(super) const DEMO: &str = "\
+pub(in crate::cli) const DEMO: &str = "\
 Examples:
   target-notifyd demo
   target-notifyd demo --sessions 1000 --events 20 --seed 7 --json";
-pub(super) const BENCH: &str = "\
+pub(in crate::cli) const BENCH: &str = "\
 Examples:
   target-notifyd bench accept,deliver --folder /var/lib --runs 5
   target-notifyd bench --json";
-pub(super) const SANDBOX: &str = "\
+pub(in crate::cli) const SANDBOX: &str = "\
 Examples:
   target-notifyd sandbox --listen 127.0.0.1:8080";
-pub(super) const COMPLETIONS: &str = "\
+pub(in crate::cli) const STATUS: &str = "\
+Examples:
+  target-notifyd status
+  target-notifyd status --watch --every 5s
+  target-notifyd status --json";
+pub(in crate::cli) const QUEUE: &str = "\
+Examples:
+  target-notifyd queue
+  target-notifyd queue show session-17
+  target-notifyd queue hold --host 35 --dry-run";
+pub(in crate::cli) const QUEUE_LIST: &str = "\
+Examples:
+  target-notifyd queue list --limit 50
+  target-notifyd queue list --scan --json";
+pub(in crate::cli) const QUEUE_SHOW: &str = "\
+Examples:
+  target-notifyd queue show session-17 --limit 10";
+pub(in crate::cli) const QUEUE_HOLD: &str = "\
+Examples:
+  target-notifyd queue hold session-17
+  target-notifyd queue hold --host 35";
+pub(in crate::cli) const QUEUE_RELEASE: &str = "\
+Examples:
+  target-notifyd queue release session-17
+  target-notifyd queue release --all";
+pub(in crate::cli) const QUEUE_RETRY: &str = "\
+Examples:
+  target-notifyd queue retry session-17
+  target-notifyd queue retry --all --dry-run";
+pub(in crate::cli) const QUEUE_DROP: &str = "\
+Examples:
+  target-notifyd queue drop session-17 --reason load-test
+  target-notifyd queue drop --host 35 --reason closed --dry-run";
+pub(in crate::cli) const DEAD: &str = "\
+Examples:
+  target-notifyd dead list
+  target-notifyd dead requeue 17 18
+  target-notifyd dead export --reason refused > refused.jsonl";
+pub(in crate::cli) const DEAD_LIST: &str = "\
+Examples:
+  target-notifyd dead list --reason refused --newer-than 1h
+  target-notifyd dead list --session session-17 --json";
+pub(in crate::cli) const DEAD_SHOW: &str = "\
+Examples:
+  target-notifyd dead show 17";
+pub(in crate::cli) const DEAD_REQUEUE: &str = "\
+Examples:
+  target-notifyd dead requeue 17 18
+  target-notifyd dead requeue --reason refused --dry-run";
+pub(in crate::cli) const DEAD_DELETE: &str = "\
+Examples:
+  target-notifyd dead delete 17
+  target-notifyd dead delete --older-than 30days";
+pub(in crate::cli) const DEAD_EXPORT: &str = "\
+Examples:
+  target-notifyd dead export > dead.jsonl
+  target-notifyd dead export --reason not_acknowledged --newer-than 1day > dead.jsonl";
+pub(in crate::cli) const PAUSE: &str = "\
+Examples:
+  target-notifyd pause --for 10m --reason maintenance
+  target-notifyd pause --host 35 --reason maintenance";
+pub(in crate::cli) const RESUME: &str = "\
+Examples:
+  target-notifyd resume
+  target-notifyd resume --host 35";
+pub(in crate::cli) const FLUSH: &str = "\
+Examples:
+  target-notifyd flush
+  target-notifyd flush --wait";
+pub(in crate::cli) const TAIL: &str = "\
+Examples:
+  target-notifyd tail --outcome dead,retry
+  target-notifyd tail --session session-17 -n 100 --json";
+pub(in crate::cli) const COMPLETIONS: &str = "\
 Examples:
   target-notifyd completions bash > /usr/share/bash-completion/completions/target-notifyd
   target-notifyd completions zsh > /usr/share/zsh/vendor-completions/_target-notifyd
   target-notifyd completions fish > /usr/share/fish/vendor_completions.d/target-notifyd.fish";
-pub(super) const MAN: &str = "\
+pub(in crate::cli) const MAN: &str = "\
 Examples:
   target-notifyd man . && man ./target-notifyd.8";
 

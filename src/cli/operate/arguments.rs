@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::super::manual;
 use crate::admin::protocol::{Of, Request, Which};
 
 /// What the running daemon is asked.
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum Operate {
     /// Show whether it works, what is stuck and why, how long until it is drained or full, and what can be done.
+    #[command(after_help = manual::STATUS)]
     Status {
         /// Draw it again and again, until it is interrupted.
         #[arg(long)]
@@ -22,6 +24,7 @@ pub(in crate::cli) enum Operate {
     },
     /// Show what waits, oldest first, and why; hold, release, retry or drop it.
     #[command(args_conflicts_with_subcommands = true)]
+    #[command(after_help = manual::QUEUE)]
     Queue {
         #[command(subcommand)]
         command: Option<QueueCommand>,
@@ -29,11 +32,13 @@ pub(in crate::cli) enum Operate {
         list: Lanes,
     },
     /// Dead letters: list, show, requeue, delete or export them.
+    #[command(after_help = manual::DEAD)]
     Dead {
         #[command(subcommand)]
         command: DeadCommand,
     },
     /// Send nothing to a host, or to any, until it is resumed; events are taken in and kept.
+    #[command(after_help = manual::PAUSE)]
     Pause {
         /// `client`, or the digits of an edge cluster; without it all hosts.
         #[arg(long)]
@@ -48,6 +53,7 @@ pub(in crate::cli) enum Operate {
         json: Json,
     },
     /// End pauses: the operator's, and those that a host's answers made.
+    #[command(after_help = manual::RESUME)]
     Resume {
         /// Only of this host; without it all.
         #[arg(long)]
@@ -56,6 +62,7 @@ pub(in crate::cli) enum Operate {
         json: Json,
     },
     /// Send what lingers for more of its batch; backoff, breakers, pauses and holds stay.
+    #[command(after_help = manual::FLUSH)]
     Flush {
         /// Answer once all that waits now was delivered or set aside.
         #[arg(long)]
@@ -64,6 +71,7 @@ pub(in crate::cli) enum Operate {
         json: Json,
     },
     /// Show outcomes as they happen.
+    #[command(after_help = manual::TAIL)]
     Tail {
         /// Of this session alone, by its id or by the hash that the logs show.
         #[arg(long)]
@@ -101,8 +109,10 @@ pub(in crate::cli) struct Lanes {
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum QueueCommand {
     /// Show the sessions with events that wait, oldest first, and the ages of all events.
+    #[command(after_help = manual::QUEUE_LIST)]
     List(Lanes),
     /// Show the events of a session.
+    #[command(after_help = manual::QUEUE_SHOW)]
     Show {
         /// The session by its id, or by the hash that the logs show.
         session: String,
@@ -113,12 +123,16 @@ pub(in crate::cli) enum QueueCommand {
         json: Json,
     },
     /// Hold events back, those that arrive later too, until they are released.
+    #[command(after_help = manual::QUEUE_HOLD)]
     Hold(Selected),
     /// End holds; --all ends every hold.
+    #[command(after_help = manual::QUEUE_RELEASE)]
     Release(Selected),
     /// Try what backs off at once; breakers, pauses and holds stay.
+    #[command(after_help = manual::QUEUE_RETRY)]
     Retry(Selected),
     /// Set events aside as dead letters, but for those that are being sent.
+    #[command(after_help = manual::QUEUE_DROP)]
     Drop {
         #[command(flatten)]
         selected: Selected,
@@ -165,6 +179,7 @@ impl Selection {
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum DeadCommand {
     /// Show dead letters, oldest first.
+    #[command(after_help = manual::DEAD_LIST)]
     List {
         #[command(flatten)]
         filter: Filter,
@@ -175,6 +190,7 @@ pub(in crate::cli) enum DeadCommand {
         json: Json,
     },
     /// Show one whole.
+    #[command(after_help = manual::DEAD_SHOW)]
     Show {
         /// Its number.
         number: u64,
@@ -182,10 +198,13 @@ pub(in crate::cli) enum DeadCommand {
         json: Json,
     },
     /// Make them events again, at the end of their sessions; id, timestamp and impressionId stay.
+    #[command(after_help = manual::DEAD_REQUEUE)]
     Requeue(Changed),
     /// Delete them for good.
+    #[command(after_help = manual::DEAD_DELETE)]
     Delete(Changed),
     /// Print them as submissions that `send` takes.
+    #[command(after_help = manual::DEAD_EXPORT)]
     Export {
         #[command(flatten)]
         filter: Filter,
