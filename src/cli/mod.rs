@@ -251,7 +251,13 @@ fn start<F: Future<Output = Exit>>(config: &Config, work: impl FnOnce(Config, Lo
         }
     };
     match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime.block_on(work(config.clone(), logging)),
+        Ok(runtime) => {
+            let exit = runtime.block_on(work(config.clone(), logging));
+            // What had to end in order has. What may still last is a look-up of a name that was given up: the system takes
+            // half a minute and more for one, and no end has to wait for that.
+            runtime.shutdown_background();
+            exit
+        }
         Err(error) => {
             error!(%error, "the runtime cannot be made; check the limits with ulimit -a");
             Exit::Disk

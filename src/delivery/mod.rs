@@ -3,6 +3,7 @@
 mod counts;
 mod feed;
 mod flusher;
+mod lookup;
 mod notice;
 #[cfg(test)]
 mod simulation;

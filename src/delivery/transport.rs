@@ -15,6 +15,7 @@ use reqwest::{Certificate, Client, Proxy, Response, StatusCode, Url, redirect};
 use thiserror::Error;
 
 use super::Edge;
+use super::lookup::Lookup;
 use crate::event::{Answer, Failure, Host, Known, Outcome, SessionId};
 use crate::wire::response;
 
@@ -105,6 +106,7 @@ impl Transport {
         let mut builder = Client::builder()
             .timeout(settings.timeout)
             .connect_timeout(settings.connect_timeout)
+            .dns_resolver(Lookup::new(settings.connect_timeout))
             .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
             // Over HTTP/2 a request that times out leaves its connection open. One that fell silent would take every
             // later request, too: a ping that nobody answers, sent while a request waits, ends it.

@@ -1,9 +1,13 @@
 //! The real executable in a process of its own.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 /// No start and no end takes as long.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
@@ -63,4 +67,58 @@ pub(crate) fn terminate(daemon: &mut Child) -> ExitStatus {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).expect("a process id"));
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("the daemon is there");
     daemon.wait().expect("the daemon ends")
+}
+
+/// What a daemon logs, as it comes.
+pub(crate) struct Log {
+    lines: mpsc::Receiver<Value>,
+    seen: Vec<Value>,
+}
+
+impl Log {
+    /// Reads the log of a daemon whose standard error is a pipe.
+    pub(crate) fn of(daemon: &mut Child) -> Self {
+        let told = BufReader::new(daemon.stderr.take().expect("a pipe"));
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in told.lines().map_while(Result::ok) {
+                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { lines, seen: Vec::new() }
+    }
+
+    /// The first line that is as `wanted`, once it is there.
+    pub(crate) fn until(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut from = 0;
+        loop {
+            if let Some(found) = self.seen[from..].iter().find(|line| wanted(line)) {
+                return found.clone();
+            }
+            from = self.seen.len();
+            match self.lines.recv_timeout(LIMIT) {
+                Ok(line) => self.seen.push(line),
+                Err(_) => panic!("the line never came: {:#?}", self.seen),
+            }
+        }
+    }
+
+    /// The first line whose sentence begins so.
+    pub(crate) fn says(&mut self, sentence: &str) -> Value {
+        self.until(|line| message(line).starts_with(sentence))
+    }
+
+    /// Everything, once the daemon has ended.
+    pub(crate) fn all(mut self) -> Vec<Value> {
+        self.seen.extend(self.lines.iter());
+        self.seen
+    }
+}
+
+/// The sentence of a line.
+pub(crate) fn message(line: &Value) -> &str {
+    line["message"].as_str().unwrap_or_default()
 }

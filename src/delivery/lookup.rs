@@ -1,0 +1,68 @@
+//! The addresses of a host, as the system finds them.
+//!
+//! Guarantees:
+//! - a name server that does not answer is told from a host that does not: the look-up ends before the connection's own limit;
+//! - however long the system takes for a look-up that was given up, at most [`MAX_LOOKUPS`] are under way, so that they never
+//!   take all the threads on which the queue is read, too.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use thiserror::Error;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+/// The most look-ups under way, those that were given up included: half of the threads that the runtime has for what blocks.
+pub(super) const MAX_LOOKUPS: usize = 256;
+
+/// Why a host has no address.
+#[derive(Debug, Error)]
+enum LookupError {
+    /// Whoever is asked for names says nothing.
+    #[error("no name server answered for {name} within {limit:?}; check /etc/resolv.conf and the network")]
+    Silent { name: String, limit: Duration },
+    /// The system's answer.
+    #[error("the address of {name} is not known")]
+    System { name: String, source: io::Error },
+}
+
+/// Asks the system for addresses.
+pub(super) struct Lookup {
+    limit: Duration,
+    places: Arc<Semaphore>,
+}
+
+impl Lookup {
+    /// Look-ups for connections that have to be made within `connect_timeout`.
+    pub(super) fn new(connect_timeout: Duration) -> Self {
+        // With less than a tenth of it left no connection would be made in time.
+        Self { limit: connect_timeout * 9 / 10, places: Arc::new(Semaphore::new(MAX_LOOKUPS)) }
+    }
+}
+
+impl Resolve for Lookup {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (limit, places, name) = (self.limit, Arc::clone(&self.places), name.as_str().to_owned());
+        Box::pin(async move {
+            match timeout(limit, addresses(name.clone(), places)).await {
+                Ok(Ok(found)) => Ok(Box::new(found.into_iter()) as Addrs),
+                Ok(Err(source)) => Err(LookupError::System { name, source }.into()),
+                Err(_) => Err(LookupError::Silent { name, limit }.into()),
+            }
+        })
+    }
+}
+
+async fn addresses(name: String, places: Arc<Semaphore>) -> io::Result<Vec<SocketAddr>> {
+    let place = places.acquire_owned().await.map_err(io::Error::other)?;
+    let asked = tokio::task::spawn_blocking(move || {
+        // Held until the system is done, even where nobody waits any more.
+        let _place = place;
+        // The port of the URL is put in the place of 0.
+        Ok((name.as_str(), 0).to_socket_addrs()?.collect())
+    });
+    asked.await.map_err(io::Error::other)?
+}
