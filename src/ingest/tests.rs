@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -42,6 +43,7 @@ struct Server {
     _folder: TempDir,
     settings: Settings,
     shutdown: CancellationToken,
+    counts: Arc<Counts>,
     running: JoinHandle<()>,
 }
 
@@ -75,8 +77,9 @@ fn start(change: impl FnOnce(&mut Settings)) -> Server {
     };
     let shutdown = CancellationToken::new();
     let listener = Listener::bind(&settings).unwrap();
+    let counts = listener.counts();
     let run = listener.run(settings.clone(), Arc::new(defaults), Fake, || 1, shutdown.clone());
-    Server { _folder: folder, settings, shutdown, running: tokio::spawn(run) }
+    Server { _folder: folder, settings, shutdown, counts, running: tokio::spawn(run) }
 }
 
 impl Server {
@@ -289,4 +292,41 @@ async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     std::fs::write(&settings.socket, "precious").unwrap();
     assert!(matches!(Listener::bind(&settings), Err(BindError::NoSocket(_))));
     assert_eq!(std::fs::read_to_string(&settings.socket).unwrap(), "precious");
+}
+
+/// How a producer gets on who reads no reply: the lines that the daemon has read, and the replies to them in the kernel.
+async fn unread(line: &str, taken: impl Fn() -> usize, stream: &mut UnixStream) -> (usize, usize) {
+    let text = line.repeat(100);
+    let (mut read, mut write) = stream.split();
+    // The clock stands still while anybody has work: a second passes once the daemon reads no more.
+    while tokio::time::timeout(Duration::from_secs(1), write.write_all(text.as_bytes())).await.is_ok() {}
+    let taken = taken();
+    let (mut bytes, mut replies) = (vec![0; 1 << 20], 0);
+    // Nobody writes more meanwhile: this runtime has one thread.
+    while let Ok(count @ 1..) =
+        tokio::task::unconstrained(read.read(&mut bytes)).now_or_never().unwrap_or(Ok(0))
+    {
+        replies += bytes[..count].iter().filter(|byte| **byte == b'\n').count();
+    }
+    (taken, replies)
+}
+
+#[tokio::test(start_paused = true)]
+async fn replies_that_nobody_reads_hold_a_bounded_memory() {
+    // As long as it may be with its message in the reply.
+    let line = format!("{{\"ref\":\"{}\"}}\n", "r".repeat(100));
+    let server = start(|_| {});
+    let reply = server.exchange(&line).await[0].to_string();
+    let mut stream = server.connect().await;
+    let counts = Arc::clone(&server.counts);
+    let before = counts.rejected.value();
+    let taken = || usize::try_from(counts.rejected.value() - before).unwrap();
+    let (taken, in_kernel) = unread(&line, taken, &mut stream).await;
+    let held = (taken - in_kernel) * reply.len();
+    // What is made from one read waits for its place.
+    let most = MAX_REPLY_BYTES + MAX_BATCH_LINES * reply.len();
+    assert!(held <= most, "{held} bytes of replies are held, over {most}");
+    assert!(held > MAX_REPLY_BYTES / 4, "only {held} bytes are held: the limit was not met");
+    drop(stream);
+    server.stop().await;
 }

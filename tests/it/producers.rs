@@ -7,9 +7,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
+use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
 
-use crate::process::{LIMIT, command, connect, terminate};
+use crate::process::{LIMIT, Log, command, connect, message, terminate};
 use crate::support::display;
 
 /// What the daemon may hold with this crowd connected, as README says.
@@ -19,11 +20,14 @@ const NOBODY: &str = "http://127.0.0.1:1";
 
 /// A producer who does as he should: each line has its reply.
 fn served(folder: &Path, name: &str, events: usize) {
-    let stream = connect(folder);
+    served_on(&connect(folder), name, events);
+}
+
+fn served_on(stream: &UnixStream, name: &str, events: usize) {
     stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
     let mut replies = BufReader::new(stream.try_clone().expect("a handle")).lines();
     for event in 0..events {
-        writeln!(&stream, "{}", display(name, &event.to_string())).expect("the daemon reads");
+        writeln!(&mut &*stream, "{}", display(name, &event.to_string())).expect("the daemon reads");
         let reply = replies.next().expect("a reply").expect("a reply");
         let reply: Value = serde_json::from_str(&reply).expect("a reply is JSON");
         assert_eq!(reply["status"], "queued", "{reply}");
@@ -128,4 +132,50 @@ fn too_few_files_turn_producers_away_with_an_answer_and_one_warning() {
     told.read_to_string(&mut log).expect("a log");
     assert_eq!(log.matches("fewer files may be open than the limits need").count(), 1, "{log}");
     assert_eq!(log.matches("could not be accepted").count(), 0, "{log}");
+}
+
+/// Sets how many files the daemon may have open from now on.
+fn limit_files(daemon: &Child, count: u32) {
+    let (pid, limit) = (daemon.id().to_string(), format!("--nofile={count}:"));
+    let status = Command::new("prlimit").args(["--pid", &pid, &limit]).status().expect("prlimit is there");
+    assert!(status.success(), "{limit}: {status}");
+}
+
+#[test]
+fn files_that_run_out_are_told_once_and_hold_up_nobody_who_is_connected() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let _inside = runtime.enter();
+    let sandbox = Sandbox::start(sandbox::Settings::default()).expect("the sandbox listens");
+    let (folder, endpoint) = (TempDir::new().expect("a folder"), format!("http://{}", sandbox.address()));
+    let mut daemon = command(folder.path(), &endpoint, &["run"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the daemon starts");
+    let mut log = Log::of(&mut daemon);
+    let connected = connect(folder.path());
+    served_on(&connected, "before", 1);
+    // Those that are open stay open, and no other may be.
+    limit_files(&daemon, 3);
+    let waiting: Vec<UnixStream> = (0..20).map(|_| connect(folder.path())).collect();
+    let told = log.says("a connection could not be accepted");
+    let error = told["error"].as_str().unwrap_or_default();
+    assert!(told["level"] == "WARN" && error.contains("Too many open files"), "{told}");
+    for lane in 0..50 {
+        served_on(&connected, &format!("during{lane}"), 2);
+    }
+    limit_files(&daemon, 500);
+    assert!(log.says("connections are accepted again")["attempts"].as_u64() > Some(0));
+    for (lane, stream) in waiting.iter().enumerate() {
+        served_on(stream, &format!("after{lane}"), 1);
+    }
+    // Connections to Target failed meanwhile, too: everything goes out all the same.
+    runtime.block_on(crate::support::taken(&sandbox, 121));
+    drop((connected, waiting));
+    assert!(terminate(&mut daemon).success());
+    let lines = log.all();
+    let count = |sentence| lines.iter().filter(|line| message(line).starts_with(sentence)).count();
+    assert_eq!(count("a connection could not be accepted"), 1, "{lines:#?}");
+    assert_eq!(count("connections are accepted again"), 1, "{lines:#?}");
+    runtime.block_on(sandbox.stop());
 }
