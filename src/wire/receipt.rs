@@ -1,7 +1,8 @@
 //! Receipts: what became of a submission, as the SDKs would have returned it.
 //!
-//! Guarantee: a receipt has this submission's notifications only, and no more of an answer than [`MAX_FRAME_BYTES`] beside
-//! them.
+//! Guarantees:
+//! - a receipt has this submission's notifications only, and no more of an answer than [`MAX_FRAME_BYTES`] beside them;
+//! - it is one line, however the answer was laid out.
 
 use std::collections::HashMap;
 
@@ -218,8 +219,9 @@ pub fn dead(reference: Option<&str>, ids: &[&EventId], dead: &[Dead]) -> String 
 }
 
 fn line(receipt: &Line<'_>) -> String {
-    // Everything in it is text, numbers, and JSON that was read as such.
-    serde_json::to_string(receipt).unwrap_or_default()
+    // Everything in it is text, numbers, and JSON that was read as such. That JSON is passed through as Target wrote it, and
+    // a line's end between its values would end the receipt; inside a text JSON allows none.
+    serde_json::to_string(receipt).unwrap_or_default().replace(['\n', '\r'], " ")
 }
 
 fn trace(notification: &RawValue) -> Option<Box<RawValue>> {
@@ -269,6 +271,20 @@ mod tests {
             dead(None, &[&ids[0]], &[one]),
             r#"{"status":"dead","ids":["a"],"dead":[{"id":"b","reason":"refused","detail":"bad"}]}"#
         );
+    }
+
+    #[test]
+    fn an_answer_of_many_lines_makes_a_receipt_of_one() {
+        let session = SessionId::new("s").unwrap();
+        let body = "{\r\n \"status\": 200,\n \"id\": {\n  \"tntId\": \"v\"\n },\n \"notifications\": [\n  {\n   \"id\": \"a\\n\",\n   \
+                    \"trace\": {\r\n    \"x\": 1\n   }\n  }\n ]\n}";
+        let answer = Answer::new(&session, 1, None, None, Some(body.as_bytes()));
+        let own = [answer.notification("a\n").map(ToOwned::to_owned)];
+        let receipt = delivered(None, &[EventId::new("a\n")], Some(&answer), &own);
+        assert!(!receipt.contains(['\n', '\r']), "{receipt}");
+        let read: serde_json::Value = serde_json::from_str(&receipt).unwrap();
+        assert_eq!(read["response"]["response"], serde_json::from_str::<serde_json::Value>(body).unwrap());
+        assert_eq!(read["response"]["trace"][0]["x"], 1);
     }
 
     #[test]
