@@ -257,7 +257,8 @@ impl<'a> Page<'a> {
     /// What the scheduler has to know of each event, the first of which is `first`.
     pub fn entries(&self, first: Seq) -> impl Iterator<Item = Entry> {
         let lanes: Vec<_> = self.0.envelopes.iter().map(|envelope| hash::lane_of(envelope.session)).collect();
-        self.0.events.iter().zip(first.0..).filter_map(move |(event, seq)| {
+        // The range ends at the last number there is, and with it the zip: a damaged key may name it.
+        self.0.events.iter().zip(first.0..=u64::MAX).filter_map(move |(event, seq)| {
             let position = usize::from(event.envelope);
             let envelope = self.0.envelopes.get(position)?;
             Some(Entry {
@@ -285,7 +286,7 @@ impl<'a> Page<'a> {
             MembersShape::Apart(_) => members?,
         };
         Some(Event {
-            seq: Seq(first.0.saturating_add(u64::try_from(position).ok()?)),
+            seq: Seq(first.0.checked_add(u64::try_from(position).ok()?)?),
             id: EventId::new(event.id),
             arrived: Moment::from_micros(event.arrived),
             notification: event.notification.into(),
@@ -430,6 +431,18 @@ mod tests {
         assert_eq!((event.seq, event.id.as_str(), &*event.envelope), (Seq(12), "n2", &*envelope(b"m")));
         let entries: Vec<Entry> = read.entries(Seq(10)).collect();
         assert_eq!(entries[2], hash::entry(&event));
+    }
+
+    #[test]
+    fn the_last_sequence_numbers_are_read() {
+        let record = page(3).finish();
+        let read = Page::decode(&record).unwrap();
+        let first = Seq(u64::MAX - 1);
+        let seqs: Vec<Seq> = read.entries(first).map(|entry| entry.seq).collect();
+        assert_eq!(seqs, [first, Seq(u64::MAX)]);
+        let events: Vec<_> = (0..3).map(|position| read.event(first, position, None)).collect();
+        assert_eq!(events[1].as_ref().unwrap().seq, Seq(u64::MAX));
+        assert_eq!(events[2], None);
     }
 
     #[test]
