@@ -81,7 +81,12 @@ pub(crate) fn run<R: Records>(
     mut place: Option<Vec<u8>>,
 ) -> Result<(), R::Error> {
     for step in steps.iter().filter(|step| step.to > schema) {
-        info!(to = step.to, name = step.name, "the queue's schema is being brought up to date");
+        info!(
+            event = "schema_step",
+            to = step.to,
+            name = step.name,
+            "the queue's schema is being brought up to date"
+        );
         let mut rewritten = 0_u64;
         loop {
             let found = records.behind(place.as_deref(), COMMIT_RECORDS)?;
@@ -100,7 +105,7 @@ pub(crate) fn run<R: Records>(
         }
         records.commit(Vec::new(), step.to, None)?;
         place = None;
-        info!(to = step.to, rewritten, "the queue's schema is up to date");
+        info!(event = "schema_current", to = step.to, rewritten, "the queue's schema is up to date");
     }
     Ok(())
 }

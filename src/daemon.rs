@@ -309,7 +309,7 @@ impl Daemon {
         let now: Arc<dyn Fn() -> Moment + Send + Sync> = Arc::new(move || clock.now());
         let balance = store.ledger().balance;
         info!(
-            socket = %settings.ingest.socket.display(), pending = balance.pending(), accepted = balance.accepted,
+            event = "started", socket = %settings.ingest.socket.display(), pending = balance.pending(), accepted = balance.accepted,
             "the daemon takes events in"
         );
 
@@ -376,7 +376,7 @@ impl Daemon {
         let reporting = tokio::spawn(reporter.run(stopped.clone()));
         let scraping = scraped.map(|scraped| {
             if let Ok(address) = scraped.address() {
-                info!(%address, "metrics are served");
+                info!(event = "metrics_served", %address, "metrics are served");
             }
             tokio::spawn(scraped.run(meter.clone(), stopped.clone()))
         });
@@ -406,7 +406,10 @@ impl Daemon {
             }
         };
         drop(reach);
-        info!("the daemon ends: producers are answered, and requests under way are waited for");
+        info!(
+            event = "stopping",
+            "the daemon ends: producers are answered, and requests under way are waited for"
+        );
         closing.cancel();
         serving.await?;
         if let Some(administering) = administering {
@@ -445,7 +448,7 @@ fn administer(settings: &admin::Settings, office: Office<Shelf>) -> Option<JoinH
         Ok(socket) => Some(tokio::spawn(socket.run(Arc::new(office)))),
         Err(error) => {
             error!(
-                %error,
+                event = "admin_failed", %error,
                 "the admin socket cannot be made: status, queue and the like do not work. Events are delivered; set admin.socket, then: systemctl restart target-notifyd"
             );
             None
@@ -460,7 +463,7 @@ fn inherited(sockets: Vec<(String, OwnedFd)>) -> Option<OwnedFd> {
         if name == SOCKET_NAME && found.is_none() {
             found = Some(socket);
         } else {
-            warn!(%name, "a socket was handed over that nobody here serves: it is closed; name one \"notify\" with FileDescriptorName=");
+            warn!(event = "socket_unserved", %name, "a socket was handed over that nobody here serves: it is closed. Name one \"notify\" with FileDescriptorName=: systemctl edit target-notifyd.socket");
         }
     }
     found

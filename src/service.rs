@@ -175,7 +175,7 @@ impl Manager {
         if let Err(error) = sent
             && !link.lost.swap(true, Ordering::Relaxed)
         {
-            warn!(%error, "the service manager does not take a message: what it shows may be old");
+            warn!(event = "manager_silent", %error, "the service manager does not take a message: what it shows may be old");
         }
     }
 }

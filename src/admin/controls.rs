@@ -34,7 +34,7 @@ const LOOKS_A_WORD: u64 = 10;
 pub fn restored(store: &Store) -> Result<Controls, Failed> {
     let Some(record) = store.meta(CONTROLS)? else { return Ok(Controls::default()) };
     Ok(controls::decode(&record).unwrap_or_else(|damage| {
-        warn!(%damage, "what an operator paused and held cannot be read: nothing is; run target-notifyd status");
+        warn!(event = "controls_unreadable", %damage, "what an operator paused and held cannot be read: nothing is; run target-notifyd status");
         Controls::default()
     }))
 }
@@ -77,7 +77,7 @@ pub(super) async fn pause<B: Backlog>(
     }
     let name = host_or_all(host);
     info!(
-        user = peer.user, host = %name, reason = %told,
+        event = "paused", user = peer.user, host = %name, reason = %told,
         "an operator paused delivery: events are kept; target-notifyd resume ends it"
     );
     Ok(Done { changed: true, ..Done::default() })
@@ -87,7 +87,7 @@ pub(super) async fn resume<B: Backlog>(office: &Office<B>, peer: &Peer, host: Op
     let host = host.map(names::host).transpose()?;
     let (changed, controls) = change(office, move |scheduler, now| scheduler.resume_host(now, host)).await?;
     if changed == Changed::Yes {
-        info!(user = peer.user, host = %host_or_all(host), "an operator resumed delivery");
+        info!(event = "resumed", user = peer.user, host = %host_or_all(host), "an operator resumed delivery");
     }
     let note = match controls.pauses.len() {
         0 => String::new(),
@@ -108,7 +108,7 @@ pub(super) async fn hold<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of, d
         }
         done.changed = changed == Changed::Yes;
         info!(
-            user = peer.user, of = %named(office, of), events = counted.events,
+            event = "held", user = peer.user, of = %named(office, of), events = counted.events,
             "an operator holds events back: target-notifyd queue release lets them go"
         );
     }
@@ -126,7 +126,7 @@ pub(super) async fn release<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of
         done.changed = changed == Changed::Yes;
         let left: BTreeSet<Selection> = controls.holds.into_keys().collect();
         done.note = still_held(&left);
-        info!(user = peer.user, of = %named(office, of), "an operator released events");
+        info!(event = "released", user = peer.user, of = %named(office, of), "an operator released events");
     }
     Ok(done)
 }
@@ -136,7 +136,7 @@ pub(super) async fn retry<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of, 
     let counted = office.count(what).await?;
     if !dry_run {
         office.operate(move |scheduler, now| scheduler.retry(now, what)).await?;
-        info!(user = peer.user, of = %named(office, of), "an operator asked for a retry");
+        info!(event = "retry_asked", user = peer.user, of = %named(office, of), "an operator asked for a retry");
     }
     let (count, sessions) = (Some(counted.events), counted.sessions);
     Ok(Done { count, sessions, dry_run, changed: !dry_run, ..Done::default() })

@@ -181,6 +181,7 @@ pub(super) async fn requeue<B: Backlog>(
     if moved > 0 {
         room(office).await?;
         info!(
+            event = "requeued",
             user = peer.user,
             events = moved,
             "an operator requeued dead letters: they are delivered again"
@@ -214,7 +215,12 @@ pub(super) async fn delete<B: Backlog>(
     let changed = count > 0 && !dry_run;
     if changed {
         room(office).await?;
-        warn!(user = peer.user, letters = count, "an operator deleted dead letters for good");
+        warn!(
+            event = "letters_deleted",
+            user = peer.user,
+            letters = count,
+            "an operator deleted dead letters for good"
+        );
     }
     Ok(Done { count: Some(count), changed, dry_run, ..Done::default() })
 }

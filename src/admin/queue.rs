@@ -285,7 +285,7 @@ pub(super) async fn set_aside<B: Backlog>(
     }
     if dropped > 0 {
         warn!(
-            user = peer.user, events = dropped, reason = %detail,
+            event = "dropped", user = peer.user, events = dropped, reason = %detail,
             "an operator dropped events: they are dead letters; target-notifyd dead list --reason dropped shows them"
         );
     }

@@ -259,7 +259,7 @@ fn start<F: Future<Output = Exit>>(config: &Config, work: impl FnOnce(Config, Lo
             exit
         }
         Err(error) => {
-            error!(%error, "the runtime cannot be made; check the limits with ulimit -a");
+            error!(event = "runtime_failed", %error, "the runtime cannot be made; check the limits with ulimit -a");
             Exit::Disk
         }
     }
@@ -276,7 +276,7 @@ async fn run(config: Config, adopt: bool, environment: Environment) -> Exit {
     let hangups = match on_signals(shutdown.clone()).and_then(|()| signal(SignalKind::hangup())) {
         Ok(hangups) => hangups,
         Err(error) => {
-            error!(%error, "signals cannot be listened for; check the limits with ulimit -a");
+            error!(event = "signals_failed", %error, "signals cannot be listened for; check the limits with ulimit -a");
             return Exit::Disk;
         }
     };
@@ -293,15 +293,19 @@ async fn run(config: Config, adopt: bool, environment: Environment) -> Exit {
     match ended {
         Ok(_) => Exit::Success,
         Err(failure) => {
-            error!(event = kind(&failure), error = %failure, "the daemon ended; systemctl status target-notifyd shows its exit code");
+            match &failure {
+                DaemonError::Open(error @ OpenError::OtherAccount { .. }) => error!(
+                    event = "account_mismatch", %error,
+                    "the queue belongs to another account. Set target.client and target.organization_id back, or send its events to the new account: target-notifyd run --adopt-queue"
+                ),
+                error => error!(
+                    event = "failed", %error,
+                    "the daemon ended; systemctl status target-notifyd shows its exit code"
+                ),
+            }
             exit(&failure)
         }
     }
-}
-
-/// The kind of log line, where an operator acts on it by a runbook of its own.
-fn kind(failure: &DaemonError) -> Option<&'static str> {
-    matches!(failure, DaemonError::Open(OpenError::OtherAccount { .. })).then_some("account_mismatch")
 }
 
 fn exit(failure: &DaemonError) -> Exit {
@@ -326,7 +330,10 @@ fn on_signals(shutdown: CancellationToken) -> io::Result<()> {
                 _ = interrupt.recv() => {}
             }
             if shutdown.is_cancelled() {
-                warn!("a second signal: the daemon ends at once; nothing acknowledged is lost");
+                warn!(
+                    event = "second_signal",
+                    "a second signal: the daemon ends at once; nothing acknowledged is lost"
+                );
                 std::process::exit(i32::from(Exit::Success as u8));
             }
             shutdown.cancel();
@@ -364,12 +371,12 @@ async fn serve(listen: SocketAddr) -> Exit {
         .and_then(|()| Sandbox::start(sandbox::Settings { listen, ..sandbox::Settings::default() }));
     match started {
         Ok(sandbox) => {
-            info!(address = %sandbox.address(), "the sandbox listens; set target.endpoint to http://ADDRESS");
+            info!(event = "sandbox_listens", address = %sandbox.address(), "the sandbox listens; set target.endpoint to http://ADDRESS");
             sandbox.run(shutdown).await;
             Exit::Success
         }
         Err(error) => {
-            error!(%error, %listen, "the sandbox cannot listen; choose another address with target-notifyd sandbox --listen");
+            error!(event = "sandbox_failed", %error, %listen, "the sandbox cannot listen; choose another address with target-notifyd sandbox --listen");
             Exit::Socket
         }
     }

@@ -36,7 +36,7 @@ impl<F: Fn(&Config) -> Settings + Send + 'static> Reloads<F> {
                         true
                     }
                     Err(problem) => {
-                        error!(%problem, "the configuration was read again and is wrong: nothing was changed. Mend it, then: target-notifyd check, systemctl reload target-notifyd");
+                        error!(event = "reload_failed", %problem, "the configuration was read again and is wrong: nothing was changed. Mend it, then: target-notifyd check, systemctl reload target-notifyd");
                         false
                     }
                 };
@@ -62,9 +62,9 @@ impl<F: Fn(&Config) -> Settings + Send + 'static> Reloads<F> {
 fn tell(changes: &Changes) {
     if !changes.restart.is_empty() {
         warn!(
-            keys = %changes.restart.join(", "),
-            "keys were changed that take a restart: what runs keeps their old values"
+            event = "restart_needed", keys = %changes.restart.join(", "),
+            "keys were changed that take a restart: what runs keeps their old values. To put them in force: systemctl restart target-notifyd"
         );
     }
-    info!(changed = %changes.applied.join(", "), "the configuration was read again");
+    info!(event = "reloaded", changed = %changes.applied.join(", "), "the configuration was read again");
 }

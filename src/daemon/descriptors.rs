@@ -48,7 +48,7 @@ pub(super) fn provide(settings: &Settings) -> usize {
     let limit = match raise(need.all() as u64) {
         Ok(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
         Err(error) => {
-            warn!(%error, needed = need.all(), "the limit of open files could not be raised");
+            warn!(event = "files_limit_fixed", %error, needed = need.all(), "the limit of open files could not be raised. Set LimitNOFILE=: systemctl edit target-notifyd");
             return need.connections;
         }
     };
@@ -57,10 +57,11 @@ pub(super) fn provide(settings: &Settings) -> usize {
     }
     let connections = need.fitting(limit);
     warn!(
+        event = "files_limit_low",
         limit,
         needed = need.all(),
         connections,
-        "fewer files may be open than the limits need: fewer connections are taken in. Raise the limit of open files (LimitNOFILE=)"
+        "fewer files may be open than the limits need: fewer connections are taken in. Raise LimitNOFILE=: systemctl edit target-notifyd"
     );
     connections
 }

@@ -96,6 +96,7 @@ impl Reporter {
     async fn summary(&self) {
         let figures = self.meter.figures().await;
         info!(
+            event = "summary",
             accepted = figures.accepted,
             delivered = figures.delivered,
             dead = figures.dead,
@@ -134,6 +135,7 @@ impl Reporter {
         balances(&self.store.ledger());
         if !self.store.dead_room() {
             warn!(
+                event = "dead_letters_full",
                 held = figures.dead_held,
                 "queue.dead_max_events is reached: what should be set aside is parked. Make room: target-notifyd dead export > letters.jsonl && target-notifyd dead delete --all"
             );
@@ -144,15 +146,15 @@ impl Reporter {
     async fn distrust_clock(&self, max_age: Duration) {
         let step = self.clock.step();
         warn!(
-            step = ?step,
-            "the clock was set by more than an hour: nothing expires for queue.max_age; check the time service"
+            event = "clock_stepped", step = ?step,
+            "the clock was set by more than an hour: nothing expires for queue.max_age. Check the time service: timedatectl"
         );
         let until = self.clock.now().after(max_age);
         // By the wall clock as it is now, which is what the next process starts from.
         let kept = Moment::from_millis(self.clock.wall_ms()).after(max_age);
         let _ended = self.asks.send(Ask::DelayExpiry(until)).await;
         if let Err(error) = self.store.put_meta(EXPIRY_FROM, kept.as_micros().to_be_bytes().to_vec()).await {
-            warn!(%error, "the step of the clock could not be noted for the next start");
+            warn!(event = "clock_step_unkept", %error, "the step of the clock could not be noted for the next start: events may expire early after it; raise queue.max_age before");
         }
     }
 
@@ -170,8 +172,13 @@ impl Reporter {
         if !old.is_empty() {
             let count = old.len();
             match self.store.delete_dead(old).await {
-                Ok(()) => info!(count, "dead letters older than queue.dead_max_age were deleted"),
-                Err(error) => warn!(%error, count, "old dead letters could not be deleted"),
+                Ok(()) => info!(
+                    event = "letters_aged",
+                    count, "dead letters older than queue.dead_max_age were deleted"
+                ),
+                Err(error) => {
+                    warn!(event = "letters_kept", %error, count, "old dead letters could not be deleted")
+                }
             }
         }
         next
@@ -181,7 +188,16 @@ impl Reporter {
 /// Logs the account at the end.
 pub(super) fn ended(ledger: &Ledger) {
     let Balance { accepted, delivered, dead, expired, quarantined } = ledger.balance;
-    info!(accepted, delivered, dead, expired, quarantined, pending = ledger.counted, "the daemon has ended");
+    info!(
+        event = "stopped",
+        accepted,
+        delivered,
+        dead,
+        expired,
+        quarantined,
+        pending = ledger.counted,
+        "the daemon has ended"
+    );
     balances(ledger);
 }
 
@@ -190,6 +206,7 @@ fn balances(ledger: &Ledger) {
     let imbalance = ledger.imbalance();
     if imbalance != 0 {
         error!(
+            event = "account_imbalance",
             imbalance,
             "the account of the queue does not balance: events are missing from it, or counted twice. They are delivered as they are found; please report it with the lines before and target-notifyd status --json"
         );

@@ -80,7 +80,7 @@ impl Scraped {
                         connections.spawn(serve(stream, meter.clone()));
                     }
                     Err(error) => {
-                        warn!(%error, "a connection for metrics could not be accepted; trying again");
+                        warn!(event = "metrics_accept_failed", %error, "a connection for metrics could not be accepted; trying again. Where files are short, raise LimitNOFILE=: systemctl edit target-notifyd");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },

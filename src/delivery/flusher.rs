@@ -284,6 +284,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
                 Happened::Stop => stopping = Some(Instant::now() + self.grace),
                 Happened::Over => {
                     warn!(
+                        event = "grace_over",
                         requests = work.len(),
                         "the grace is over: requests without an answer are sent again later"
                     );
@@ -442,7 +443,7 @@ async fn send<B: Backlog, E: Edge>(
     let took = began.elapsed();
     counts.add(&outcome.answer, took);
     debug!(
-        request = %request_id, session = %shown(envelope.session.as_str()), %host, events = keep,
+        event = "request", request = %request_id, session = %shown(envelope.session.as_str()), %host, events = keep,
         answer = ?outcome.answer, detail = %outcome.detail,
         "a request was answered"
     );

@@ -19,7 +19,7 @@ pub(super) fn stuck(found: Option<Stuck>, before: Option<Stuck>, status: Status)
             event = "stuck", state = ?status,
             "delivery is stuck: the queue does not answer. Check whether the disk answers, then: systemctl restart target-notifyd; events are kept"
         ),
-        (None, Some(_)) => info!("delivery goes on"),
+        (None, Some(_)) => info!(event = "unstuck", "delivery goes on"),
         _ => {}
     }
 }
@@ -31,7 +31,7 @@ pub(super) fn log(notice: &Notice) {
             event = "breaker_opened", %host, wait = ?wait, %detail,
             "the host fails: its sessions wait, and one request probes it. Nothing is lost; if it stays so: target-notifyd status"
         ),
-        Notice::HostServes { host } => info!(%host, "the host serves again"),
+        Notice::HostServes { host } => info!(event = "host_serves", %host, "the host serves again"),
         Notice::HostPaused { host, cause: Cause::Misconfigured, detail } => error!(
             event = "host_paused", %host, %detail,
             "the host is paused: it refuses the account. Check target.client, target.organization_id, target.property_token and the endpoints with target-notifyd check; events are kept, and target-notifyd resume tries at once"
@@ -41,29 +41,32 @@ pub(super) fn log(notice: &Notice) {
             "the host is paused: it refuses everything, which is not the events' fault. Events are kept, and single ones probe it; target-notifyd dead list shows what was refused, target-notifyd resume tries at once"
         ),
         Notice::HostBusy { host, wait } => {
-            warn!(%host, wait = ?wait, "the host is busy, and asked all sessions to wait");
+            warn!(event = "host_busy", %host, wait = ?wait, "the host is busy, and asked all sessions to wait");
         }
         Notice::Parked { seq, detail, .. } => warn!(
-            %seq, %detail,
+            event = "parked", %seq, %detail,
             "an event fails by itself: it is parked, tried again at most every retry.max, and holds nothing back; target-notifyd queue shows it"
         ),
         Notice::ParkedFull { seq } => error!(
-            %seq, limit = MAX_PARKED,
+            event = "parked_full", %seq, limit = MAX_PARKED,
             "an event fails by itself and as many as may be are parked: it holds its session back. See what they share: target-notifyd queue"
         ),
         Notice::LeftOut { count } => {
-            warn!(count, "more happened at once than is told one by one; the summary has the numbers");
+            warn!(
+                event = "notices_left_out",
+                count, "more happened at once than is told one by one; the summary has the numbers"
+            );
         }
         Notice::ArrivedInFuture { seq, ahead } => warn!(
-            %seq, ahead = ?ahead,
-            "an event arrived in the future: the clock was set back. Nothing expires for queue.max_age; check the time service"
+            event = "event_in_future", %seq, ahead = ?ahead,
+            "an event arrived in the future: the clock was set back. Nothing expires for queue.max_age; check the time service: timedatectl"
         ),
         Notice::PauseOver { host } => {
             let host = host.map_or_else(|| "all".to_owned(), |host| host.to_string());
-            info!(%host, "a pause is over, as the operator asked: the host is served again");
+            info!(event = "pause_over", %host, "a pause is over, as the operator asked: the host is served again");
         }
         Notice::DeadLettersFull { seq } => error!(
-            %seq,
+            event = "dead_letters_full", %seq,
             "queue.dead_max_events is reached: an event that should become a dead letter is parked. Make room: target-notifyd dead export > letters.jsonl && target-notifyd dead delete --all"
         ),
     }

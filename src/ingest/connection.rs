@@ -350,7 +350,7 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
     fn reject(&self, rejection: &Rejection) -> Place {
         self.shared.counts.rejected.add(1);
         debug!(
-            code = rejection.code.as_str(), path = rejection.path.as_deref().unwrap_or(""), error = %rejection.message,
+            event = "line_refused", code = rejection.code.as_str(), path = rejection.path.as_deref().unwrap_or(""), error = %rejection.message,
             producer = self.producer, user = self.user,
             "a line was refused; its producer was told why"
         );

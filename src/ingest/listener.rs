@@ -90,7 +90,7 @@ impl Listener {
         };
         if address.path() != Some(&settings.socket) {
             warn!(
-                inherited = %address, configured = %settings.socket.display(),
+                event = "socket_differs", inherited = %address, configured = %settings.socket.display(),
                 "the inherited socket has another path than ingest.socket: the inherited one is served"
             );
         }
@@ -197,7 +197,7 @@ impl Failures {
     /// The first is told, the others are only counted: ten a second for as long as it lasts.
     fn add(&mut self, error: &io::Error) {
         if self.count == 0 {
-            warn!(%error, "a connection could not be accepted; trying again until it can");
+            warn!(event = "accept_failed", %error, "a connection could not be accepted; trying again until it can. Where files are short, raise LimitNOFILE=: systemctl edit target-notifyd");
         }
         self.count += 1;
         self.pause = Some(Instant::now() + ACCEPT_PAUSE);
@@ -205,7 +205,7 @@ impl Failures {
 
     fn end(&mut self) {
         if self.count > 0 {
-            info!(attempts = self.count, "connections are accepted again");
+            info!(event = "accepting_again", attempts = self.count, "connections are accepted again");
             self.count = 0;
         }
     }
@@ -230,7 +230,7 @@ fn refusal(settings: &Settings, user: u32, group: u32, all: usize, own: usize) -
 /// Writes the one line; a new socket's empty buffer takes it at once, so nobody waits for the peer.
 fn refuse(stream: &UnixStream, line: &str) {
     if let Err(error) = stream.try_write(format!("{line}\n").as_bytes()) {
-        debug!(%error, "a connection was refused, and could not be told why; the summary counts it as turned away");
+        debug!(event = "refusal_untold", %error, "a connection was refused, and could not be told why; the summary counts it as turned away");
     }
 }
 

@@ -89,7 +89,7 @@ impl Engine {
         };
         // Before the second try, which may succeed without a trace of what the first one lost.
         first.mark(folder);
-        warn!(path = %path.display(), error = %first, "the database did not open; trying again without its snapshots");
+        warn!(event = "snapshots_set_aside", path = %path.display(), error = %first, "the database did not open; trying again without its snapshots");
         for snapshot in snapshots(path).map_err(failed)? {
             folder.quarantine(&snapshot).map_err(failed)?;
         }
@@ -159,7 +159,7 @@ impl Engine {
             let (key, value) = match record {
                 Ok(record) => record,
                 Err(error) => {
-                    warn!(%error, "a part of the database could not be read, and is not copied");
+                    warn!(event = "records_unreadable", %error, "a part of the database could not be read, and is not copied. Check the disk: journalctl -k");
                     break;
                 }
             };

@@ -112,7 +112,7 @@ impl Folder {
     pub(super) fn mark_failed(&self, why: &str) {
         if let Err(error) = self.try_mark_failed(why) {
             let path = self.root.display();
-            error!(%error, %path, "the mark of the failed disk could not be written. Check the disk with journalctl -k, and start with a copy of queue.path on another one");
+            error!(event = "mark_unwritten", %error, %path, "the mark of the failed disk could not be written. Check the disk with journalctl -k, and start with a copy of queue.path on another one");
         }
     }
 

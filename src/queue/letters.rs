@@ -18,7 +18,7 @@ impl Writer {
     pub(super) fn bury(&mut self, plan: &mut Plan, burial: Burial, at: Moment) -> Result<(), CommitError> {
         let Burial { seq, reason, detail } = burial;
         let Some(event) = read_event(&self.engine, seq)? else {
-            warn!(%seq, "an event that is to be set aside cannot be read; it stays where it is");
+            warn!(event = "event_unreadable", %seq, "an event that is to be set aside cannot be read; it stays where it is. Check the disk: journalctl -k");
             return Ok(());
         };
         if !self.settle(plan, seq)? {

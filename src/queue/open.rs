@@ -107,7 +107,7 @@ fn make(folder: &Folder, account: &Account) -> Result<std::path::PathBuf, OpenEr
     ];
     create(&path, &values)?;
     let made = folder.finish(&path).map_err(failed)?;
-    info!(path = %folder.root().display(), "a new queue was made");
+    info!(event = "queue_made", path = %folder.root().display(), "a new queue was made");
     Ok(made)
 }
 
@@ -115,7 +115,7 @@ fn make(folder: &Folder, account: &Account) -> Result<std::path::PathBuf, OpenEr
 /// writes them anew.
 fn rebuild(folder: &Folder, engine: Engine) -> Result<Engine, OpenError> {
     let failed = |source| OpenError::Folder { path: folder.root().to_owned(), source };
-    warn!(path = %engine.path().display(), "the disk failed before: what can be read is copied into a new database");
+    warn!(event = "database_copying", path = %engine.path().display(), "the disk failed before: what can be read is copied into a new database. Check the disk: journalctl -k");
     // A copy without these would be worth nothing, and is not to take the place of the database.
     required::<u32>(&engine, "schema")?;
     ledger(&engine)?;
@@ -131,7 +131,7 @@ fn rebuild(folder: &Folder, engine: Engine) -> Result<Engine, OpenError> {
     // before that only copies once more.
     let engine = Engine::new_at(&made).map_err(|error| broken(&made, error))?;
     folder.clear_failed().map_err(failed)?;
-    info!(records = copied, path = %made.display(), "the database was copied");
+    info!(event = "database_copied", records = copied, path = %made.display(), "the database was copied");
     Ok(engine)
 }
 
@@ -217,7 +217,7 @@ fn stamp(
         damaged(engine, "target", error.to_string())
     })?;
     warn!(
-        from = %stamped.client, to = %account.client, pending, dead,
+        event = "queue_adopted", from = %stamped.client, to = %account.client, pending, dead,
         "the queue was taken over by another account"
     );
     Ok(())

@@ -88,7 +88,7 @@ pub(super) fn mark(engine: &Engine, key: PageKey) -> Result<u64, sled::Error> {
     let value = engine.value(&numbered(keys::MARK, key.first))?;
     let mark = value.as_ref().map_or(Some(0), read_mark);
     if mark.is_none() {
-        tracing::warn!(page = %key.first, "the mark of a page is damaged: its events are sent again");
+        tracing::warn!(event = "page_mark_damaged", page = %key.first, "the mark of a page is damaged: its events are sent again. Check the disk: journalctl -k");
     }
     Ok(mark.unwrap_or(0))
 }

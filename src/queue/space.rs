@@ -62,7 +62,7 @@ impl Space {
                 }),
             };
             if let Err(error) = shrunk.and_then(|()| sync(&self.root)) {
-                warn!(%error, path = %path.display(), "the reserve cannot be made smaller");
+                warn!(event = "reserve_kept", %error, path = %path.display(), "the reserve cannot be made smaller");
             }
         }
         self.held &= reserve <= self.reserve;
@@ -75,7 +75,7 @@ impl Space {
         let free = match (self.probe)(&self.root) {
             Ok(free) => free,
             Err(error) => {
-                warn!(%error, path = %self.root.display(), "the free space is unknown; nothing is taken in");
+                warn!(event = "free_unknown", %error, path = %self.root.display(), "the free space is unknown; nothing is taken in. Check the file system: df -h, journalctl -k");
                 return Room::RemovalsOnly(0);
             }
         };
@@ -102,7 +102,7 @@ impl Space {
                 "the disk has too little free space: producers are answered storage_full; delivery goes on. See what takes it with df -h, and free some, or lower queue.min_free; target-notifyd status shows how long the queue takes to drain"
             );
         } else {
-            info!(%path, free_bytes, "the disk has room again: events are taken in");
+            info!(event = "storage_free", %path, free_bytes, "the disk has room again: events are taken in");
         }
     }
 
@@ -110,10 +110,10 @@ impl Space {
         self.held = false;
         match fs::remove_file(self.root.join("reserve")).and_then(|()| sync(&self.root)) {
             Ok(()) => {
-                warn!(path = %self.root.display(), "the disk is full: the reserve was given up for removals")
+                warn!(event = "reserve_spent", path = %self.root.display(), "the disk is full: the reserve was given up for removals. See what takes it with df -h, and free some")
             }
             Err(error) => {
-                error!(%error, path = %self.root.display(), "the disk is full, and the reserve cannot be given up. See what takes it with df -h, and free some; the daemon goes on by itself");
+                error!(event = "reserve_stuck", %error, path = %self.root.display(), "the disk is full, and the reserve cannot be given up. See what takes it with df -h, and free some; the daemon goes on by itself");
             }
         }
     }
@@ -128,7 +128,7 @@ impl Space {
         match made.and_then(|()| sync(&self.root)) {
             Ok(()) => self.held = true,
             Err(error) => {
-                warn!(%error, path = %path.display(), "the reserve cannot be made");
+                warn!(event = "reserve_failed", %error, path = %path.display(), "the reserve cannot be made. See what takes the disk with df -h, and free some, or lower queue.reserve");
                 // A part of it would only take room away; whether it goes is told by the next attempt.
                 let _gone = fs::remove_file(&path);
             }

@@ -133,7 +133,7 @@ impl Store {
         *guard = None;
         drop(guard);
         match promised.checked_sub(seen) {
-            Some(0) => info!(pending = seen, "the account of the queue balances"),
+            Some(0) => info!(event = "account_balanced", pending = seen, "the account of the queue balances"),
             Some(missing) => {
                 error!(
                     event = "quarantined",
@@ -146,6 +146,7 @@ impl Store {
                 let surplus = seen - promised;
                 self.counts.find_surplus(surplus);
                 error!(
+                    event = "account_surplus",
                     surplus,
                     "the queue holds more events than its counters say: they are delivered. Please report it with target-notifyd status --json"
                 );

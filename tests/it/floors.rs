@@ -26,7 +26,8 @@ const FLOORS: [(&str, u8); 16] = [
 /// Libraries that one folder alone may name.
 const OWNED: [(&str, &str); 2] = [("sled", "queue"), ("reqwest", "delivery")];
 
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+/// The source files below a folder.
+pub(crate) fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("src can be listed") {
         let path = entry.expect("src can be listed").path();
         if path.is_dir() {

@@ -25,6 +25,7 @@ mod figures;
 mod floors;
 mod http2;
 mod load;
+mod log_lines;
 mod manual;
 mod metrics;
 mod options;

@@ -1,4 +1,4 @@
-//! Holds the README to the code: its configuration, its log lines, and its producers.
+//! Holds the README to the code: its configuration, its metrics, and its producers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -48,72 +48,6 @@ fn the_table_of_metrics_is_that_of_the_code() {
         table.push_str(&format!("| `{}` | {} | {} |\n", metric.name, metric.kind, metric.help));
     }
     assert!(readme().contains(&table), "the README's table of metrics is to be:\n{table}");
-}
-
-/// The level and the sentences of every log line in a source.
-fn log_lines(source: &str) -> Vec<(String, String)> {
-    let mut found = Vec::new();
-    for level in ["error", "warn", "info", "debug", "trace"] {
-        for (at, name) in source.match_indices(&format!("{level}!(")) {
-            let (mut depth, mut text, mut last) = (1, None::<String>, String::new());
-            let mut chars = source[at + name.len()..].chars();
-            while depth > 0 {
-                let Some(next) = chars.next() else { break };
-                match (&mut text, next) {
-                    (Some(literal), '"') => {
-                        last = std::mem::take(literal);
-                        text = None;
-                    }
-                    (Some(literal), '\\') => literal.extend(chars.next()),
-                    (Some(literal), other) => literal.push(other),
-                    (None, '"') => text = Some(String::new()),
-                    (None, '(') => depth += 1,
-                    (None, ')') => depth -= 1,
-                    _ => {}
-                }
-            }
-            found.push((level.to_uppercase(), last));
-        }
-    }
-    found
-}
-
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("a folder can be listed") {
-        let path = entry.expect("a folder can be listed").path();
-        match path.is_dir() {
-            true => sources(&path, found),
-            false => found.push(path),
-        }
-    }
-}
-
-/// What an operator can run.
-const COMMANDS: [&str; 5] = ["target-notifyd ", "systemctl ", "journalctl ", "df -h", "ulimit "];
-
-#[test]
-fn every_log_line_is_explained() {
-    let (mut files, readme) = (Vec::new(), readme());
-    sources(&root().join("src"), &mut files);
-    sources(&root().join("migrations"), &mut files);
-    let mut missing = Vec::new();
-    let mut count = 0;
-    for path in files {
-        let source = fs::read_to_string(&path).expect("a source is text");
-        let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
-        for (level, line) in log_lines(source) {
-            count += 1;
-            // ERROR means that somebody must act: the line says with what.
-            let acts = COMMANDS.iter().any(|command| line.contains(command));
-            assert!(level != "ERROR" || acts, "{}: which command is to be run? {line}", path.display());
-            let line = line.split(". ").next().unwrap_or_default().split("; ").next().unwrap_or_default();
-            if !readme.contains(&format!("| {level} | {line} |")) {
-                missing.push(format!("| {level} | {line} |"));
-            }
-        }
-    }
-    assert!(count > 40, "the log lines were found");
-    assert!(missing.is_empty(), "the README's table of log lines misses:\n{}", missing.join("\n"));
 }
 
 /// The blocks of code of one language that write to the socket.
