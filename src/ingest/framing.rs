@@ -5,7 +5,7 @@ const KEPT_BYTES: usize = 8 * 1_024;
 
 /// A piece of what a producer wrote.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Frame {
+pub enum Frame {
     /// A line without its end, not empty.
     Line(Vec<u8>),
     /// A line longer than the limit; it was skipped to its end.
@@ -14,7 +14,8 @@ pub(super) enum Frame {
 
 impl Frame {
     /// The bytes of the line that it holds.
-    pub(super) fn bytes(&self) -> usize {
+    #[must_use]
+    pub fn bytes(&self) -> usize {
         match self {
             Self::Line(line) => line.len(),
             Self::TooLong => 0,
@@ -23,7 +24,8 @@ impl Frame {
 }
 
 /// Cuts a stream into lines. Holds at most one line and the bytes of one read.
-pub(super) struct Framer {
+#[derive(Debug)]
+pub struct Framer {
     max_line: usize,
     held: Vec<u8>,
     /// Where in `held` the next line begins: what is before it was taken, and is removed once no line is left. Removing each
@@ -35,17 +37,19 @@ pub(super) struct Framer {
 }
 
 impl Framer {
-    pub(super) fn new(max_line: usize) -> Self {
+    /// For lines of at most `max_line` bytes without their ends.
+    #[must_use]
+    pub fn new(max_line: usize) -> Self {
         Self { max_line, held: Vec::new(), start: 0, searched: 0, skipping: false }
     }
 
     /// Changes the limit; a line that is being skipped stays skipped.
-    pub(super) fn limit(&mut self, max_line: usize) {
+    pub fn limit(&mut self, max_line: usize) {
         self.max_line = max_line;
     }
 
     /// Takes what was read.
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub fn push(&mut self, bytes: &[u8]) {
         let all = self.held.len().saturating_add(bytes.len());
         if all > self.held.capacity() && all > KEPT_BYTES {
             // Not doubled: what a long line may hold is counted by its bytes.
@@ -56,17 +60,20 @@ impl Framer {
     }
 
     /// Whether a line was begun and not ended.
-    pub(super) fn begun(&self) -> bool {
+    #[must_use]
+    pub fn begun(&self) -> bool {
         self.skipping || self.held_bytes() > 0
     }
 
     /// The bytes that are held.
-    pub(super) fn held_bytes(&self) -> usize {
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
         self.held.len().saturating_sub(self.start)
     }
 
     /// The next complete line.
-    pub(super) fn next(&mut self) -> Option<Frame> {
+    #[expect(clippy::should_implement_trait, reason = "more lines may come after the last one")]
+    pub fn next(&mut self) -> Option<Frame> {
         loop {
             let fresh = self.held.get(self.searched..).unwrap_or_default();
             let Some(end) = fresh.iter().position(|byte| *byte == b'\n').map(|at| at + self.searched) else {
@@ -87,7 +94,7 @@ impl Framer {
     }
 
     /// The last line, where the producer shut down without ending it.
-    pub(super) fn finish(&mut self) -> Option<Frame> {
+    pub fn finish(&mut self) -> Option<Frame> {
         let line = self.take(self.held.len());
         self.frame(line)
     }

@@ -25,6 +25,7 @@ use tokio::sync::oneshot;
 
 pub use self::control::Control;
 pub use self::counts::{Counter, Counts};
+pub use self::framing::{Frame, Framer};
 pub use self::listener::{BindError, Listener};
 pub use self::slip::Slip;
 use crate::wire::reply::Appended;

@@ -23,6 +23,7 @@ mod edge;
 mod extent;
 mod figures;
 mod floors;
+mod fuzz;
 mod http2;
 mod load;
 mod log_lines;
