@@ -130,7 +130,12 @@ pub struct Scheduler {
     random: Random,
     index: Index,
     lanes: BTreeMap<Lane, LaneState>,
-    timers: BTreeSet<(Moment, Lane)>,
+    /// Lanes that wait for more of their batch.
+    lingering: BTreeSet<(Moment, Lane)>,
+    /// Lanes that wait after a failure: they may be forgotten.
+    backing_off: BTreeSet<(Moment, Lane)>,
+    /// Lanes that an operator holds back: they may be forgotten, too.
+    held: BTreeSet<Lane>,
     hosts: BTreeMap<Host, HostState>,
     turn: Host,
     /// What would be set aside in a row on all hosts together: a Target that refuses everything may do so on many edge
@@ -176,7 +181,9 @@ impl Scheduler {
             random: Random::new(seed),
             index: Index::new(),
             lanes: BTreeMap::new(),
-            timers: BTreeSet::new(),
+            lingering: BTreeSet::new(),
+            backing_off: BTreeSet::new(),
+            held: BTreeSet::new(),
             hosts: BTreeMap::from([(Host::Client, HostState::new())]),
             turn: Host::Client,
             burials: Row::default(),
@@ -266,10 +273,11 @@ impl Scheduler {
     pub fn poll_attempt(&mut self, now: Moment) -> Option<Attempt> {
         self.last_seen = now;
         self.end_pauses(now);
-        while let Some((at, lane)) = self.timers.first().copied()
+        while let Some((at, lane)) = self.first_timer()
             && at <= now
         {
-            self.timers.pop_first();
+            self.lingering.remove(&(at, lane));
+            self.backing_off.remove(&(at, lane));
             if let Some(state) = self.lanes.get_mut(&lane) {
                 state.place = Place::Idle;
             }
@@ -355,7 +363,7 @@ impl Scheduler {
     /// nothing at `now`.
     #[must_use]
     pub fn next_wake(&self, now: Moment) -> Option<Moment> {
-        let timer = self.timers.first().map(|(at, _)| *at);
+        let timer = self.first_timer().map(|(at, _)| at);
         let waiting = self.hosts.values().filter(|host| !host.queue.is_empty());
         let opens = waiting.filter_map(HostState::opens).map(|at| at.max(self.rate_from));
         let slots = self.under_way.len() < self.settings.concurrency;
@@ -465,50 +473,56 @@ impl Scheduler {
         self.lanes.get(&lane).is_some_and(|state| state.len() as u64 >= most)
     }
 
-    /// Forgets lanes that wait, those due last first, until an eighth of the index is free; says whether there is room.
+    fn first_timer(&self) -> Option<(Moment, Lane)> {
+        [self.lingering.first(), self.backing_off.first()].into_iter().flatten().min().copied()
+    }
+
+    /// Forgets lanes that are blocked, those due last first, until an eighth of the index is free; says whether there is
+    /// room. What lingers, and what waits for a slot, is not blocked. Each lane is looked at once and gone then: a full
+    /// index is asked at every turn of the flusher.
     fn forget_blocked(&mut self, now: Moment) -> bool {
         let goal = self.settings.index_max_bytes / 8 * 7;
-        let waiting: Vec<(Moment, Lane)> = self.timers.iter().rev().copied().collect();
-        let all_paused = self.all_paused();
-        let shut = self.hosts.values().flat_map(|host| {
-            let until = match all_paused || host.stopped {
-                true => Some(now.after(STOPPED_WAIT)),
-                false => host.opens().filter(|_| host.is_shut()),
-            };
-            until.into_iter().flat_map(|at| host.queue.iter().rev().map(move |lane| (at, *lane)))
-        });
-        // Without a hold nobody is held, and the look at all lanes is saved.
-        let held = self.lanes.iter().filter(|(_, state)| state.place == Place::Held);
-        let held = held.take(if self.controls.holds.is_empty() { 0 } else { usize::MAX });
-        let held = held.map(|(lane, _)| (now.after(STOPPED_WAIT), *lane));
-        let blocked: Vec<(Moment, Lane)> = held.chain(shut).collect();
-        for (due, lane) in waiting.into_iter().chain(blocked) {
-            if self.used_bytes() <= goal {
-                break;
-            }
+        while self.used_bytes() > goal
+            && self.backing_off.last().is_some_and(|(due, _)| *due > now)
+            && let Some((due, lane)) = self.backing_off.pop_last()
+        {
             self.forget_lane(now, lane, due);
+        }
+        let stopped_until = now.after(STOPPED_WAIT);
+        while self.used_bytes() > goal
+            && let Some(lane) = self.held.pop_first()
+        {
+            self.forget_lane(now, lane, stopped_until);
+        }
+        let all_paused = self.all_paused();
+        let shut: Vec<(Host, Moment)> = self
+            .hosts
+            .iter()
+            .filter_map(|(name, host)| match all_paused || host.stopped {
+                true => Some((*name, stopped_until)),
+                false => host.opens().filter(|at| host.is_shut() && *at > now).map(|at| (*name, at)),
+            })
+            .collect();
+        for (name, until) in shut {
+            while self.used_bytes() > goal
+                && let Some(lane) = self.hosts.get_mut(&name).and_then(|host| host.queue.pop_back())
+            {
+                self.forget_lane(now, lane, until);
+            }
         }
         self.used_bytes() < self.settings.index_max_bytes
     }
 
+    /// Forgets a lane that was taken from where it waited, and is not due before `due`.
     fn forget_lane(&mut self, now: Moment, lane: Lane, due: Moment) {
-        let Some(state) = self.lanes.get(&lane) else { return };
+        let Some(state) = self.lanes.remove(&lane) else { return };
         let parked = state.parked.iter().map(|one| one.event.entry.seq);
         let events = state.events.iter().map(|one| one.entry.seq);
         let Some(first) = parked.chain(events).min() else { return };
-        // A lane that lingers is not blocked.
-        if due <= now
-            || state.failures == 0 && state.parked.is_empty() && matches!(state.place, Place::Timer(_))
-        {
-            return;
-        }
-        self.unplace(lane);
-        if let Some(state) = self.lanes.remove(&lane) {
-            self.indexed = self.indexed.saturating_sub(state.len());
-            self.parked = self.parked.saturating_sub(state.parked.len());
-            for (seq, past) in state.into_pasts(now) {
-                self.pasts.insert(now, (lane, seq), past);
-            }
+        self.indexed = self.indexed.saturating_sub(state.len());
+        self.parked = self.parked.saturating_sub(state.parked.len());
+        for (seq, past) in state.into_pasts(now) {
+            self.pasts.insert(now, (lane, seq), past);
         }
         self.index.forget(now, lane, first, due);
     }
@@ -521,12 +535,18 @@ impl Scheduler {
             self.lanes.remove(&lane);
             return;
         };
+        let lingers = state.failures == 0 && state.parked.is_empty();
         if self.is_held(lane) {
+            self.held.insert(lane);
             self.set_place(lane, Place::Held);
             return;
         }
         if due > now {
-            self.timers.insert((due, lane));
+            let timers = match lingers {
+                true => &mut self.lingering,
+                false => &mut self.backing_off,
+            };
+            timers.insert((due, lane));
             self.set_place(lane, Place::Timer(due));
             return;
         }
@@ -545,13 +565,16 @@ impl Scheduler {
     /// Takes a lane away from where it waits.
     fn unplace(&mut self, lane: Lane) {
         match self.lanes.get(&lane).map(|state| state.place) {
-            Some(Place::Timer(at)) => drop(self.timers.remove(&(at, lane))),
+            Some(Place::Timer(at)) => {
+                self.lingering.remove(&(at, lane));
+                self.backing_off.remove(&(at, lane));
+            }
             Some(Place::Ready(host)) => {
                 if let Some(host) = self.hosts.get_mut(&host) {
                     host.queue.retain(|other| *other != lane);
                 }
             }
-            Some(Place::Held) => {}
+            Some(Place::Held) => drop(self.held.remove(&lane)),
             Some(Place::Idle | Place::UnderWay) | None => return,
         }
         self.set_place(lane, Place::Idle);
