@@ -15,7 +15,7 @@ use super::migrations::{self, Change, NEWEST, Record, Records, STEPS};
 use super::pages::Pages;
 use super::space::{Probe, Space, free_bytes};
 use super::store::{Count, Store};
-use super::writer::Writer;
+use super::writer::{LastCommit, Writer};
 use super::{Appender, Ledger, MAX_LIVE_COMMITS, MAX_WAITING_BYTES, Now, Queue, Settings, Told};
 use crate::event::{Account, Seq};
 use crate::schedule::Stitches;
@@ -79,8 +79,20 @@ impl Queue {
         let appender = Appender { commands, room: Arc::new(Semaphore::new(kib)) };
         let (pages, settled) = (Pages::default(), Vec::new());
         let stitches = Stitches::default();
-        let writer =
-            Writer { engine, log, folder, settings, space, ledger, pages, settled, stitches, now, told };
+        let writer = Writer {
+            engine,
+            log,
+            folder,
+            settings,
+            space,
+            ledger,
+            pages,
+            settled,
+            stitches,
+            now,
+            told,
+            last: LastCommit::default(),
+        };
         let writer = std::thread::spawn(move || writer.run(&asked));
         Self { store, appender, writer }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sled::Batch;
 use tokio::sync::oneshot;
@@ -35,6 +35,10 @@ const COMMIT_LINES_PER_PRODUCER: usize = 256;
 const COMMIT_REMOVALS: usize = 1_024;
 /// After this long without work, pages that are settled are removed.
 const IDLE: Duration = Duration::from_millis(50);
+/// A commit may be put off for this part of what the last one took, so that more come along.
+const GATHER_SHARE: u32 = 4;
+/// But for no longer than this.
+const LONGEST_GATHER: Duration = Duration::from_millis(2);
 /// When a producer that found no room is told to come back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -50,6 +54,14 @@ pub(super) struct Writer {
     pub(super) stitches: Stitches,
     pub(super) now: Now,
     pub(super) told: Told,
+    pub(super) last: LastCommit,
+}
+
+/// What the last commit was like.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LastCommit {
+    appends: usize,
+    time: Duration,
 }
 
 /// What one commit is made of; nothing of it counts before it is durable.
@@ -107,6 +119,7 @@ impl Writer {
                 }
             }
             waiting.extend(commands.try_iter());
+            self.gather(commands, &mut waiting);
             let mut plan = Plan { ledger: self.ledger, ..Plan::default() };
             self.plan_removals(&mut plan)?;
             let (appends, others) = take(&mut waiting);
@@ -123,6 +136,29 @@ impl Writer {
             self.commit(plan)?;
         }
         Ok(())
+    }
+
+    /// Waits for those who were answered last to come again, for a share of what a commit takes. Without it producers that
+    /// wait for each reply fall into two groups, each of which waits for the other's commit.
+    fn gather(&self, commands: &Receiver<Command>, waiting: &mut VecDeque<Command>) {
+        let (mut events, mut appends) = (0, 0);
+        let mut count = |command: &Command| {
+            if let Command::Append(append) = command {
+                events += append.batch.len();
+                appends += 1;
+            }
+            (events, appends)
+        };
+        let mut found = waiting.iter().map(&mut count).last().unwrap_or_default();
+        let awaited = self.last.appends + found.1;
+        let until = Instant::now() + (self.last.time / GATHER_SHARE).min(LONGEST_GATHER);
+        while found.1 > 0 && found.1 < awaited && found.0 < COMMIT_EVENTS {
+            let Ok(command) = commands.recv_timeout(until.saturating_duration_since(Instant::now())) else {
+                return;
+            };
+            found = count(&command);
+            waiting.push_back(command);
+        }
     }
 
     /// Removes pages whose last settlement an earlier commit made durable. Not in that commit itself: the engine may
@@ -320,7 +356,9 @@ impl Writer {
         }
         if plan.ledger != self.ledger || !plan.done.is_empty() {
             plan.batch.insert(meta("ledger"), plan.ledger.encode());
+            let began = Instant::now();
             self.engine.commit(&self.log, plan.batch)?;
+            self.last = LastCommit { appends: plan.stored.len(), time: began.elapsed() };
             self.told.counts.commit();
         }
         for page in plan.fresh {
