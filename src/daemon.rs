@@ -226,7 +226,8 @@ impl Daemon {
         let transport = Transport::new(settings.transport.clone())?;
         let (queue_settings, account) = (settings.queue.clone(), settings.account.clone());
         let open = move || Queue::open(queue_settings, &account, Arc::new(move || clock.now()));
-        let queue = tokio::task::spawn_blocking(open).await??;
+        let opening = tokio::task::spawn_blocking(open);
+        let queue = pulse::opened(&service.manager, &settings.queue.path, opening).await??;
         // After the queue: whoever holds its lock owns the socket too.
         let listener = match inherited(service.sockets) {
             Some(socket) => Listener::inherited(socket, &settings.ingest)?,

@@ -97,7 +97,7 @@ struct Link {
 
 impl Manager {
     /// The manager that listens on `address`, a path or `@` and an abstract name.
-    fn at(address: OsString, watchdog: Option<Duration>) -> io::Result<Self> {
+    pub(crate) fn at(address: OsString, watchdog: Option<Duration>) -> io::Result<Self> {
         let address = match address.as_bytes() {
             [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
             _ => SocketAddr::from_pathname(&address)?,

@@ -282,7 +282,15 @@ async fn run(config: Config, adopt: bool, environment: Environment) -> Exit {
     };
     let manager = service.manager.clone();
     let settings = move |config: &Config| settings(config, account.clone(), adopt);
-    let ended = match Daemon::open_under(settings(&config), service).await {
+    let opened = tokio::select! {
+        opened = Daemon::open_under(settings(&config), service) => opened,
+        // What is cut off here is as safe as at a kill, and may take minutes: nobody was answered yet.
+        () = shutdown.cancelled() => {
+            info!(event = "opening_ended", "the daemon was told to end while it opened the queue, and ends at once");
+            return Exit::Success;
+        }
+    };
+    let ended = match opened {
         Ok(daemon) => {
             let reloader = daemon.reloader();
             Reloads { sources, running: config, settings, logging, reloader, manager }.spawn(hangups);

@@ -3,8 +3,11 @@
 //! Guarantees:
 //! - the watchdog is fed by progress alone: a question goes through the queue's writer and through the flusher, and only
 //!   when both have come back, and delivery is not stuck, is the manager told that the daemon is alive;
+//! - the start is extended while the queue opens, up to [`LONGEST_OPENING`];
 //! - the end is extended while the daemon drains, up to the grace and [`MARGIN`]; then the manager's own limit holds.
 
+use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -20,8 +23,28 @@ use crate::service::Manager;
 const SHOWN_EVERY: Duration = Duration::from_secs(5);
 /// How long the manager is asked to wait each time.
 const EXTENSION: Duration = Duration::from_secs(15);
+/// How long the queue may open: a disk that failed is copied then, and a new schema written.
+const LONGEST_OPENING: Duration = Duration::from_secs(3_600);
 /// What answering producers and the last commit may take beside the grace.
 const MARGIN: Duration = Duration::from_secs(60);
+
+/// Waits for the opening of the queue in `folder`, and asks `manager` for the time that it takes.
+pub(super) async fn opened<T>(manager: &Manager, folder: &Path, opening: impl Future<Output = T>) -> T {
+    let mut opening = pin!(opening);
+    let until = Instant::now() + LONGEST_OPENING;
+    let mut ticks = interval(SHOWN_EVERY);
+    let status = format!("opens the queue in {}", folder.display());
+    loop {
+        // A tick that is dropped is one that is not needed any more; the opening is polled on.
+        tokio::select! {
+            done = &mut opening => return done,
+            _ = ticks.tick(), if Instant::now() < until => {
+                manager.extend(EXTENSION);
+                manager.status(&status);
+            }
+        }
+    }
+}
 
 /// The task that keeps the service manager told.
 pub(super) struct Pulse {
@@ -168,6 +191,37 @@ mod tests {
         assert!(pulse.is_alive().await);
         queue.shutdown().await.unwrap();
         assert!(!pulse.is_alive().await, "the writer has ended");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_opening_asks_for_more_time_up_to_its_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let address = folder.path().join("manager");
+        let heard = std::os::unix::net::UnixDatagram::bind(&address).unwrap();
+        heard.set_nonblocking(true).unwrap();
+        let manager = Manager::at(address.into_os_string(), None).unwrap();
+        let messages = || {
+            let mut texts = Vec::new();
+            let mut bytes = [0; 256];
+            while let Ok(count) = heard.recv(&mut bytes) {
+                texts.push(String::from_utf8_lossy(&bytes[..count]).into_owned());
+            }
+            texts
+        };
+        let mut opening = pin!(opened(&manager, Path::new("/q"), std::future::pending::<()>()));
+        let mut extended = 0;
+        for _ in 0..2 * LONGEST_OPENING.as_secs() / SHOWN_EVERY.as_secs() {
+            assert!(tokio::time::timeout(SHOWN_EVERY, &mut opening).await.is_err());
+            let told = messages();
+            extended += told.iter().filter(|text| *text == "EXTEND_TIMEOUT_USEC=15000000\n").count();
+            assert!(
+                told.is_empty() || told.contains(&"STATUS=opens the queue in /q\n".to_owned()),
+                "{told:?}"
+            );
+        }
+        let longest = (LONGEST_OPENING.as_secs() / SHOWN_EVERY.as_secs()) as usize;
+        assert!((longest - 1..=longest + 1).contains(&extended), "{extended}");
+        assert_eq!(opened(&manager, Path::new("/q"), async { 7 }).await, 7);
     }
 
     #[test]

@@ -84,6 +84,9 @@ fn the_manager_is_told_of_the_start_the_progress_a_reload_and_the_end() {
     command.env("NOTIFY_SOCKET", folder.path().join("manager")).env("WATCHDOG_USEC", "300000");
     let mut daemon = command.stderr(Stdio::piped()).spawn().expect("the daemon starts");
     let log = log(&mut daemon);
+    // The queue may take long to open.
+    manager.hears("EXTEND_TIMEOUT_USEC=15000000");
+    manager.hears("STATUS=opens the queue in ");
     manager.hears("READY=1");
     // Ready means that the socket is there.
     let mut producer = UnixStream::connect(folder.path().join("notify.sock")).expect("it listens");
