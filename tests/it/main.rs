@@ -41,3 +41,4 @@ mod service;
 mod support;
 mod tls;
 mod tls_faults;
+mod units;
