@@ -39,6 +39,7 @@ mod recorder;
 mod refusals;
 mod service;
 mod support;
+mod systemd;
 mod tls;
 mod tls_faults;
 mod units;
