@@ -8,11 +8,13 @@
 //! - a database that does not open, or panics while it opens, is opened again without its snapshots, which replays the
 //!   whole log; nothing is ever deleted;
 //! - where the disk failed meanwhile, the mark is left that has everything copied into a new database: the system may
-//!   take pages for clean that never reached the disk, and a second sync of them succeeds.
+//!   take pages for clean that never reached the disk, and a second sync of them succeeds;
+//! - a full disk is no failed disk: the engine is useless from then on, but opened again it holds what was committed.
 
 use std::fs::{self, File};
 use std::io;
 use std::mem;
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,6 +27,7 @@ use tracing::warn;
 use super::error::OpenError;
 use super::folder::{Folder, sync_tree};
 use super::keys;
+use super::nudge::Nudge;
 
 /// What sled keeps in memory of the pages that it read, in bytes.
 const CACHE_BYTES: u64 = 16 * 1_024 * 1_024;
@@ -33,7 +36,7 @@ pub(super) const SEGMENT_BYTES: usize = 512 * 1_024;
 /// Where sled looks for a limit of memory.
 const CGROUP_LIMIT: &str = "/sys/fs/cgroup/memory/memory.limit_in_bytes";
 /// How long an open waits for the lock of a database that this process has just closed.
-const LOCK_WAIT: Duration = Duration::from_secs(5);
+const LOCK_WAIT: Duration = Duration::from_secs(60);
 
 /// Why a database or a commit is not on stable storage.
 #[derive(Debug, Error)]
@@ -44,16 +47,19 @@ pub(super) enum CommitError {
     Sync(#[from] io::Error),
     #[error("the engine panicked: {0}")]
     Panic(String),
+    #[error("the database {} was removed or moved away under the daemon", .0.display())]
+    Gone(PathBuf),
+    #[error(transparent)]
+    Open(Box<OpenError>),
+    #[error("the database was opened again after the disk was full, and does not hold what it held")]
+    Lost,
 }
 
 impl CommitError {
-    /// Whether the disk was full: then what lies in the cache of the system is what lies on the disk.
+    /// Whether the engine met a full disk, or a quota: then what lies in the cache of the system is what lies on the disk.
+    /// Not where the sync met it: what the system could not place is gone then, as with any other sync that failed.
     pub(super) fn disk_full(&self) -> bool {
-        let io = match self {
-            Self::Engine(sled::Error::Io(error)) | Self::Sync(error) => error,
-            Self::Engine(_) | Self::Panic(_) => return false,
-        };
-        io.kind() == io::ErrorKind::StorageFull
+        matches!(self, Self::Engine(error) if is_full(error))
     }
 
     /// Leaves the mark of a failed disk where the system may take pages for clean that never reached the disk.
@@ -63,13 +69,30 @@ impl CommitError {
             folder.mark_failed(&self.to_string());
         }
     }
+
+    /// What that means for a start.
+    pub(super) fn at_open(&self, path: &Path) -> OpenError {
+        let (path, message) = (path.to_owned(), self.to_string());
+        match self.disk_full() {
+            true => OpenError::Full { path, message },
+            false => OpenError::Engine { path, message },
+        }
+    }
+}
+
+/// Whether the engine met a full disk, or a quota.
+pub(super) fn is_full(error: &sled::Error) -> bool {
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    matches!(error, sled::Error::Io(error) if full.contains(&error.kind()))
 }
 
 /// The open database: one tree, so that every commit is one atomic batch.
 #[derive(Clone, Debug)]
 pub(super) struct Engine {
-    db: Db,
+    /// Absent while it is opened again.
+    db: Option<Db>,
     path: PathBuf,
+    nudge: Nudge,
 }
 
 impl Engine {
@@ -92,6 +115,10 @@ impl Engine {
             Ok(engine) => return Ok(engine),
             Err(first) => first,
         };
+        // Its snapshots are as good as before.
+        if first.disk_full() {
+            return Err(first.at_open(path));
+        }
         // Before the second try, which may succeed without a trace of what the first one lost.
         first.mark(folder);
         warn!(event = "snapshots_set_aside", path = %path.display(), error = %first, "the database did not open; trying again without its snapshots");
@@ -100,7 +127,7 @@ impl Engine {
         }
         open(path).map_err(|error| {
             error.mark(folder);
-            OpenError::Engine { path: path.to_owned(), message: error.to_string() }
+            error.at_open(path)
         })
     }
 
@@ -109,17 +136,40 @@ impl Engine {
         open(path)
     }
 
+    /// The place of a database that is opened again.
+    pub(super) fn closed(path: &Path) -> Self {
+        Self { db: None, path: path.to_owned(), nudge: Nudge::default() }
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn db(&self) -> Result<&Db, sled::Error> {
+        let closed =
+            || sled::Error::Io(io::Error::new(io::ErrorKind::NotConnected, "the database is closed"));
+        self.db.as_ref().ok_or_else(closed)
     }
 
     /// Writes `batch`, and returns once it is on stable storage. `log` is a handle of [`Engine::log`].
     pub(super) fn commit(&self, log: &File, batch: Batch) -> Result<(), CommitError> {
         // This order is the promise: apply, hand to the system, sync. Only then may anybody be told.
-        self.db.apply_batch(batch)?;
-        self.db.flush()?;
+        let db = self.db()?;
+        db.apply_batch(batch)?;
+        self.nudge.flush(db)?;
         log.sync_data()?;
         Ok(())
+    }
+
+    /// Errs where the file behind `log` is no longer the database's: what was written to it would be found by nobody.
+    pub(super) fn is_there(&self, log: &File) -> Result<(), CommitError> {
+        let same = |there: &fs::Metadata, held: &fs::Metadata| {
+            (there.dev(), there.ino()) == (held.dev(), held.ino())
+        };
+        match (fs::metadata(self.path.join("db")), log.metadata()) {
+            (Ok(there), Ok(held)) if same(&there, &held) => Ok(()),
+            _ => Err(CommitError::Gone(self.path.clone())),
+        }
     }
 
     /// A handle of the log file for [`Engine::commit`]. It is kept: a sync error is told once for each handle, and a
@@ -129,23 +179,27 @@ impl Engine {
     }
 
     pub(super) fn value(&self, key: &[u8]) -> Result<Option<IVec>, sled::Error> {
-        self.db.get(key)
+        self.db()?.get(key)
     }
 
     /// The records from `key` on, in the order of their keys.
     pub(super) fn from(&self, key: Vec<u8>) -> impl Iterator<Item = Result<(IVec, IVec), sled::Error>> {
-        self.db.range(key..)
+        let (range, closed) = match self.db() {
+            Ok(db) => (Some(db.range(key..)), None),
+            Err(closed) => (None, Some(Err(closed))),
+        };
+        range.into_iter().flatten().chain(closed)
     }
 
     /// The last record whose key is at most `key`.
     pub(super) fn last_to(&self, key: Vec<u8>) -> Result<Option<(IVec, IVec)>, sled::Error> {
-        self.db.range(..=key).next_back().transpose()
+        self.db()?.range(..=key).next_back().transpose()
     }
 
     /// The parts of a record whose keys begin with `prefix`, joined; `None` where there is none.
     pub(super) fn joined(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, sled::Error> {
         let mut record = None;
-        for part in self.db.scan_prefix(prefix) {
+        for part in self.db()?.scan_prefix(prefix) {
             record.get_or_insert_with(Vec::new).extend_from_slice(&part?.1);
         }
         Ok(record)
@@ -160,7 +214,7 @@ impl Engine {
         let copy = open(path)?;
         let log = copy.log()?;
         let (mut batch, mut bytes, mut copied) = (Batch::default(), 0, 0);
-        for record in self.db.iter() {
+        for record in self.db()?.iter() {
             let (key, value) = match record {
                 Ok(record) => record,
                 Err(error) => {
@@ -183,7 +237,7 @@ impl Engine {
 
 /// Makes a database at `path` with the records `values`, and closes it.
 pub(super) fn create(path: &Path, values: &[(Vec<u8>, Vec<u8>)]) -> Result<(), OpenError> {
-    let failed = |error: CommitError| OpenError::Engine { path: path.to_owned(), message: error.to_string() };
+    let failed = |error: CommitError| error.at_open(path);
     let engine = open(path).map_err(failed)?;
     let mut batch = Batch::default();
     for (key, value) in values {
@@ -225,7 +279,7 @@ fn open(path: &Path) -> Result<Engine, CommitError> {
         let in_use: &sled::Config = &db.context;
         mem::forget(in_use.clone());
         sync_tree(path)?;
-        return Ok(Engine { db, path: path.to_owned() });
+        return Ok(Engine { db: Some(db), ..Engine::closed(path) });
     }
 }
 

@@ -33,6 +33,17 @@ pub enum OpenError {
         /// What the engine said.
         message: String,
     },
+    /// The disk is full, even without the reserve.
+    #[error(
+        "the database {} cannot be opened, because its disk is full: {message}. Nothing was lost: see what takes the space with df -h, free some, and start again",
+        path.display()
+    )]
+    Full {
+        /// The database's folder.
+        path: PathBuf,
+        /// What the engine said.
+        message: String,
+    },
     /// A record that the whole queue depends on is damaged.
     #[error(
         "the record \"{name}\" of the database {} is damaged: {message}; nothing was changed. See \"the queue does not open\" in the README's runbook",
@@ -93,6 +104,23 @@ pub enum Failed {
         /// What was answered.
         message: String,
     },
+    /// The disk is full, and the database could not be opened again, or what was delivered could not be written down.
+    #[error(
+        "the disk under {} is full: {message}. Nothing that was acknowledged is lost; what was delivered last may be sent again. See what takes the space with df -h, free some, and start again",
+        path.display()
+    )]
+    Full {
+        /// The database's folder.
+        path: PathBuf,
+        /// What was answered.
+        message: String,
+    },
+    /// The folder is not there any more.
+    #[error(
+        "the database {} was removed or moved away under the daemon: nothing more was acknowledged. Bring it back to where it was, whole, and start again; without it the next start makes an empty queue",
+        .0.display()
+    )]
+    Gone(PathBuf),
     /// The queue was closed while somebody still asked it for something.
     #[error("the queue is closed")]
     Closed,

@@ -15,8 +15,9 @@ use crate::wire::submission::Notification;
 
 impl Writer {
     /// Sets an event aside.
-    pub(super) fn bury(&mut self, plan: &mut Plan, burial: Burial, at: Moment) -> Result<(), CommitError> {
+    pub(super) fn bury(&mut self, plan: &mut Plan, burial: &Burial, at: Moment) -> Result<(), CommitError> {
         let Burial { seq, reason, detail } = burial;
+        let (seq, reason) = (*seq, *reason);
         let Some(event) = read_event(&self.engine, seq)? else {
             warn!(event = "event_unreadable", %seq, "an event that is to be set aside cannot be read; it stays where it is. Check the disk: journalctl -k");
             return Ok(());
@@ -25,7 +26,7 @@ impl Writer {
             return Ok(());
         }
         // The letter lies in the commit that settles its event: a crash leaves both or none.
-        let record = encode_dead(&DeadLetter { event, reason, detail, at });
+        let record = encode_dead(&DeadLetter { event, reason, detail: detail.clone(), at });
         for (number, value) in cut(&record) {
             plan.batch.insert(part(DEAD, seq, number), value);
         }

@@ -22,14 +22,17 @@ mod ledger;
 mod letters;
 #[path = "../../migrations/mod.rs"]
 mod migrations;
+mod nudge;
 mod open;
 mod open_page;
 mod pages;
+mod reopen;
 mod space;
 mod store;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod view;
 mod writer;
 
 use std::path::PathBuf;
@@ -145,6 +148,8 @@ enum Command {
     Surplus(u64),
     /// Go by other limits; the folder stays.
     Limits(Settings),
+    /// A reader met the full disk in a database that was opened again so often.
+    Reopen(u64),
     /// Say so once the commit that this is planned with is over: the writer makes progress.
     Pulse(oneshot::Sender<()>),
     Stop,

@@ -13,8 +13,10 @@ use super::folder::Folder;
 use super::keys::{PAGE, PageKey, meta, numbered};
 use super::migrations::{self, Change, NEWEST, Record, Records, STEPS};
 use super::pages::Pages;
+use super::reopen::Pause;
 use super::space::{Probe, Space, free_bytes};
 use super::store::{Count, Store};
+use super::view::View;
 use super::writer::{LastCommit, Writer};
 use super::{Appender, Ledger, MAX_LIVE_COMMITS, MAX_WAITING_BYTES, Now, Queue, Settings, Told};
 use crate::event::{Account, Seq};
@@ -45,7 +47,11 @@ impl Queue {
             Some(path) => path,
             None => make(&folder, account)?,
         };
-        let mut engine = Engine::open(&path, &folder)?;
+        let mut engine = match Engine::open(&path, &folder) {
+            // What an open takes is not known before.
+            Err(OpenError::Full { .. }) if space.fill() => Engine::open(&path, &folder)?,
+            opened => opened?,
+        };
         // Whether an earlier start left the mark, or this open did.
         if folder.failed_before() {
             engine = rebuild(&folder, engine)?;
@@ -66,7 +72,7 @@ impl Queue {
         let told = Told { ledger: ledgers, failed, live, counts: Arc::default() };
         let count = Count { reached: Seq(0), end: ledger.next, seen: 0, promised: ledger.balance.pending() };
         let store = Store {
-            engine: engine.clone(),
+            view: View::new(engine.clone()),
             commands: commands.clone(),
             ledger: told.ledger.subscribe(),
             failed: told.failed.subscribe(),
@@ -79,8 +85,10 @@ impl Queue {
         let appender = Appender { commands, room: Arc::new(Semaphore::new(kib)) };
         let (pages, settled) = (Pages::default(), Vec::new());
         let stitches = Stitches::default();
+        let (view, pause) = (store.view.clone(), Pause::default());
         let writer = Writer {
             engine,
+            view,
             log,
             folder,
             settings,
@@ -92,6 +100,7 @@ impl Queue {
             now,
             told,
             last: LastCommit::default(),
+            pause,
         };
         let writer = std::thread::spawn(move || writer.run(&asked));
         Self { store, appender, writer }
@@ -132,10 +141,7 @@ fn rebuild(folder: &Folder, engine: Engine) -> Result<Engine, OpenError> {
     required::<u32>(&engine, "schema")?;
     ledger(&engine)?;
     let construction = folder.construction().map_err(failed)?;
-    let broken = |path: &Path, error: CommitError| OpenError::Engine {
-        path: path.to_owned(),
-        message: error.to_string(),
-    };
+    let broken = |path: &Path, error: CommitError| error.at_open(path);
     let copied = engine.copy_to(&construction).map_err(|error| broken(&construction, error))?;
     drop(engine);
     let made = folder.finish(&construction).map_err(failed)?;
@@ -189,7 +195,7 @@ impl Records for Engine {
     }
 }
 
-fn ledger(engine: &Engine) -> Result<Ledger, OpenError> {
+pub(super) fn ledger(engine: &Engine) -> Result<Ledger, OpenError> {
     let value = engine.meta("ledger").map_err(|error| damaged(engine, "ledger", error.to_string()))?;
     let value = value.ok_or_else(|| damaged(engine, "ledger", "it is not there".to_owned()))?;
     let mut ledger = Ledger::decode(&value).map_err(|error| damaged(engine, "ledger", error.to_string()))?;

@@ -83,7 +83,7 @@ impl Space {
         let needed = bytes.saturating_mul(2).saturating_add(SEGMENT_BYTES as u64);
         if free < needed && self.held && self.reserve > 0 {
             self.give_up();
-        } else if !self.held && free >= self.min_free.saturating_add(self.reserve) {
+        } else if !self.held && free >= needed.max(self.min_free.saturating_add(self.reserve)) {
             self.make();
         }
         let enough = self.held && free >= needed.max(self.min_free);
@@ -92,6 +92,26 @@ impl Space {
             self.report(free);
         }
         if enough { Room::Enough } else { Room::RemovalsOnly(free) }
+    }
+
+    /// The engine met the full disk, whatever the free space says: nothing is appended until there is room for certain.
+    /// Says whether there was a reserve to give up.
+    pub(super) fn fill(&mut self) -> bool {
+        let had = self.held && self.reserve > 0;
+        if had {
+            self.give_up();
+        }
+        self.held = false;
+        if !self.short {
+            self.short = true;
+            self.report(self.free());
+        }
+        had
+    }
+
+    /// The free bytes, 0 where they are unknown.
+    pub(super) fn free(&self) -> u64 {
+        (self.probe)(&self.root).unwrap_or(0)
     }
 
     fn report(&self, free_bytes: u64) {
@@ -120,10 +140,12 @@ impl Space {
 
     fn make(&mut self) {
         let path = self.root.join("reserve");
-        let size = i64::try_from(self.reserve).unwrap_or(i64::MAX);
+        // Without a reserve a trial of the room, since a quota shows in no other way.
+        let size = i64::try_from(self.reserve.max(SEGMENT_BYTES as u64)).unwrap_or(i64::MAX);
         let made = File::create(&path).and_then(|file| {
             posix_fallocate(file.as_fd(), 0, size)?;
-            file.sync_all()
+            file.sync_all()?;
+            if self.reserve == 0 { fs::remove_file(&path) } else { Ok(()) }
         });
         match made.and_then(|()| sync(&self.root)) {
             Ok(()) => self.held = true,

@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
-use super::engine::Engine;
+use super::engine::{Engine, is_full};
 use super::error::Failed;
 use super::keys::{DEAD, MEMBERS, PAGE, PageKey, numbered, seq_of};
 use super::pages::{left, page_at, page_of};
+use super::view::View;
 use super::{Burial, Command, Counts, Ledger, Requeued, Settings};
 use crate::event::{Entry, Event, Moment, Seq};
 use crate::wire::record::{DeadLetter, Page, decode_dead, decode_members};
@@ -43,7 +44,7 @@ pub struct Committed {
 /// Reads the queue, and tells the writer what is settled.
 #[derive(Clone, Debug)]
 pub struct Store {
-    pub(super) engine: Engine,
+    pub(super) view: View,
     pub(super) commands: Sender<Command>,
     pub(super) ledger: watch::Receiver<Ledger>,
     pub(super) failed: watch::Receiver<Option<Failed>>,
@@ -69,19 +70,23 @@ impl Store {
     /// # Errors
     /// [`Failed`]: the engine cannot read.
     pub fn scan(&self, from: Seq, max: usize) -> Result<Scan, Failed> {
+        self.read(|engine| self.scan_in(engine, from, max))
+    }
+
+    fn scan_in(&self, engine: &Engine, from: Seq, max: usize) -> Result<Scan, sled::Error> {
         // What is behind the tail may be applied, but not durable yet.
         let tail = self.tail();
-        let start = page_of(&self.engine, from).map_err(|error| self.broken(&error))?;
+        let start = page_of(engine, from)?;
         let mut scan = Scan { entries: Vec::new(), next: from, end: false };
         let mut open: Option<(PageKey, Vec<u8>)> = None;
-        for record in self.engine.from(numbered(PAGE, start.map_or(from, |page| page.first))) {
-            let (name, value) = record.map_err(|error| self.broken(&error))?;
+        for record in engine.from(numbered(PAGE, start.map_or(from, |page| page.first))) {
+            let (name, value) = record?;
             let Some((key, _)) = PageKey::read(&name).filter(|(key, _)| key.first < tail) else { break };
             match &mut open {
                 Some((same, parts)) if *same == key => parts.extend_from_slice(&value),
                 _ => {
                     if let Some((page, record)) = open.replace((key, value.to_vec())) {
-                        self.page(page, &record, from, &mut scan)?;
+                        self.page(engine, page, &record, from, &mut scan)?;
                         if scan.entries.len() >= max {
                             scan.next = page.next();
                             return Ok(scan);
@@ -91,14 +96,21 @@ impl Store {
             }
         }
         if let Some((page, record)) = open {
-            self.page(page, &record, from, &mut scan)?;
+            self.page(engine, page, &record, from, &mut scan)?;
         }
         self.counted(tail, 0);
         Ok(Scan { next: tail.max(from), end: true, ..scan })
     }
 
-    fn page(&self, key: PageKey, record: &[u8], from: Seq, scan: &mut Scan) -> Result<(), Failed> {
-        let found = left(&self.engine, key).map_err(|error| self.broken(&error))?;
+    fn page(
+        &self,
+        engine: &Engine,
+        key: PageKey,
+        record: &[u8],
+        from: Seq,
+        scan: &mut Scan,
+    ) -> Result<(), sled::Error> {
+        let found = left(engine, key)?;
         let (there, left) = (found.is_some(), found.unwrap_or(0));
         match Page::decode(record) {
             Ok(page) if page.len() == usize::from(key.count) => {
@@ -160,13 +172,15 @@ impl Store {
     /// # Errors
     /// [`Failed`]: the engine cannot read.
     pub fn load(&self, seqs: &[Seq]) -> Result<Vec<Option<Event>>, Failed> {
-        let (mut events, mut rest) = (Vec::with_capacity(seqs.len()), seqs);
-        while let Some(first) = rest.first() {
-            let read = read_events(&self.engine, *first, rest).map_err(|error| self.broken(&error))?;
-            rest = rest.get(read.len()..).unwrap_or_default();
-            events.extend(read);
-        }
-        Ok(events)
+        self.read(|engine| {
+            let (mut events, mut rest) = (Vec::with_capacity(seqs.len()), seqs);
+            while let Some(first) = rest.first() {
+                let read = read_events(engine, *first, rest)?;
+                rest = rest.get(read.len()..).unwrap_or_default();
+                events.extend(read);
+            }
+            Ok(events)
+        })
     }
 
     /// Settles events: returns once that is durable. What is not in the queue, or settled before, is passed over.
@@ -242,8 +256,7 @@ impl Store {
     /// # Errors
     /// [`Failed`]: the engine cannot read.
     pub fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, Failed> {
-        let value = self.engine.meta(name).map_err(|error| self.broken(&error))?;
-        Ok(value.map(|value| value.to_vec()))
+        self.read(|engine| Ok(engine.meta(name)?.map(|value| value.to_vec())))
     }
 
     /// Up to `max` dead letters from `from` on; those that cannot be read are passed over. Blocks on the disk.
@@ -251,24 +264,7 @@ impl Store {
     /// # Errors
     /// [`Failed`]: the engine cannot read.
     pub fn dead(&self, from: Seq, max: usize) -> Result<Vec<DeadLetter>, Failed> {
-        let mut letters = Vec::new();
-        let mut open: Option<(Seq, Vec<u8>)> = None;
-        let close = |open: Option<(Seq, Vec<u8>)>, letters: &mut Vec<DeadLetter>| {
-            letters.extend(open.and_then(|(_, record)| decode_dead(&record).ok()));
-        };
-        for record in self.engine.from(numbered(DEAD, from)) {
-            let (key, value) = record.map_err(|error| self.broken(&error))?;
-            let Some(seq) = seq_of(DEAD, &key) else { break };
-            match &mut open {
-                Some((same, parts)) if *same == seq => parts.extend_from_slice(&value),
-                _ => close(open.replace((seq, value.to_vec())), &mut letters),
-            }
-            if letters.len() >= max {
-                return Ok(letters);
-            }
-        }
-        close(open, &mut letters);
-        Ok(letters)
+        self.read(|engine| dead_in(engine, from, max))
     }
 
     /// The sequence number behind the last durable event.
@@ -331,9 +327,51 @@ impl Store {
         }
     }
 
-    pub(super) fn broken(&self, error: &sled::Error) -> Failed {
-        Failed::Disk { path: self.engine.path().to_owned(), message: error.to_string() }
+    /// One read of the database. Where the engine met the full disk it errs from then on, for readers too: the writer is
+    /// asked to open it again, and the read is made anew.
+    pub(super) fn read<T>(&self, read: impl Fn(&Engine) -> Result<T, sled::Error>) -> Result<T, Failed> {
+        loop {
+            let opened = self.view.times_opened();
+            let error = match self.view.read(&read) {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            let Some(opened) = opened.filter(|_| is_full(&error)) else {
+                return Err(self.broken(&error));
+            };
+            let _ended = self.commands.send(Command::Reopen(opened));
+            if !self.view.wait_past(opened) {
+                return Err(self.broken(&error));
+            }
+        }
     }
+
+    fn broken(&self, error: &sled::Error) -> Failed {
+        let path = self.view.read(|engine| engine.path().to_owned());
+        self.failure().unwrap_or(Failed::Disk { path, message: error.to_string() })
+    }
+}
+
+/// Up to `max` dead letters from `from` on.
+fn dead_in(engine: &Engine, from: Seq, max: usize) -> Result<Vec<DeadLetter>, sled::Error> {
+    let mut letters = Vec::new();
+    let mut open: Option<(Seq, Vec<u8>)> = None;
+    let close = |open: Option<(Seq, Vec<u8>)>, letters: &mut Vec<DeadLetter>| {
+        letters.extend(open.and_then(|(_, record)| decode_dead(&record).ok()));
+    };
+    for record in engine.from(numbered(DEAD, from)) {
+        let (key, value) = record?;
+        let Some(seq) = seq_of(DEAD, &key) else { break };
+        match &mut open {
+            Some((same, parts)) if *same == seq => parts.extend_from_slice(&value),
+            _ => close(open.replace((seq, value.to_vec())), &mut letters),
+        }
+        if letters.len() >= max {
+            return Ok(letters);
+        }
+    }
+    close(open, &mut letters);
+    Ok(letters)
 }
 
 /// Reads one event; `None` where it is not there, or cannot be read.

@@ -1,6 +1,7 @@
 //! A look at what waits, for an operator: in pages, beside the writer, and without changing anything.
 
 use super::Store;
+use super::engine::Engine;
 use super::error::Failed;
 use super::keys::{PAGE, PageKey, numbered};
 use super::pages::{left, page_of};
@@ -32,55 +33,58 @@ impl Store {
     /// # Errors
     /// [`Failed`]: the engine cannot read.
     pub fn survey(&self, from: Seq, end: Seq, max: usize) -> Result<Survey, Failed> {
-        let end = end.min(self.tail());
-        let start = page_of(&self.engine, from).map_err(|error| self.broken(&error))?;
-        let mut survey = Survey::default();
-        let mut open: Option<(PageKey, Vec<u8>)> = None;
-        for record in self.engine.from(numbered(PAGE, start.map_or(from, |page| page.first))) {
-            let (name, value) = record.map_err(|error| self.broken(&error))?;
-            let Some((key, _)) = PageKey::read(&name).filter(|(key, _)| key.first < end) else { break };
-            match &mut open {
-                Some((same, parts)) if *same == key => parts.extend_from_slice(&value),
-                _ => {
-                    if let Some((page, record)) = open.replace((key, value.to_vec())) {
-                        self.look(page, &record, from..end, &mut survey)?;
-                        if survey.found.len() >= max {
-                            survey.next = Some(page.next());
-                            return Ok(survey);
-                        }
+        self.read(|engine| survey(engine, from, end.min(self.tail()), max))
+    }
+}
+
+fn survey(engine: &Engine, from: Seq, end: Seq, max: usize) -> Result<Survey, sled::Error> {
+    let start = page_of(engine, from)?;
+    let mut survey = Survey::default();
+    let mut open: Option<(PageKey, Vec<u8>)> = None;
+    for record in engine.from(numbered(PAGE, start.map_or(from, |page| page.first))) {
+        let (name, value) = record?;
+        let Some((key, _)) = PageKey::read(&name).filter(|(key, _)| key.first < end) else { break };
+        match &mut open {
+            Some((same, parts)) if *same == key => parts.extend_from_slice(&value),
+            _ => {
+                if let Some((page, record)) = open.replace((key, value.to_vec())) {
+                    look(engine, page, &record, from..end, &mut survey)?;
+                    if survey.found.len() >= max {
+                        survey.next = Some(page.next());
+                        return Ok(survey);
                     }
                 }
             }
         }
-        if let Some((page, record)) = open {
-            self.look(page, &record, from..end, &mut survey)?;
-        }
-        Ok(survey)
     }
+    if let Some((page, record)) = open {
+        look(engine, page, &record, from..end, &mut survey)?;
+    }
+    Ok(survey)
+}
 
-    fn look(
-        &self,
-        key: PageKey,
-        record: &[u8],
-        wanted: std::ops::Range<Seq>,
-        survey: &mut Survey,
-    ) -> Result<(), Failed> {
-        let left = left(&self.engine, key).map_err(|error| self.broken(&error))?.unwrap_or(0);
-        let Ok(page) = Page::decode(record) else { return Ok(()) };
-        if left == 0 || page.len() != usize::from(key.count) {
-            return Ok(());
-        }
-        let mut last: Option<SessionId> = None;
-        for (position, entry) in page.entries(key.first).enumerate() {
-            if left & key.bit(entry.seq) == 0 || !wanted.contains(&entry.seq) {
-                continue;
-            }
-            let Some(text) = page.session(position) else { continue };
-            if last.as_ref().is_none_or(|last| last.as_str() != text) {
-                last = SessionId::new(text).ok();
-            }
-            survey.found.extend(last.clone().map(|session| Sighting { entry, session }));
-        }
-        Ok(())
+fn look(
+    engine: &Engine,
+    key: PageKey,
+    record: &[u8],
+    wanted: std::ops::Range<Seq>,
+    survey: &mut Survey,
+) -> Result<(), sled::Error> {
+    let left = left(engine, key)?.unwrap_or(0);
+    let Ok(page) = Page::decode(record) else { return Ok(()) };
+    if left == 0 || page.len() != usize::from(key.count) {
+        return Ok(());
     }
+    let mut last: Option<SessionId> = None;
+    for (position, entry) in page.entries(key.first).enumerate() {
+        if left & key.bit(entry.seq) == 0 || !wanted.contains(&entry.seq) {
+            continue;
+        }
+        let Some(text) = page.session(position) else { continue };
+        if last.as_ref().is_none_or(|last| last.as_str() != text) {
+            last = SessionId::new(text).ok();
+        }
+        survey.found.extend(last.clone().map(|session| Sighting { entry, session }));
+    }
+    Ok(())
 }

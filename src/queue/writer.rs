@@ -16,7 +16,9 @@ use super::folder::Folder;
 use super::keys::{self, MARK, MEMBERS, PageKey, cut, meta, numbered, part};
 use super::open_page::OpenPage;
 use super::pages::{PageState, Pages, mark_value, page_of};
+use super::reopen::Pause;
 use super::space::{Room, Space};
+use super::view::View;
 use super::{Append, Command, Ledger, Now, OnStored, Requeued, Settings, Told, committed};
 use crate::event::{DeadReason, Entry, Moment, Seq};
 use crate::schedule::Stitches;
@@ -54,6 +56,10 @@ pub(super) struct Writer {
     pub(super) stitches: Stitches,
     pub(super) now: Now,
     pub(super) told: Told,
+    /// The readers' way to the database.
+    pub(super) view: View,
+    /// Whether the disk is too full even for removals.
+    pub(super) pause: Pause,
     pub(super) last: LastCommit,
 }
 
@@ -72,11 +78,14 @@ pub(super) struct Plan {
     touched: BTreeMap<Seq, PageState>,
     pub(super) fresh: Vec<PageState>,
     pub(super) entries: Vec<Entry>,
-    stored: Vec<(oneshot::Sender<Vec<Appended>>, Vec<Appended>)>,
+    pub(super) stored: Vec<(oneshot::Sender<Vec<Appended>>, Vec<Appended>)>,
     hooks: Vec<(OnStored, Seq)>,
-    done: Vec<oneshot::Sender<()>>,
-    requeued: Vec<(oneshot::Sender<Requeued>, Requeued)>,
-    pulses: Vec<oneshot::Sender<()>>,
+    /// What it does for others than producers; kept, since it may have to be planned anew.
+    pub(super) asked: Vec<Command>,
+    /// What became of each requeue among them.
+    requeued: Vec<Requeued>,
+    /// Pages that it removes.
+    pub(super) removing: Vec<PageState>,
     removed: Vec<Seq>,
     pub(super) buried: Vec<DeadReason>,
     /// Dead letters that it removes.
@@ -87,26 +96,38 @@ impl Writer {
     /// Commits until it is told to stop, nobody is left to ask, or the disk fails.
     pub(super) fn run(mut self, commands: &Receiver<Command>) {
         let worked = catch_unwind(AssertUnwindSafe(|| self.work(commands)));
-        let failure = match worked {
+        self.view.end();
+        let error = match worked {
             Ok(Ok(())) => return,
-            Ok(Err(failure)) => (failure.to_string(), !failure.disk_full()),
-            Err(panic) => (format!("the writer panicked: {}", panic_text(&*panic)), true),
+            Ok(Err(error)) => error,
+            Err(panic) => CommitError::Panic(format!("the writer panicked: {}", panic_text(&*panic))),
         };
-        let (message, doubtful) = failure;
-        let path = self.engine.path().to_owned();
-        // After a failed sync the system may take pages for clean that never reached the disk: the next start must not
-        // build on them. A full disk leaves no such doubt.
-        if doubtful {
-            self.folder.mark_failed(&message);
-        }
-        error!(event = "disk_failed", path = %path.display(), error = %message, "the queue cannot be written: nothing more is acknowledged. Check the disk: journalctl -k and df -h");
-        self.told.failed.send_replace(Some(Failed::Disk { path, message }));
+        let (path, message) = (self.engine.path().to_owned(), error.to_string());
+        let failed = match error {
+            CommitError::Gone(path) => Failed::Gone(path),
+            error if error.disk_full() => Failed::Full { path, message },
+            _ => {
+                // After a failed sync the system may take pages for clean that never reached the disk: the next start
+                // must not build on them. A full disk leaves no such doubt.
+                self.folder.mark_failed(&message);
+                Failed::Disk { path, message }
+            }
+        };
+        let path = self.engine.path().display();
+        error!(event = "disk_failed", %path, error = %failed, "the queue cannot be written: nothing more is acknowledged. Check the disk: journalctl -k and df -h");
+        self.told.failed.send_replace(Some(failed));
     }
 
     fn work(&mut self, commands: &Receiver<Command>) -> Result<(), CommitError> {
         let mut waiting = VecDeque::new();
         let mut stop = false;
         while !stop {
+            if self.pause.is_on() {
+                match self.wait_for_room(commands, &mut waiting)? {
+                    true => return Ok(()),
+                    false => continue,
+                }
+            }
             if waiting.is_empty() {
                 let received = match self.settled.is_empty() {
                     true => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -120,20 +141,28 @@ impl Writer {
             }
             waiting.extend(commands.try_iter());
             self.gather(commands, &mut waiting);
-            let mut plan = Plan { ledger: self.ledger, ..Plan::default() };
-            self.plan_removals(&mut plan)?;
-            let (appends, others) = take(&mut waiting);
-            for command in others {
-                stop |= self.plan(&mut plan, command)?;
+            let (mut appends, asked) = take(&mut waiting);
+            let mut plan = Plan { ledger: self.ledger, asked, ..Plan::default() };
+            stop |= plan.asked.iter().any(|command| matches!(command, Command::Stop));
+            match self.store(&mut plan, &mut appends) {
+                Ok(()) => self.publish(plan),
+                Err(error) if error.disk_full() => {
+                    stop = false;
+                    appends.into_iter().rev().for_each(|append| waiting.push_front(Command::Append(append)));
+                    self.start_over(plan, error, commands, &mut waiting)?;
+                }
+                Err(error) => return Err(error),
             }
-            self.plan_appends(&mut plan, appends);
-            self.commit(plan)?;
             stop &= waiting.is_empty();
         }
         while !self.settled.is_empty() {
             let mut plan = Plan { ledger: self.ledger, ..Plan::default() };
-            self.plan_removals(&mut plan)?;
-            self.commit(plan)?;
+            match self.store(&mut plan, &mut Vec::new()) {
+                Ok(()) => self.publish(plan),
+                // The next start removes them.
+                Err(error) if error.disk_full() => return Ok(()),
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -161,12 +190,24 @@ impl Writer {
         }
     }
 
+    /// Plans a commit and makes it durable.
+    fn store(&mut self, plan: &mut Plan, appends: &mut Vec<Append>) -> Result<(), CommitError> {
+        self.engine.is_there(&self.log)?;
+        self.plan_removals(plan)?;
+        let asked = std::mem::take(&mut plan.asked);
+        let planned = asked.iter().try_for_each(|command| self.plan(plan, command));
+        plan.asked = asked;
+        planned?;
+        self.plan_appends(plan, std::mem::take(appends));
+        self.commit(plan)
+    }
+
     /// Removes pages whose last settlement an earlier commit made durable. Not in that commit itself: the engine may
     /// reuse their place on the disk before it is synced.
     fn plan_removals(&mut self, plan: &mut Plan) -> Result<(), CommitError> {
         let count = self.settled.len().min(COMMIT_REMOVALS);
-        let pages: Vec<PageState> = self.settled.drain(..count).collect();
-        for page in &pages {
+        plan.removing = self.settled.drain(..count).collect();
+        for page in &plan.removing {
             for number in 0..parts(page.bytes) {
                 plan.batch.remove(page.key.part(number));
             }
@@ -175,7 +216,7 @@ impl Writer {
             plan.removed.push(page.key.first);
         }
         let mut seen = Vec::new();
-        for apart in pages.iter().filter_map(|page| page.apart) {
+        for apart in plan.removing.iter().filter_map(|page| page.apart) {
             if seen.contains(&apart) || self.in_use(apart, &plan.removed)? {
                 continue;
             }
@@ -206,12 +247,12 @@ impl Writer {
         Ok(false)
     }
 
-    /// Plans anything but an append; says whether it was the wish to stop.
-    fn plan(&mut self, plan: &mut Plan, command: Command) -> Result<bool, CommitError> {
+    /// Plans anything but an append.
+    fn plan(&mut self, plan: &mut Plan, command: &Command) -> Result<(), CommitError> {
         match command {
-            Command::Settle { delivered, burials, done } => {
+            Command::Settle { delivered, burials, .. } => {
                 for seq in delivered {
-                    if self.settle(plan, seq)? {
+                    if self.settle(plan, *seq)? {
                         plan.ledger.balance.delivered += 1;
                     }
                 }
@@ -219,44 +260,41 @@ impl Writer {
                 for burial in burials {
                     self.bury(plan, burial, now)?;
                 }
-                plan.done.push(done);
             }
-            Command::Delete { letters, done } => {
+            Command::Delete { letters, .. } => {
                 for seq in letters {
-                    self.delete(plan, seq)?;
+                    self.delete(plan, *seq)?;
                 }
-                plan.done.push(done);
             }
-            Command::Requeue { letters, done } => {
-                let requeued = self.requeue(plan, &letters)?;
-                plan.requeued.push((done, requeued));
+            Command::Requeue { letters, .. } => {
+                let requeued = self.requeue(plan, letters)?;
+                plan.requeued.push(requeued);
             }
-            Command::Put { name, value, done } => {
-                plan.batch.insert(meta(&name), value);
-                plan.done.push(done);
-            }
-            Command::Quarantine(key) => self.quarantine(plan, key)?,
+            Command::Put { name, value, .. } => plan.batch.insert(meta(name), value.as_slice()),
+            Command::Quarantine(key) => self.quarantine(plan, *key)?,
             Command::Trim(key) => {
-                let known = self.settled.iter().any(|page| page.key == key);
+                let known = self.settled.iter().any(|page| page.key == *key);
                 if !known && !plan.removed.contains(&key.first) {
                     let found = self.pages.of(&self.engine, key.first)?;
-                    self.settled.extend(found.filter(|page| page.key == key && page.mark == key.full()));
+                    self.settled.extend(found.filter(|page| page.key == *key && page.mark == key.full()));
                 }
             }
             Command::Missing(count) => {
                 plan.ledger.balance.quarantined += count;
-                plan.ledger.counted = plan.ledger.counted.saturating_sub(count);
+                plan.ledger.counted = plan.ledger.counted.saturating_sub(*count);
             }
             Command::Surplus(count) => plan.ledger.counted += count,
             Command::Limits(limits) => {
                 self.space.limit(limits.min_free, limits.reserve);
-                self.settings = Settings { path: self.settings.path.clone(), ..limits };
+                self.settings = Settings { path: self.settings.path.clone(), ..limits.clone() };
             }
-            Command::Pulse(done) => plan.pulses.push(done),
-            Command::Append(_) => {}
-            Command::Stop => return Ok(true),
+            Command::Reopen(opened) if self.view.times_opened() == Some(*opened) => {
+                let full = std::io::ErrorKind::StorageFull;
+                return Err(CommitError::Engine(sled::Error::Io(full.into())));
+            }
+            Command::Reopen(_) | Command::Pulse(_) | Command::Append(_) | Command::Stop => {}
         }
-        Ok(false)
+        Ok(())
     }
 
     /// Marks one event as settled; `false` where it is not in the queue, or was settled before.
@@ -320,7 +358,7 @@ impl Writer {
                 let refusal = match (room, append.done.is_closed()) {
                     // Whoever asked is gone: its lines were never answered, so nobody counts on them.
                     (_, true) => continue,
-                    (Room::RemovalsOnly(free), _) => Some(storage_full(free, self.settings.min_free)),
+                    (Room::RemovalsOnly(free), _) => Some(self.storage_full(free)),
                     (Room::Enough, _) => self.full(&plan.ledger, &submission),
                 };
                 answers.push(refusal.unwrap_or_else(|| {
@@ -349,18 +387,30 @@ impl Writer {
         Some(Appended::Refused { code: Unavailable::QueueFull, message, retry_after: RETRY_AFTER })
     }
 
-    /// Makes `plan` durable, and only then tells anybody.
-    fn commit(&mut self, mut plan: Plan) -> Result<(), CommitError> {
+    pub(super) fn storage_full(&self, free: u64) -> Appended {
+        let min_free = self.settings.min_free;
+        let message =
+            format!("the disk has {free} bytes free, and {min_free} must stay free (queue.min_free)");
+        Appended::Refused { code: Unavailable::StorageFull, message, retry_after: RETRY_AFTER }
+    }
+
+    fn commit(&mut self, plan: &mut Plan) -> Result<(), CommitError> {
         for page in plan.touched.values() {
             plan.batch.insert(numbered(MARK, page.key.first), mark_value(page.mark));
         }
-        if plan.ledger != self.ledger || !plan.done.is_empty() {
+        if plan.ledger != self.ledger || plan.asked.iter().any(Command::lasts) {
             plan.batch.insert(meta("ledger"), plan.ledger.encode());
             let began = Instant::now();
-            self.engine.commit(&self.log, plan.batch)?;
+            self.engine.commit(&self.log, std::mem::take(&mut plan.batch))?;
             self.last = LastCommit { appends: plan.stored.len(), time: began.elapsed() };
             self.told.counts.commit();
+            self.pause = Pause::default();
         }
+        Ok(())
+    }
+
+    /// `plan` is durable: only now anybody is told.
+    pub(super) fn publish(&mut self, plan: Plan) {
         for page in plan.fresh {
             self.pages.remember(page);
         }
@@ -391,13 +441,25 @@ impl Writer {
             // A connection that is gone wants no answer.
             let _gone = done.send(answers);
         }
-        for (done, requeued) in plan.requeued {
-            let _gone = done.send(requeued);
+        let mut requeued = plan.requeued.into_iter();
+        for command in plan.asked {
+            // Whoever asked may be gone, and wants no answer.
+            let _gone = match command {
+                Command::Settle { done, .. }
+                | Command::Delete { done, .. }
+                | Command::Put { done, .. }
+                | Command::Pulse(done) => done.send(()),
+                Command::Requeue { done, .. } => done.send(requeued.next().unwrap_or_default()).map_err(drop),
+                _ => Ok(()),
+            };
         }
-        for done in plan.done.into_iter().chain(plan.pulses) {
-            let _gone = done.send(());
-        }
-        Ok(())
+    }
+}
+
+impl Command {
+    /// Whether it is answered once something is durable, even where that changes no counter.
+    pub(super) fn lasts(&self) -> bool {
+        matches!(self, Self::Settle { .. } | Self::Delete { .. } | Self::Put { .. })
     }
 }
 
@@ -416,11 +478,6 @@ fn stitched(stitches: &mut Stitches, mut submission: Submission, now: Moment) ->
 /// How many values a record of `bytes` is cut over.
 fn parts(bytes: u64) -> u16 {
     u16::try_from(bytes.div_ceil(keys::VALUE_BYTES as u64)).unwrap_or(u16::MAX)
-}
-
-fn storage_full(free: u64, min_free: u64) -> Appended {
-    let message = format!("the disk has {free} bytes free, and {min_free} must stay free (queue.min_free)");
-    Appended::Refused { code: Unavailable::StorageFull, message, retry_after: RETRY_AFTER }
 }
 
 /// Takes the next commit's share from what waits: the appends, and everything else that was asked for before the bound

@@ -23,6 +23,7 @@ mod edge;
 mod extent;
 mod figures;
 mod floors;
+mod full_disk;
 mod fuzz;
 mod http2;
 mod load;

@@ -6,7 +6,7 @@ mod check;
 mod disk;
 mod failing;
 mod images;
-mod preload;
+pub(crate) mod preload;
 mod record;
 mod run;
 

@@ -1,0 +1,177 @@
+//! The full disk, met by the engine itself: its error is there for good, so the database is opened again in the process.
+//!
+//! Guarantees:
+//! - what was committed before is there, and is looked for: the counters in the opened database are either those before
+//!   the commit that failed or those of it, since a commit is written whole or not at all;
+//! - a submission of that commit is answered `storage_full`, unless the commit turns out to be whole;
+//! - what was settled in it is settled again: who waits for that goes on waiting;
+//! - nothing is appended until there is room for certain, and where there is none even for removals, these wait.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::engine::{CommitError, Engine};
+use super::error::OpenError;
+use super::open::ledger;
+use super::writer::{Plan, Writer};
+use super::{Command, Ledger};
+use crate::wire::reply::Appended;
+
+/// How long a database is left alone that the full disk keeps from opening.
+const OPEN_EVERY: Duration = Duration::from_millis(500);
+/// How long removals wait that found no room, at first and at most; twice as long each time.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
+
+/// When removals are tried again that found no room.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pause {
+    until: Option<Instant>,
+    wait: Duration,
+}
+
+impl Default for Pause {
+    fn default() -> Self {
+        Self { until: None, wait: PAUSES.0 }
+    }
+}
+
+impl Pause {
+    pub(super) fn is_on(&self) -> bool {
+        self.until.is_some()
+    }
+
+    fn begin(&mut self) {
+        self.until = Some(Instant::now() + self.wait);
+        self.wait = (self.wait * 2).min(PAUSES.1);
+    }
+}
+
+impl Writer {
+    /// Opens the database again after `error`, and goes on with `plan` where the commit left it: done, or to be done again.
+    pub(super) fn start_over(
+        &mut self,
+        plan: Plan,
+        error: CommitError,
+        commands: &Receiver<Command>,
+        waiting: &mut VecDeque<Command>,
+    ) -> Result<(), CommitError> {
+        let path = self.engine.path().to_owned();
+        warn!(
+            event = "disk_full", path = %path.display(), %error,
+            "the disk is full under the database: it is opened again. See what takes the room with df -h, and free some"
+        );
+        let freed = self.space.fill();
+        self.open_again(error, commands, waiting)?;
+        let found = ledger(&self.engine).map_err(|error| CommitError::Open(Box::new(error)))?;
+        info!(event = "queue_reopened", path = %path.display(), "the database is open again: it goes on with removals");
+        if is_same(&found, &self.ledger) {
+            self.take_back(plan, waiting);
+            if !freed {
+                // Nothing has changed: the next try would fail at once.
+                self.pause.begin();
+            }
+        } else if is_same(&found, &plan.ledger) {
+            // It was written whole before the engine met the full disk, and opening synced it.
+            self.publish(plan);
+        } else {
+            return Err(CommitError::Lost);
+        }
+        Ok(())
+    }
+
+    fn open_again(
+        &mut self,
+        full: CommitError,
+        commands: &Receiver<Command>,
+        waiting: &mut VecDeque<Command>,
+    ) -> Result<(), CommitError> {
+        let (path, view) = (self.engine.path().to_owned(), self.view.clone());
+        // The last handle goes with the readers': only then the engine gives its lock up.
+        self.engine = Engine::closed(&path);
+        self.engine = view.replace(|| {
+            loop {
+                match Engine::open(&path, &self.folder) {
+                    Err(OpenError::Full { .. }) => {
+                        // Another start would fare no better: here producers are answered meanwhile.
+                        waiting.extend(commands.try_iter());
+                        self.refuse(waiting);
+                        if waiting.iter().any(|command| matches!(command, Command::Stop)) {
+                            return Err(full);
+                        }
+                        thread::park_timeout(OPEN_EVERY);
+                    }
+                    opened => return opened.map_err(|error| CommitError::Open(Box::new(error))),
+                }
+            }
+        })?;
+        self.log = self.engine.log()?;
+        Ok(())
+    }
+
+    /// Undoes a plan of which nothing was written; what was asked for is planned again.
+    fn take_back(&mut self, plan: Plan, waiting: &mut VecDeque<Command>) {
+        let refusal = self.storage_full(self.space.free());
+        for (done, mut answers) in plan.stored {
+            answers.iter_mut().filter(|one| **one == Appended::Stored).for_each(|one| *one = refusal.clone());
+            let _gone = done.send(answers);
+        }
+        self.settled.extend(plan.removing);
+        plan.asked.into_iter().rev().for_each(|command| waiting.push_front(command));
+    }
+
+    /// Waits for the end of the pause, and says whether the queue ends before that.
+    pub(super) fn wait_for_room(
+        &mut self,
+        commands: &Receiver<Command>,
+        waiting: &mut VecDeque<Command>,
+    ) -> Result<bool, CommitError> {
+        waiting.extend(commands.try_iter());
+        self.refuse(waiting);
+        let left = self.pause.until.map(|until| until.saturating_duration_since(Instant::now()));
+        let stops = waiting.iter().any(|command| matches!(command, Command::Stop));
+        match commands.recv_timeout(left.unwrap_or_default()) {
+            _ if stops => {}
+            Ok(command) => {
+                waiting.push_back(command);
+                return Ok(false);
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                self.pause.until = None;
+                return Ok(false);
+            }
+            Err(RecvTimeoutError::Disconnected) => {}
+        }
+        // What removes settled pages can wait for the next start; what somebody waits for cannot.
+        match waiting.iter().any(|command| command.lasts() || matches!(command, Command::Requeue { .. })) {
+            true => Err(CommitError::Engine(sled::Error::Io(io::ErrorKind::StorageFull.into()))),
+            false => Ok(true),
+        }
+    }
+
+    /// Answers what needs no room, and tells producers that there is none.
+    fn refuse(&self, waiting: &mut VecDeque<Command>) {
+        let refusal = self.storage_full(self.space.free());
+        for command in std::mem::take(waiting) {
+            let _gone = match command {
+                Command::Append(append) => {
+                    append.done.send(vec![refusal.clone(); append.batch.len()]).map_err(drop)
+                }
+                Command::Pulse(done) => done.send(()),
+                other => {
+                    waiting.push_back(other);
+                    Ok(())
+                }
+            };
+        }
+    }
+}
+
+/// Whether what is durable of two ledgers is the same.
+fn is_same(one: &Ledger, other: &Ledger) -> bool {
+    Ledger { counted: 0, ..*one } == Ledger { counted: 0, ..*other }
+}

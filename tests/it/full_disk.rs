@@ -1,0 +1,412 @@
+//! Disks that are full, read-only, somebody else's or gone: what the daemon answers, and how it comes back.
+#![expect(clippy::print_stdout, reason = "a test that this user cannot run says so")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Instant;
+
+use target_notifyd::event::{Account, Moment, Seq};
+use target_notifyd::queue::{Queue, Settings};
+use target_notifyd::sandbox::{self, Faults, Sandbox};
+use tempfile::TempDir;
+
+use crate::power::preload::preload;
+use crate::process::{LIMIT, Log, command, connect, terminate};
+
+const MIB: u64 = 1_024 * 1_024;
+
+/// A file system of its own in memory, as small as a test wants it.
+struct Small {
+    folder: TempDir,
+}
+
+impl Small {
+    /// `None` where this user may not mount.
+    fn mount(bytes: u64, owner: u32) -> Option<Self> {
+        let folder = TempDir::new().expect("a folder");
+        let options = format!("size={bytes},uid={owner},gid={owner},mode=755");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "none"]).arg(folder.path()).stderr(Stdio::null());
+        match mount.status().is_ok_and(|status| status.success()) {
+            true => Some(Self { folder }),
+            false => {
+                println!("skipped: only root can mount a small disk");
+                None
+            }
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn filling(&self) -> PathBuf {
+        self.path().join("filling")
+    }
+
+    /// Takes all room but so many bytes.
+    fn fill(&self, but: u64) {
+        let free = target_notifyd::queue::free_bytes(self.path()).expect("a file system");
+        let file = fs::File::create(self.filling()).expect("a file");
+        let bytes = i64::try_from(free.saturating_sub(but)).expect("a size");
+        nix::fcntl::posix_fallocate(file, 0, bytes.max(1)).expect("there was room");
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.filling()).expect("the filling is there");
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _unmounted = Command::new("umount").arg("--lazy").arg(self.path()).status();
+    }
+}
+
+/// A daemon that is gone with the test.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // One that has ended is no error.
+        let _ended = self.0.kill();
+        let _waited = self.0.wait();
+    }
+}
+
+/// What a burst of lines was answered.
+#[derive(Default)]
+struct Answers {
+    queued: BTreeSet<String>,
+    full: usize,
+}
+
+/// Submits so many events of about so many bytes without waiting; each is taken in, or there is no room for it.
+fn burst(folder: &Path, name: &str, count: usize, bytes: usize) -> Answers {
+    let stream = connect(folder);
+    stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
+    let lines = (0..count).map(|number| {
+        let (id, filling) = (format!("{name}.{number}"), "x".repeat(bytes));
+        format!(
+            r#"{{"session_id":"s{}","type":"click","id":"{id}","impressionId":"{id}","mbox":{{"name":"home","state":"{filling}"}}}}"#,
+            number % 40
+        ) + "\n"
+    });
+    let (mut writing, lines) = (stream.try_clone().expect("a socket"), lines.collect::<String>());
+    let writer = std::thread::spawn(move || writing.write_all(lines.as_bytes()).expect("the daemon reads"));
+    let mut answers = Answers::default();
+    for line in BufReader::new(stream).lines().take(count) {
+        let reply: serde_json::Value =
+            serde_json::from_str(&line.expect("a reply")).expect("a reply is JSON");
+        match reply["status"].as_str() {
+            Some("queued") => {
+                answers.queued.insert(reply["ids"][0].as_str().expect("an id").to_owned());
+            }
+            _ => {
+                assert_eq!(reply["error"]["code"], "storage_full", "{reply}");
+                answers.full += 1;
+            }
+        }
+    }
+    writer.join().expect("the writer ends");
+    assert_eq!(answers.queued.len() + answers.full, count, "the connection ended");
+    answers
+}
+
+/// A daemon on some disk, and a Target that is down at first.
+struct Stage {
+    runtime: tokio::runtime::Runtime,
+    sandbox: Sandbox,
+    folder: TempDir,
+    options: Vec<String>,
+}
+
+impl Stage {
+    fn new(queue: &Path, min_free: u64, reserve: u64) -> Self {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let inside = runtime.enter();
+        let sandbox = Sandbox::start(sandbox::Settings::default()).expect("the sandbox listens");
+        drop(inside);
+        sandbox.faults(Faults { down: true, ..Faults::default() });
+        let options = [
+            format!("queue.path={}", queue.display()),
+            format!("queue.min_free={min_free}B"),
+            format!("queue.reserve={reserve}B"),
+        ];
+        Self { runtime, sandbox, folder: TempDir::new().expect("a folder"), options: options.to_vec() }
+    }
+
+    fn command(&self) -> Command {
+        let endpoint = format!("http://{}", self.sandbox.address());
+        let mut arguments = vec!["run"];
+        self.options.iter().for_each(|option| arguments.extend(["-o", option]));
+        let mut command = command(self.folder.path(), &endpoint, &arguments);
+        command.stderr(Stdio::piped());
+        command
+    }
+
+    fn start(&self) -> (Daemon, Log) {
+        started(&mut self.command())
+    }
+
+    /// Target serves from now on.
+    fn heal(&self) {
+        self.sandbox.faults(Faults::default());
+    }
+
+    /// Waits until Target has taken all of these.
+    fn taken(&self, ids: &BTreeSet<String>) {
+        let until = Instant::now() + LIMIT;
+        loop {
+            let ledger = self.sandbox.ledger();
+            let taken: BTreeSet<&str> = ledger.records().map(|record| record.id).collect();
+            let missing = ids.iter().filter(|id| !taken.contains(id.as_str())).count();
+            if missing == 0 {
+                return;
+            }
+            assert!(Instant::now() < until, "{missing} of {} never arrived", ids.len());
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
+    /// Submits until an event is taken in again.
+    fn taken_in_again(&self, name: &str) -> BTreeSet<String> {
+        let until = Instant::now() + LIMIT;
+        for round in 0.. {
+            let answers = burst(self.folder.path(), &format!("{name}.{round}"), 1, 100);
+            if !answers.queued.is_empty() {
+                return answers.queued;
+            }
+            assert!(Instant::now() < until, "nothing is taken in again");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        BTreeSet::new()
+    }
+
+    /// Ends the daemon, and holds its account against what was acknowledged and what arrived.
+    fn end(
+        self,
+        queue: &Path,
+        mut daemon: Daemon,
+        log: Log,
+        acknowledged: &BTreeSet<String>,
+    ) -> Vec<serde_json::Value> {
+        self.taken(acknowledged);
+        let status = terminate(&mut daemon.0);
+        let log = log.all();
+        assert!(status.success(), "{status}: {log:#?}");
+        let balance = balance(queue);
+        assert_eq!((balance.delivered, balance.pending()), (balance.accepted, 0), "{balance:?}");
+        assert_eq!(balance.accepted, acknowledged.len() as u64, "{balance:?}");
+        let totals = self.sandbox.totals();
+        assert_eq!((totals.takings, totals.repeated), (balance.accepted, 0));
+        self.runtime.block_on(self.sandbox.stop());
+        log
+    }
+}
+
+fn started(command: &mut Command) -> (Daemon, Log) {
+    let mut daemon = command.stdout(Stdio::null()).spawn().expect("the daemon starts");
+    let log = Log::of(&mut daemon);
+    (Daemon(daemon), log)
+}
+
+/// The account of a queue that nobody has open; what waits is counted.
+fn balance(path: &Path) -> target_notifyd::event::Balance {
+    let settings = Settings {
+        path: path.to_owned(),
+        max_bytes: 2 << 30,
+        max_events: 10_000_000,
+        min_free: 0,
+        reserve: 0,
+        dead_max_events: 100_000,
+        adopt: false,
+    };
+    let account = Account { client: "acme".to_owned(), organization: "0DD9@AdobeOrg".to_owned() };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let queue = Queue::open(settings, &account, Arc::new(|| Moment::ZERO)).expect("the queue opens");
+    let store = queue.store();
+    let waiting = store.scan(Seq(0), usize::MAX).expect("the queue reads").entries.len();
+    let ledger = store.ledger();
+    assert_eq!((ledger.imbalance(), ledger.balance.pending()), (0, waiting as u64), "{ledger:?}");
+    drop(store);
+    runtime.block_on(queue.shutdown()).expect("the queue closes");
+    ledger.balance
+}
+
+const AGAIN: &str = "the database is open again";
+
+fn says(log: &[serde_json::Value], sentence: &str) -> bool {
+    log.iter().any(|line| crate::process::message(line).starts_with(sentence))
+}
+
+/// Fills a disk of 24 MiB down to `but` free bytes under a daemon with a backlog.
+fn filled(min_free: u64, reserve: u64, but: u64) {
+    let Some(disk) = Small::mount(24 * MIB, 0) else { return };
+    let queue = disk.path().join("queue");
+    let stage = Stage::new(&queue, min_free, reserve);
+    let (mut daemon, mut log) = stage.start();
+    let mut acknowledged = burst(stage.folder.path(), "before", 400, 2_000).queued;
+    assert_eq!(acknowledged.len(), 400);
+    disk.fill(but);
+    // Until there is no room: then the engine has met the full disk, or was kept from it.
+    for round in 0.. {
+        let answers = burst(stage.folder.path(), &format!("full{round}"), 256, 4_000);
+        acknowledged.extend(answers.queued);
+        if answers.full > 0 {
+            break;
+        }
+    }
+    if reserve > 0 {
+        // Killed and started on the full disk, it opens, and delivers what it has.
+        daemon.0.kill().expect("the daemon is there");
+        daemon.0.wait().expect("the daemon is gone");
+        drop(log.all());
+        let (daemon, log) = stage.start();
+        stage.heal();
+        stage.taken(&acknowledged);
+        disk.free();
+        acknowledged.extend(stage.taken_in_again("after"));
+        stage.end(&queue, daemon, log, &acknowledged);
+        return;
+    }
+    stage.heal();
+    if but == 0 {
+        // There is no room even for removals, nor for opening the database again: all of it waits.
+        log.says("the disk is full under the database");
+    }
+    disk.free();
+    acknowledged.extend(stage.taken_in_again("after"));
+    let log = stage.end(&queue, daemon, log, &acknowledged);
+    assert!(but > 0 || says(&log, AGAIN), "{log:#?}");
+}
+
+#[test]
+fn a_full_disk_takes_removals_from_the_reserve_and_opens() {
+    for but in [0, 64 * 1_024, 700 * 1_024, 3 * MIB] {
+        filled(4 * MIB, 2 * MIB, but);
+    }
+}
+
+#[test]
+fn a_disk_without_a_reserve_that_fills_up_under_the_engine_ends_nothing() {
+    for but in [0, 64 * 1_024, 700 * 1_024, 3 * MIB] {
+        filled(0, 0, but);
+    }
+}
+
+/// The same as an ordinary user sees it, through calls that are made to fail: at commits small and large.
+#[test]
+fn the_engine_may_meet_the_full_disk_at_any_write() {
+    for fault in ["write@/db:8:ENOSPC", "write@/db:9:ENOSPC", "write@/db:12:ENOSPC", "write@/db:15:ENOSPC"] {
+        let disk = TempDir::new().expect("a folder");
+        let queue = disk.path().canonicalize().expect("a folder").join("queue");
+        let stage = Stage::new(&queue, 2 * MIB, MIB);
+        let mut command = stage.command();
+        preload(&mut command, disk.path(), &stage.folder.path().join("record"), fault);
+        let (daemon, log) = started(&mut command);
+        let (mut acknowledged, mut full) = (BTreeSet::new(), 0);
+        for round in 0..6 {
+            // Large commits reach over the end of a segment.
+            let (count, bytes) = if round % 2 == 0 { (20, 100) } else { (256, 4_000) };
+            let answers = burst(stage.folder.path(), &format!("b{round}"), count, bytes);
+            acknowledged.extend(answers.queued);
+            full += answers.full;
+        }
+        assert!(full > 0, "{fault}: it was never full");
+        stage.heal();
+        acknowledged.extend(stage.taken_in_again("after"));
+        let log = stage.end(&queue, daemon, log, &acknowledged);
+        assert!(says(&log, AGAIN), "{fault}: {log:#?}");
+    }
+}
+
+/// Starts a daemon that cannot open its queue, and gives its exit code and what it said.
+fn refused(command: &mut Command) -> (Option<i32>, String) {
+    let ended = command.output().expect("the daemon starts");
+    (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
+}
+
+#[test]
+fn a_folder_that_is_taken_away_ends_the_daemon_before_it_acknowledges_more() {
+    let disk = TempDir::new().expect("a folder");
+    let queue = disk.path().join("queue");
+    for removed in [false, true] {
+        let stage = Stage::new(&queue, 0, 0);
+        let (mut daemon, log) = stage.start();
+        assert_eq!(burst(stage.folder.path(), "before", 5, 100).queued.len(), 5);
+        match removed {
+            true => fs::remove_dir_all(&queue).expect("a folder can be removed"),
+            false => fs::rename(&queue, disk.path().join("elsewhere")).expect("a folder can be moved"),
+        }
+        let mut stream = connect(stage.folder.path());
+        stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
+        stream.write_all(b"{\"session_id\":\"s\",\"type\":\"click\",\"id\":\"lost\"}\n").expect("it reads");
+        let answers: Vec<String> = BufReader::new(stream).lines().map_while(Result::ok).collect();
+        assert!(answers.is_empty(), "{answers:?}");
+        let status = daemon.0.wait().expect("the daemon ends");
+        let log = log.all();
+        assert_eq!(status.code(), Some(74), "{log:#?}");
+        let told = log
+            .iter()
+            .any(|line| line["error"].as_str().is_some_and(|error| error.contains("was removed or moved")));
+        assert!(told, "{log:#?}");
+        if !removed {
+            // Brought back, it is what it was.
+            fs::rename(disk.path().join("elsewhere"), &queue).expect("a folder can be moved");
+            assert_eq!(balance(&queue).pending(), 5);
+        }
+    }
+}
+
+#[test]
+fn a_folder_that_this_user_may_not_write_is_named_at_the_start() {
+    let Some(disk) = Small::mount(8 * MIB, 0) else { return };
+    let queue = disk.path().join("queue");
+    let stage = Stage::new(&queue, 0, 0);
+    fs::create_dir(&queue).expect("a folder");
+    // Read-only, as a disk becomes that had errors.
+    let remount = |how: &str| {
+        let mut mount = Command::new("mount");
+        assert!(mount.args(["-o", how]).arg(disk.path()).status().expect("mount").success());
+    };
+    remount("remount,ro");
+    let (code, said) = refused(&mut stage.command());
+    assert!(code == Some(74) && said.contains("Read-only file system") && said.contains("queue"), "{said}");
+    remount("remount,rw");
+    // As somebody else; whose own parts can be reached.
+    for folder in [disk.path(), stage.folder.path()] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).expect("a mode");
+    }
+    fs::set_permissions(&queue, fs::Permissions::from_mode(0o700)).expect("a mode");
+    let (daemon, program) = (stage.command(), reachable(stage.folder.path()));
+    let as_nobody = |daemon: &Command| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+        command.args(daemon.get_args()).stderr(Stdio::piped());
+        command
+    };
+    let (code, said) = refused(&mut as_nobody(&daemon));
+    assert!(
+        code == Some(74) && said.contains("Permission denied") && said.contains("belongs to this user"),
+        "{said}"
+    );
+    // A folder of that user's own works.
+    std::os::unix::fs::chown(&queue, Some(65_534), Some(65_534)).expect("root may");
+    let (running, log) = started(&mut as_nobody(&daemon));
+    let acknowledged = burst(stage.folder.path(), "own", 5, 100).queued;
+    stage.heal();
+    stage.end(&queue, running, log, &acknowledged);
+}
+
+/// The executable at a place that every user may reach.
+fn reachable(folder: &Path) -> PathBuf {
+    let path = folder.join("target-notifyd");
+    fs::copy(env!("CARGO_BIN_EXE_target-notifyd"), &path).expect("a copy");
+    path
+}
