@@ -24,6 +24,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+pub use self::descriptors::Files;
 use self::desk::Desk;
 use self::figures::{Meter, Sources};
 use self::pulse::Pulse;

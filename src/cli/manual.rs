@@ -33,6 +33,7 @@ Examples:
 pub(in crate::cli) const CHECK: &str = "\
 Examples:
   target-notifyd check
+  target-notifyd check --online --json
   target-notifyd check --config new.toml -o batch.linger=50ms";
 pub(in crate::cli) const SEND: &str = "\
 Examples:

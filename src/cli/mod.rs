@@ -1,6 +1,7 @@
 //! The command line: arguments to configuration, commands, exit codes.
 
 mod bench;
+mod check;
 mod manual;
 mod operate;
 mod reload;
@@ -86,9 +87,9 @@ enum Command {
         #[arg(long)]
         adopt_queue: bool,
     },
-    /// Read the configuration and print everything that is wrong with it.
+    /// Print what a daemon would run with, and everything that is wrong with it, its folders, its disk and its network.
     #[command(after_help = manual::CHECK)]
-    Check,
+    Check(check::Arguments),
     /// Submit lines to the running daemon and print its replies.
     #[command(after_help = manual::SEND)]
     Send {
@@ -169,13 +170,15 @@ pub fn main() -> Exit {
     };
     let overrides = arguments.configuration.overrides.clone();
     let sources = sources(arguments.configuration);
+    if let Command::Check(arguments) = &arguments.command {
+        return check::run(&sources, arguments);
+    }
     let config = match Config::load(&sources) {
         Ok(config) => config,
         Err(problems) => return wrong(&problems),
     };
     match arguments.command {
         Command::Operate(command) => operate::run(&config.admin.socket, command),
-        Command::Check => check(&config),
         Command::Run { adopt_queue } => match service {
             Ok(service) => start(&config, |config, logging| {
                 let environment = Environment { sources, logging, service };
@@ -195,7 +198,7 @@ pub fn main() -> Exit {
         }
         Command::Bench(arguments) => start(&config, move |_, _| bench::run(arguments, overrides)),
         Command::Sandbox { listen } => start(&config, move |_, _| serve(listen)),
-        Command::Completions { .. } | Command::Man { .. } => Exit::Success,
+        Command::Check(_) | Command::Completions { .. } | Command::Man { .. } => Exit::Success,
     }
 }
 
@@ -232,14 +235,6 @@ fn wrong(problems: &Problems) -> Exit {
 fn told(text: &str) {
     // Where standard error is closed there is nobody to tell.
     let _closed = writeln!(io::stderr(), "{text}");
-}
-
-fn check(config: &Config) -> Exit {
-    if let Err(problems) = config.account() {
-        return wrong(&problems);
-    }
-    told("the configuration is sound");
-    Exit::Success
 }
 
 fn start<F: Future<Output = Exit>>(config: &Config, work: impl FnOnce(Config, Logging) -> F) -> Exit {

@@ -32,7 +32,7 @@ pub(super) const DAY: Duration = Duration::from_secs(86_400);
 /// Ten years, each of 365 days.
 pub(super) const DECADE: Duration = Duration::from_secs(3_650 * 86_400);
 /// The longest path that a socket's address holds on Linux, in bytes.
-const MAX_SOCKET_PATH_BYTES: usize = 107;
+pub const MAX_SOCKET_PATH_BYTES: usize = 107;
 
 /// What a key's reader says: the value, or what is wrong with it.
 pub(super) type Read<T> = Result<T, String>;

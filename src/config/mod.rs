@@ -6,6 +6,7 @@
 //! - reading it touches no socket and no port, and no file but the configuration and the property token's.
 
 mod change;
+mod in_force;
 mod kinds;
 mod nearest;
 mod places;
@@ -20,6 +21,8 @@ mod url;
 mod value;
 
 pub use self::change::Changes;
+pub use self::in_force::InForce;
+pub use self::kinds::MAX_SOCKET_PATH_BYTES;
 pub use self::problem::{Origin, Problem, Problems};
 pub use self::sections::{
     Admin, Batch, Defaults, Delivery, Format, IdentifierForm, Ingest, Log, Queue, Retry, Shutdown, Target,
@@ -69,6 +72,14 @@ impl Config {
         let mut reader = Reader::new(found.settings, found.problems);
         let whole = Self::read(&mut reader, &sources.environment);
         Problems::or(reader.into_problems(), whole)
+    }
+
+    /// The configuration of `sources` with the default in the place of every value that is wrong, to look at the rest; `None`
+    /// would take a default that is wrong.
+    #[must_use]
+    pub fn despite(sources: &Sources) -> Option<Self> {
+        let mut reader = Reader::new(sources.settings().settings, Vec::new()).forgiving();
+        Self::read(&mut reader, &sources.environment)
     }
 
     /// Reads every section before it gives up on one, so that every problem is kept.

@@ -39,6 +39,8 @@ pub(super) struct Setting {
 pub(super) struct Reader {
     given: BTreeMap<&'static str, Vec<Setting>>,
     problems: Vec<Problem>,
+    /// Whether a default stands in for a value that is wrong.
+    forgiving: bool,
 }
 
 impl Reader {
@@ -48,7 +50,12 @@ impl Reader {
         for setting in settings {
             given.entry(setting.key).or_default().push(setting);
         }
-        Self { given, problems }
+        Self { given, problems, forgiving: false }
+    }
+
+    /// Lets the default stand in for every value that is wrong.
+    pub(super) fn forgiving(self) -> Self {
+        Self { forgiving: true, ..self }
     }
 
     /// The value of a key by `read`, or its default. A value that is overridden must be right too: it would come
@@ -70,6 +77,9 @@ impl Reader {
                     self.problems.push(Problem { origin, key: key.to_owned(), message });
                 }
             }
+        }
+        if taken.is_none() && self.forgiving {
+            taken = read(&Value::Untyped(default.to_owned())).ok();
         }
         taken
     }

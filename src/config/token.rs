@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::kinds::Read as ReadAs;
 use super::problem::Origin;
@@ -15,7 +15,7 @@ const MAX_TOKEN_BYTES: u64 = 4_096;
 /// The name of the systemd credential.
 const CREDENTIAL: &str = "property-token";
 /// The variable in which systemd names the folder of credentials.
-const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+pub(super) const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 
 /// A property token; never shown by `Debug`, as tokens are not logged.
 #[derive(Clone, PartialEq, Eq)]
@@ -70,9 +70,7 @@ pub(super) fn resolve(
             kept(read(path), path, origin, reader)
         }
         (None, None) => {
-            let named =
-                |(name, value): &&(String, String)| name == CREDENTIALS_DIRECTORY && !value.is_empty();
-            let path = Path::new(&environment.iter().find(named)?.1).join(CREDENTIAL);
+            let path = credential(environment)?;
             match read(&path) {
                 // The unit may have credentials of other names.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -80,6 +78,12 @@ pub(super) fn resolve(
             }
         }
     }
+}
+
+/// Where systemd's credential would lie.
+pub(super) fn credential(environment: &[(String, String)]) -> Option<PathBuf> {
+    let named = |(name, value): &&(String, String)| name == CREDENTIALS_DIRECTORY && !value.is_empty();
+    Some(Path::new(&environment.iter().find(named)?.1).join(CREDENTIAL))
 }
 
 fn kept(

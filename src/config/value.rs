@@ -86,6 +86,25 @@ impl Value {
     }
 }
 
+impl Value {
+    /// The value as a TOML literal; of what is none, its kind.
+    pub(super) fn literal(&self) -> String {
+        match self {
+            Self::Untyped(text) => match literal(text) {
+                Some(Self::Text(text)) => format!("{text:?}"),
+                Some(read) => read.literal(),
+                None => format!("{text:?}"),
+            },
+            Self::Text(text) => format!("{text:?}"),
+            Self::List(list) => {
+                let list: Vec<String> = list.iter().map(Self::literal).collect();
+                format!("[{}]", list.join(", "))
+            }
+            other => other.to_string(),
+        }
+    }
+}
+
 /// As a problem repeats it: escaped and cut.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -41,6 +41,30 @@ impl Need {
     }
 }
 
+/// How many files a daemon may open, and needs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// The limit that a start has: the hard one, to which it raises the soft one.
+    pub limit: u64,
+    /// What all limits of the configuration need together.
+    pub needed: usize,
+    /// How many connections of producers are taken in by that.
+    pub connections: usize,
+}
+
+impl Files {
+    /// The files of a daemon with `settings`, started as this process was.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn of(settings: &Settings) -> Result<Self, nix::Error> {
+        let (need, (_, limit)) = (Need::of(settings), getrlimit(Resource::RLIMIT_NOFILE)?);
+        let fits = usize::try_from(limit).unwrap_or(usize::MAX);
+        let connections = if fits < need.all() { need.fitting(fits) } else { need.connections };
+        Ok(Self { limit, needed: need.all(), connections })
+    }
+}
+
 /// Raises the soft limit of open files to what the limits need, as far as the hard one lets it; how many connections of
 /// producers may be taken in.
 pub(super) fn provide(settings: &Settings) -> usize {

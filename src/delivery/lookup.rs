@@ -20,7 +20,7 @@ pub(super) const MAX_LOOKUPS: usize = 256;
 
 /// Why a host has no address.
 #[derive(Debug, Error)]
-enum LookupError {
+pub(super) enum LookupError {
     /// Whoever is asked for names says nothing.
     #[error("no name server answered for {name} within {limit:?}; check /etc/resolv.conf and the network")]
     Silent { name: String, limit: Duration },
@@ -47,12 +47,27 @@ impl Resolve for Lookup {
     fn resolve(&self, name: Name) -> Resolving {
         let (limit, places, name) = (self.limit, Arc::clone(&self.places), name.as_str().to_owned());
         Box::pin(async move {
-            match timeout(limit, addresses(name.clone(), places)).await {
-                Ok(Ok(found)) => Ok(Box::new(found.into_iter()) as Addrs),
-                Ok(Err(source)) => Err(LookupError::System { name, source }.into()),
-                Err(_) => Err(LookupError::Silent { name, limit }.into()),
-            }
+            let found = within(limit, name, places).await?;
+            Ok(Box::new(found.into_iter()) as Addrs)
         })
+    }
+}
+
+/// The addresses of `name`, looked up as for a connection that has to be made within `connect_timeout`.
+pub(super) async fn found(name: String, connect_timeout: Duration) -> Result<Vec<SocketAddr>, LookupError> {
+    let Lookup { limit, places } = Lookup::new(connect_timeout);
+    within(limit, name, places).await
+}
+
+async fn within(
+    limit: Duration,
+    name: String,
+    places: Arc<Semaphore>,
+) -> Result<Vec<SocketAddr>, LookupError> {
+    match timeout(limit, addresses(name.clone(), places)).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(source)) => Err(LookupError::System { name, source }),
+        Err(_) => Err(LookupError::Silent { name, limit }),
     }
 }
 

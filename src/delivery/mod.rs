@@ -5,6 +5,7 @@ mod feed;
 mod flusher;
 mod lookup;
 mod notice;
+mod probe;
 #[cfg(test)]
 mod simulation;
 mod transport;
@@ -12,4 +13,5 @@ mod transport;
 pub use self::counts::{Counts, Kind, LATENCY_BOUNDS_MS, Latency};
 pub use self::feed::{Fate, Feed, Heard};
 pub use self::flusher::{Added, Ask, Backlog, Edge, Flusher, KnownVisitors, Manner, Operation, Shown};
+pub use self::probe::{NoWay, addresses, connect};
 pub use self::transport::{MAX_IDLE_PER_HOST, Settings, Transport, TransportError};

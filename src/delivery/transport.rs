@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use reqwest::{Certificate, Client, Proxy, Response, StatusCode, Url, redirect};
+use reqwest::{Certificate, Client, ClientBuilder, Proxy, Response, StatusCode, Url, redirect};
 use thiserror::Error;
 
 use super::Edge;
@@ -103,25 +103,7 @@ impl Transport {
         if let Some(edge) = &settings.edge_endpoint {
             checked("target.edge_endpoint", &edge.replace("{cluster}", "0"), settings.allow_http)?;
         }
-        let mut builder = Client::builder()
-            .timeout(settings.timeout)
-            .connect_timeout(settings.connect_timeout)
-            .dns_resolver(Lookup::new(settings.connect_timeout))
-            .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
-            // Over HTTP/2 a request that times out leaves its connection open. One that fell silent would take every
-            // later request, too: a ping that nobody answers, sent while a request waits, ends it.
-            .http2_keep_alive_interval(settings.timeout / 4)
-            .http2_keep_alive_timeout(settings.connect_timeout.max(SHORTEST_PING))
-            .redirect(redirect::Policy::none());
-        if let Some(path) = &settings.ca_file {
-            let pem = std::fs::read(path)
-                .map_err(|source| TransportError::CaFile { path: path.clone(), source })?;
-            builder = builder.tls_certs_merge(Certificate::from_pem_bundle(&pem)?);
-        }
-        if let Some(proxy) = &settings.proxy {
-            builder = builder.proxy(Proxy::all(proxy)?);
-        }
-        Ok(Self { client: builder.build()?, settings })
+        Ok(Self { client: builder(&settings)?.build()?, settings })
     }
 
     fn base(&self, host: Host) -> String {
@@ -242,6 +224,29 @@ pub(super) fn outcome(
     }
 }
 
+/// What makes the client that `settings` ask for.
+pub(super) fn builder(settings: &Settings) -> Result<ClientBuilder, TransportError> {
+    let mut builder = Client::builder()
+        .timeout(settings.timeout)
+        .connect_timeout(settings.connect_timeout)
+        .dns_resolver(Lookup::new(settings.connect_timeout))
+        .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
+        // Over HTTP/2 a request that times out leaves its connection open. One that fell silent would take every
+        // later request, too: a ping that nobody answers, sent while a request waits, ends it.
+        .http2_keep_alive_interval(settings.timeout / 4)
+        .http2_keep_alive_timeout(settings.connect_timeout.max(SHORTEST_PING))
+        .redirect(redirect::Policy::none());
+    if let Some(path) = &settings.ca_file {
+        let pem =
+            std::fs::read(path).map_err(|source| TransportError::CaFile { path: path.clone(), source })?;
+        builder = builder.tls_certs_merge(Certificate::from_pem_bundle(&pem)?);
+    }
+    if let Some(proxy) = &settings.proxy {
+        builder = builder.proxy(Proxy::all(proxy)?);
+    }
+    Ok(builder)
+}
+
 /// `value` as a URL that may be used.
 fn checked(key: &'static str, value: &str, allow_http: bool) -> Result<Url, TransportError> {
     let wrong = || TransportError::Url { key, value: value.to_owned() };
@@ -273,7 +278,7 @@ fn wait(value: &HeaderValue, now: SystemTime) -> Option<Duration> {
 }
 
 /// An error with its causes, without the URL: that holds the session id.
-fn told(error: &reqwest::Error) -> String {
+pub(super) fn told(error: &reqwest::Error) -> String {
     let mut text = String::new();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -286,7 +291,7 @@ fn told(error: &reqwest::Error) -> String {
     if text.is_empty() { "the request failed".to_owned() } else { text }
 }
 
-fn failure(error: &reqwest::Error) -> Failure {
+pub(super) fn failure(error: &reqwest::Error) -> Failure {
     let text = told(error);
     if error.is_timeout() {
         Failure::Timeout

@@ -13,6 +13,7 @@ mod authority;
 mod bad_lines;
 mod bench;
 mod causes;
+mod check;
 mod cli;
 mod corruption;
 mod crash;

@@ -15,26 +15,27 @@ use tokio_rustls::TlsAcceptor;
 use crate::support::{Running, display, settings};
 
 /// What was seen on the way, in order.
-type Seen = Arc<Mutex<Vec<String>>>;
+pub(crate) type Seen = Arc<Mutex<Vec<String>>>;
 
 fn note(seen: &Seen, what: String) {
     seen.lock().unwrap_or_else(PoisonError::into_inner).push(what);
 }
 
-fn noted(seen: &Seen) -> Vec<String> {
+/// What was seen so far.
+pub(crate) fn noted(seen: &Seen) -> Vec<String> {
     seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// Ends TLS before the sandbox, and notes the protocol of each connection, or that there was no handshake.
-struct Terminator {
-    port: u16,
-    ca_file: PathBuf,
-    seen: Seen,
-    task: JoinHandle<()>,
+pub(crate) struct Terminator {
+    pub(crate) port: u16,
+    pub(crate) ca_file: PathBuf,
+    pub(crate) seen: Seen,
+    pub(crate) task: JoinHandle<()>,
 }
 
 impl Terminator {
-    async fn start(folder: &TempDir, sandbox: &Sandbox) -> Self {
+    pub(crate) async fn start(folder: &TempDir, sandbox: &Sandbox) -> Self {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
         let ca_file = folder.path().join("ca.pem");
         std::fs::write(&ca_file, made.cert.pem()).expect("a file");
@@ -77,7 +78,7 @@ impl Terminator {
 }
 
 /// A proxy that breaks off its first connections, then does as it is asked.
-async fn proxy(broken: usize) -> (String, Seen, JoinHandle<()>) {
+pub(crate) async fn proxy(broken: usize) -> (String, Seen, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = format!("http://{}", listener.local_addr().expect("an address"));
     let seen = Seen::default();

@@ -18,6 +18,7 @@ use self::arguments::Asked;
 pub(super) use self::arguments::Operate;
 use self::client::{Client, ClientError};
 use self::lists::Printer;
+pub(super) use self::text::bytes;
 use super::{Exit, told};
 use crate::admin::protocol::{Answer, Request};
 

@@ -36,7 +36,7 @@ pub(super) fn count(number: u64) -> String {
 }
 
 /// Bytes in the largest unit that fits.
-pub(super) fn bytes(number: u64) -> String {
+pub(in crate::cli) fn bytes(number: u64) -> String {
     ByteSize(number).display().iec().to_string()
 }
 

@@ -1,0 +1,116 @@
+//! The way to Target: names, and connections with their TLS handshakes. Nothing is sent.
+
+use std::net::IpAddr;
+
+use super::report::Finding;
+use crate::delivery::{NoWay, Settings, addresses, connect};
+use crate::event::{Cluster, Failure};
+
+/// What is reached for.
+pub(super) struct Reach<'a> {
+    pub(super) settings: &'a Settings,
+    /// The edge cluster of sessions that bring none: its host is tried, too.
+    pub(super) location_hint: Option<Cluster>,
+    /// The proxy that the environment names.
+    pub(super) environment_proxy: Option<(&'a str, &'a str)>,
+}
+
+/// One after the other, each within `target.connect_timeout`.
+pub(super) async fn findings(reach: &Reach<'_>) -> Vec<Finding> {
+    let settings = reach.settings;
+    let own = settings.endpoint.replace("{client}", &settings.client);
+    let mut hosts = vec![("target.endpoint", own)];
+    if let (Some(edge), Some(cluster)) = (&settings.edge_endpoint, reach.location_hint) {
+        hosts.push(("target.edge_endpoint", edge.replace("{cluster}", cluster.as_str())));
+    }
+    let mut findings = Vec::new();
+    // Through a proxy it is the proxy that looks names up, and the proxy's own name that has to be known here.
+    let proxy = settings.proxy.as_deref().or(reach.environment_proxy.map(|(_, value)| value));
+    if let Some(proxy) = proxy {
+        findings.push(name(settings, "target.proxy", proxy).await);
+    }
+    for (key, url) in hosts {
+        if proxy.is_none() {
+            let found = name(settings, key, &url).await;
+            let known = found.act.is_empty();
+            findings.push(found);
+            if !known {
+                continue;
+            }
+        }
+        findings.push(connection(reach, key, &url).await);
+    }
+    findings
+}
+
+/// The host and the port of a URL, for people.
+fn authority(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split('/').next().unwrap_or(rest);
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
+}
+
+fn host(url: &str) -> &str {
+    let authority = authority(url);
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+async fn name(settings: &Settings, key: &'static str, url: &str) -> Finding {
+    let host = host(url).trim_matches(['[', ']']);
+    if host.parse::<IpAddr>().is_ok() {
+        return Finding::ok(key, format!("{host} is an address"));
+    }
+    match addresses(host, settings.connect_timeout).await {
+        Ok((found, took)) => {
+            let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+            Finding::ok(key, format!("{host} is {} ({} ms)", found.join(", "), took.as_millis()))
+        }
+        Err(why) => {
+            Finding::failed(key, why, "getent ahosts shows what this machine knows; see /etc/resolv.conf")
+        }
+    }
+}
+
+async fn connection(reach: &Reach<'_>, key: &'static str, url: &str) -> Finding {
+    let settings = reach.settings;
+    let through = match (&settings.proxy, reach.environment_proxy) {
+        (Some(proxy), _) => format!(" through the proxy {}", authority(proxy)),
+        (None, Some((name, proxy))) => {
+            format!(" through the proxy {} of {name}, but for NO_PROXY", authority(proxy))
+        }
+        (None, None) => String::new(),
+    };
+    let what = if url.starts_with("https://") { "TLS handshake" } else { "connection without TLS" };
+    let limit = humantime::format_duration(settings.connect_timeout);
+    let failed = |why: &str, act: &str| {
+        Finding::failed(key, format!("no {what} with {}{through}: {why}", authority(url)), act)
+    };
+    match connect(settings, url).await {
+        Ok(Ok(took)) => {
+            let told = format!(
+                "{what} with {}{through}: done in {} ms; nothing was sent",
+                authority(url),
+                took.as_millis()
+            );
+            Finding::ok(key, told)
+        }
+        Ok(Err(NoWay { failure: Failure::Timeout, .. })) => failed(
+            &format!("no answer within {limit} (target.connect_timeout)"),
+            "check the firewall, and target.proxy where one is needed",
+        ),
+        Ok(Err(NoWay { failure: Failure::Tls, detail })) => failed(
+            &detail,
+            "a certificate of an authority of your own, a proxy's perhaps, goes into target.ca_file",
+        ),
+        Ok(Err(NoWay { failure: Failure::Dns, detail })) => {
+            failed(&detail, "check the name, and /etc/resolv.conf")
+        }
+        Ok(Err(NoWay { detail, .. })) => {
+            failed(&detail, "check the address, the firewall, and target.proxy where one is needed")
+        }
+        Err(error) => failed(&error.to_string(), "check target.proxy and target.ca_file"),
+    }
+}

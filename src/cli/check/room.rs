@@ -1,0 +1,83 @@
+//! Room: the disk beside the queue's limits, and open files beside what all limits need.
+
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+
+use super::places::nearest;
+use super::report::Finding;
+use crate::cli::operate::bytes;
+use crate::config::Queue;
+use crate::daemon::{self, Files};
+use crate::queue::{free_bytes, used_bytes};
+
+/// The queue's file takes up to so many times the payload.
+const FILE_FACTOR: u64 = 3;
+
+/// The free disk beside what the queue wants of it.
+pub(super) fn disk(queue: &Queue) -> Vec<Finding> {
+    const KEY: &str = "queue.min_free";
+    let place = nearest(&queue.path);
+    let free = match free_bytes(&place) {
+        Ok(free) => free,
+        Err(error) => {
+            let told = format!("the free space of {} is unknown: {error}", place.display());
+            return vec![Finding::failed(KEY, told, "df -h")];
+        }
+    };
+    let used = used_bytes(&queue.path).unwrap_or(0);
+    let reserve = queue.path.join("reserve");
+    let held = std::fs::metadata(reserve).map_or(0, |file| file.len()).min(queue.reserve);
+    let least = queue.min_free.saturating_add(queue.reserve - held);
+    let room = format!(
+        "{} free on the disk of {}; queue.min_free {} and queue.reserve {} of it are kept",
+        bytes(free),
+        place.display(),
+        bytes(queue.min_free),
+        bytes(queue.reserve)
+    );
+    let mut findings = vec![match free < least {
+        true => Finding::failed(
+            KEY,
+            format!("{room}: submissions are answered storage_full"),
+            "df -h; free some, or lower queue.min_free",
+        ),
+        false => Finding::ok(KEY, room),
+    }];
+    let most = queue.max_bytes.saturating_mul(FILE_FACTOR);
+    let (most_text, limit) = (bytes(most), bytes(queue.max_bytes));
+    let fits = free.saturating_add(used).saturating_sub(least);
+    let told = format!("the queue may take {limit} of payload, {most_text} of the disk");
+    findings.push(match most <= fits {
+        true => Finding::ok("queue.max_bytes", told),
+        false => Finding::warning(
+            "queue.max_bytes",
+            format!("{told}, and {} are there: the disk is full first", bytes(fits)),
+            "give the queue a larger disk, or lower queue.max_bytes",
+        ),
+    });
+    if statfs(&place).is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC) {
+        let told =
+            format!("{} is in memory (tmpfs): a restart of the machine loses every event", place.display());
+        findings.push(Finding::warning("queue.path", told, "set queue.path on a disk"));
+    }
+    findings
+}
+
+/// The limit of open files beside what the limits of the configuration need.
+pub(super) fn open_files(settings: &daemon::Settings) -> Finding {
+    const KEY: &str = "ingest.max_connections";
+    match Files::of(settings) {
+        Err(error) => {
+            Finding::warning(KEY, format!("the limit of open files is unknown: {error}"), "ulimit -n")
+        }
+        Ok(Files { limit, needed, connections }) if limit < needed as u64 => Finding::warning(
+            KEY,
+            format!(
+                "{limit} files may be open and {needed} may be needed: {connections} connections are taken in"
+            ),
+            "raise LimitNOFILE=: systemctl edit target-notifyd",
+        ),
+        Ok(Files { limit, needed, .. }) => {
+            Finding::ok(KEY, format!("{limit} files may be open, {needed} may be needed"))
+        }
+    }
+}

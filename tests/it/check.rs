@@ -1,0 +1,154 @@
+//! `check`: what is wrong is said in one go, and nothing is left behind.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use target_notifyd::sandbox::{self, Sandbox};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+use crate::process::{command, connect, terminate};
+use crate::tls::{Terminator, noted, proxy};
+
+/// Nobody listens there.
+const NOWHERE: &str = "http://127.0.0.1:9";
+
+/// The command without a proxy that whoever runs the tests may have.
+fn check(folder: &Path, endpoint: &str, more: &[&str]) -> Command {
+    let mut command = command(folder, endpoint, &[&["check"], more].concat());
+    for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// The exit code, what is on standard output, and what is on standard error.
+fn ended(mut command: Command) -> (Option<i32>, String, String) {
+    let output = command.output().expect("the executable runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+fn names(folder: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(folder).expect("a folder");
+    entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn what_a_daemon_would_run_with_is_told_and_nothing_is_left_behind() {
+    let folder = TempDir::new().expect("a folder");
+    let more = ["-o", "batch.max_events=7", "-o", "target.property_token=s3cret", "--json"];
+    let mut command = check(folder.path(), NOWHERE, &more);
+    command.env("TARGET_NOTIFYD_BATCH__MAX_BYTES", "9KiB");
+    let (code, out, _) = ended(command);
+    assert!(code == Some(0) && !out.contains("s3cret"), "{code:?} {out}");
+    assert_eq!(names(folder.path()), BTreeSet::from(["config.toml".to_owned()]));
+    let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let from = |key: &str| {
+        let line =
+            lines.iter().find(|line| line["type"] == "value" && line["key"] == key).expect("every key");
+        (line["value"].as_str().expect("a text"), line["from"].as_str().expect("a text"))
+    };
+    assert_eq!(from("batch.max_events"), ("7", "-o"));
+    assert_eq!(from("batch.max_bytes"), ("\"9KiB\"", "TARGET_NOTIFYD_BATCH__MAX_BYTES"));
+    assert_eq!(from("delivery.concurrency"), ("64", "default"));
+    assert!(from("target.client").1.ends_with("config.toml:3"), "{:?}", from("target.client"));
+    for key in ["queue.path", "ingest.socket", "admin.socket", "queue.min_free", "ingest.max_connections"] {
+        let found = lines.iter().any(|line| line["type"] == "check" && line["key"] == key);
+        assert!(found, "nothing is told of {key}: {out}");
+    }
+    assert_eq!(lines[lines.len() - 1]["exit"], 0);
+
+    // A daemon that runs is no problem, and is not asked.
+    let mut daemon = crate::process::command(folder.path(), NOWHERE, &["run"]);
+    let mut daemon = daemon.stderr(Stdio::null()).spawn().expect("the daemon starts");
+    drop(connect(folder.path()));
+    let (code, out, _) = ended(check(folder.path(), NOWHERE, &[]));
+    assert!(code == Some(0) && out.contains("is served"), "{code:?} {out}");
+    assert!(terminate(&mut daemon).success());
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_in_one_go() {
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("file");
+    std::fs::write(&file, "no certificate").expect("a file");
+    let (queue, admin) =
+        (format!("queue.path={}/q", file.display()), format!("admin.socket={}", file.display()));
+    let (free, files) = ("queue.min_free=900TiB", "ingest.max_connections=1000000");
+    let authority = format!("target.ca_file={}", file.display());
+    let wrong = ["-o", &queue, "-o", &admin, "-o", free, "-o", files, "-o", &authority];
+    let (code, out, told) = ended(check(folder.path(), NOWHERE, &wrong));
+    assert_eq!(code, Some(1), "{out} {told}");
+    for (state, key, text) in [
+        ("FAILED", "queue.path", "is no folder"),
+        ("FAILED", "admin.socket", "is no socket"),
+        ("FAILED", "queue.min_free", "storage_full"),
+        ("FAILED", "target.ca_file", "no certificate"),
+        ("warning", "ingest.max_connections", "may be needed"),
+    ] {
+        let found = out.lines().find(|line| line.starts_with(state) && line.contains(key));
+        assert!(found.is_some_and(|line| line.contains(text)), "{state} {key}: {text}: {out}");
+    }
+
+    // Problems of the configuration have their lines, and hide nothing of the rest.
+    let mut command = check(folder.path(), NOWHERE, &wrong);
+    let path = folder.path().join("config.toml");
+    let text = std::fs::read_to_string(&path).expect("the configuration");
+    std::fs::write(&path, text.replace("linger = \"10ms\"", "lingr = 1\nmax_events = 51")).expect("a file");
+    command.arg("-o").arg("target.client=");
+    let (code, out, told) = ended(command);
+    assert_eq!(code, Some(78), "{out} {told}");
+    assert!(out.contains("is no folder"), "{out}");
+    for place in ["config.toml:12: batch.lingr ", "config.toml:13: batch.max_events ", "target.client "] {
+        assert!(told.contains(place), "{place}: {told}");
+    }
+    let (code, _, told) = ended(check(folder.path(), NOWHERE, &["-o", "target.ca_file=/nowhere.pem"]));
+    assert!(code == Some(78) && told.contains("target.ca_file") && told.contains("/nowhere.pem"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_way_to_target_is_tried_without_sending_anything() {
+    let folder = TempDir::new().expect("a folder");
+    let sandbox = Sandbox::start(sandbox::Settings::default()).expect("the sandbox listens");
+    let terminator = Terminator::start(&folder, &sandbox).await;
+    let endpoint = format!("https://localhost:{}", terminator.port);
+    let authority = format!("target.ca_file={}", terminator.ca_file.display());
+    let tried = async |endpoint: &str, more: &[&str]| {
+        let command = check(folder.path(), endpoint, &[&["--online"], more].concat());
+        tokio::task::spawn_blocking(move || ended(command)).await.expect("no panic")
+    };
+
+    let (code, out, told) = tried(&endpoint, &["-o", &authority]).await;
+    assert!(code == Some(0) && out.contains("localhost is 127.0.0.1"), "{out} {told}");
+    assert!(out.contains(&format!("TLS handshake with localhost:{}: done", terminator.port)), "{out}");
+    assert_eq!(noted(&terminator.seen), ["h2"]);
+
+    let (code, out, _) = tried(&endpoint, &[]).await;
+    assert!(code == Some(1) && out.contains("UnknownIssuer") && out.contains("target.ca_file"), "{out}");
+
+    let (address, seen, proxying) = proxy(0).await;
+    let proxied = format!("target.proxy={address}");
+    let (code, out, _) = tried(&endpoint, &["-o", &authority, "-o", &proxied]).await;
+    assert!(code == Some(0) && out.contains("through the proxy 127.0.0.1:"), "{out}");
+    assert_eq!(noted(&seen), [format!("CONNECT localhost:{} HTTP/1.1", terminator.port)]);
+
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = silent.local_addr().expect("an address").port();
+    let (code, out, _) =
+        tried(&format!("https://127.0.0.1:{port}"), &["-o", "target.connect_timeout=100ms"]).await;
+    assert!(code == Some(1) && out.contains("no answer within 100ms"), "{out}");
+    drop(silent);
+    let (code, out, _) = tried(&format!("https://127.0.0.1:{port}"), &[]).await;
+    assert!(code == Some(1) && out.contains("refused"), "{out}");
+    let (code, out, _) = tried("https://nowhere.invalid", &[]).await;
+    assert!(code == Some(1) && out.contains("nowhere.invalid") && !out.contains("handshake"), "{out}");
+
+    // The sandbox was not asked for anything.
+    assert_eq!(sandbox.totals().requests, 0);
+    terminator.task.abort();
+    proxying.abort();
+    sandbox.stop().await;
+}
