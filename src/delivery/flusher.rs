@@ -15,10 +15,11 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::feed::{self, Feed};
+use super::told::Told;
 use super::{Counts, notice};
 use crate::event::{Cluster, Entry, Event, Host, Lane, Moment, Outcome, Seq, SessionId, Visitor};
 use crate::schedule::{self, Attempt, Buried, HostGate, Remembered, Scheduler, Settled, Status, Stuck};
@@ -232,18 +233,20 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
         let mut stopping: Option<Instant> = None;
         let mut looks = self.looks();
         let mut stuck = None;
+        // Dropped with every end, which tells what was only counted.
+        let mut told = Told::default();
         self.scheduler.handle_tail(*tail.borrow_and_update());
         loop {
             let now = (self.now)();
             if stopping.is_none() {
-                self.plan(now, &work);
+                self.plan(now, &work, &mut told);
                 let found = self.scheduler.stuck(now, self.slot_limit, self.stuck_after);
                 notice::stuck(found, stuck, self.scheduler.status());
                 stuck = found;
             } else if work.is_empty() {
                 return Ok(());
             }
-            let wake = stopping.unwrap_or_else(|| self.wake(now));
+            let wake = stopping.unwrap_or_else(|| self.wake(now, told.due()));
             // Every arm may be dropped: answers stay in `work`, commits in `live`, questions in `asks`, and the tail is read as a whole.
             let happened = tokio::select! {
                 biased;
@@ -257,7 +260,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
             };
             let now = (self.now)();
             match happened {
-                Happened::Answered(id, sent) => self.answered(now, id, *sent, &work)?,
+                Happened::Answered(id, sent) => self.answered(now, id, *sent, &work, &mut told)?,
                 Happened::Scanned(scan) => {
                     let (entries, next) = scan.map_err(|error| error.to_string())?;
                     self.scheduler.handle_scan(now, &entries, next);
@@ -311,7 +314,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
     }
 
     /// Starts everything that is due.
-    fn plan(&mut self, now: Moment, work: &Work<B::Error>) {
+    fn plan(&mut self, now: Moment, work: &Work<B::Error>, told: &mut Told) {
         if let Some(from) = self.scheduler.poll_read(now) {
             let backlog = self.backlog.clone();
             work.push(Box::pin(async move { Happened::Scanned(backlog.scan(from, SCAN_EVENTS).await) }));
@@ -331,18 +334,28 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
                 Happened::Answered(id, Box::new(sent))
             }));
         }
-        while let Some(told) = self.scheduler.poll_notice() {
-            notice::log(&told);
+        while let Some(notice) = self.scheduler.poll_notice() {
+            told.notice(now, &notice);
         }
+        told.tell(now);
     }
 
-    fn wake(&self, now: Moment) -> Instant {
+    /// When to look again: for the scheduler's sake, or because something is to be told.
+    fn wake(&self, now: Moment, told: Option<Moment>) -> Instant {
         // A day is far beyond every wait; without any, something else has to happen first.
-        let wait = self.scheduler.next_wake(now).map_or(Duration::from_secs(86_400), |at| at.since(now));
+        let next = self.scheduler.next_wake(now).into_iter().chain(told).min();
+        let wait = next.map_or(Duration::from_secs(86_400), |at| at.since(now));
         Instant::now() + wait
     }
 
-    fn answered(&mut self, now: Moment, id: u64, sent: Sent, work: &Work<B::Error>) -> Result<(), String> {
+    fn answered(
+        &mut self,
+        now: Moment,
+        id: u64,
+        sent: Sent,
+        work: &Work<B::Error>,
+        told: &mut Told,
+    ) -> Result<(), String> {
         match sent {
             Sent::Not { failure: Some(failure), .. } => Err(failure),
             Sent::Not { gone, failure: None } => {
@@ -374,6 +387,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
                 if let Some(heard) = heard {
                     self.feed.tell(now, lane, *heard, &settled, &outcome);
                 }
+                told.letters(now, &settled.buried);
                 self.settle(settled, answer, work);
                 Ok(())
             }
@@ -384,12 +398,6 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
         let Settled { delivered, buried } = settled;
         if delivered.is_empty() && buried.is_empty() {
             return;
-        }
-        for one in &buried {
-            error!(
-                event = "dead_letter", seq = %one.seq, reason = %one.reason, detail = %one.detail,
-                "an event was set aside as a dead letter; target-notifyd dead show with its seq shows it, target-notifyd dead requeue sends it again"
-            );
         }
         let all = delivered.iter().copied().chain(buried.iter().map(|one| one.seq)).collect();
         let backlog = self.backlog.clone();

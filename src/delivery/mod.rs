@@ -8,6 +8,7 @@ mod notice;
 mod probe;
 #[cfg(test)]
 mod simulation;
+mod told;
 mod transport;
 
 pub use self::counts::{Counts, Kind, LATENCY_BOUNDS_MS, Latency};

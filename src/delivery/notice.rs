@@ -51,12 +51,8 @@ pub(super) fn log(notice: &Notice) {
             event = "parked_full", %seq, limit = MAX_PARKED,
             "an event fails by itself and as many as may be are parked: it holds its session back. See what they share: target-notifyd queue"
         ),
-        Notice::LeftOut { count } => {
-            warn!(
-                event = "notices_left_out",
-                count, "more happened at once than is told one by one; the summary has the numbers"
-            );
-        }
+        // Only a number, which is told with others.
+        Notice::LeftOut { .. } => {}
         Notice::ArrivedInFuture { seq, ahead } => warn!(
             event = "event_in_future", %seq, ahead = ?ahead,
             "an event arrived in the future: the clock was set back. Nothing expires for queue.max_age; check the time service: timedatectl"
