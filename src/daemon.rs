@@ -8,6 +8,7 @@
 mod descriptors;
 mod desk;
 pub mod figures;
+pub mod forecast;
 pub mod metrics;
 mod pulse;
 mod reload;
@@ -27,12 +28,13 @@ use tracing::{error, info, warn};
 pub use self::descriptors::Files;
 use self::desk::Desk;
 use self::figures::{Meter, Sources};
+use self::forecast::Limits;
 use self::pulse::Pulse;
 pub use self::reload::Reloader;
 use self::reload::{Reach, Reload};
 use self::report::{Pace, Reporter};
 use self::scrape::{ListenError, Scraped};
-use crate::admin::{self, AdminSocket, Limits, Office};
+use crate::admin::{self, AdminSocket, Office};
 use crate::config::IdentifierForm;
 use crate::delivery::{
     self, Added, Ask, Backlog, Feed, Flusher, KnownVisitors, Shown, Transport, TransportError,
@@ -240,6 +242,7 @@ impl Daemon {
         let meter = Meter::new(Sources {
             store: store.clone(),
             folder: settings.queue.path.clone(),
+            limits: Limits::of(&settings.queue),
             clock,
             came: listener.counts(),
             went: Arc::clone(&went),
@@ -360,12 +363,6 @@ impl Daemon {
             clock,
             shown,
             feed,
-            limits: Limits {
-                max_events: settings.queue.max_events,
-                max_bytes: settings.queue.max_bytes,
-                min_free: settings.queue.min_free,
-                dead_max_events: settings.queue.dead_max_events,
-            },
             patience: (slot_limit, settings.stuck_after),
             account: settings.account,
             changing: Mutex::default(),
@@ -387,12 +384,12 @@ impl Daemon {
         let pulse = Pulse {
             manager: manager.clone(),
             store: store.clone(),
-            meter,
+            meter: meter.clone(),
             asks: ask.clone(),
             grace: settings.grace,
         };
         let telling_manager = tokio::spawn(pulse.run(closing.clone(), over.clone()));
-        let reach = Reach { ingest: control, store: store.clone(), flusher: ask, pace };
+        let reach = Reach { ingest: control, store: store.clone(), meter, flusher: ask, pace };
         manager.ready();
 
         let ended = loop {

@@ -51,19 +51,6 @@ impl Refusal {
     }
 }
 
-/// What may be held in the queue, and what it needs free.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// The most events that wait (`queue.max_events`).
-    pub max_events: u64,
-    /// The most bytes (`queue.max_bytes`).
-    pub max_bytes: u64,
-    /// The free bytes of the disk below which nothing is taken in (`queue.min_free`).
-    pub min_free: u64,
-    /// The most dead letters (`queue.dead_max_events`).
-    pub dead_max_events: u64,
-}
-
 /// What all requests are answered from.
 pub struct Office<B> {
     /// The queue.
@@ -80,8 +67,6 @@ pub struct Office<B> {
     pub shown: Shown,
     /// Outcomes as they happen.
     pub feed: Feed,
-    /// The limits of the queue.
-    pub limits: Limits,
     /// How long a request may last, and how long work may be due without an attempt, before delivery is called stuck.
     pub patience: (Duration, Duration),
     /// The account.

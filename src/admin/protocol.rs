@@ -301,12 +301,6 @@ pub struct Status {
     /// All figures.
     #[serde(flatten)]
     pub figures: Figures,
-    /// Seconds until nothing waits, at the rates of the last minute; `null` where more comes in than goes out.
-    pub drained_s: Option<f64>,
-    /// Seconds of an outage that still fit, at the larger of the rates in; `null` where nothing comes in.
-    pub fits_s: Option<f64>,
-    /// What would be full first: `events`, `bytes` or `disk`.
-    pub full_first: String,
     /// The hosts.
     pub hosts: Vec<HostLine>,
     /// The pauses of the operator.
@@ -333,6 +327,12 @@ pub struct HostLine {
     pub host: String,
     /// `open`, `breaker`, `paused: …`, `busy` or `paused by an operator`.
     pub state: String,
+    /// Seconds since it fails, or is paused by its answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_s: Option<f64>,
+    /// What its last failure said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
     /// Seconds until it is probed, or asked again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait_s: Option<f64>,

@@ -307,7 +307,7 @@ async fn drop_page<B: Backlog>(
     if count == 0 {
         return Ok((0, 0));
     }
-    let (held, most) = (office.store.ledger().dead_held, office.limits.dead_max_events);
+    let (held, most) = (office.store.ledger().dead_held, office.meter.limits().dead_max_events);
     if held.saturating_add(count) > most {
         let message = format!(
             "{held} of at most {most} dead letters are held (queue.dead_max_events), and {count} more do not fit; {before} events were dropped"

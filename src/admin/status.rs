@@ -4,18 +4,14 @@ use std::collections::BTreeMap;
 
 use super::connection::{Answered, Peer};
 use super::names::seconds;
-use super::office::{Limits, Office, Refusal};
+use super::office::{Office, Refusal};
 use super::protocol::{Advice, Answer, Done, Hold, HostLine, Pause, Status, VERSION};
 use crate::daemon::figures::Figures;
+use crate::daemon::forecast::Limits;
 use crate::delivery::Backlog;
 use crate::event::{Host, Lane, Moment, Seq};
 use crate::schedule::{Cause, Controls, Hindrance, HostView, Scheduler, Selection};
 use crate::wire::hash;
-
-/// What an event is taken to need where none is held to tell, in bytes.
-const USUAL_EVENT_BYTES: f64 = 1_024.0;
-/// The file grows by up to so many times the payload.
-const FILE_FACTOR: f64 = 3.0;
 
 /// What the scheduler knows for the status.
 struct Known {
@@ -46,8 +42,8 @@ async fn state<B: Backlog>(office: &Office<B>) -> Result<Status, Refusal> {
             .collect(),
     });
     let known = known.await?;
-    let (fits_s, full_first) = fits(&figures, &office.limits);
-    let full = is_full(&figures, &office.limits);
+    let limits = office.meter.limits();
+    let full = limits.reached(&figures);
     let state = match (known.stuck, full, known.controls.pauses.contains_key(&None)) {
         (true, ..) => "stuck",
         (_, true, _) => "full",
@@ -59,46 +55,12 @@ async fn state<B: Backlog>(office: &Office<B>) -> Result<Status, Refusal> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         protocol: VERSION,
         client: office.account.client.clone(),
-        drained_s: drained(&figures),
-        fits_s,
-        full_first: full_first.to_owned(),
-        advice: advice(&known, &figures, &office.limits),
+        advice: advice(&known, &figures, &limits),
         paused: known.controls.pauses.iter().map(|(host, pause)| paused(known.now, *host, pause)).collect(),
         held: held(office, &known).await?,
         hosts: known.hosts.iter().map(|view| host_line(known.now, view)).collect(),
         figures,
     })
-}
-
-/// Seconds until nothing waits, at the rates of the last minute.
-fn drained(figures: &Figures) -> Option<f64> {
-    if figures.pending == 0 {
-        return Some(0.0);
-    }
-    let rate = figures.rate_out.m1 - figures.rate_in.m1;
-    (rate > 0.0).then(|| (figures.pending as f64 / rate).ceil())
-}
-
-/// Seconds until a limit is reached if nothing goes out, and which.
-fn fits(figures: &Figures, limits: &Limits) -> (Option<f64>, &'static str) {
-    // The larger one: an outage lasts, and what came in a quarter of an hour ago may come again.
-    let rate = figures.rate_in.m1.max(figures.rate_in.m15);
-    let held = (figures.pending + figures.dead_held) as f64;
-    let each = if held > 0.0 { figures.held_bytes as f64 / held } else { USUAL_EVENT_BYTES };
-    let events = limits.max_events.saturating_sub(figures.pending) as f64;
-    let bytes = limits.max_bytes.saturating_sub(figures.held_bytes) as f64 / each.max(1.0);
-    let free = figures.disk_free_bytes.unwrap_or(0).saturating_sub(limits.min_free) as f64;
-    let disk = free / (each.max(1.0) * FILE_FACTOR);
-    let all = [(events, "events"), (bytes, "bytes"), (disk, "disk")];
-    let (left, first) = all.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((0.0, "events"));
-    ((rate > 0.0).then(|| (left / rate).floor()), first)
-}
-
-/// Whether producers are answered `storage_full` or `queue_full`.
-fn is_full(figures: &Figures, limits: &Limits) -> bool {
-    figures.disk_free_bytes.is_some_and(|free| free < limits.min_free)
-        || figures.pending >= limits.max_events
-        || figures.held_bytes >= limits.max_bytes
 }
 
 /// The name of the host of a pause.
@@ -159,6 +121,8 @@ fn host_line(now: Moment, view: &HostView) -> HostLine {
     HostLine {
         host: view.host.to_string(),
         state: state.to_owned(),
+        since_s: view.trouble.as_ref().map(|trouble| seconds(now.since(trouble.since))),
+        error: view.trouble.as_ref().map(|trouble| trouble.detail.clone()),
         wait_s: until.map(|until| seconds(until.since(now))),
         waiting: view.waiting,
         in_flight: view.in_flight,
@@ -177,7 +141,7 @@ fn advice(known: &Known, figures: &Figures, limits: &Limits) -> Vec<Advice> {
         let about = "the disk has less free space than queue.min_free: producers are answered storage_full";
         // The queue's file does not shrink, whatever is deleted from it.
         add(about.to_owned(), "df -h");
-    } else if is_full(figures, limits) {
+    } else if limits.reached(figures) {
         let about = "queue.max_bytes or queue.max_events is reached: producers are answered queue_full; why it waits:";
         add(about.to_owned(), "target-notifyd queue");
     }
@@ -201,8 +165,9 @@ fn advice(known: &Known, figures: &Figures, limits: &Limits) -> Vec<Advice> {
                 add(about, &format!("target-notifyd dead list; target-notifyd resume --host '{host}'"));
             }
             Some(Hindrance::Breaker(_)) => {
-                let about = format!("{host} fails: events wait and it is probed; its errors:");
-                add(about, "target-notifyd tail --outcome retry -n 5");
+                let about =
+                    format!("{host} fails: events wait and it is probed; whether this machine reaches it:");
+                add(about, "target-notifyd check --online");
             }
             _ => {}
         }
@@ -224,43 +189,4 @@ fn advice(known: &Known, figures: &Figures, limits: &Limits) -> Vec<Advice> {
         add(format!("{} events fail by themselves", figures.parked), "target-notifyd queue");
     }
     all
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::daemon::figures::Rates;
-
-    fn figures(pending: u64, into: f64, out: f64) -> Figures {
-        let rates = |rate| Rates { m1: rate, m5: rate, m15: rate };
-        Figures {
-            pending,
-            rate_in: rates(into),
-            rate_out: rates(out),
-            held_bytes: pending * 100,
-            disk_free_bytes: Some(1 << 40),
-            ..Figures::default()
-        }
-    }
-
-    #[test]
-    fn the_forecast_is_a_matter_of_rates_and_room() {
-        for (pending, into, out, expected) in [
-            (0, 5.0, 0.0, Some(0.0)),
-            (100, 5.0, 15.0, Some(10.0)),
-            (100, 5.0, 5.0, None),
-            (100, 0.0, 0.0, None),
-        ] {
-            assert_eq!(drained(&figures(pending, into, out)), expected, "{pending} {into} {out}");
-        }
-        let limits = Limits { max_events: 1_000, max_bytes: 50_000, min_free: 1 << 30, dead_max_events: 10 };
-        // 100 bytes each: 40,000 bytes are left for 400 events, and 900 more may wait.
-        assert_eq!(fits(&figures(100, 4.0, 0.0), &limits), (Some(100.0), "bytes"));
-        let limits = Limits { max_bytes: u64::MAX, ..limits };
-        assert_eq!(fits(&figures(100, 4.0, 0.0), &limits), (Some(225.0), "events"));
-        let full = Figures { disk_free_bytes: Some(1 << 29), ..figures(100, 4.0, 0.0) };
-        assert_eq!(fits(&full, &limits), (Some(0.0), "disk"));
-        assert_eq!(fits(&figures(100, 0.0, 0.0), &limits).0, None);
-        assert_eq!(fits(&figures(2_000, 1.0, 0.0), &limits), (Some(0.0), "events"));
-    }
 }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::blocking;
+use super::forecast::{self, Limits};
 use crate::delivery::{self, Ask, Latency};
 use crate::event::{Balance, Clock, Moment, Seq};
 use crate::ingest;
@@ -90,6 +91,12 @@ pub struct Figures {
     pub rejected: u64,
     /// Lines refused for now since the start.
     pub unavailable: u64,
+    /// Seconds until nothing waits, at the rates of the last minute; `None` where more comes in than goes out.
+    pub drained_s: Option<f64>,
+    /// Seconds of an outage that still fit, at the larger of the rates in; `None` where nothing comes in.
+    pub fits_s: Option<f64>,
+    /// What would be full first: `events`, `bytes` or `disk`.
+    pub full_first: String,
 }
 
 /// Events a second over three windows; over the time since the start where that is shorter.
@@ -127,6 +134,8 @@ pub struct Meter {
     asks: mpsc::Sender<Ask>,
     began: Moment,
     samples: Arc<watch::Sender<Samples>>,
+    /// What may be held; a reload changes it.
+    limits: Arc<watch::Sender<Limits>>,
     /// Where the oldest event was found last: no older one comes back.
     oldest: Arc<AtomicU64>,
 }
@@ -137,6 +146,8 @@ pub(super) struct Sources {
     pub(super) store: Store,
     /// Its folder.
     pub(super) folder: PathBuf,
+    /// What may be held in it.
+    pub(super) limits: Limits,
     /// The clock.
     pub(super) clock: Clock,
     /// What comes in.
@@ -149,10 +160,22 @@ pub(super) struct Sources {
 
 impl Meter {
     pub(super) fn new(sources: Sources) -> Self {
-        let Sources { store, folder, clock, came, went, asks } = sources;
+        let Sources { store, folder, limits, clock, came, went, asks } = sources;
         let first = sample(clock.now(), &store.ledger(), went.latency());
         let samples = Arc::new(watch::Sender::new(Samples(VecDeque::from([first]))));
-        Self { store, folder, clock, came, went, asks, began: clock.now(), samples, oldest: Arc::default() }
+        let (began, limits) = (clock.now(), Arc::new(watch::Sender::new(limits)));
+        Self { store, folder, clock, came, went, asks, began, samples, limits, oldest: Arc::default() }
+    }
+
+    /// What may be held in the queue.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        *self.limits.borrow()
+    }
+
+    /// Goes by other limits.
+    pub(super) fn limit(&self, limits: Limits) {
+        self.limits.send_replace(limits);
     }
 
     /// Takes a sample. One task does, every [`SAMPLE_EVERY`].
@@ -170,7 +193,7 @@ impl Meter {
         let now = sample(self.clock.now(), &ledger, self.went.latency());
         let (rate_in, rate_out, latency) = self.samples.borrow().until(&now);
         let Status { lanes, in_flight, parked, open_breakers, paused_hosts, pauses, holds, .. } = status;
-        Figures {
+        let mut figures = Figures {
             uptime_s: rounded(now.at.since(self.began).as_secs_f64()),
             accepted,
             delivered,
@@ -200,7 +223,12 @@ impl Meter {
             turned_away: self.came.turned_away.value(),
             rejected: self.came.rejected.value(),
             unavailable: self.came.unavailable.value(),
-        }
+            ..Figures::default()
+        };
+        let (fits_s, first) = forecast::fits(&figures, &self.limits());
+        figures.drained_s = forecast::drained(&figures);
+        (figures.fits_s, figures.full_first) = (fits_s, first.to_owned());
+        figures
     }
 
     /// What each host does with requests.

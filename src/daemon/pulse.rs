@@ -133,13 +133,14 @@ fn line(figures: &Figures) -> String {
 mod tests {
     use super::*;
     use crate::daemon::figures::Sources;
+    use crate::daemon::forecast::Limits;
     use crate::event::{Account, Clock, Moment};
     use crate::queue::{self, Queue};
     use crate::schedule::Stuck;
     use std::sync::Arc;
 
-    fn queue(folder: &tempfile::TempDir) -> Queue {
-        let settings = queue::Settings {
+    fn settings(folder: &tempfile::TempDir) -> queue::Settings {
+        queue::Settings {
             path: folder.path().join("queue"),
             max_bytes: 1 << 20,
             max_events: 10,
@@ -147,7 +148,11 @@ mod tests {
             reserve: 0,
             dead_max_events: 10,
             adopt: false,
-        };
+        }
+    }
+
+    fn queue(folder: &tempfile::TempDir) -> Queue {
+        let settings = settings(folder);
         let account = Account { client: "acme".to_owned(), organization: "0DD9@AdobeOrg".to_owned() };
         Queue::open(settings, &account, Arc::new(|| Moment::ZERO)).unwrap()
     }
@@ -163,6 +168,7 @@ mod tests {
             meter: Meter::new(Sources {
                 store: queue.store(),
                 folder: folder.path().to_owned(),
+                limits: Limits::of(&settings(&folder)),
                 clock: Clock::start(),
                 came: Arc::default(),
                 went: Arc::default(),

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::figures::Meter;
+use super::forecast::Limits;
 use super::report::Pace;
 use super::{Settings, descriptors, shown};
 use crate::delivery::{Ask, Manner};
@@ -41,6 +43,7 @@ impl Reloader {
 pub(super) struct Reach {
     pub(super) ingest: ingest::Control,
     pub(super) store: Store,
+    pub(super) meter: Meter,
     pub(super) flusher: mpsc::Sender<Ask>,
     pub(super) pace: watch::Sender<Pace>,
 }
@@ -53,6 +56,7 @@ impl Reach {
         let pace = Pace::of(&settings);
         let Settings { ingest, defaults, queue, transport, schedule, stuck_after, .. } = settings;
         self.ingest.change(ingest, Arc::new(defaults));
+        self.meter.limit(Limits::of(&queue));
         self.store.limit(queue);
         let slot_limit = transport.timeout + stuck_after;
         let manner = Manner { schedule, max_answer: transport.max_answer, shown, slot_limit, stuck_after };

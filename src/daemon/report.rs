@@ -129,6 +129,9 @@ impl Reporter {
             turned_away = figures.turned_away,
             rejected = figures.rejected,
             unavailable = figures.unavailable,
+            drained_s = figures.drained_s,
+            fits_s = figures.fits_s,
+            full_first = figures.full_first,
             uptime_s = figures.uptime_s,
             "summary"
         );

@@ -38,12 +38,23 @@ pub(super) enum Why {
     Pause(Cause),
 }
 
+/// Why a host takes no requests, for an operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Since when.
+    pub since: Moment,
+    /// What its last failure said.
+    pub detail: String,
+}
+
 #[derive(Debug)]
 pub(super) struct HostState {
     /// Lanes with due work, in their order.
     pub(super) queue: VecDeque<Lane>,
     pub(super) in_flight: usize,
     pub(super) gate: Gate,
+    /// Since when it takes no requests, and what its last failure said; kept while its gate is shut.
+    pub(super) trouble: Option<Trouble>,
     /// Whether an operator paused it.
     pub(super) stopped: bool,
     /// The probe under way.
@@ -93,6 +104,7 @@ impl HostState {
             queue: VecDeque::new(),
             in_flight: 0,
             gate: Gate::Open,
+            trouble: None,
             stopped: false,
             probing: false,
             probes: 0,
@@ -143,12 +155,32 @@ impl HostState {
         matches!(self.gate, Gate::Shut { .. })
     }
 
+    /// Takes no requests from `now` on, but for probes from `until` on. `detail` is what the last answer said.
+    pub(super) fn shut(&mut self, now: Moment, until: Moment, wait: Duration, why: Why, detail: &str) {
+        self.gate = Gate::Shut { until, wait, why };
+        self.trouble = Some(Trouble { since: now, detail: detail.to_owned() });
+    }
+
+    /// A probe failed: the next one is sent at `until`.
+    pub(super) fn stay_shut(&mut self, until: Moment, wait: Duration, why: Why, detail: &str) {
+        self.gate = Gate::Shut { until, wait, why };
+        if let Some(trouble) = &mut self.trouble {
+            detail.clone_into(&mut trouble.detail);
+        }
+    }
+
+    /// Takes requests again.
+    pub(super) fn open(&mut self) {
+        self.gate = Gate::Open;
+        self.trouble = None;
+    }
+
     /// Ends the pause that its answers made, and counts from nothing; says whether it was paused.
     pub(super) fn resume(&mut self) -> bool {
         if self.paused().is_none() {
             return false;
         }
-        self.gate = Gate::Open;
+        self.open();
         self.burials.end();
         self.misconfigured.end();
         self.refused.clear();

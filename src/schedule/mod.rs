@@ -22,6 +22,7 @@ pub use self::control::{
     Changed, Controls, MAX_HOLDS, MAX_PAUSES, MAX_REASON_BYTES, Pause, Selection, cut_reason,
 };
 pub use self::gate::{Gate, HostGate};
+pub use self::host::Trouble;
 pub use self::notice::{Cause, Notice};
 pub use self::remembered::Remembered;
 pub use self::scheduler::{

@@ -160,7 +160,10 @@ fn one_screen_tells_what_waits_and_why() {
     assert!(status["oldest_s"].as_f64() > Some(0.0) && status["fits_s"].as_f64() > Some(0.0), "{status}");
     assert!(status["drained_s"].is_null(), "nothing goes out: {status}");
     let advice = status["advice"].to_string();
-    assert!(advice.contains("tail --outcome retry"), "{advice}");
+    assert!(advice.contains("check --online"), "{advice}");
+    let host = &status["hosts"][0];
+    let says = host["error"].as_str().is_some_and(|error| error.contains("refused"));
+    assert!(host["since_s"].as_f64() >= Some(0.0) && says, "{host}");
     let screen = machine.told(&["status"]);
     for part in
         ["running", "7 events", "breaker", "7 accepted = 0 delivered", "to do", "Target", "of an outage"]

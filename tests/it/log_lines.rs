@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use target_notifyd::config::Config;
+use target_notifyd::daemon::figures::Figures;
 use target_notifyd::telemetry::KINDS;
 
 use crate::floors::sources;
@@ -162,4 +163,17 @@ fn every_log_line_has_the_name_of_an_event_and_says_what_to_do() {
     for (kind, _) in KINDS {
         assert!(lines.iter().any(|line| line.event == kind), "no log line is a {kind}");
     }
+}
+
+#[test]
+fn the_summary_has_the_figures_of_the_status() {
+    let figures = serde_json::to_value(Figures::default()).expect("figures are JSON");
+    let spelt = |name: &String| match name.strip_prefix("rate_") {
+        Some(way) => ["1m", "5m", "15m"].iter().map(|window| format!("{way}_{window}")).collect(),
+        None => vec![name.clone()],
+    };
+    let status: BTreeSet<String> = figures.as_object().expect("an object").keys().flat_map(spelt).collect();
+    let lines = lines();
+    let summary = lines.iter().find(|line| line.event == "summary").expect("there is a summary");
+    assert_eq!(status, summary.fields.iter().cloned().collect());
 }

@@ -59,7 +59,7 @@ fn screen(status: &Status, colours: bool) -> String {
     let state = paint(colour, &visible(&status.state).to_string());
     let (client, version, up) = (visible(&status.client), visible(&status.version), span(figures.uptime_s));
     let mut text = format!("target-notifyd {version} for {client}: {state}, up {up}\n");
-    for (name, line) in rows(status, figures) {
+    for (name, line) in rows(figures) {
         // Writing to a string cannot fail.
         let _written = writeln!(text, "{name:<10}{line}");
     }
@@ -70,9 +70,13 @@ fn screen(status: &Status, colours: bool) -> String {
         let name = visible(&host.host).to_string();
         let colour = if host.state == "open" { Colour::Good } else { Colour::Bad };
         let state = paint(colour, &visible(&host.state).to_string());
+        let since = host.since_s.map_or(String::new(), |since| format!(" for {}", span(since)));
         let until = host.wait_s.map_or(String::new(), |wait| format!(", again in {}", span(wait)));
         let _written =
-            writeln!(text, "{name:<10}{:>10} {:>10}  {state}{until}", host.waiting, host.in_flight);
+            writeln!(text, "{name:<10}{:>10} {:>10}  {state}{since}{until}", host.waiting, host.in_flight);
+        if let Some(error) = host.error.as_ref().filter(|error| !error.is_empty()) {
+            let _written = writeln!(text, "{:<33}{}", "", visible(error));
+        }
     }
     for pause in &status.paused {
         let ends =
@@ -94,18 +98,18 @@ fn screen(status: &Status, colours: bool) -> String {
     text
 }
 
-fn rows(status: &Status, figures: &Figures) -> Vec<(&'static str, String)> {
+fn rows(figures: &Figures) -> Vec<(&'static str, String)> {
     let sessions = some(figures.lanes as u64, "session", "sessions");
     let oldest = figures.oldest_s.map_or(String::new(), |age| format!(", the oldest {} old", span(age)));
-    let drained = match status.drained_s {
+    let drained = match figures.drained_s {
         _ if figures.pending == 0 => "nothing waits".to_owned(),
         Some(seconds) => format!("in {} at the rates of the last minute", span(seconds)),
         None => "not at the rates of the last minute".to_owned(),
     };
-    let room = match status.fits_s {
-        Some(0.0) => format!("none: {}", limit(&status.full_first)),
+    let room = match figures.fits_s {
+        Some(0.0) => format!("none: {}", limit(&figures.full_first)),
         Some(seconds) => {
-            format!("{} of an outage still fit, then {}", span(seconds), limit(&status.full_first))
+            format!("{} of an outage still fit, then {}", span(seconds), limit(&figures.full_first))
         }
         None => "nothing comes in".to_owned(),
     };
@@ -184,6 +188,8 @@ mod tests {
         let host = HostLine {
             host: hostile.clone(),
             state: "breaker".to_owned(),
+            since_s: Some(61.0),
+            error: Some(hostile.clone()),
             wait_s: Some(1.0),
             waiting: 1,
             in_flight: 0,
@@ -198,7 +204,12 @@ mod tests {
         };
         let plain = screen(&status, false);
         assert!(!plain.chars().any(|one| one.is_control() && one != '\n'), "{plain:?}");
-        assert!(plain.contains("until it is resumed") && plain.contains("target-notifyd resume"), "{plain}");
+        assert!(
+            plain.contains("breaker for 1m 1s, again in 1.0s")
+                && plain.contains("until it is resumed")
+                && plain.contains("target-notifyd resume"),
+            "{plain}"
+        );
         assert!(screen(&status, true).contains(Colour::Waiting.code()));
     }
 }

@@ -114,7 +114,7 @@ impl Scheduler {
                 },
             };
             if good {
-                host.gate = Gate::Open;
+                host.open();
                 self.notices.add(Notice::HostServes { host: host_name });
             } else {
                 let wait = match why {
@@ -122,7 +122,7 @@ impl Scheduler {
                     Why::Pause(_) => self.settings.breaker_max,
                 };
                 // Counted from the start of the probe: a host that hangs is not probed more seldom for it.
-                host.gate = Gate::Shut { until: attempt.began.after(wait), wait, why };
+                host.stay_shut(attempt.began.after(wait), wait, why, &detail);
                 if judged == Verdict::Misconfigured {
                     host.refused.insert(owner);
                 }
@@ -144,7 +144,7 @@ impl Scheduler {
             self.pause(now, host_name, Cause::Misconfigured, detail);
         } else if failed && host.fails(lane, self.settings.breaker_failures) {
             let wait = self.settings.breaker_open;
-            host.gate = Gate::Shut { until: now.after(wait), wait, why: Why::Breaker };
+            host.shut(now, now.after(wait), wait, Why::Breaker, &detail);
             self.notices.add(Notice::BreakerOpened { host: host_name, wait, detail });
             self.fall_back(now, host_name);
         }
@@ -163,7 +163,7 @@ impl Scheduler {
             front.is_some_and(|event| !host.refused.contains(&event.entry.owner))
         });
         let until = if foreign { until } else { now.after(wait) };
-        host.gate = Gate::Shut { until, wait, why: Why::Pause(cause) };
+        host.shut(now, until, wait, Why::Pause(cause), &detail);
         self.notices.add(Notice::HostPaused { host: name, cause, detail });
         self.fall_back(now, name);
     }

@@ -7,6 +7,7 @@ use super::{Cause, Gate, Host, HostState, Lane, LaneState, Moment, Place, Schedu
 use crate::event::Entry;
 use crate::schedule::Ages;
 use crate::schedule::control::Selection;
+use crate::schedule::host::Trouble;
 
 /// The most lanes whose last error is kept; of those beyond, the ones that failed longest ago have none.
 pub(super) const MAX_ERRORS: usize = 4_096;
@@ -82,7 +83,7 @@ pub struct LaneView {
 }
 
 /// One host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostView {
     /// Which.
     pub host: Host,
@@ -92,6 +93,8 @@ pub struct HostView {
     pub in_flight: usize,
     /// Why it takes nothing, if so.
     pub hindrance: Option<Hindrance>,
+    /// Since when it fails or is paused by its answers, and what the last one said.
+    pub trouble: Option<Trouble>,
 }
 
 /// How much of the queue is in memory.
@@ -171,6 +174,7 @@ impl Scheduler {
             waiting: state.queue.len(),
             in_flight: state.in_flight,
             hindrance: self.hindrance(state),
+            trouble: state.trouble.clone(),
         };
         self.hosts.iter().map(view).collect()
     }
