@@ -387,6 +387,25 @@ fn a_target_that_refuses_everything_trips_the_fuse() {
 }
 
 #[test]
+fn what_arrives_after_the_fuse_is_probed_before_what_failed() {
+    let mut sim = Sim::new(4, settings(), |_, _, entries, _| match entries[0].owner {
+        Owner(2) => (ANSWER, Answer::Status(400)),
+        _ => (ANSWER, all_listed(entries)),
+    });
+    for number in 0..400 {
+        sim.add(Entry { owner: Owner(2), ..entry(number % 40) }, true);
+    }
+    sim.run(sim.after(secs(5)));
+    assert!(sim.notices.iter().any(|one| matches!(one, Notice::HostPaused { cause: Cause::Fuse, .. })));
+    // Forty sessions whose events are refused wait before these, and come back from their backoff behind them.
+    for number in 100..120 {
+        sim.add(entry(number), true);
+    }
+    sim.run(sim.after(sim.settings.breaker_max * 4));
+    assert_eq!(sim.delivered.len(), 20);
+}
+
+#[test]
 fn a_wrong_token_pauses_nobody_else_and_a_wrong_account_pauses_all() {
     let mut sim = Sim::new(5, settings(), |_, _, entries, _| match entries[0].owner {
         Owner(2) => (ANSWER, Answer::Status(403)),
