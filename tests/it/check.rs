@@ -102,7 +102,7 @@ fn everything_that_is_wrong_is_told_in_one_go() {
     let (code, out, told) = ended(command);
     assert_eq!(code, Some(78), "{out} {told}");
     assert!(out.contains("is no folder"), "{out}");
-    for place in ["config.toml:12: batch.lingr ", "config.toml:13: batch.max_events ", "target.client "] {
+    for place in ["config.toml:13: batch.lingr ", "config.toml:14: batch.max_events ", "target.client "] {
         assert!(told.contains(place), "{place}: {told}");
     }
     let (code, _, told) = ended(check(folder.path(), NOWHERE, &["-o", "target.ca_file=/nowhere.pem"]));

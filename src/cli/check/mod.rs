@@ -74,6 +74,8 @@ pub(super) fn run(sources: &Sources, arguments: &Arguments) -> Exit {
         },
         _ => {}
     }
+    // What is wrong stands last, where it is read first.
+    findings.sort_by_key(|finding| finding.state);
     findings.iter().for_each(|finding| report.finding(finding));
     let failed = findings.iter().any(|finding| finding.state == State::Failed);
     let exit = match (problems.is_empty(), failed) {

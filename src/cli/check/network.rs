@@ -83,15 +83,15 @@ async fn connection(reach: &Reach<'_>, key: &'static str, url: &str) -> Finding 
         }
         (None, None) => String::new(),
     };
-    let what = if url.starts_with("https://") { "TLS handshake" } else { "connection without TLS" };
+    let what = if url.starts_with("https://") { "TLS handshake with" } else { "connection without TLS to" };
     let limit = humantime::format_duration(settings.connect_timeout);
     let failed = |why: &str, act: &str| {
-        Finding::failed(key, format!("no {what} with {}{through}: {why}", authority(url)), act)
+        Finding::failed(key, format!("no {what} {}{through}: {why}", authority(url)), act)
     };
     match connect(settings, url).await {
         Ok(Ok(took)) => {
             let told = format!(
-                "{what} with {}{through}: done in {} ms; nothing was sent",
+                "{what} {}{through}: done in {} ms; nothing was sent",
                 authority(url),
                 took.as_millis()
             );
