@@ -14,13 +14,14 @@ mod pulse;
 mod reload;
 mod report;
 pub mod scrape;
+mod shelf;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -34,21 +35,17 @@ pub use self::reload::Reloader;
 use self::reload::{Reach, Reload};
 use self::report::{Pace, Reporter};
 use self::scrape::{ListenError, Scraped};
+use self::shelf::{Door, Shelf, blocking};
 use crate::admin::{self, AdminSocket, Office};
 use crate::config::IdentifierForm;
-use crate::delivery::{
-    self, Added, Ask, Backlog, Feed, Flusher, KnownVisitors, Shown, Transport, TransportError,
-};
-use crate::event::{Account, Clock, Entry, Event, Moment, Seq};
-use crate::ingest::{self, Admission, BindError, Listener, Slip};
-use crate::queue::{self, Appender, Burial, Failed, Ledger, OnStored, OpenError, Queue, Store};
-use crate::schedule::{self, Buried, LEARNED_FOR, MAX_LEARNED, Scheduler};
+use crate::delivery::{self, Added, Ask, Feed, Flusher, KnownVisitors, Shown, Transport, TransportError};
+use crate::event::{Account, Clock, Moment, Seq};
+use crate::ingest::{self, BindError, Listener};
+use crate::queue::{self, Failed, Ledger, OpenError, Queue, Store};
+use crate::schedule::{self, LEARNED_FOR, MAX_LEARNED, Scheduler};
 use crate::service::{Manager, Service};
 use crate::telemetry::Identifiers;
 use crate::wire::defaults::Defaults;
-use crate::wire::receipt;
-use crate::wire::reply::Appended;
-use crate::wire::submission::Submission;
 
 /// The most questions to the flusher that wait.
 const WAITING_ASKS: usize = 64;
@@ -113,82 +110,6 @@ pub enum DaemonError {
     /// A part of the daemon panicked, which is a bug.
     #[error("a task of the daemon panicked, please report it: {0}")]
     Panic(#[from] JoinError),
-}
-
-/// The queue as the ingest sees it.
-#[derive(Clone)]
-struct Door {
-    appender: Appender,
-    desk: Desk,
-}
-
-impl Admission for Door {
-    async fn append(
-        &self,
-        producer: u64,
-        batch: Vec<Submission>,
-        slips: Vec<(usize, Slip)>,
-    ) -> oneshot::Receiver<Vec<Appended>> {
-        let hook = |(position, slip)| {
-            let desk = self.desk.clone();
-            (position, OnStored(Box::new(move |first| desk.lay(first, slip))))
-        };
-        self.appender.append(producer, batch, slips.into_iter().map(hook).collect()).await
-    }
-}
-
-/// The queue as the flusher sees it.
-#[derive(Clone)]
-struct Shelf {
-    store: Store,
-    desk: Desk,
-}
-
-impl Backlog for Shelf {
-    type Error = Failed;
-
-    async fn scan(&self, from: Seq, max: usize) -> Result<(Vec<Entry>, Seq), Failed> {
-        let store = self.store.clone();
-        let scan = blocking(move || store.scan(from, max)).await?;
-        Ok((scan.entries, scan.next))
-    }
-
-    async fn load(&self, seqs: Vec<Seq>) -> Result<Vec<Option<Event>>, Failed> {
-        let store = self.store.clone();
-        blocking(move || store.load(&seqs)).await
-    }
-
-    fn watches(&self, seqs: &[Seq]) -> bool {
-        self.desk.watches(seqs)
-    }
-
-    fn lost(&self, seqs: &[Seq]) {
-        self.desk.lost(seqs);
-    }
-
-    async fn settle(
-        &self,
-        delivered: Vec<Seq>,
-        buried: Vec<Buried>,
-        answer: Option<receipt::Answer>,
-    ) -> Result<(), Failed> {
-        let burial = |one: &Buried| Burial { seq: one.seq, reason: one.reason, detail: one.detail.clone() };
-        self.store.settle(delivered.clone(), buried.iter().map(burial).collect()).await?;
-        // After that is durable: a receipt says what stays so.
-        self.desk.settled(&delivered, &buried, answer.as_ref());
-        Ok(())
-    }
-
-    fn dead_room(&self) -> bool {
-        self.store.dead_room()
-    }
-}
-
-/// Reads the disk beside the runtime.
-async fn blocking<T: Send + 'static>(
-    read: impl FnOnce() -> Result<T, Failed> + Send + 'static,
-) -> Result<T, Failed> {
-    tokio::task::spawn_blocking(read).await.unwrap_or(Err(Failed::Closed))
 }
 
 /// A daemon whose queue is open and whose socket is made.

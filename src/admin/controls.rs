@@ -14,7 +14,7 @@ use super::names;
 use super::office::{Office, Refusal};
 use super::protocol::{Answer, Done, Of};
 use super::queue::still_held;
-use super::status::host_or_all;
+use super::status::{host_line, host_or_all};
 use crate::delivery::Backlog;
 use crate::event::Moment;
 use crate::queue::{Failed, Store};
@@ -172,7 +172,12 @@ pub(super) async fn flush<B: Backlog>(office: &Office<B>, peer: &mut Peer, wait:
         }
         looked += 1;
         if looked.is_multiple_of(LOOKS_A_WORD) {
-            peer.tell(&Answer::Waiting { pending: office.store.ledger().counted }).await?;
+            let shut = office.operate(|scheduler, now| {
+                let views = scheduler.host_views().into_iter().filter(|view| view.hindrance.is_some());
+                views.map(|view| host_line(now, &view)).collect()
+            });
+            let (pending, hosts) = (office.store.ledger().counted, shut.await?);
+            peer.tell(&Answer::Waiting { pending, hosts }).await?;
         }
     }
 }

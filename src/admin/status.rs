@@ -1,6 +1,7 @@
 //! `status`: the one screen.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::connection::{Answered, Peer};
 use super::names::seconds;
@@ -55,7 +56,7 @@ async fn state<B: Backlog>(office: &Office<B>) -> Result<Status, Refusal> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         protocol: VERSION,
         client: office.account.client.clone(),
-        advice: advice(&known, &figures, &limits),
+        advice: advice(&known, &figures, &limits, office.meter.folder()),
         paused: known.controls.pauses.iter().map(|(host, pause)| paused(known.now, *host, pause)).collect(),
         held: held(office, &known).await?,
         hosts: known.hosts.iter().map(|view| host_line(known.now, view)).collect(),
@@ -106,7 +107,7 @@ async fn held<B: Backlog>(office: &Office<B>, known: &Known) -> Result<Vec<Hold>
     Ok(known.controls.holds.iter().map(held).collect())
 }
 
-fn host_line(now: Moment, view: &HostView) -> HostLine {
+pub(super) fn host_line(now: Moment, view: &HostView) -> HostLine {
     let (state, until) = match view.hindrance {
         None => ("open", None),
         Some(Hindrance::Breaker(until)) => ("breaker", Some(until)),
@@ -118,10 +119,12 @@ fn host_line(now: Moment, view: &HostView) -> HostLine {
         Some(Hindrance::Stopped) => ("paused by an operator", None),
         Some(Hindrance::AllStopped) => ("all paused by an operator", None),
     };
+    // What an operator paused has its own line, with its own age.
+    let own = matches!(view.hindrance, Some(Hindrance::Breaker(_) | Hindrance::Paused(..)));
     HostLine {
         host: view.host.to_string(),
         state: state.to_owned(),
-        since_s: view.trouble.as_ref().map(|trouble| seconds(now.since(trouble.since))),
+        since_s: view.trouble.as_ref().filter(|_| own).map(|trouble| seconds(now.since(trouble.since))),
         error: view.trouble.as_ref().map(|trouble| trouble.detail.clone()),
         wait_s: until.map(|until| seconds(until.since(now))),
         waiting: view.waiting,
@@ -130,7 +133,7 @@ fn host_line(now: Moment, view: &HostView) -> HostLine {
 }
 
 /// What may be done, the most urgent first.
-fn advice(known: &Known, figures: &Figures, limits: &Limits) -> Vec<Advice> {
+fn advice(known: &Known, figures: &Figures, limits: &Limits, folder: &Path) -> Vec<Advice> {
     let mut all = Vec::new();
     let mut add = |about: String, run: &str| all.push(Advice { about, run: run.to_owned() });
     if known.stuck {
@@ -140,7 +143,7 @@ fn advice(known: &Known, figures: &Figures, limits: &Limits) -> Vec<Advice> {
     if figures.disk_free_bytes.is_some_and(|free| free < limits.min_free) {
         let about = "the disk has less free space than queue.min_free: producers are answered storage_full";
         // The queue's file does not shrink, whatever is deleted from it.
-        add(about.to_owned(), "df -h");
+        add(about.to_owned(), &format!("df -h '{}'", folder.display()));
     } else if limits.reached(figures) {
         let about = "queue.max_bytes or queue.max_events is reached: producers are answered queue_full; why it waits:";
         add(about.to_owned(), "target-notifyd queue");

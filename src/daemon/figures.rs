@@ -7,7 +7,7 @@
 //! - to ask costs a question to the flusher and a short look at the disk beside the runtime, at any backlog.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -165,6 +165,12 @@ impl Meter {
         let samples = Arc::new(watch::Sender::new(Samples(VecDeque::from([first]))));
         let (began, limits) = (clock.now(), Arc::new(watch::Sender::new(limits)));
         Self { store, folder, clock, came, went, asks, began, samples, limits, oldest: Arc::default() }
+    }
+
+    /// The queue's folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// What may be held in the queue.

@@ -105,7 +105,12 @@ impl Told {
         let count = refused + not_acknowledged + expired;
         if count > 0 {
             error!(
-                event = "dead_letters", count, refused, not_acknowledged, expired, last = ?self.last.take(),
+                event = "dead_letters",
+                count,
+                refused,
+                not_acknowledged,
+                expired,
+                last = self.last.take().map(|seq| seq.0),
                 "so many more events were set aside as dead letters in the last minute; target-notifyd dead list shows them, target-notifyd dead requeue sends them again"
             );
         }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use super::screen;
 use super::text::{count, some, span, visible};
 use super::told;
-use crate::admin::protocol::{Ages, Answer, Done, Lane, Letter, Outcome, Request};
+use crate::admin::protocol::{Ages, Answer, Done, HostLine, Lane, Letter, Outcome, Request};
 
 /// The most ids of an outcome that are shown.
 const SHOWN_IDS: usize = 2;
@@ -117,8 +117,14 @@ impl Printer {
                     some(count, "outcome", "outcomes")
                 )
             }
-            Answer::Waiting { pending } => {
-                told(&format!("{} wait", some(pending, "event", "events")));
+            Answer::Waiting { pending, hosts } => {
+                let why = |host: &HostLine| {
+                    let until =
+                        host.wait_s.map_or(String::new(), |wait| format!(", again in {}", span(wait)));
+                    format!("; {}: {}{until}", visible(&host.host), visible(&host.state))
+                };
+                let why: String = hosts.iter().map(why).collect();
+                told(&format!("{} wait{why}", some(pending, "event", "events")));
                 Ok(())
             }
             Answer::Done(done) => self.done(out, &done),
@@ -218,7 +224,7 @@ fn outcome_row(out: &mut impl Write, outcome: &Outcome) -> io::Result<()> {
         outcome.ids.iter().take(SHOWN_IDS).map(|id| visible(id).to_string()).collect::<Vec<_>>().join(" ");
     write!(
         out,
-        "{} {:<9} {} {} {} in {:.1} ms: {ids}",
+        "{} {:<9} {} {} {} in {:.1} ms",
         humantime::format_rfc3339_millis(at),
         visible(&outcome.outcome).to_string(),
         visible(&outcome.session),
@@ -226,11 +232,13 @@ fn outcome_row(out: &mut impl Write, outcome: &Outcome) -> io::Result<()> {
         visible(&outcome.answer),
         outcome.took_ms,
     )?;
+    // Before the ids, which are long: it is what the reader looks for.
+    if !outcome.detail.is_empty() {
+        write!(out, " ({})", visible(&outcome.detail))?;
+    }
+    write!(out, ": {ids}")?;
     if let Some(more @ 1..) = outcome.ids.len().checked_sub(SHOWN_IDS) {
         write!(out, " and {more} more")?;
     }
-    match outcome.detail.as_str() {
-        "" => writeln!(out),
-        detail => writeln!(out, " ({})", visible(detail)),
-    }
+    writeln!(out)
 }

@@ -1,0 +1,89 @@
+//! The queue as its neighbours see it: the ingest's door into it, and the shelf from which the flusher takes.
+
+use tokio::sync::oneshot;
+
+use super::desk::Desk;
+use crate::delivery::Backlog;
+use crate::event::{Entry, Event, Seq};
+use crate::ingest::{Admission, Slip};
+use crate::queue::{Appender, Burial, Failed, OnStored, Store};
+use crate::schedule::Buried;
+use crate::wire::receipt;
+use crate::wire::reply::Appended;
+use crate::wire::submission::Submission;
+
+/// The queue as the ingest sees it.
+#[derive(Clone)]
+pub(super) struct Door {
+    pub(super) appender: Appender,
+    pub(super) desk: Desk,
+}
+
+impl Admission for Door {
+    async fn append(
+        &self,
+        producer: u64,
+        batch: Vec<Submission>,
+        slips: Vec<(usize, Slip)>,
+    ) -> oneshot::Receiver<Vec<Appended>> {
+        let hook = |(position, slip)| {
+            let desk = self.desk.clone();
+            (position, OnStored(Box::new(move |first| desk.lay(first, slip))))
+        };
+        self.appender.append(producer, batch, slips.into_iter().map(hook).collect()).await
+    }
+}
+
+/// The queue as the flusher sees it.
+#[derive(Clone)]
+pub(super) struct Shelf {
+    pub(super) store: Store,
+    pub(super) desk: Desk,
+}
+
+impl Backlog for Shelf {
+    type Error = Failed;
+
+    async fn scan(&self, from: Seq, max: usize) -> Result<(Vec<Entry>, Seq), Failed> {
+        let store = self.store.clone();
+        let scan = blocking(move || store.scan(from, max)).await?;
+        Ok((scan.entries, scan.next))
+    }
+
+    async fn load(&self, seqs: Vec<Seq>) -> Result<Vec<Option<Event>>, Failed> {
+        let store = self.store.clone();
+        blocking(move || store.load(&seqs)).await
+    }
+
+    fn watches(&self, seqs: &[Seq]) -> bool {
+        self.desk.watches(seqs)
+    }
+
+    fn lost(&self, seqs: &[Seq]) {
+        self.desk.lost(seqs);
+    }
+
+    async fn settle(
+        &self,
+        delivered: Vec<Seq>,
+        buried: Vec<Buried>,
+        answer: Option<receipt::Answer>,
+    ) -> Result<(), Failed> {
+        let burial = |one: &Buried| Burial { seq: one.seq, reason: one.reason, detail: one.detail.clone() };
+        self.store.settle(delivered.clone(), buried.iter().map(burial).collect()).await?;
+        // After that is durable: a receipt says what stays so.
+        self.desk.settled(&delivered, &buried, answer.as_ref());
+        Ok(())
+    }
+
+    fn dead_room(&self) -> bool {
+        self.store.dead_room()
+    }
+}
+
+/// Reads the disk beside the runtime.
+pub(super) async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, Failed> + Send + 'static,
+) -> Result<T, Failed> {
+    tokio::task::spawn_blocking(read).await.unwrap_or(Err(Failed::Closed))
+}
