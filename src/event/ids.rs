@@ -53,6 +53,15 @@ impl SessionId {
     /// # Errors
     /// [`InvalidSessionId`] names the rule that `text` breaks.
     pub fn new(text: &str) -> Result<Self, InvalidSessionId> {
+        Self::check(text)?;
+        Ok(Self(text.into()))
+    }
+
+    /// Checks `text` by the Delivery API's rule, and keeps nothing of it.
+    ///
+    /// # Errors
+    /// [`InvalidSessionId`] names the rule that `text` breaks.
+    pub fn check(text: &str) -> Result<(), InvalidSessionId> {
         if text.is_empty() {
             return Err(InvalidSessionId::Empty);
         }
@@ -62,7 +71,7 @@ impl SessionId {
         if text.len() > Self::MAX_CHARS {
             return Err(InvalidSessionId::TooLong);
         }
-        Ok(Self(text.into()))
+        Ok(())
     }
 
     /// The id as text.

@@ -76,7 +76,7 @@ impl Framer {
     pub fn next(&mut self) -> Option<Frame> {
         loop {
             let fresh = self.held.get(self.searched..).unwrap_or_default();
-            let Some(end) = fresh.iter().position(|byte| *byte == b'\n').map(|at| at + self.searched) else {
+            let Some(end) = memchr::memchr(b'\n', fresh).map(|at| at + self.searched) else {
                 self.searched = self.held.len();
                 // One byte more than the limit: a `\r` may yet turn out to belong to the end.
                 if self.skipping || self.held_bytes() > self.max_line.saturating_add(1) {

@@ -382,11 +382,12 @@ pub(super) fn read_event(engine: &Engine, seq: Seq) -> Result<Option<Event>, sle
 /// Reads `first` and those of the `seqs` behind it that lie in the same page, at least one.
 fn read_events(engine: &Engine, first: Seq, seqs: &[Seq]) -> Result<Vec<Option<Event>>, sled::Error> {
     let Some((key, last)) = page_at(engine, first)? else { return Ok(vec![None]) };
-    let record = match last {
-        Some(whole) => whole.to_vec(),
-        None => engine.joined(&numbered(PAGE, key.first))?.unwrap_or_default(),
+    let joined = match last {
+        Some(_) => None,
+        None => engine.joined(&numbered(PAGE, key.first))?,
     };
-    let Ok(page) = Page::decode(&record) else { return Ok(vec![None]) };
+    let record = last.as_deref().or(joined.as_deref()).unwrap_or_default();
+    let Ok(page) = Page::decode(record) else { return Ok(vec![None]) };
     let stored = match page.apart() {
         Some(apart) => engine.joined(&numbered(MEMBERS, Seq(apart.first)))?,
         None => None,

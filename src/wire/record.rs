@@ -222,7 +222,7 @@ impl<'a> Page<'a> {
         let shape: PageShape<'a> = open(record)?;
         let envelopes = shape.envelopes.len();
         let sound = shape.events.iter().all(|event| usize::from(event.envelope) < envelopes)
-            && shape.envelopes.iter().all(|envelope| SessionId::new(envelope.session).is_ok());
+            && shape.envelopes.iter().all(|envelope| SessionId::check(envelope.session).is_ok());
         if sound { Ok(Self(shape)) } else { Err(Damage::Shape) }
     }
 

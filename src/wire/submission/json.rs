@@ -3,8 +3,10 @@
 //! Guarantees: no recursion deeper than [`MAX_DEPTH`]; a member's value is the very text that the producer wrote.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
+use memchr::memchr;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -12,6 +14,9 @@ use crate::wire::reply::Code;
 
 /// The deepest nesting of objects and arrays in a line.
 pub(crate) const MAX_DEPTH: usize = 64;
+
+/// So many keys of an object are compared with each other; where there are more, they are hashed.
+const FEW_MEMBERS: usize = 24;
 
 /// What is wrong with a line, and where.
 #[derive(Debug)]
@@ -69,8 +74,12 @@ pub(crate) fn value(line: &[u8]) -> Result<&RawValue, Fault> {
     serde_json::from_str(text).map_err(|error| malformed(format!("the line is not JSON: {error}")))
 }
 
-/// The deepest nesting of brackets outside of strings.
+/// The deepest nesting of brackets outside of strings, or less than [`MAX_DEPTH`] where there are not that many.
 fn depth(line: &[u8]) -> usize {
+    let opening = line.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
+    if opening <= MAX_DEPTH {
+        return opening;
+    }
     let (mut deepest, mut now, mut inside, mut escaped) = (0_usize, 0_usize, false, false);
     for byte in line {
         match byte {
@@ -94,11 +103,15 @@ pub(crate) fn is_null(raw: &RawValue) -> bool {
 }
 
 /// The text of a JSON string.
-pub(crate) fn text(raw: &RawValue, path: &Path<'_>) -> Result<String, Fault> {
-    if !raw.get().starts_with('"') {
-        return Err(path.invalid("must be a string"));
+pub(crate) fn text<'a>(raw: &'a RawValue, path: &Path<'_>) -> Result<Cow<'a, str>, Fault> {
+    let Some(rest) = raw.get().strip_prefix('"') else { return Err(path.invalid("must be a string")) };
+    match rest.strip_suffix('"') {
+        // Without an escape it is what stands between the quotes: that it is sound was seen when the line was read.
+        Some(plain) if memchr(b'\\', plain.as_bytes()).is_none() => Ok(Cow::Borrowed(plain)),
+        _ => serde_json::from_str(raw.get())
+            .map(Cow::Owned)
+            .map_err(|error| path.invalid(format!("is not a valid string: {error}"))),
     }
-    serde_json::from_str(raw.get()).map_err(|error| path.invalid(format!("is not a valid string: {error}")))
 }
 
 /// The elements of a JSON array.
@@ -111,21 +124,38 @@ pub(crate) fn array<'a>(raw: &'a RawValue, path: &Path<'_>) -> Result<Vec<&'a Ra
 
 /// The members of a JSON object; a key that stands there twice is a fault at that key.
 pub(crate) fn object<'a>(raw: &'a RawValue, path: &Path<'_>) -> Result<Members<'a>, Fault> {
-    if !raw.get().starts_with('{') {
+    members(raw.get(), path)
+}
+
+/// The members of the object that `text` is.
+pub(crate) fn members<'a>(text: &'a str, path: &Path<'_>) -> Result<Members<'a>, Fault> {
+    if !text.starts_with('{') {
         return Err(path.invalid("must be an object"));
     }
-    let mut reader = serde_json::Deserializer::from_str(raw.get());
+    let mut reader = serde_json::Deserializer::from_str(text);
     let members = reader
         .deserialize_map(Collect)
         .map_err(|error| path.invalid(format!("is not a valid object: {error}")))?;
-    let mut seen = std::collections::HashSet::with_capacity(members.0.len());
-    for (name, _) in &members.0 {
-        if !seen.insert(name.as_ref()) {
-            return Err(path.key(name).invalid("stands twice in one object"));
-        }
+    match twice(&members.0) {
+        Some(name) => Err(path.key(name).invalid("stands twice in one object")),
+        None => Ok(members),
     }
-    Ok(members)
 }
+
+/// The first key that stood there before.
+fn twice<'m>(members: &'m [(Cow<'_, str>, &RawValue)]) -> Option<&'m str> {
+    if members.len() > FEW_MEMBERS {
+        let mut seen = HashSet::with_capacity(members.len());
+        return members.iter().map(|(name, _)| name.as_ref()).find(|name| !seen.insert(*name));
+    }
+    // Comparing each with each is quicker than hashing, while they are few.
+    let mut before = members.iter().enumerate();
+    let found = before.find(|(at, (name, _))| members.iter().take(*at).any(|(other, _)| other == name));
+    found.map(|(_, (name, _))| name.as_ref())
+}
+
+/// Room for the members of a usual line.
+const EXPECTED_MEMBERS: usize = 12;
 
 struct Collect;
 
@@ -137,7 +167,7 @@ impl<'de> Visitor<'de> for Collect {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::new();
+        let mut members = Vec::with_capacity(EXPECTED_MEMBERS);
         while let Some(name) = map.next_key::<Name<'de>>()? {
             members.push((name.0, map.next_value::<&'de RawValue>()?));
         }
@@ -172,7 +202,18 @@ pub(crate) fn push_member(out: &mut String, name: &str, value: &str) {
     if !out.is_empty() && !out.ends_with('{') {
         out.push(',');
     }
-    out.push_str(&serde_json::Value::from(name).to_string());
+    push_text(out, name);
     out.push(':');
     out.push_str(value);
+}
+
+/// Appends a text as a JSON string.
+pub(crate) fn push_text(out: &mut String, text: &str) {
+    if text.bytes().any(|byte| byte < b' ' || matches!(byte, b'"' | b'\\')) {
+        out.push_str(&serde_json::Value::from(text).to_string());
+        return;
+    }
+    out.push('"');
+    out.push_str(text);
+    out.push('"');
 }

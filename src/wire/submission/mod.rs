@@ -185,10 +185,10 @@ fn finish(mut members: Checked<'_>, give_impression: bool, now_unix_ms: u64) -> 
     if give_impression && !has(&members, "impressionId") {
         members.push(("impressionId".into(), quoted().into()));
     }
-    let id = members
-        .iter()
-        .find(|(name, _)| name == "id")
-        .and_then(|(_, value)| serde_json::from_str::<String>(value).ok())
-        .unwrap_or_default();
-    Notification { id: EventId::new(&id), json: schema::braced(&members).into_bytes().into_boxed_slice() }
+    let id = members.iter().find(|(name, _)| name == "id").map_or("\"\"", |(_, value)| value.as_ref());
+    let id = match id.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(plain) if !plain.contains('\\') => EventId::new(plain),
+        _ => EventId::new(&serde_json::from_str::<String>(id).unwrap_or_default()),
+    };
+    Notification { id, json: schema::braced(&members).into_bytes().into_boxed_slice() }
 }

@@ -50,7 +50,7 @@ pub(super) fn reference(top: &Members<'_>) -> Option<String> {
 fn read_reference(raw: &RawValue, path: &Path<'_>) -> Result<String, Fault> {
     let told = text(raw, path)?;
     length(&told, 0, 128, path)?;
-    Ok(told)
+    Ok(told.into_owned())
 }
 
 impl Options {
@@ -88,7 +88,7 @@ impl Options {
                 "consumer_id" => {
                     let told = text(raw, &path)?;
                     length(&told, 1, 128, &path)?;
-                    options.consumer_id = Some(told);
+                    options.consumer_id = Some(told.into_owned());
                 }
                 "customer_ids" => options.customer_ids = customer_ids(raw, &path)?,
                 "ref" => options.reference = Some(read_reference(raw, &path)?),

@@ -4,12 +4,9 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::json::{Fault, Path, array, is_null, object};
+use super::json::{self, Fault, Path, array, is_null, object};
 use super::options::Rest;
-use super::schema::{
-    ANALYTICS, CONTEXT, Checked, EXPERIENCE_CLOUD, NOTIFICATION, PROPERTY, REQUEST, VISITOR, braced, check,
-    members,
-};
+use super::schema::{Checked, NOTIFICATION, REQUEST, braced, check, members};
 use super::{MAX_MEMBERS_BYTES, MAX_NOTIFICATIONS, push_member, unknown};
 use crate::event::{Cluster, Visitor};
 use crate::wire::defaults::Defaults;
@@ -134,8 +131,8 @@ impl Request<'_> {
         defaults: &Defaults,
         fresh: Option<&str>,
     ) -> Result<Shared, Fault> {
-        let mut all: Owned =
-            self.members.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let mut all: Checked<'_> =
+            self.members.iter().map(|(name, value)| (lent(name), lent(value))).collect();
         let (visitor, tnt_id) = self.joined_visitor(get(&all, "id"), customer_ids, device)?;
         set(&mut all, "id", visitor);
         let joined = context(get(&all, "context"), defaults)?;
@@ -147,7 +144,8 @@ impl Request<'_> {
         let given = get(&all, "environmentId").and_then(|value| value.parse().ok());
         let environment = given.or(defaults.environment_id);
         set(&mut all, "environmentId", environment.map(|id| id.to_string()));
-        let mut out = String::new();
+        let bytes: usize = all.iter().map(|(name, value)| name.len() + value.len() + "\"\":,".len()).sum();
+        let mut out = String::with_capacity(bytes);
         for (name, value) in &all {
             push_member(&mut out, name, value);
         }
@@ -168,7 +166,7 @@ impl Request<'_> {
         customer_ids: &[String],
         device: Option<&str>,
     ) -> Result<(Option<String>, Option<String>), Fault> {
-        let mut own = owned(given, VISITOR)?;
+        let mut own = split(given)?;
         if get(&own, "tntId").is_none()
             && let Some(device) = device
             && crate::wire::response::is_tnt_id(device)
@@ -195,52 +193,44 @@ impl Request<'_> {
         }
         let tnt_id = get(&own, "tntId").and_then(|id| serde_json::from_str(id).ok());
         let changed = given.is_some() || !own.is_empty();
-        Ok((changed.then(|| finished(&own)), tnt_id))
+        Ok((changed.then(|| braced(&own)), tnt_id))
     }
 }
 
-/// Members with their values as finished JSON, free of the line that they came from.
-type Owned = Vec<(String, String)>;
+/// A borrowed copy.
+fn lent<'a>(text: &'a Cow<'_, str>) -> Cow<'a, str> {
+    Cow::Borrowed(text.as_ref())
+}
 
-fn get<'m>(members: &'m Owned, name: &str) -> Option<&'m str> {
-    members.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+fn get<'m>(members: &'m Checked<'_>, name: &str) -> Option<&'m str> {
+    members.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_ref())
 }
 
 /// Sets a member in its place, or behind the others; `None` changes nothing.
-fn set(members: &mut Owned, name: &str, value: Option<String>) {
+fn set(members: &mut Checked<'_>, name: &'static str, value: Option<String>) {
     let Some(value) = value else { return };
     match members.iter_mut().find(|(found, _)| found == name) {
-        Some((_, old)) => *old = value,
-        None => members.push((name.to_owned(), value)),
+        Some((_, old)) => *old = Cow::Owned(value),
+        None => members.push((Cow::Borrowed(name), Cow::Owned(value))),
     }
 }
 
 /// The members of an object that was checked before; none where it is absent.
-fn owned(given: Option<&str>, table: &'static [super::schema::Member]) -> Result<Owned, Fault> {
+fn split(given: Option<&str>) -> Result<Checked<'_>, Fault> {
     let Some(given) = given else { return Ok(Vec::new()) };
-    let raw: &RawValue =
-        serde_json::from_str(given).map_err(|error| Path::Root.invalid(error.to_string()))?;
-    let checked = members(table, raw, &Path::Root)?;
-    Ok(checked.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect())
-}
-
-fn finished(members: &Owned) -> String {
-    let borrowed: Checked<'_> = members
-        .iter()
-        .map(|(name, value)| (Cow::Borrowed(name.as_str()), Cow::Borrowed(value.as_str())))
-        .collect();
-    braced(&borrowed)
+    let members = json::members(given, &Path::Root)?.0;
+    Ok(members.into_iter().map(|(name, value)| (name, Cow::Borrowed(value.get()))).collect())
 }
 
 fn context(given: Option<&str>, defaults: &Defaults) -> Result<String, Fault> {
-    let mut own = owned(given, CONTEXT)?;
+    let mut own = split(given)?;
     if defaults.channel && get(&own, "channel").is_none() {
         set(&mut own, "channel", Some("\"web\"".to_owned()));
     }
     if get(&own, "timeOffsetInMinutes").is_none() {
         set(&mut own, "timeOffsetInMinutes", defaults.time_offset.map(|minutes| minutes.to_string()));
     }
-    Ok(finished(&own))
+    Ok(braced(&own))
 }
 
 fn experience_cloud(
@@ -251,26 +241,27 @@ fn experience_cloud(
     if !defaults.analytics_logging && fresh.is_none() {
         return Ok(None);
     }
-    let mut own = owned(given, EXPERIENCE_CLOUD)?;
-    let mut analytics = owned(get(&own, "analytics"), ANALYTICS)?;
+    let mut own = split(given)?;
+    let mut analytics = split(get(&own, "analytics"))?;
     if defaults.analytics_logging && get(&analytics, "logging").is_none() {
         set(&mut analytics, "logging", Some("\"server_side\"".to_owned()));
     }
     if get(&analytics, "supplementalDataId").is_none() {
         set(&mut analytics, "supplementalDataId", fresh.map(|id| format!("\"{id}\"")));
     }
-    set(&mut own, "analytics", Some(finished(&analytics)));
-    Ok(Some(finished(&own)))
+    let analytics = braced(&analytics);
+    set(&mut own, "analytics", Some(analytics));
+    Ok(Some(braced(&own)))
 }
 
 /// The property with the configured token where it brings none, and the token it is sent under.
 fn property(given: Option<&str>, defaults: &Defaults) -> Result<(Option<String>, Option<String>), Fault> {
-    let mut own = owned(given, PROPERTY)?;
+    let mut own = split(given)?;
     let token: Option<String> = get(&own, "token").and_then(|token| serde_json::from_str(token).ok());
     if token.is_some() {
         return Ok((None, token));
     }
     let Some(configured) = &defaults.property_token else { return Ok((None, None)) };
     set(&mut own, "token", Some(serde_json::Value::from(configured.as_str()).to_string()));
-    Ok((Some(finished(&own)), Some(configured.clone())))
+    Ok((Some(braced(&own)), Some(configured.clone())))
 }

@@ -164,19 +164,31 @@ pub(crate) static REQUEST: &[Member] = &[
 /// The members of an object, checked, nulls of known members left out, each value as finished JSON.
 pub(crate) type Checked<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
 
+/// The members of an object, and whether it has to be put together anew: nulls were left out, or values rewritten.
+struct Read<'a> {
+    checked: Checked<'a>,
+    changed: bool,
+}
+
 /// Checks the members of `raw` against `table`.
 pub(crate) fn members<'a>(
     table: &[Member],
     raw: &'a RawValue,
     path: &Path<'_>,
 ) -> Result<Checked<'a>, Fault> {
+    Ok(read(table, raw, path)?.checked)
+}
+
+fn read<'a>(table: &[Member], raw: &'a RawValue, path: &Path<'_>) -> Result<Read<'a>, Fault> {
     let found = object(raw, path)?;
     let mut checked = Vec::with_capacity(found.0.len());
+    let mut changed = false;
     for (name, value) in found.0 {
         match table.iter().find(|member| member.name == name) {
-            Some(_) if is_null(value) => {}
+            Some(_) if is_null(value) => changed = true,
             Some(member) => {
                 let finished = check(&member.rule, value, &path.key(&name))?;
+                changed |= matches!(finished, Cow::Owned(_));
                 checked.push((name, finished));
             }
             None => {
@@ -192,7 +204,7 @@ pub(crate) fn members<'a>(
             return Err(path.key(member.name).invalid("is required"));
         }
     }
-    Ok(checked)
+    Ok(Read { checked, changed })
 }
 
 /// The documented name that `name` means in the style of the Python SDK's models, if it is such a spelling.
@@ -225,7 +237,7 @@ pub(crate) fn check<'a>(rule: &Rule, raw: &'a RawValue, path: &Path<'_>) -> Resu
             length(&told, 1, *max, path)?;
         }
         Rule::OneOf(allowed) => {
-            if !allowed.contains(&text(raw, path)?.as_str()) {
+            if !allowed.contains(&text(raw, path)?.as_ref()) {
                 return Err(path.invalid(format!("must be one of: {}", allowed.join(", "))));
             }
         }
@@ -263,7 +275,10 @@ pub(crate) fn check<'a>(rule: &Rule, raw: &'a RawValue, path: &Path<'_>) -> Resu
                 return Err(path.invalid("must be true or false"));
             }
         }
-        Rule::Object(table) => return Ok(joined(raw, &members(table, raw, path)?, table)),
+        Rule::Object(table) => {
+            let Read { checked, changed } = read(table, raw, path)?;
+            return Ok(if changed { Cow::Owned(braced(&checked)) } else { as_written });
+        }
         Rule::Array { max, each } => return list(raw, *max, each, path),
         Rule::ProductIds => product_ids(raw, path)?,
         Rule::Parameters { page } => parameters(raw, *page, path)?,
@@ -286,21 +301,11 @@ fn list<'a>(raw: &'a RawValue, max: usize, each: &Rule, path: &Path<'_>) -> Resu
     Ok(if changed { Cow::Owned(format!("[{}]", finished.join(","))) } else { Cow::Borrowed(raw.get()) })
 }
 
-/// The object as written, or, where members were left out or rewritten, put together anew.
-fn joined<'a>(raw: &'a RawValue, checked: &Checked<'a>, table: &[Member]) -> Cow<'a, str> {
-    let rewritten = checked.iter().any(|(_, value)| matches!(value, Cow::Owned(_)));
-    let dropped = object(raw, &Path::Root).is_ok_and(|all| {
-        all.0.iter().any(|(name, value)| is_null(value) && table.iter().any(|member| member.name == *name))
-    });
-    if !rewritten && !dropped {
-        return Cow::Borrowed(raw.get());
-    }
-    Cow::Owned(braced(checked))
-}
-
 /// An object of finished members.
 pub(crate) fn braced(members: &Checked<'_>) -> String {
-    let mut out = String::from("{");
+    let bytes: usize = members.iter().map(|(name, value)| name.len() + value.len() + "\"\":,".len()).sum();
+    let mut out = String::with_capacity(bytes + "{}".len());
+    out.push('{');
     for (name, value) in members {
         push_member(&mut out, name, value);
     }
@@ -310,6 +315,10 @@ pub(crate) fn braced(members: &Checked<'_>) -> String {
 
 /// Whether `told` has `min` to `max` UTF-16 units, as Adobe's servers count.
 pub(crate) fn length(told: &str, min: usize, max: usize, path: &Path<'_>) -> Result<(), Fault> {
+    // A text has no more UTF-16 units than bytes.
+    if told.len() <= max && (min == 0 || min == 1 && !told.is_empty()) {
+        return Ok(());
+    }
     let units = told.encode_utf16().count();
     if units < min {
         return Err(path.invalid(if min == 1 {
