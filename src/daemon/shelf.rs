@@ -51,8 +51,16 @@ impl Backlog for Shelf {
     }
 
     async fn load(&self, seqs: Vec<Seq>) -> Result<Vec<Option<Event>>, Failed> {
-        let store = self.store.clone();
-        blocking(move || store.load(&seqs)).await
+        let mut events = self.store.take_recent(&seqs);
+        let absent = |(_, event): &(_, &Option<Event>)| event.is_none();
+        let rest: Vec<Seq> = seqs.iter().copied().zip(&events).filter(absent).map(|(seq, _)| seq).collect();
+        if !rest.is_empty() {
+            let store = self.store.clone();
+            let read = blocking(move || store.load(&rest)).await?;
+            let places = events.iter_mut().filter(|event| event.is_none());
+            places.zip(read).for_each(|(place, event)| *place = event);
+        }
+        Ok(events)
     }
 
     fn watches(&self, seqs: &[Seq]) -> bool {

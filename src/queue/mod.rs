@@ -26,6 +26,7 @@ mod nudge;
 mod open;
 mod open_page;
 mod pages;
+mod recent;
 mod reopen;
 mod space;
 mod store;
@@ -36,7 +37,7 @@ mod view;
 mod writer;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
@@ -44,6 +45,8 @@ pub use self::alone::engine_alone;
 pub use self::counts::Counts;
 pub use self::error::{Failed, OpenError};
 pub use self::ledger::Ledger;
+pub use self::recent::MAX_RECENT_BYTES;
+use self::recent::Recent;
 pub use self::space::{free_bytes, used_bytes};
 pub use self::store::{Committed, Scan, Store};
 pub use self::survey::{Sighting, Survey};
@@ -54,7 +57,7 @@ use crate::wire::submission::Submission;
 /// What submissions that wait for their commit may hold together, in bytes.
 pub const MAX_WAITING_BYTES: u64 = 16 * 1_024 * 1_024;
 /// The most commits whose entries wait for the scheduler; beyond these it reads them from the disk.
-pub const MAX_LIVE_COMMITS: usize = 256;
+pub const MAX_LIVE_COMMITS: usize = 32;
 
 /// How the queue behaves (`[queue]` in the configuration).
 #[derive(Clone, Debug)]
@@ -182,6 +185,7 @@ struct Told {
     ledger: watch::Sender<Ledger>,
     failed: watch::Sender<Option<Failed>>,
     live: mpsc::Sender<Committed>,
+    recent: Arc<Mutex<Recent>>,
     counts: Arc<Counts>,
 }
 

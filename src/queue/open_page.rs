@@ -6,7 +6,8 @@ use super::keys::{MEMBERS, PageKey, cut, part};
 use super::pages::PageState;
 use super::writer::Plan;
 use crate::event::{Envelope, Moment, Seq};
-use crate::wire::record::{Apart, Page, PageBuilder, SMALL_ENVELOPE_BYTES, encode_members};
+use crate::wire::hash;
+use crate::wire::record::{Apart, PageBuilder, SMALL_ENVELOPE_BYTES, encode_members};
 use crate::wire::submission::{Notification, Submission};
 
 /// The page that a commit is filling.
@@ -75,8 +76,10 @@ impl OpenPage {
         for (number, value) in cut(&record) {
             plan.batch.insert(key.part(number), value);
         }
-        if let Ok(page) = Page::decode(&record) {
-            plan.entries.extend(page.entries(key.first));
+        let events = page.into_events(key.first);
+        for event in events {
+            plan.entries.push(hash::entry(&event));
+            plan.recent.push(event);
         }
         let bytes = record.len() as u64;
         plan.ledger.held_bytes += bytes;

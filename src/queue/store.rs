@@ -11,6 +11,7 @@ use super::engine::{Engine, is_full};
 use super::error::Failed;
 use super::keys::{DEAD, MEMBERS, PAGE, PageKey, numbered, seq_of};
 use super::pages::{left, page_at, page_of};
+use super::recent::Recent;
 use super::view::View;
 use super::{Burial, Command, Counts, Ledger, Requeued, Settings};
 use crate::event::{Entry, Event, Moment, Seq};
@@ -49,6 +50,7 @@ pub struct Store {
     pub(super) ledger: watch::Receiver<Ledger>,
     pub(super) failed: watch::Receiver<Option<Failed>>,
     pub(super) live: Arc<Mutex<Option<mpsc::Receiver<Committed>>>>,
+    pub(super) recent: Arc<Mutex<Recent>>,
     pub(super) count: Arc<Mutex<Option<Count>>>,
     pub(super) dead_max_events: Arc<AtomicU64>,
     pub(super) counts: Arc<Counts>,
@@ -165,6 +167,14 @@ impl Store {
                 let _sent = self.commands.send(Command::Surplus(surplus));
             }
         }
+    }
+
+    /// Those of the events `seqs` that were stored so lately that they are still in memory, and only once: they are not
+    /// kept any longer. Does not block.
+    #[must_use]
+    pub fn take_recent(&self, seqs: &[Seq]) -> Vec<Option<Event>> {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        seqs.iter().map(|seq| recent.take(*seq)).collect()
     }
 
     /// The events `seqs`, each `None` where it cannot be read. Blocks on the disk.

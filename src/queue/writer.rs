@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::PoisonError;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use super::reopen::Pause;
 use super::space::{Room, Space};
 use super::view::View;
 use super::{Append, Command, Ledger, Now, OnStored, Requeued, Settings, Told, committed};
-use crate::event::{DeadReason, Entry, Moment, Seq};
+use crate::event::{DeadReason, Entry, Event, Moment, Seq};
 use crate::schedule::Stitches;
 use crate::wire::hash;
 use crate::wire::record::Apart;
@@ -78,6 +79,7 @@ pub(super) struct Plan {
     touched: BTreeMap<Seq, PageState>,
     pub(super) fresh: Vec<PageState>,
     pub(super) entries: Vec<Entry>,
+    pub(super) recent: Vec<Event>,
     pub(super) stored: Vec<(oneshot::Sender<Vec<Appended>>, Vec<Appended>)>,
     hooks: Vec<(OnStored, Seq)>,
     /// What it does for others than producers; kept, since it may have to be planned anew.
@@ -425,6 +427,7 @@ impl Writer {
                 self.settled.push(page);
             }
         }
+        self.told.recent.lock().unwrap_or_else(PoisonError::into_inner).add(plan.recent);
         // Before anybody can send and settle these events.
         for (hook, first) in plan.hooks {
             hook.0(first);

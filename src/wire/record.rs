@@ -173,6 +173,15 @@ impl PageBuilder {
         seal(&self.shape())
     }
 
+    /// Its events, the first of which has the number `first`.
+    pub fn into_events(self, first: Seq) -> impl Iterator<Item = Event> {
+        let Self { envelopes, events, .. } = self;
+        (first.0..=u64::MAX).zip(events).filter_map(move |(seq, (envelope, arrived, id, notification))| {
+            let (envelope, _) = envelopes.get(usize::from(envelope))?;
+            Some(Event { seq: Seq(seq), id, arrived, notification, envelope: Arc::clone(envelope) })
+        })
+    }
+
     fn shape(&self) -> PageShape<'_> {
         let envelopes =
             self.envelopes.iter().map(|(envelope, apart)| envelope_shape(envelope, *apart)).collect();

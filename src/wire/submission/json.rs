@@ -65,18 +65,42 @@ pub(crate) struct Members<'a>(pub(crate) Vec<(Cow<'a, str>, &'a RawValue)>);
 
 /// Parses `line` as one JSON value, no deeper than [`MAX_DEPTH`].
 pub(crate) fn value(line: &[u8]) -> Result<&RawValue, Fault> {
-    let malformed = |message: String| Fault { code: Code::MalformedJson, path: None, message };
+    serde_json::from_str(shallow(line)?).map_err(|error| malformed(format!("the line is not JSON: {error}")))
+}
+
+/// The members of `line`, which is one JSON object, no deeper than [`MAX_DEPTH`].
+pub(crate) fn line(line: &[u8]) -> Result<Members<'_>, Fault> {
+    let mut reader = serde_json::Deserializer::from_str(shallow(line)?);
+    let read = reader.deserialize_map(Collect).and_then(|members| reader.end().map(|()| members));
+    if let Ok(members) = read {
+        return unique(members, &Path::Root);
+    }
+    // Read as any value, so that the fault is told as what it is.
+    let root = value(line)?;
+    if root.get().starts_with('{') {
+        return object(root, &Path::Root);
+    }
+    let message = "a submission is a JSON object".to_owned();
+    Err(Fault { code: Code::InvalidEvent, path: Some(String::new()), message })
+}
+
+fn malformed(message: String) -> Fault {
+    Fault { code: Code::MalformedJson, path: None, message }
+}
+
+/// The text of a line that nests no deeper than [`MAX_DEPTH`].
+fn shallow(line: &[u8]) -> Result<&str, Fault> {
     let text = std::str::from_utf8(line)
         .map_err(|error| malformed(format!("the line is not UTF-8 from byte {} on", error.valid_up_to())))?;
     if depth(line) > MAX_DEPTH {
         return Err(malformed(format!("the line nests deeper than {MAX_DEPTH}")));
     }
-    serde_json::from_str(text).map_err(|error| malformed(format!("the line is not JSON: {error}")))
+    Ok(text)
 }
 
 /// The deepest nesting of brackets outside of strings, or less than [`MAX_DEPTH`] where there are not that many.
 fn depth(line: &[u8]) -> usize {
-    let opening = line.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
+    let opening = memchr::memchr2_iter(b'{', b'[', line).take(MAX_DEPTH + 1).count();
     if opening <= MAX_DEPTH {
         return opening;
     }
@@ -136,6 +160,10 @@ pub(crate) fn members<'a>(text: &'a str, path: &Path<'_>) -> Result<Members<'a>,
     let members = reader
         .deserialize_map(Collect)
         .map_err(|error| path.invalid(format!("is not a valid object: {error}")))?;
+    unique(members, path)
+}
+
+fn unique<'a>(members: Members<'a>, path: &Path<'_>) -> Result<Members<'a>, Fault> {
     match twice(&members.0) {
         Some(name) => Err(path.key(name).invalid("stands twice in one object")),
         None => Ok(members),

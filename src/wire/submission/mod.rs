@@ -18,7 +18,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 pub use self::again::{Again, Fidelity, again};
-use self::json::{Fault, Path, is_null, object, push_member};
+use self::json::{Fault, Path, is_null, push_member};
 use self::options::Options;
 use self::schema::Checked;
 use crate::event::{Envelope, EventId, SessionId};
@@ -110,12 +110,7 @@ fn parse(
     now_unix_ms: u64,
     reference: &mut Option<String>,
 ) -> Result<Submission, Fault> {
-    let root = json::value(line)?;
-    if !root.get().starts_with('{') {
-        let message = "a submission is a JSON object".to_owned();
-        return Err(Fault { code: Code::InvalidEvent, path: Some(String::new()), message });
-    }
-    let top = object(root, &Path::Root)?;
+    let top = json::line(line)?;
     *reference = options::reference(&top);
     let (options, rest) = Options::read(&top, now_unix_ms)?;
 

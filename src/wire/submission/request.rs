@@ -131,8 +131,7 @@ impl Request<'_> {
         defaults: &Defaults,
         fresh: Option<&str>,
     ) -> Result<Shared, Fault> {
-        let mut all: Checked<'_> =
-            self.members.iter().map(|(name, value)| (lent(name), lent(value))).collect();
+        let mut all: Checked<'_> = lent(&self.members);
         let (visitor, tnt_id) = self.joined_visitor(get(&all, "id"), customer_ids, device)?;
         set(&mut all, "id", visitor);
         let joined = context(get(&all, "context"), defaults)?;
@@ -197,9 +196,12 @@ impl Request<'_> {
     }
 }
 
-/// A borrowed copy.
-fn lent<'a>(text: &'a Cow<'_, str>) -> Cow<'a, str> {
-    Cow::Borrowed(text.as_ref())
+/// The members as borrowed ones.
+fn lent<'m>(members: &'m Checked<'_>) -> Checked<'m> {
+    let lent = |(name, value): &'m (Cow<'_, str>, Cow<'_, str>)| {
+        (Cow::Borrowed(name.as_ref()), Cow::Borrowed(value.as_ref()))
+    };
+    members.iter().map(lent).collect()
 }
 
 fn get<'m>(members: &'m Checked<'_>, name: &str) -> Option<&'m str> {

@@ -1,0 +1,98 @@
+//! The events that were stored last, kept in memory: what goes out soon after is not read back from the disk.
+//!
+//! Guarantees:
+//! - only what is on stable storage is here, and it is what the disk holds, byte for byte;
+//! - memory is bounded by [`MAX_RECENT_BYTES`]; beyond it those stored first go, and are read from the disk like all others.
+
+use std::collections::VecDeque;
+
+use crate::event::{Event, Seq};
+
+/// What the events kept here may hold together, in bytes.
+pub const MAX_RECENT_BYTES: usize = 16 * 1_024 * 1_024;
+
+/// What an event takes beside its notification and its envelope, or did take: its place stays until all before it are gone.
+const PLACE_BYTES: usize = 192;
+
+/// Consecutive events; those that were taken out leave their places empty.
+#[derive(Debug, Default)]
+pub(super) struct Recent {
+    first: Seq,
+    places: VecDeque<Option<Event>>,
+    bytes: usize,
+}
+
+impl Recent {
+    /// Keeps the events of one commit, which follow those of the last one.
+    pub(super) fn add(&mut self, events: Vec<Event>) {
+        let Some(first) = events.first().map(|event| event.seq) else { return };
+        if self.at(first) != Some(self.places.len()) {
+            *self = Self { first, ..Self::default() };
+        }
+        for event in events {
+            self.bytes += PLACE_BYTES + payload(&event);
+            self.places.push_back(Some(event));
+        }
+        while self.bytes > MAX_RECENT_BYTES || self.places.front().is_some_and(Option::is_none) {
+            let Some(place) = self.places.pop_front() else { break };
+            self.bytes = self.bytes.saturating_sub(PLACE_BYTES + place.as_ref().map_or(0, payload));
+            self.first = self.first.next();
+        }
+    }
+
+    /// Takes an event out, if it is here: who needs it a second time reads it from the disk.
+    pub(super) fn take(&mut self, seq: Seq) -> Option<Event> {
+        let at = self.at(seq)?;
+        let event = self.places.get_mut(at)?.take()?;
+        self.bytes = self.bytes.saturating_sub(payload(&event));
+        Some(event)
+    }
+
+    fn at(&self, seq: Seq) -> Option<usize> {
+        usize::try_from(seq.0.checked_sub(self.first.0)?).ok()
+    }
+}
+
+fn payload(event: &Event) -> usize {
+    event.notification.len() + event.envelope.members.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::defaults::Defaults;
+    use crate::wire::submission::Submission;
+    use std::sync::Arc;
+
+    fn event(seq: u64) -> Event {
+        let line = br#"{"session_id":"s","type":"click","id":"x"}"#;
+        let read = Submission::parse(line, &Defaults::default(), 0).unwrap();
+        let one = read.notifications.into_iter().next().unwrap();
+        let (id, notification, envelope) = (one.id, one.json, Arc::clone(&read.envelope));
+        Event { seq: Seq(seq), id, arrived: crate::event::Moment::ZERO, notification, envelope }
+    }
+
+    #[test]
+    fn an_event_is_there_once_and_the_oldest_go_first() {
+        let mut recent = Recent::default();
+        recent.add((5..8).map(event).collect());
+        assert_eq!(recent.take(Seq(6)), Some(event(6)));
+        assert_eq!((recent.take(Seq(6)), recent.take(Seq(4)), recent.take(Seq(8))), (None, None, None));
+        recent.add(vec![event(8)]);
+        assert_eq!((recent.take(Seq(5)), recent.take(Seq(8))), (Some(event(5)), Some(event(8))));
+        let each = PLACE_BYTES + payload(&event(1));
+        let most = (MAX_RECENT_BYTES / each) as u64;
+        recent.add((9..=9 + most).map(event).collect());
+        assert!(recent.bytes <= MAX_RECENT_BYTES && recent.places.len() as u64 <= most);
+        assert_eq!((recent.take(Seq(7)), recent.take(Seq(9 + most))), (None, Some(event(9 + most))));
+    }
+
+    #[test]
+    fn what_does_not_follow_begins_anew() {
+        let mut recent = Recent::default();
+        recent.add(vec![event(1)]);
+        recent.add(vec![event(7)]);
+        assert_eq!((recent.take(Seq(1)), recent.take(Seq(7))), (None, Some(event(7))));
+        assert_eq!(recent.places.len(), 1);
+    }
+}
