@@ -59,6 +59,8 @@ pub(super) struct HostState {
     pub(super) stopped: bool,
     /// The probe under way.
     pub(super) probing: bool,
+    /// The session whose probe failed last: it does not wait for this host before it was tried elsewhere.
+    pub(super) gave_up: Option<Lane>,
     /// How many probes there were: pauses take turns between the two ends of the queue.
     pub(super) probes: u64,
     /// Requests answered with a 2xx.
@@ -107,6 +109,7 @@ impl HostState {
             trouble: None,
             stopped: false,
             probing: false,
+            gave_up: None,
             probes: 0,
             served: 0,
             refused: BTreeSet::new(),
@@ -151,6 +154,11 @@ impl HostState {
         }
     }
 
+    /// Whether a lane that would go here goes to the client's own host: it is shut, and no probe by this lane is due.
+    pub(super) fn turns_away(&self, now: Moment, lane: Lane) -> bool {
+        (self.is_shut() || self.stopped) && (self.takes(now).is_none() || self.gave_up == Some(lane))
+    }
+
     pub(super) fn is_shut(&self) -> bool {
         matches!(self.gate, Gate::Shut { .. })
     }
@@ -161,9 +169,10 @@ impl HostState {
         self.trouble = Some(Trouble { since: now, detail: detail.to_owned() });
     }
 
-    /// A probe failed: the next one is sent at `until`.
-    pub(super) fn stay_shut(&mut self, until: Moment, wait: Duration, why: Why, detail: &str) {
+    /// The probe of `lane` failed: the next one is sent at `until`.
+    pub(super) fn stay_shut(&mut self, lane: Lane, until: Moment, wait: Duration, why: Why, detail: &str) {
         self.gate = Gate::Shut { until, wait, why };
+        self.gave_up = Some(lane);
         if let Some(trouble) = &mut self.trouble {
             detail.clone_into(&mut trouble.detail);
         }
@@ -172,6 +181,7 @@ impl HostState {
     /// Takes requests again.
     pub(super) fn open(&mut self) {
         self.gate = Gate::Open;
+        self.gave_up = None;
         self.trouble = None;
     }
 

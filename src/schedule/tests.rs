@@ -387,6 +387,21 @@ fn a_target_that_refuses_everything_trips_the_fuse() {
 }
 
 #[test]
+fn a_session_alone_on_an_edge_that_hangs_is_served_by_the_clients_own_host() {
+    // A probe lasts longer than the wait between two of them: as it ends, the next one is due already.
+    let hang = settings().breaker_max * 2;
+    let mut sim = Sim::new(6, settings(), |_, attempt, entries, _| match attempt.host {
+        Host::Client => (ANSWER, all_listed(entries)),
+        Host::Edge(_) => (hang, Answer::Failed(Failure::Timeout)),
+    });
+    for _ in 0..3 {
+        sim.add(Entry { cluster: Cluster::parse("35"), ..entry(1) }, true);
+    }
+    sim.run(sim.after(hang * 8));
+    assert_eq!(sim.delivered.len(), 3);
+}
+
+#[test]
 fn what_arrives_after_the_fuse_is_probed_before_what_failed() {
     let mut sim = Sim::new(4, settings(), |_, _, entries, _| match entries[0].owner {
         Owner(2) => (ANSWER, Answer::Status(400)),

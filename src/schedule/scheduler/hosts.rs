@@ -25,7 +25,7 @@ impl Scheduler {
         let Some(cluster) = cluster else { return Host::Client };
         let host = Host::Edge(cluster);
         match self.hosts.get(&host) {
-            Some(state) if (state.is_shut() || state.stopped) && state.takes(now).is_none() => Host::Client,
+            Some(state) if state.turns_away(now, lane) => Host::Client,
             None if self.hosts.len() > self.settings.max_hosts => Host::Client,
             _ => host,
         }
@@ -94,6 +94,10 @@ impl Scheduler {
             attempt.parked || attempt.events.iter().any(|event| event.alone >= self.settings.isolate_after);
         let lane = attempt.lane;
         let host_name = attempt.host;
+        for (name, other) in &mut self.hosts {
+            // It was tried elsewhere: it may probe again.
+            other.gave_up = other.gave_up.filter(|gone| *gone != lane || *name == host_name);
+        }
         let Some(host) = self.hosts.get_mut(&host_name) else { return };
         let failed = judged == Verdict::Retry { host_failed: true };
         let owner = attempt.events.first().map_or(Owner(0), |event| event.entry.owner);
@@ -124,7 +128,7 @@ impl Scheduler {
                     Why::Pause(_) => self.settings.breaker_max,
                 };
                 // Counted from the start of the probe: a host that hangs is not probed more seldom for it.
-                host.stay_shut(attempt.began.after(wait), wait, why, &detail);
+                host.stay_shut(lane, attempt.began.after(wait), wait, why, &detail);
                 if judged == Verdict::Misconfigured {
                     host.refused.insert(owner);
                 }
