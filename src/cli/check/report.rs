@@ -122,7 +122,7 @@ impl Report {
         match problems.0.is_empty() {
             false => told(&problems.to_string()),
             true if exit == Exit::Success => told("the configuration is sound"),
-            true => told("the configuration is sound; what FAILED keeps a daemon from working"),
+            true => told("the configuration is sound, and something that it needs FAILED"),
         }
     }
 
