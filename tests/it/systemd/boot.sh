@@ -1,5 +1,6 @@
 #!/bin/sh
-# Boots systemd as process 1 of namespaces of its own: the machine's own tree below, and everything written in memory.
+# Boots systemd as process 1 of namespaces of its own: the machine's own tree below, or that of another system at
+# $TARGET_NOTIFYD_ROOT, and everything written in memory.
 #
 #   boot.sh FOLDER NAME      FOLDER: an empty one, for mounts that nobody outside sees; NAME: of the control group, with the
 #                           id of the process that it is booted for at the end
@@ -26,7 +27,7 @@ inside)
     mount -t tmpfs -o mode=755 tmpfs "$folder/root"
     cd "$folder/root"
     mkdir upper work new
-    mount -t overlay -o lowerdir=/,upperdir=upper,workdir=work overlay new
+    mount -t overlay -o "lowerdir=${TARGET_NOTIFYD_ROOT:-/},upperdir=upper,workdir=work" overlay new
     cd new
     mount -t proc proc proc
     mount --bind proc/sys proc/sys

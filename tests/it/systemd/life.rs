@@ -10,6 +10,10 @@ use super::load::{Load, Producer};
 use super::machine::{text, until};
 use super::{NOTIFY, SERVICE, SOCKET, STATE, Site};
 
+/// Where the package's examples are, and where they are put to use.
+const EXAMPLES: &str = "/usr/share/doc/target-notifyd/examples";
+const DROP_INS: &str = "/etc/systemd/system/target-notifyd.service.d";
+
 /// How the socket looks from outside.
 fn socket(site: &Site) -> String {
     site.machine.stat("%U:%G %a %i", NOTIFY)
@@ -140,10 +144,10 @@ pub(super) fn the_property_token_comes_as_a_credential(site: &Site) {
     machine.write("/etc/target-notifyd/property-token", token);
     machine.ok("chmod", &["600", "/etc/target-notifyd/property-token"]);
     // As the package's examples say; with the other one, nothing but loopback can be reached.
-    for example in ["credentials.conf", "proxy.conf"] {
-        let (from, to) =
-            ("/usr/share/doc/target-notifyd/examples", "/etc/systemd/system/target-notifyd.service.d");
-        machine.ok("install", &["-D", "-m644", &format!("{from}/{example}"), &format!("{to}/{example}")]);
+    let examples = ["credentials.conf", "proxy.conf"];
+    for example in examples {
+        let (from, to) = (format!("{EXAMPLES}/{example}"), format!("{DROP_INS}/{example}"));
+        machine.ok("install", &["-D", "-m644", &from, &to]);
     }
     machine.systemctl(&["daemon-reload"]);
     // It refuses requests with this token alone.
@@ -156,13 +160,28 @@ pub(super) fn the_property_token_comes_as_a_credential(site: &Site) {
     site.sandbox.faults(Faults::default());
     machine.ok("target-notifyd", &["resume"]);
     site.taken("secret");
-    machine.ok(
-        "rm",
-        &[
-            "/etc/systemd/system/target-notifyd.service.d/credentials.conf",
-            "/etc/systemd/system/target-notifyd.service.d/proxy.conf",
-        ],
-    );
+    for example in examples {
+        machine.ok("rm", &[&format!("{DROP_INS}/{example}")]);
+    }
+    machine.systemctl(&["daemon-reload"]);
+    machine.systemctl(&["restart", SERVICE]);
+}
+
+pub(super) fn the_keys_of_newer_versions_harm_no_older_one(site: &Site) {
+    let machine = &site.machine;
+    let (from, to) = (format!("{EXAMPLES}/newer.conf"), format!("{DROP_INS}/newer.conf"));
+    machine.ok("install", &["-D", "-m644", &from, &to]);
+    machine.systemctl(&["daemon-reload"]);
+    machine.systemctl(&["restart", SERVICE]);
+    Producer::at(&site.socket()).submit("newer", "newer").expect("it is served");
+    site.taken("newer");
+    if machine.property(SERVICE, "Type") == "notify-reload" {
+        let reloaded = || machine.journal(&["--unit", SERVICE, "TARGET_NOTIFYD_EVENT=reloaded"]).len();
+        let before = reloaded();
+        machine.systemctl(&["reload", SERVICE]);
+        assert_eq!(reloaded(), before + 1, "it returns once that is over");
+    }
+    machine.ok("rm", &[&to]);
     machine.systemctl(&["daemon-reload"]);
     machine.systemctl(&["restart", SERVICE]);
 }

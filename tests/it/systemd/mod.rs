@@ -1,7 +1,9 @@
 //! The package under a real systemd, which is booted for it: installed, used, upgraded, removed.
 //!
 //! Where this machine cannot boot one, one line says so and why; with `CI_REQUIRE_SYSTEMD=1` that is a failure.
-//! `TARGET_NOTIFYD_PARTS=1` tells how long each part takes. It is one test, since a boot is what costs most.
+//! `TARGET_NOTIFYD_ROOT=FOLDER` boots the system in that folder instead of this machine's own, such as a tree that
+//! `debootstrap --include=systemd,procps,ca-certificates trixie FOLDER` made. `TARGET_NOTIFYD_PARTS=1` tells how long each
+//! part takes. It is one test, since a boot is what costs most.
 
 mod life;
 mod load;
@@ -114,7 +116,7 @@ fn the_package_under_a_booted_systemd() {
 type Part = fn(&Site);
 
 /// What is shown, in this order: each goes on from where the one before ended.
-const PARTS: [(&str, Part); 15] = [
+const PARTS: [(&str, Part); 16] = [
     ("install", installed),
     ("activation", life::the_first_producer_starts_the_service),
     ("owners", life::owners_and_modes_stay_over_a_stop_and_a_start),
@@ -125,6 +127,7 @@ const PARTS: [(&str, Part); 15] = [
     ("restarts", life::restarts_under_load_show_no_producer_an_error),
     ("reload", life::a_reload_takes_a_good_file_and_refuses_a_bad_one),
     ("credentials", life::the_property_token_comes_as_a_credential),
+    ("newer", life::the_keys_of_newer_versions_harm_no_older_one),
     ("broken", trouble::a_producer_waits_through_a_broken_configuration),
     ("instance", life::an_instance_stands_beside),
     ("journal", trouble::the_journal_can_be_searched),
