@@ -66,7 +66,7 @@ inside)
     rm -f var/lib/man-db/auto-update
     # Images of containers have these: packages start no services, and leave out their documentation.
     rm -f usr/sbin/policy-rc.d etc/dpkg/dpkg.cfg.d/*
-    hostname target-notifyd
+    echo localhost >etc/hostname
     mkdir .old
     pivot_root . .old
     umount -l /.old

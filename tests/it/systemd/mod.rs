@@ -217,6 +217,7 @@ fn removed(site: &Site) {
     let own = [
         "/etc/systemd/system/target-notifyd.service.d".to_owned(),
         wants("sockets", "target-notifyd@shop.socket"),
+        wants("multi-user", "target-notifyd@shop.service"),
         "/etc/target-notifyd".to_owned(),
     ];
     let more: Vec<_> = found.iter().filter(|path| !own.contains(path)).collect();
