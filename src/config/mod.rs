@@ -205,6 +205,7 @@ impl Config {
             proxy: target.proxy.clone(),
             allow_http: target.allow_http,
             max_answer: in_memory(self.delivery.max_answer),
+            concurrency: in_memory(u64::from(self.delivery.concurrency)),
         }
     }
 

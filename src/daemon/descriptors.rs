@@ -7,7 +7,6 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 
 use super::Settings;
-use crate::delivery::MAX_IDLE_PER_HOST;
 
 /// What the queue, the log, the runtime, the admin socket and look-ups of names take, with room to spare.
 const OWN: usize = 64;
@@ -25,7 +24,7 @@ impl Need {
     fn of(settings: &Settings) -> Self {
         let schedule = &settings.schedule;
         let hosts = if schedule.edge_routing { schedule.max_hosts.saturating_add(1) } else { 1 };
-        let idle = hosts.saturating_mul(MAX_IDLE_PER_HOST);
+        let idle = hosts.saturating_mul(schedule.concurrency);
         let own = OWN.saturating_add(schedule.concurrency).saturating_add(idle);
         Self { own, connections: settings.ingest.max_connections }
     }

@@ -15,4 +15,4 @@ pub use self::counts::{Counts, Kind, LATENCY_BOUNDS_MS, Latency};
 pub use self::feed::{Fate, Feed, Heard};
 pub use self::flusher::{Added, Ask, Backlog, Edge, Flusher, KnownVisitors, Manner, Operation, Shown};
 pub use self::probe::{NoWay, addresses, connect};
-pub use self::transport::{MAX_IDLE_PER_HOST, Settings, Transport, TransportError};
+pub use self::transport::{Settings, Transport, TransportError};

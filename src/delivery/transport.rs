@@ -22,8 +22,6 @@ use crate::wire::response;
 /// The path of the Delivery API.
 const PATH: &str = "/rest/v1/delivery";
 
-/// The most connections to one host that are kept open for later requests.
-pub const MAX_IDLE_PER_HOST: usize = 32;
 /// A peer may take this long for an HTTP/2 ping, however short `target.connect_timeout` is.
 const SHORTEST_PING: Duration = Duration::from_secs(1);
 
@@ -50,6 +48,9 @@ pub struct Settings {
     pub allow_http: bool,
     /// The most bytes of an answer after decompression (`delivery.max_answer`).
     pub max_answer: usize,
+    /// As many requests are under way at a time, and as many connections to a host are kept for later ones
+    /// (`delivery.concurrency`).
+    pub concurrency: usize,
 }
 
 /// Why the HTTP client cannot be made from the settings.
@@ -230,7 +231,8 @@ pub(super) fn builder(settings: &Settings) -> Result<ClientBuilder, TransportErr
         .timeout(settings.timeout)
         .connect_timeout(settings.connect_timeout)
         .dns_resolver(Lookup::new(settings.connect_timeout))
-        .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
+        // With fewer, connections would be made and ended all the time while all slots go to one host.
+        .pool_max_idle_per_host(settings.concurrency)
         // Over HTTP/2 a request that times out leaves its connection open. One that fell silent would take every
         // later request, too: a ping that nobody answers, sent while a request waits, ends it.
         .http2_keep_alive_interval(settings.timeout / 4)
@@ -337,6 +339,7 @@ mod tests {
             proxy: None,
             allow_http: false,
             max_answer: 1_000,
+            concurrency: 4,
         }
     }
 

@@ -69,6 +69,7 @@ pub(crate) fn settings(folder: &TempDir, sandbox: &Sandbox) -> Settings {
             proxy: None,
             allow_http: false,
             max_answer: 1 << 20,
+            concurrency: 64,
         },
         schedule: schedule::Settings {
             linger: 20 * MILLI,
