@@ -310,7 +310,7 @@ async fn drop_page<B: Backlog>(
     let (held, most) = (office.store.ledger().dead_held, office.meter.limits().dead_max_events);
     if held.saturating_add(count) > most {
         let message = format!(
-            "{held} of at most {most} dead letters are held (queue.dead_max_events), and {count} more do not fit; {before} events were dropped"
+            "{held} of at most {most} dead letters are held (queue.dead_max_events), and {count} more do not fit; {before} events were dropped: target-notifyd dead export > letters.jsonl, target-notifyd dead delete --all, and drop again, or raise queue.dead_max_events"
         );
         return Err(Refusal::of("limit", message));
     }

@@ -50,6 +50,18 @@ fn the_table_of_metrics_is_that_of_the_code() {
     assert!(readme().contains(&table), "the README's table of metrics is to be:\n{table}");
 }
 
+#[test]
+fn nothing_stands_in_the_readme_twice() {
+    let readme = readme();
+    let titles: Vec<&str> =
+        readme.lines().filter(|line| line.starts_with("## ") || line.starts_with("- **")).collect();
+    let mut seen = std::collections::BTreeSet::new();
+    for title in titles {
+        let title = title.split(".**").next().unwrap_or(title);
+        assert!(seen.insert(title), "{title} stands there twice");
+    }
+}
+
 /// The blocks of code of one language that write to the socket.
 fn producers(language: &str) -> Vec<String> {
     let (readme, fence) = (readme(), format!("```{language}\n"));
