@@ -123,6 +123,24 @@ pub(in crate::cli) const TAIL: &str = "\
 Examples:
   target-notifyd tail --outcome dead,retry
   target-notifyd tail --session session-17 -n 100 --json";
+pub(in crate::cli) const STORE: &str = "\
+Examples:
+  target-notifyd store check
+  target-notifyd store export > events.jsonl
+  target-notifyd store repair";
+pub(in crate::cli) const STORE_CHECK: &str = "\
+Examples:
+  target-notifyd store check
+  target-notifyd store check --json -o queue.path=/srv/copy-of-the-queue";
+pub(in crate::cli) const STORE_EXPORT: &str = "\
+Examples:
+  target-notifyd store export > events.jsonl
+  target-notifyd store export --session session-17
+  target-notifyd store export --dead --reason refused > refused.jsonl";
+pub(in crate::cli) const STORE_REPAIR: &str = "\
+Examples:
+  target-notifyd store repair
+  target-notifyd store repair --json";
 pub(in crate::cli) const COMPLETIONS: &str = "\
 Examples:
   target-notifyd completions bash > /usr/share/bash-completion/completions/target-notifyd

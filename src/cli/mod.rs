@@ -6,6 +6,7 @@ mod manual;
 mod operate;
 mod reload;
 mod send;
+mod store;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -131,6 +132,12 @@ enum Command {
     },
     #[command(flatten)]
     Operate(operate::Operate),
+    /// Look at the folder of a stopped daemon, export its events, or repair it.
+    #[command(after_help = manual::STORE)]
+    Store {
+        #[command(subcommand)]
+        command: store::StoreCommand,
+    },
     /// Print the completions of a shell.
     #[command(after_help = manual::COMPLETIONS)]
     Completions {
@@ -179,6 +186,7 @@ pub fn main() -> Exit {
     };
     match arguments.command {
         Command::Operate(command) => operate::run(&config.admin.socket, command),
+        Command::Store { command } => store::run(&config, command),
         Command::Run { adopt_queue } => match service {
             Ok(service) => start(&config, |config, logging| {
                 let environment = Environment { sources, logging, service };

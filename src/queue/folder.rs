@@ -53,7 +53,7 @@ impl Folder {
 
     /// The database that counts, if there is one.
     pub(super) fn current(&self) -> io::Result<Option<PathBuf>> {
-        Ok(self.generations()?.pop().map(|(_, path)| path))
+        current(&self.root)
     }
 
     /// Where the next database is made. What lies there already was never finished.
@@ -129,18 +129,27 @@ impl Folder {
     }
 
     fn generations(&self) -> io::Result<Vec<(u64, PathBuf)>> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&self.root)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let number = name.to_str().and_then(|name| name.strip_prefix("events.")?.parse().ok());
-            if let Some(number) = number {
-                found.push((number, entry.path()));
-            }
-        }
-        found.sort();
-        Ok(found)
+        generations(&self.root)
     }
+}
+
+/// The database that counts in the folder `root`, if there is one.
+pub(super) fn current(root: &Path) -> io::Result<Option<PathBuf>> {
+    Ok(generations(root)?.pop().map(|(_, path)| path))
+}
+
+fn generations(root: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("events.")?.parse().ok());
+        if let Some(number) = number {
+            found.push((number, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// Syncs one file or folder.

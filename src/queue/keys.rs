@@ -23,9 +23,9 @@ pub(super) const MEMBERS: u8 = b'v';
 /// The tag of dead letters.
 pub(super) const DEAD: u8 = b'd';
 /// The tag of values that belong to the whole queue.
-const META: u8 = b'm';
+pub(super) const META: u8 = b'm';
 /// The tag of what could not be read.
-const QUARANTINE: u8 = b'q';
+pub(super) const QUARANTINE: u8 = b'q';
 
 /// The most bytes of one value: a larger one would be written to a file that the storage engine never syncs.
 pub(super) const VALUE_BYTES: usize = 6_900;

@@ -28,6 +28,7 @@ mod open_page;
 mod pages;
 mod recent;
 mod reopen;
+pub mod salvage;
 mod space;
 mod store;
 mod survey;

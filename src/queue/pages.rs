@@ -86,14 +86,15 @@ pub(super) fn left(engine: &Engine, key: PageKey) -> Result<Option<u64>, sled::E
 /// The mark of a page. One that is damaged counts as absent: an event that is sent twice is better than one lost.
 pub(super) fn mark(engine: &Engine, key: PageKey) -> Result<u64, sled::Error> {
     let value = engine.value(&numbered(keys::MARK, key.first))?;
-    let mark = value.as_ref().map_or(Some(0), read_mark);
+    let mark = value.as_ref().map_or(Some(0), |value| read_mark(value));
     if mark.is_none() {
         tracing::warn!(event = "page_mark_damaged", page = %key.first, "the mark of a page is damaged: its events are sent again. Check the disk: journalctl -k");
     }
     Ok(mark.unwrap_or(0))
 }
 
-fn read_mark(value: &IVec) -> Option<u64> {
+/// Reads a mark; `None` where it is damaged.
+pub(super) fn read_mark(value: &[u8]) -> Option<u64> {
     let (bits, checksum) = value.split_first_chunk::<8>()?;
     let sound = checksum == crc32c::crc32c(bits).to_le_bytes();
     sound.then(|| u64::from_le_bytes(*bits))

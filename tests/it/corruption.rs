@@ -1,20 +1,33 @@
-//! Databases with damaged files: what can be read is kept, what cannot is counted, and nothing is invented.
+//! Databases with damaged files: what can be read is kept, what cannot is counted, and nothing is invented; where the daemon
+//! does not start, `store repair` makes a queue of what is left.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
-use target_notifyd::event::{Account, Moment, Seq};
-use target_notifyd::queue::{Queue, Settings};
+use serde_json::Value;
+use target_notifyd::event::{Account, Clock, DeadReason, Event, Moment, Seq};
+use target_notifyd::queue::salvage::{SalvageError, Stopped, repair};
+use target_notifyd::queue::{Burial, Ledger, OpenError, Queue, Settings};
 use target_notifyd::schedule::Random;
 use target_notifyd::wire::defaults::Defaults;
 use target_notifyd::wire::submission::Submission;
 use tempfile::TempDir;
 
 use crate::extent::{extent, seed};
+use crate::process::{Log, command, message, terminate};
 
-const EVENTS: u64 = 600;
+const EVENTS: u64 = 3_000;
+const DELIVERED: u64 = 600;
+const DEAD: u64 = 85;
+const WAITING: u64 = EVENTS - DELIVERED - DEAD;
+/// Nobody listens there: everything is kept.
+const NOBODY: &str = "http://127.0.0.1:1";
+/// No start of so small a queue takes as long.
+const LIMIT: Duration = Duration::from_secs(120);
 
 fn account() -> Account {
     Account { client: "acme".to_owned(), organization: "0DD9@AdobeOrg".to_owned() }
@@ -32,42 +45,50 @@ fn settings(path: PathBuf) -> Settings {
     }
 }
 
-fn now() -> Arc<dyn Fn() -> Moment + Send + Sync> {
-    Arc::new(|| Moment::from_millis(1_700_000_000_000))
+fn open(path: &Path) -> Result<Queue, OpenError> {
+    let now: Arc<dyn Fn() -> Moment + Send + Sync> = Arc::new(|| Clock::start().now());
+    Queue::open(settings(path.to_owned()), &account(), now)
 }
 
-/// A queue with known events, some of them settled; the notifications that are left, by number.
-async fn made(path: &Path) -> BTreeMap<u64, Vec<u8>> {
-    let defaults = Defaults {
-        impression_id: true,
-        channel: true,
-        time_offset: None,
-        analytics_logging: true,
-        property_token: None,
-        environment_id: None,
-    };
-    let queue = Queue::open(settings(path.to_owned()), &account(), now()).expect("a new queue");
-    for batch in 0..EVENTS / 20 {
-        let line = |number| {
-            let (session, name) = (number % 7, "x".repeat(1 + number as usize * 13 % 240));
-            let text = format!(
-                r#"{{"session_id":"s{session}","type":"click","id":"{number}","mbox":{{"name":"{name}"}}}}"#
-            );
-            Submission::parse(text.as_bytes(), &defaults, 1).expect("a good line")
-        };
-        let lines: Vec<Submission> = (batch * 20..batch * 20 + 20).map(line).collect();
-        queue.appender().append(0, lines, vec![]).await.await.expect("a commit");
+/// Whether an event is delivered before the damage; it may come back where the record of that is lost.
+fn delivered(seq: u64) -> bool {
+    seq.is_multiple_of(5)
+}
+
+fn dead(seq: u64) -> bool {
+    seq % 5 == 3 && seq.is_multiple_of(7)
+}
+
+/// A queue with known events, of which some are delivered and some are dead, in two lives; what was stored, by number.
+async fn made(path: &Path) -> BTreeMap<u64, Event> {
+    let mut all = BTreeMap::new();
+    for life in 0..2 {
+        let queue = open(path).expect("the queue opens");
+        let own = life * EVENTS / 2..(life + 1) * EVENTS / 2;
+        for batch in own.clone().step_by(20) {
+            let line = |number: u64| {
+                let (session, name) = (number % 7, "x".repeat(1 + number as usize * 13 % 240));
+                let large = if number.is_multiple_of(100) { "y".repeat(3_000) } else { String::new() };
+                let text = format!(
+                    r#"{{"session_id":"s{session}","request":{{"new":"{large}","notifications":[{{"type":"click","id":"{number}","timestamp":1,"mbox":{{"name":"{name}"}}}}]}}}}"#
+                );
+                Submission::parse(text.as_bytes(), &Defaults::default(), 1).expect("a good line")
+            };
+            let lines: Vec<Submission> = (batch..batch + 20).map(line).collect();
+            queue.appender().append(0, lines, vec![]).await.await.expect("a commit");
+        }
+        let (store, seqs) = (queue.store(), own.map(|number| Seq(number + 1)).collect::<Vec<_>>());
+        let events = store.load(&seqs).expect("the queue reads");
+        all.extend(
+            seqs.iter().map(|seq| seq.0).zip(events.into_iter().map(|event| event.expect("an event"))),
+        );
+        let some = |which: fn(u64) -> bool| seqs.iter().copied().filter(move |seq| which(seq.0));
+        let burial = |seq| Burial { seq, reason: DeadReason::Refused, detail: "bad".to_owned() };
+        store.settle(some(delivered).collect(), some(dead).map(burial).collect()).await.expect("a commit");
+        drop(store);
+        queue.shutdown().await.expect("the queue closes");
     }
-    let store = queue.store();
-    store.settle((1..=EVENTS).filter(|seq| seq % 5 == 0).map(Seq).collect(), vec![]).await.expect("a commit");
-    let left: Vec<Seq> = (1..=EVENTS).filter(|seq| seq % 5 != 0).map(Seq).collect();
-    let events = store.load(&left).expect("the queue reads");
-    drop(store);
-    queue.shutdown().await.expect("the queue closes");
-    left.iter()
-        .zip(events)
-        .map(|(seq, event)| (seq.0, event.expect("an event").notification.into_vec()))
-        .collect()
+    all
 }
 
 fn copy(from: &Path, to: &Path, files: &mut Vec<PathBuf>) {
@@ -84,92 +105,228 @@ fn copy(from: &Path, to: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// Flips, zeroes or cuts bytes of one file.
+/// Flips, zeroes or cuts at a random place; says what it did.
 fn damage(path: &Path, random: &mut Random) -> String {
     let mut bytes = fs::read(path).expect("a file can be read");
-    if bytes.is_empty() {
-        return "nothing".to_owned();
-    }
     let at = usize::try_from(random.bits()).unwrap_or(0) % bytes.len();
     let count = 1 + usize::try_from(random.bits() % 64).unwrap_or(0);
+    let count = if random.bits().is_multiple_of(4) { count * 512 } else { count };
     let end = (at + count).min(bytes.len());
     let what = match random.bits() % 3 {
         0 => {
             bytes[at] ^= 1 << (random.bits() % 8);
-            "a flipped bit"
+            "a flipped bit".to_owned()
         }
         1 => {
             bytes[at..end].fill(0);
-            "zeros"
+            format!("{count} zeros")
         }
         _ => {
             bytes.truncate(at);
-            "a cut"
+            "a cut".to_owned()
         }
     };
     fs::write(path, bytes).expect("a file can be written");
     format!("{what} at {at} of {}", path.display())
 }
 
-async fn corrupt(seeds: std::ops::Range<u64>) {
-    let folder = TempDir::new().expect("a folder");
-    let good = folder.path().join("good");
-    let known = made(&good).await;
-    let (mut opened, tried) = (0, seeds.end - seeds.start);
-    for seed in seeds {
-        let (copied, mut files, mut random) =
-            (folder.path().join(seed.to_string()), Vec::new(), Random::new(seed));
-        copy(&good, &copied, &mut files);
-        files.sort();
-        let file = usize::try_from(random.bits()).unwrap_or(0) % files.len();
-        let done = damage(&files[file], &mut random);
-        let path = copied.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            // A refusal to open is an answer, too: the files stay for whoever repairs them.
-            let queue = Queue::open(settings(path), &account(), now()).ok()?;
-            let store = queue.store();
-            let (mut from, mut found) = (Seq(1), Vec::new());
-            while from < store.tail() {
-                let scan = store.scan(from, 1_000).ok()?;
-                found.extend(scan.entries.iter().map(|entry| entry.seq));
-                if scan.next <= from {
-                    break;
-                }
-                from = scan.next;
-            }
-            let events = store.load(&found).ok()?;
-            Some((queue, found, events))
-        });
-        let limit = std::time::Duration::from_secs(60);
-        let read =
-            tokio::time::timeout(limit, read).await.unwrap_or_else(|_| panic!("seed {seed} hangs: {done}"));
-        let Some((queue, found, events)) = read.unwrap_or_else(|_| panic!("seed {seed} panics: {done}"))
-        else {
-            fs::remove_dir_all(&copied).expect("a folder can be removed");
-            continue;
-        };
-        opened += 1;
-        let mut readable = 0;
-        for (seq, event) in found.iter().zip(events) {
-            let Some(event) = event else { continue };
-            readable += 1;
-            // Settled before and back again is a repetition; an event that never was is an invention.
-            if seq.0 % 5 != 0 {
-                assert_eq!(known.get(&seq.0), Some(&event.notification.into_vec()), "seed {seed}: {done}");
-            }
-        }
-        let ledger = queue.store().watch();
-        queue.shutdown().await.unwrap_or_else(|error| panic!("seed {seed}: {error}: {done}"));
-        let balance = ledger.borrow().balance;
-        let pending = balance.pending();
-        assert!(pending <= found.len() as u64, "seed {seed}: {balance:?}, {readable} readable: {done}");
-        fs::remove_dir_all(&copied).expect("a folder can be removed");
+/// A copy of the queue with one file damaged, every other time the log; what was done.
+fn damaged(good: &Path, copied: &Path, seed: u64) -> String {
+    let (mut files, mut random) = (Vec::new(), Random::new(seed));
+    copy(good, copied, &mut files);
+    files.retain(|path| fs::metadata(path).expect("a file").len() > 0);
+    files.sort();
+    if random.bits().is_multiple_of(2) {
+        files.retain(|path| path.ends_with("db"));
     }
-    assert!(opened > tried / 2, "{opened} of {tried} open");
+    let file = usize::try_from(random.bits()).unwrap_or(0) % files.len();
+    let done = damage(&files[file], &mut random);
+    format!("seed {seed}: {done}")
+}
+
+/// Everything that a queue has left, and its account when all of it was looked at.
+async fn read(path: PathBuf) -> Result<(BTreeMap<u64, Option<Event>>, Ledger), String> {
+    let queue = tokio::task::spawn_blocking(move || open(&path)).await.expect("no panic");
+    let queue = queue.map_err(|error| error.to_string())?;
+    let (store, mut from, mut found) = (queue.store(), Seq(1), Vec::new());
+    loop {
+        let scan = store.scan(from, 1_000).map_err(|error| error.to_string())?;
+        found.extend(scan.entries.iter().map(|entry| entry.seq));
+        from = scan.next;
+        if scan.end {
+            break;
+        }
+    }
+    store.pulse().await.map_err(|error| error.to_string())?;
+    let events = store.load(&found).map_err(|error| error.to_string())?;
+    let ledger = store.ledger();
+    drop(store);
+    queue.shutdown().await.map_err(|error| error.to_string())?;
+    Ok((found.into_iter().map(|seq| seq.0).zip(events).collect(), ledger))
+}
+
+/// What can be read without the engine, before anybody opens the database.
+fn salvaged(path: &Path) -> BTreeMap<u64, Event> {
+    let mut events = BTreeMap::new();
+    let stopped = match Stopped::open(path) {
+        Ok(stopped) => stopped,
+        Err(SalvageError::NoDatabase(_)) => return events,
+        Err(error) => panic!("{error}"),
+    };
+    let all = stopped.events(|event| {
+        events.insert(event.seq.0, event);
+        Ok(())
+    });
+    all.expect("the log can be read");
+    events
+}
+
+/// No event is another one than was stored, and what waits is what the account says.
+fn check(known: &BTreeMap<u64, Event>, found: &BTreeMap<u64, Option<Event>>, ledger: &Ledger, done: &str) {
+    for (seq, event) in found {
+        if let Some(event) = event {
+            assert_eq!(known.get(seq), Some(event), "an event is invented: {done}");
+        }
+    }
+    assert_eq!(ledger.imbalance(), 0, "{done}");
+    assert_eq!(ledger.counted, found.len() as u64, "{ledger:?}: {done}");
+}
+
+/// What became of so many damaged databases.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Opened by the daemon's own code, with everything that can be read.
+    whole: u64,
+    /// Opened with less: the engine dropped what is behind the damage in its log.
+    less: u64,
+    /// Opened as it was some commits before, for the same reason.
+    older: u64,
+    /// Not opened, and then repaired.
+    repaired: u64,
+    /// Events of these that could be read before the engine was started, and no more after that.
+    lost_to_the_start: u64,
+}
+
+/// Opens a damaged database as the daemon does; where that fails, repairs it.
+async fn tried(known: &BTreeMap<u64, Event>, path: &Path, done: &str, tally: &mut Tally) {
+    let readable = salvaged(path);
+    let untouched = path.with_extension("untouched");
+    copy(path, &untouched, &mut Vec::new());
+    for (seq, event) in &readable {
+        assert_eq!(known.get(seq), Some(event), "an event is invented: {done}");
+    }
+    let opened = tokio::time::timeout(LIMIT, tokio::spawn(read(path.to_owned()))).await;
+    let opened = opened.unwrap_or_else(|_| panic!("it hangs: {done}"));
+    match opened.unwrap_or_else(|error| panic!("{error}: {done}")) {
+        Ok((found, ledger)) => {
+            check(known, &found, &ledger, done);
+            // The counters are in the same log: where its end is dropped they go back with it.
+            let older = ledger.balance.accepted < EVENTS || ledger.balance.delivered < DELIVERED;
+            match older {
+                true => tally.older += 1,
+                false if found.len() < readable.len() => tally.less += 1,
+                false => tally.whole += 1,
+            }
+            // What is less is counted, to the event.
+            let missing = WAITING.saturating_sub(found.len() as u64);
+            assert!(
+                older || ledger.balance.quarantined == missing,
+                "{ledger:?}, {} found: {done}",
+                found.len()
+            );
+        }
+        Err(_) => {
+            // The engine has changed its log when it failed; the other one is as the damage left it.
+            for (path, touched) in [(path, true), (untouched.as_path(), false)] {
+                repair(path, Some(account())).unwrap_or_else(|error| panic!("{error}: {done}"));
+                let again = read(path.to_owned()).await;
+                let (found, ledger) = again.unwrap_or_else(|error| panic!("{error}: {done}"));
+                check(known, &found, &ledger, done);
+                if touched {
+                    tally.lost_to_the_start += readable.len().saturating_sub(found.len()) as u64;
+                    continue;
+                }
+                assert!(readable.keys().eq(found.keys()), "{} of {}: {done}", found.len(), readable.len());
+            }
+            tally.repaired += 1;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_databases_lose_no_more_than_what_is_damaged() {
-    let from = seed() * 1_000_000;
-    corrupt(from..from + extent(100, 5_000)).await;
+    let folder = TempDir::new().expect("a folder");
+    let good = folder.path().join("good");
+    let known = made(&good).await;
+    let (from, count) = (seed() * 1_000_000, extent(100, 500));
+    let mut tally = Tally::default();
+    for seed in from..from + count {
+        let path = folder.path().join(seed.to_string());
+        let done = damaged(&good, &path, seed);
+        tried(&known, &path, &done, &mut tally).await;
+        for path in [&path.with_extension("untouched"), &path] {
+            fs::remove_dir_all(path).expect("a folder can be removed");
+        }
+    }
+    println!("{count} damaged databases from seed {from}: {tally:?}");
+    assert!(tally.whole > count / 4 && tally.repaired > 0, "{tally:?}");
+}
+
+/// The account and the events of a stopped queue.
+fn looked_at(folder: &Path) -> Value {
+    let output =
+        command(folder, NOBODY, &["store", "check", "--json"]).output().expect("the executable runs");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+/// Runs the daemon until it has looked at everything; what it counted as quarantined in its log, or its exit code and last words.
+fn run(folder: &Path) -> Result<u64, (Option<i32>, String)> {
+    let mut command = command(folder, NOBODY, &["run"]);
+    let mut daemon = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the daemon starts");
+    let mut log = Log::of(&mut daemon);
+    let looked = log.find(|line| {
+        let said = message(line);
+        ["the account of the queue balances", "events that were accepted", "the queue holds more"]
+            .iter()
+            .any(|sentence| said.starts_with(sentence))
+    });
+    if looked.is_none() {
+        let status = daemon.wait().expect("the daemon ends");
+        return Err((status.code(), format!("{:#?}", log.all())));
+    }
+    assert!(terminate(&mut daemon).success());
+    let lines = log.all();
+    let of = |sentence: &str, field: &str| -> u64 {
+        let found = lines.iter().filter(|line| message(line).starts_with(sentence));
+        found.map(|line| line[field].as_u64().expect("a number")).sum()
+    };
+    Ok(of("a page of the queue cannot be read", "events")
+        + of("events that were accepted are not", "missing"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_executable_counts_what_is_damaged_or_says_what_to_do() {
+    let folder = TempDir::new().expect("a folder");
+    let good = folder.path().join("good");
+    let _known = made(&good).await;
+    let from = seed() * 1_000_000 + 500_000;
+    for seed in from..from + extent(3, 60) {
+        let path = folder.path().join(seed.to_string());
+        fs::create_dir_all(&path).expect("a folder");
+        let done = damaged(&good, &path.join("queue"), seed);
+        match run(&path) {
+            Ok(told) => assert_eq!(looked_at(&path)["account"]["quarantined"], told, "{done}"),
+            Err((code, said)) => {
+                assert!(code == Some(74) && said.contains("runbook"), "{code:?}: {said}: {done}");
+                let repair =
+                    command(&path, NOBODY, &["store", "repair"]).output().expect("the executable runs");
+                assert!(repair.status.success(), "{repair:?}: {done}");
+                let kept = looked_at(&path);
+                assert_eq!(run(&path), Ok(0), "{done}");
+                assert_eq!(looked_at(&path)["account"], kept["account"], "{done}");
+                assert!(kept["wrong"].as_array().is_some_and(Vec::is_empty), "{kept}: {done}");
+            }
+        }
+        fs::remove_dir_all(&path).expect("a folder can be removed");
+    }
 }

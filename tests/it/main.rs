@@ -40,6 +40,7 @@ mod receipts;
 mod recorder;
 mod refusals;
 mod service;
+mod store;
 mod support;
 mod systemd;
 mod tls;

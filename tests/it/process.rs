@@ -93,15 +93,21 @@ impl Log {
 
     /// The first line that is as `wanted`, once it is there.
     pub(crate) fn until(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.find(wanted).unwrap_or_else(|| panic!("the line never came: {:#?}", self.seen))
+    }
+
+    /// The same, or `None` where the daemon ends without it.
+    pub(crate) fn find(&mut self, wanted: impl Fn(&Value) -> bool) -> Option<Value> {
         let mut from = 0;
         loop {
             if let Some(found) = self.seen[from..].iter().find(|line| wanted(line)) {
-                return found.clone();
+                return Some(found.clone());
             }
             from = self.seen.len();
             match self.lines.recv_timeout(LIMIT) {
                 Ok(line) => self.seen.push(line),
-                Err(_) => panic!("the line never came: {:#?}", self.seen),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+                Err(mpsc::RecvTimeoutError::Timeout) => panic!("the line never came: {:#?}", self.seen),
             }
         }
     }

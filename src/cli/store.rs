@@ -1,0 +1,266 @@
+//! The commands that work on the folder of a stopped daemon.
+
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::slice;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+
+use super::{Exit, manual, told};
+use crate::config::Config;
+use crate::event::{Account, Balance, Clock, Cluster, Event, Host};
+use crate::queue::salvage::{self, Audit, Repaired, SalvageError, Stopped};
+use crate::queue::{Ledger, OpenError};
+use crate::telemetry::Visible;
+use crate::wire::record::DeadLetter;
+use crate::wire::submission::{Fidelity, again};
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum StoreCommand {
+    /// Look at everything in the folder, and change nothing; exit code 1 where something is wrong.
+    #[command(after_help = manual::STORE_CHECK)]
+    Check {
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print every event that waits and can be read as a submission that `send` takes; id, timestamp and impressionId stay.
+    #[command(after_help = manual::STORE_EXPORT)]
+    Export(Export),
+    /// Make a sound queue of what can be read; the old one is kept in quarantine/.
+    #[command(after_help = manual::STORE_REPAIR)]
+    Repair {
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Export {
+    /// Dead letters instead of events.
+    #[arg(long)]
+    dead: bool,
+    /// Dead letters for this reason.
+    #[arg(long, requires = "dead", value_parser = ["refused", "not_acknowledged", "expired", "dropped"])]
+    reason: Option<String>,
+    /// Of this host: `client`, or the digits of an edge cluster.
+    #[arg(long, value_parser = host)]
+    host: Option<Host>,
+    /// Of the session with this id.
+    #[arg(long)]
+    session: Option<String>,
+    /// Dead letters set aside at least this long ago.
+    #[arg(long, requires = "dead", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    older_than: Option<Duration>,
+    /// Dead letters set aside at most this long ago.
+    #[arg(long, requires = "dead", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    newer_than: Option<Duration>,
+}
+
+fn host(text: &str) -> Result<Host, String> {
+    match text {
+        "client" => Ok(Host::Client),
+        digits => Cluster::parse(digits).map(Host::Edge).ok_or_else(|| {
+            "a host is \"client\", or the digits of an edge cluster such as \"35\"".to_owned()
+        }),
+    }
+}
+
+/// Works on the folder that `config` names.
+pub(super) fn run(config: &Config, command: StoreCommand) -> Exit {
+    let root = &config.queue.path;
+    let ended = match command {
+        StoreCommand::Check { json } => {
+            salvage::check(root).and_then(|audit| print_check(root, &audit, json))
+        }
+        StoreCommand::Export(export) => export.run(config),
+        StoreCommand::Repair { json } => salvage::repair(root, config.account().ok())
+            .and_then(|repaired| print_repair(root, &repaired, json)),
+    };
+    ended.unwrap_or_else(|error| {
+        let exit = match &error {
+            // Who reads us has had enough.
+            SalvageError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return Exit::Success,
+            SalvageError::Open(OpenError::InUse(_)) => Exit::InUse,
+            SalvageError::Open(OpenError::Newer { .. })
+            | SalvageError::Older { .. }
+            | SalvageError::NoAccount(_) => Exit::Configuration,
+            _ => Exit::Disk,
+        };
+        told(&error.to_string());
+        exit
+    })
+}
+
+impl Export {
+    fn run(self, config: &Config) -> Result<Exit, SalvageError> {
+        let stopped = Stopped::open(&config.queue.path)?;
+        let mut out = BufWriter::new(io::stdout().lock());
+        let (mut count, mut left_out) = (0_u64, 0_u64);
+        let mut line = |event: &Event| {
+            let again = again(slice::from_ref(event));
+            let why = match again.fidelity {
+                Fidelity::Exact => {
+                    count += 1;
+                    return writeln!(out, "{}", again.line);
+                }
+                Fidelity::Refused(why) => why,
+                Fidelity::Changed => "it would be stored as another event".to_owned(),
+            };
+            left_out += 1;
+            told(&format!(
+                "event {} is not exported: {}; store repair keeps it as it is",
+                event.seq,
+                Visible(&why)
+            ));
+            Ok(())
+        };
+        match self.dead {
+            true => stopped.letters(|letter| match self.takes_letter(config, &letter) {
+                true => line(&letter.event),
+                false => Ok(()),
+            }),
+            false => stopped.events(|event| if self.takes(config, &event) { line(&event) } else { Ok(()) }),
+        }?;
+        out.flush().map_err(SalvageError::Output)?;
+        told(&format!("{count} {} exported", if self.dead { "dead letters" } else { "events" }));
+        Ok(if left_out == 0 { Exit::Success } else { Exit::Refused })
+    }
+
+    fn takes(&self, config: &Config, event: &Event) -> bool {
+        let own = super::schedule(config).own_host(event.envelope.cluster);
+        self.host.is_none_or(|host| host == own)
+            && self.session.as_ref().is_none_or(|session| session == event.envelope.session.as_str())
+    }
+
+    fn takes_letter(&self, config: &Config, letter: &DeadLetter) -> bool {
+        let age = Clock::start().now().since(letter.at);
+        self.takes(config, &letter.event)
+            && self.reason.as_ref().is_none_or(|reason| reason == letter.reason.as_str())
+            && self.older_than.is_none_or(|least| age >= least)
+            && self.newer_than.is_none_or(|most| age <= most)
+    }
+}
+
+fn print_check(root: &Path, audit: &Audit, json: bool) -> Result<Exit, SalvageError> {
+    let wrong = audit.wrong();
+    let text = match json {
+        true => {
+            let mut all = audit_json(audit);
+            all.insert("wrong".to_owned(), json!(wrong));
+            format!("{}\n", Value::Object(all))
+        }
+        false => {
+            let mut text = table(root, audit);
+            for one in &audit.damaged {
+                text.push_str(&format!("damaged   {}: {}\n", one.key, Visible(&one.what)));
+            }
+            match wrong.as_slice() {
+                [] => text.push_str("all is well\n"),
+                wrong => {
+                    text.push_str(&format!("\nwrong\n- {}\n", wrong.join("\n- ")));
+                    text.push_str(
+                        "\nto do\n- keep a copy of the folder, then: target-notifyd store repair\n",
+                    );
+                }
+            }
+            text
+        }
+    };
+    print(&text)?;
+    Ok(if wrong.is_empty() { Exit::Success } else { Exit::Refused })
+}
+
+fn print_repair(root: &Path, repaired: &Repaired, json: bool) -> Result<Exit, SalvageError> {
+    let Repaired { found, database, replaced, missing, surplus, ledger } = repaired;
+    if json {
+        let mut all = audit_json(found);
+        all.insert("database".to_owned(), json!(database));
+        all.insert("replaced".to_owned(), json!(replaced));
+        all.insert("missing".to_owned(), json!(missing));
+        all.insert("surplus".to_owned(), json!(surplus));
+        all.insert("account".to_owned(), balance_json(&ledger.balance));
+        print(&format!("{}\n", Value::Object(all)))?;
+        return Ok(Exit::Success);
+    }
+    let mut text = format!("repaired  {}\n", root.display());
+    text.push_str(&format!("kept      {} events that wait, {} dead letters\n", found.events, found.letters));
+    text.push_str(&format!(
+        "set aside {} damaged records with {} events that wait\n",
+        found.damaged_records, found.damaged_events
+    ));
+    text.push_str(&format!("missing   {missing} events that were accepted and are nowhere\n"));
+    if *surplus > 0 {
+        text.push_str(&format!("surplus   {surplus} events beyond what the old account said\n"));
+    }
+    text.push_str(&format!("account   {}\n", account_line(ledger)));
+    text.push_str(&format!("new       {}\n", database.display()));
+    text.push_str(&format!("old       {}: delete it once nothing is missed\n", replaced.display()));
+    print(&text)?;
+    Ok(Exit::Success)
+}
+
+fn table(root: &Path, audit: &Audit) -> String {
+    let unknown = || "cannot be read".to_owned();
+    let schema = audit.schema.map_or_else(unknown, |schema| schema.to_string());
+    let account = audit.account.as_ref().map_or_else(unknown, |Account { client, organization }| {
+        format!("{} of {}", Visible(client), Visible(organization))
+    });
+    let mut text = format!("queue     {}, database {}\n", root.display(), audit.database.display());
+    text.push_str(&format!("schema    {schema}\nfor       {account}\n"));
+    text.push_str(&format!("pending   {} events can be read\n", audit.events));
+    text.push_str(&format!("dead      {} dead letters can be read\n", audit.letters));
+    text.push_str(&format!("account   {}\n", audit.ledger.as_ref().map_or_else(unknown, account_line)));
+    text.push_str(&format!("before    {} records were quarantined by a daemon\n", audit.quarantined));
+    for path in &audit.set_aside {
+        text.push_str(&format!("set aside {}\n", path.display()));
+    }
+    text
+}
+
+fn account_line(ledger: &Ledger) -> String {
+    let Balance { accepted, delivered, dead, expired, quarantined } = ledger.balance;
+    let pending = ledger.balance.pending();
+    format!(
+        "{accepted} accepted = {delivered} delivered + {dead} dead + {expired} expired + {quarantined} quarantined + {pending} pending"
+    )
+}
+
+fn balance_json(balance: &Balance) -> Value {
+    let Balance { accepted, delivered, dead, expired, quarantined } = *balance;
+    json!({"accepted": accepted, "delivered": delivered, "dead": dead, "expired": expired, "quarantined": quarantined, "pending": balance.pending()})
+}
+
+fn audit_json(audit: &Audit) -> Map<String, Value> {
+    let account = audit.account.as_ref();
+    let damaged = audit.damaged.iter();
+    let all = json!({
+        "database": audit.database,
+        "schema": audit.schema,
+        "client": account.map(|account| &account.client),
+        "organization_id": account.map(|account| &account.organization),
+        "events": audit.events,
+        "dead_letters": audit.letters,
+        "account": audit.ledger.map(|ledger| balance_json(&ledger.balance)),
+        "missing": i64::try_from(audit.missing()).unwrap_or(i64::MAX),
+        "damaged_records": audit.damaged_records,
+        "damaged_events": audit.damaged_events,
+        "damaged": damaged.map(|one| json!({"key": one.key, "what": one.what, "events": one.events})).collect::<Vec<_>>(),
+        "quarantined_records": audit.quarantined,
+        "set_aside": audit.set_aside,
+        "unreadable_places": audit.gaps,
+        "configuration_damaged": audit.configuration_damaged,
+        "disk_failed": audit.disk_failed,
+    });
+    match all {
+        Value::Object(all) => all,
+        _ => Map::new(),
+    }
+}
+
+fn print(text: &str) -> Result<(), SalvageError> {
+    io::stdout().write_all(text.as_bytes()).map_err(SalvageError::Output)
+}

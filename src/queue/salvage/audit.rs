@@ -1,0 +1,183 @@
+//! `store check`: what is there, and what is wrong with it.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::stored::{Item, StoredPage};
+use super::{SalvageError, Stopped};
+use crate::event::Account;
+use crate::queue::keys::PageKey;
+use crate::queue::ledger::Ledger;
+
+/// The most damaged records that are told one by one.
+pub const MAX_TOLD: usize = 1_000;
+
+/// A record that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// Its key, in hexadecimal digits but for the letter that says what it is.
+    pub key: String,
+    /// What is wrong.
+    pub what: String,
+    /// The events that it takes along.
+    pub events: u64,
+}
+
+/// What was found in the folder of a stopped daemon.
+#[derive(Clone, Debug, Default)]
+pub struct Audit {
+    /// The database that counts.
+    pub database: PathBuf,
+    /// The schema, where it can be read.
+    pub schema: Option<u32>,
+    /// Whose events these are, where that can be read.
+    pub account: Option<Account>,
+    /// The durable counters, where they can be read.
+    pub ledger: Option<Ledger>,
+    /// Events that wait and can be read.
+    pub events: u64,
+    /// Events that wait in records that cannot be read.
+    pub damaged_events: u64,
+    /// Dead letters that can be read.
+    pub letters: u64,
+    /// Records that cannot be read, the first [`MAX_TOLD`].
+    pub damaged: Vec<Damaged>,
+    /// Records that cannot be read, in all.
+    pub damaged_records: u64,
+    /// Records that a daemon moved aside before; their events are counted as quarantined.
+    pub quarantined: u64,
+    /// Places of the engine's log that cannot be read, before its end: the engine drops what is behind the first of them.
+    pub gaps: u64,
+    /// Whether the engine's own configuration is damaged.
+    pub configuration_damaged: bool,
+    /// Whether a daemon left the mark of a failed disk: the next start copies the database.
+    pub disk_failed: bool,
+    /// What was set aside as files: databases that were replaced, snapshots that did not open.
+    pub set_aside: Vec<PathBuf>,
+}
+
+impl Audit {
+    /// The events that the counters promise and that are nowhere: positive where some are missing.
+    #[must_use]
+    pub fn missing(&self) -> i128 {
+        let promised = self.ledger.map_or(0, |ledger| i128::from(ledger.balance.pending()));
+        let found = i128::from(self.events) + i128::from(self.damaged_events);
+        if self.ledger.is_some() { promised - found } else { 0 }
+    }
+
+    /// Everything that is wrong, in an operator's words; empty where all is well.
+    #[must_use]
+    pub fn wrong(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let meta = [
+            ("schema", self.schema.is_some()),
+            ("target", self.account.is_some()),
+            ("ledger", self.ledger.is_some()),
+        ];
+        for (name, _) in meta.iter().filter(|(_, there)| !there) {
+            wrong.push(format!("the record \"{name}\" is damaged or missing: the daemon does not start"));
+        }
+        if self.configuration_damaged {
+            wrong.push("the engine's file \"conf\" is damaged: the daemon may not start".to_owned());
+        }
+        if self.gaps > 0 {
+            let gaps = self.gaps;
+            wrong.push(format!(
+                "the engine's log has {gaps} places that cannot be read: a daemon that starts may lose what is behind the first, store repair does not"
+            ));
+        }
+        if self.damaged_records > 0 {
+            let (records, events) = (self.damaged_records, self.damaged_events);
+            wrong.push(format!("{records} records are damaged, with {events} events that wait"));
+        }
+        match self.missing() {
+            0 => {}
+            missing if missing > 0 => wrong.push(format!("{missing} events that were accepted are missing")),
+            surplus => wrong.push(format!("{} more events are there than the account says", -surplus)),
+        }
+        if let Some(held) = self.ledger.map(|ledger| ledger.dead_held).filter(|held| *held != self.letters) {
+            wrong.push(format!("{held} dead letters should be there, and {} can be read", self.letters));
+        }
+        if self.disk_failed {
+            wrong
+                .push("the disk failed under the last daemon: the next start copies the database".to_owned());
+        }
+        wrong
+    }
+
+    pub(super) fn damaged(&mut self, key: &[u8], what: String, events: u64) {
+        self.damaged_records += 1;
+        self.damaged_events += events;
+        if self.damaged.len() < MAX_TOLD {
+            let tag = key.first().map_or(' ', |tag| char::from(*tag));
+            let rest: String = key.iter().skip(1).map(|byte| format!("{byte:02x}")).collect();
+            self.damaged.push(Damaged { key: format!("{tag}:{rest}"), what, events });
+        }
+    }
+
+    pub(super) fn damaged_page(&mut self, page: &StoredPage, what: String) {
+        let PageKey { first, count } = page.key;
+        let events = u64::from(page.left.count_ones());
+        let what =
+            format!("the page of events {first} to {}: {what}", first.0.saturating_add(u64::from(count) - 1));
+        self.damaged(&page.parts.first().map(|(key, _)| key.clone()).unwrap_or_default(), what, events);
+    }
+}
+
+/// Looks at everything in the folder `root`, and changes nothing. Blocks on the disk.
+///
+/// # Errors
+/// [`SalvageError`]: a daemon runs, or there is nothing that can be read.
+pub fn check(root: &Path) -> Result<Audit, SalvageError> {
+    let stopped = Stopped::open(root)?;
+    let stored = &stopped.stored;
+    let mut audit = Audit {
+        database: stopped.database.clone(),
+        schema: stored.schema()?,
+        account: stored.account()?,
+        ledger: stored.ledger()?,
+        gaps: stored.gaps(),
+        configuration_damaged: stored.is_configuration_damaged(),
+        disk_failed: root.join("failed").exists(),
+        set_aside: set_aside(root),
+        ..Audit::default()
+    };
+    let mut referred = BTreeSet::new();
+    stored.walk(|item| {
+        match item {
+            Item::Page(page) => {
+                referred.extend(page.apart);
+                match page.damage.clone() {
+                    Some(what) => audit.damaged_page(&page, what),
+                    None => audit.events += u64::from(page.left.count_ones()),
+                }
+            }
+            Item::Letter { letter: Ok(_), .. } => audit.letters += 1,
+            Item::Letter { seq, parts, letter: Err(what) } => {
+                audit.damaged(first_key(&parts), format!("the dead letter {seq}: {what}"), 0);
+            }
+            Item::Members { first, parts, damage: Some(what) } if referred.contains(&first) => {
+                audit.damaged(first_key(&parts), format!("the envelope of event {first}: {what}"), 0);
+            }
+            Item::Quarantined(_) => audit.quarantined += 1,
+            Item::Unknown(parts) => {
+                audit.damaged(first_key(&parts), "no record of this program".to_owned(), 0);
+            }
+            Item::Members { .. } | Item::Mark { .. } | Item::Meta { .. } => {}
+        }
+        Ok(())
+    })?;
+    Ok(audit)
+}
+
+pub(super) fn first_key(parts: &[(Vec<u8>, Vec<u8>)]) -> &[u8] {
+    parts.first().map_or(&[], |(key, _)| key.as_slice())
+}
+
+fn set_aside(root: &Path) -> Vec<PathBuf> {
+    // Absent where nothing ever was.
+    let entries = std::fs::read_dir(root.join("quarantine"));
+    let mut found: Vec<_> = entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    found.sort();
+    found
+}

@@ -1,0 +1,157 @@
+//! The queue of a stopped daemon: what is there, and a sound queue made of it.
+//!
+//! Guarantees:
+//! - looking ([`check`], [`Stopped::events`], [`Stopped::letters`]) changes nothing: the engine is not started, its log is read;
+//! - no event is invented: each was stored once, whole, with a right checksum. One that was settled may come back where the
+//!   record that says so is lost, and is sent again with its id;
+//! - [`repair()`] changes the folder by one rename: a crash leaves the old queue or the new one. The old database is kept in
+//!   quarantine;
+//! - a running daemon holds the lock, so that neither meets it.
+
+mod audit;
+mod bytes;
+mod log;
+mod repair;
+mod stored;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use thiserror::Error;
+
+pub use self::audit::{Audit, Damaged, MAX_TOLD, check};
+pub use self::repair::{Repaired, repair};
+use self::stored::{Item, Stored};
+use super::error::OpenError;
+use super::folder;
+use crate::event::Event;
+use crate::wire::record::DeadLetter;
+
+/// Why the folder of a stopped daemon cannot be worked on.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SalvageError {
+    /// It is in use, or cannot be locked, or a newer program wrote it.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// There is nothing to read.
+    #[error("there is no queue in {}: no events.N; is it queue.path of this configuration?", .0.display())]
+    NoDatabase(PathBuf),
+    /// It cannot be read.
+    #[error("{} cannot be read: {source}; try again as root, on a copy, or on another disk", path.display())]
+    Read {
+        /// The database.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// An older program wrote it.
+    #[error(
+        "the queue {} has schema {found}, and this program repairs schema {known} only: start the daemon once, which brings it up to date, or use the program that wrote it",
+        path.display()
+    )]
+    Older {
+        /// The queue's folder.
+        path: PathBuf,
+        /// The schema of the database.
+        found: u32,
+        /// The schema that is known here.
+        known: u32,
+    },
+    /// Nobody knows whose events these are.
+    #[error(
+        "the queue {} no longer says whose events it holds: set target.client and target.organization_id to the account that it was used with",
+        .0.display()
+    )]
+    NoAccount(PathBuf),
+    /// The new database cannot be written.
+    #[error("the new database {} cannot be written: {message}; the queue is as it was. Check the disk and its room: df -h", path.display())]
+    Write {
+        /// The new database.
+        path: PathBuf,
+        /// What was answered.
+        message: String,
+    },
+    /// What is found cannot be handed on.
+    #[error("standard output cannot be written: {0}")]
+    Output(#[source] io::Error),
+}
+
+/// The queue of a stopped daemon, open for reading.
+pub struct Stopped {
+    stored: Stored,
+    database: PathBuf,
+    /// Keeps a daemon from starting meanwhile; absent where none ever ran here.
+    _lock: Option<Flock<File>>,
+}
+
+impl Stopped {
+    /// Locks `root` and reads what is where in its current database. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`SalvageError`]: a daemon runs, or there is nothing that can be read.
+    pub fn open(root: &Path) -> Result<Self, SalvageError> {
+        let lock = lock(root)?;
+        let database =
+            folder::current(root).map_err(|source| OpenError::Folder { path: root.to_owned(), source })?;
+        let database = database.ok_or_else(|| SalvageError::NoDatabase(root.to_owned()))?;
+        let stored = Stored::open(&database)?;
+        stored.check_schema(root)?;
+        Ok(Self { stored, database, _lock: lock })
+    }
+
+    /// Hands on every event that waits and can be read, in its order; how many there were.
+    ///
+    /// # Errors
+    /// [`SalvageError`]: the disk cannot be read, or `visit` failed.
+    pub fn events(&self, mut visit: impl FnMut(Event) -> io::Result<()>) -> Result<u64, SalvageError> {
+        let mut count = 0;
+        self.stored.walk(|item| {
+            if let Item::Page(page) = item {
+                for event in page.events() {
+                    visit(event).map_err(SalvageError::Output)?;
+                    count += 1;
+                }
+            }
+            Ok(())
+        })?;
+        Ok(count)
+    }
+
+    /// Hands on every dead letter that can be read, oldest first; how many there were.
+    ///
+    /// # Errors
+    /// [`SalvageError`] as in [`Stopped::events`].
+    pub fn letters(&self, mut visit: impl FnMut(DeadLetter) -> io::Result<()>) -> Result<u64, SalvageError> {
+        let mut count = 0;
+        self.stored.walk(|item| {
+            if let Item::Letter { letter: Ok(letter), .. } = item {
+                visit(letter).map_err(SalvageError::Output)?;
+                count += 1;
+            }
+            Ok(())
+        })?;
+        Ok(count)
+    }
+}
+
+/// Locks `root` as a reader, without making anything.
+fn lock(root: &Path) -> Result<Option<Flock<File>>, OpenError> {
+    let failed = |source| OpenError::Folder { path: root.to_owned(), source };
+    let file = match File::open(root.join("lock")) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && root.is_dir() => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, Errno::EWOULDBLOCK)) => Err(OpenError::InUse(root.to_owned())),
+        Err((_, errno)) => Err(failed(errno.into())),
+    }
+}

@@ -1,0 +1,236 @@
+//! `store repair`: a sound queue of everything that can be read.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use sled::Batch;
+
+use super::SalvageError;
+use super::audit::{Audit, first_key};
+use super::stored::{Item, Stored, StoredPage};
+use super::tree::Record;
+use crate::event::{Account, Balance, DeadReason, Seq};
+use crate::queue::engine::{CommitError, Engine, SEGMENT_BYTES};
+use crate::queue::error::OpenError;
+use crate::queue::folder::Folder;
+use crate::queue::keys::{meta, quarantine};
+use crate::queue::ledger::Ledger;
+use crate::queue::migrations::NEWEST;
+use crate::wire::record::seal;
+
+/// What a repair came to.
+#[derive(Clone, Debug)]
+pub struct Repaired {
+    /// What was found, in the old database.
+    pub found: Audit,
+    /// The new database.
+    pub database: PathBuf,
+    /// Where the old one is kept.
+    pub replaced: PathBuf,
+    /// Events that the counters promised and that were nowhere: they are counted as quarantined now.
+    pub missing: u64,
+    /// Events beyond what the counters said: they are counted as accepted now.
+    pub surplus: u64,
+    /// The counters of the new database.
+    pub ledger: Ledger,
+}
+
+/// Makes a new database of what can be read in `root`, which takes the place of the old one; where that no longer says whose
+/// events these are, they are for `configured`. Blocks on the disk.
+///
+/// # Errors
+/// [`SalvageError`]: the queue is as it was.
+pub fn repair(root: &Path, configured: Option<Account>) -> Result<Repaired, SalvageError> {
+    // A folder that is not there is not to be made.
+    if !root.is_dir() {
+        return Err(SalvageError::NoDatabase(root.to_owned()));
+    }
+    let folder = Folder::lock(root)?;
+    let failed = |source| OpenError::Folder { path: root.to_owned(), source };
+    let old = folder.current().map_err(failed)?.ok_or_else(|| SalvageError::NoDatabase(root.to_owned()))?;
+    let stored = Stored::open(&old)?;
+    stored.check_schema(root)?;
+    let account = stored.account()?.or(configured).ok_or_else(|| SalvageError::NoAccount(root.to_owned()))?;
+    let path = folder.construction().map_err(failed)?;
+    let mut copy = Copy::new(&path)?;
+    let mut audit = Audit {
+        schema: stored.schema()?,
+        account: stored.account()?,
+        ledger: stored.ledger()?,
+        gaps: stored.gaps(),
+        configuration_damaged: stored.is_configuration_damaged(),
+        disk_failed: folder.failed_before(),
+        database: old.clone(),
+        ..Audit::default()
+    };
+    let mut sums = Sums::default();
+    stored.walk(|item| sums.take(item, &mut audit, &mut copy))?;
+    let (ledger, missing, surplus) = sums.ledger(&audit);
+    copy.put((meta("schema"), seal(&NEWEST)))?;
+    copy.put((meta("target"), seal(&(&account.client, &account.organization))))?;
+    copy.put((meta("ledger"), ledger.encode()))?;
+    copy.close()?;
+    let database = folder.finish(&path).map_err(failed)?;
+    // The rename made the new one count; what is left to do, every start does too.
+    let replaced = folder.quarantine(&old).map_err(failed)?;
+    folder.set_replaced_aside().map_err(failed)?;
+    if folder.failed_before() {
+        folder.clear_failed().map_err(failed)?;
+    }
+    Ok(Repaired { found: audit, database, replaced, missing, surplus, ledger })
+}
+
+/// What is summed up for the new counters.
+#[derive(Default)]
+struct Sums {
+    next: u64,
+    bytes: u64,
+    dead: u64,
+    expired: u64,
+    /// The pages that are kept, whose marks are too.
+    kept: BTreeSet<Seq>,
+    /// The large envelopes that pages refer to.
+    referred: BTreeSet<u64>,
+}
+
+impl Sums {
+    fn take(&mut self, item: Item, audit: &mut Audit, copy: &mut Copy) -> Result<(), SalvageError> {
+        match item {
+            Item::Page(page) => self.page(page, audit, copy),
+            Item::Letter { seq, parts, letter } => {
+                self.next = self.next.max(seq.next().0);
+                match letter {
+                    Ok(letter) => {
+                        audit.letters += 1;
+                        match letter.reason {
+                            DeadReason::Expired => self.expired += 1,
+                            _ => self.dead += 1,
+                        }
+                        self.keep(parts, copy)
+                    }
+                    Err(what) => {
+                        audit.damaged(first_key(&parts), format!("the dead letter {seq}: {what}"), 0);
+                        aside(parts, copy)
+                    }
+                }
+            }
+            // Behind the pages in the order of the keys, so that it is known whether one refers to it.
+            Item::Members { first, parts, damage } if self.referred.contains(&first) => match damage {
+                None => self.keep(parts, copy),
+                Some(what) => {
+                    audit.damaged(first_key(&parts), format!("the envelope of event {first}: {what}"), 0);
+                    aside(parts, copy)
+                }
+            },
+            Item::Mark { first, record } if self.kept.contains(&first) => copy.put(record),
+            // Without their pages nobody would ever remove these.
+            Item::Members { .. } | Item::Mark { .. } => Ok(()),
+            Item::Meta { name, .. }
+                if ["schema", "target", "ledger", "migration"].contains(&name.as_str()) =>
+            {
+                Ok(())
+            }
+            Item::Meta { record, .. } => copy.put(record),
+            Item::Quarantined(record) => {
+                audit.quarantined += 1;
+                copy.put(record)
+            }
+            Item::Unknown(parts) => {
+                audit.damaged(first_key(&parts), "no record of this program".to_owned(), 0);
+                aside(parts, copy)
+            }
+        }
+    }
+
+    fn page(&mut self, page: StoredPage, audit: &mut Audit, copy: &mut Copy) -> Result<(), SalvageError> {
+        self.next = self.next.max(page.key.next().0);
+        match page.damage.clone() {
+            Some(what) => {
+                audit.damaged_page(&page, what);
+                aside(page.parts, copy)
+            }
+            None => {
+                audit.events += u64::from(page.left.count_ones());
+                self.kept.insert(page.key.first);
+                self.referred.extend(page.apart);
+                self.keep(page.parts, copy)
+            }
+        }
+    }
+
+    fn keep(&mut self, parts: Vec<Record>, copy: &mut Copy) -> Result<(), SalvageError> {
+        for record in parts {
+            self.bytes += record.1.len() as u64;
+            copy.put(record)?;
+        }
+        Ok(())
+    }
+
+    /// The counters that balance with what was kept; how many events are missing from the old ones, and beyond them.
+    fn ledger(&self, audit: &Audit) -> (Ledger, u64, u64) {
+        let (kept, damaged) = (audit.events, audit.damaged_events);
+        let (missing, surplus) = match u64::try_from(audit.missing()) {
+            Ok(missing) => (missing, 0),
+            Err(_) => (0, u64::try_from(-audit.missing()).unwrap_or(u64::MAX)),
+        };
+        let mut balance = match audit.ledger {
+            Some(ledger) => ledger.balance,
+            // What was delivered nobody knows any more.
+            None => {
+                let (dead, expired) = (self.dead, self.expired);
+                Balance { accepted: kept + damaged + dead + expired, dead, expired, ..Balance::default() }
+            }
+        };
+        balance.accepted += surplus;
+        balance.quarantined += damaged + missing;
+        let next = audit.ledger.map_or(1, |ledger| ledger.next.0).max(self.next);
+        let (held_bytes, dead_held) = (self.bytes, audit.letters);
+        (Ledger { next: Seq(next), balance, held_bytes, dead_held, counted: kept }, missing, surplus)
+    }
+}
+
+/// Keeps a record that cannot be read where no daemon looks for it.
+fn aside(parts: Vec<Record>, copy: &mut Copy) -> Result<(), SalvageError> {
+    parts.into_iter().try_for_each(|(key, value)| copy.put((quarantine(&key), value)))
+}
+
+/// The database under construction.
+struct Copy {
+    engine: Engine,
+    log: File,
+    batch: Batch,
+    bytes: usize,
+}
+
+impl Copy {
+    fn new(path: &Path) -> Result<Self, SalvageError> {
+        let failed = |error: CommitError| write_failed(path, &error);
+        let engine = Engine::new_at(path).map_err(failed)?;
+        let log = engine.log().map_err(|error| failed(error.into()))?;
+        Ok(Self { engine, log, batch: Batch::default(), bytes: 0 })
+    }
+
+    fn put(&mut self, (key, value): Record) -> Result<(), SalvageError> {
+        self.bytes += key.len() + value.len();
+        self.batch.insert(key, value);
+        if self.bytes > SEGMENT_BYTES {
+            self.bytes = 0;
+            return self.commit();
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), SalvageError> {
+        let written = self.engine.commit(&self.log, std::mem::take(&mut self.batch));
+        written.map_err(|error| write_failed(self.engine.path(), &error))
+    }
+
+    fn close(mut self) -> Result<(), SalvageError> {
+        self.commit()
+    }
+}
+
+fn write_failed(path: &Path, error: &CommitError) -> SalvageError {
+    SalvageError::Write { path: path.to_owned(), message: error.to_string() }
+}

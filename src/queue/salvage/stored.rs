@@ -1,0 +1,243 @@
+//! The records of a database by what they are, and whether they can be read.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::SalvageError;
+use super::log::Tail;
+use super::tree::{Record, Tree};
+use crate::event::{Account, Event, Seq};
+use crate::queue::error::OpenError;
+use crate::queue::keys::{DEAD, MARK, MEMBERS, META, PAGE, PageKey, QUARANTINE, meta, numbered, seq_of};
+use crate::queue::ledger::Ledger;
+use crate::queue::migrations::NEWEST;
+use crate::queue::pages::read_mark;
+use crate::wire::record::{DeadLetter, Page, decode_dead, decode_members, open as unseal};
+
+/// All records of a database.
+pub(super) struct Stored {
+    tree: Tree,
+    path: PathBuf,
+}
+
+/// One record, with the parts that it was cut into.
+pub(super) enum Item {
+    Page(StoredPage),
+    Letter {
+        seq: Seq,
+        parts: Vec<Record>,
+        letter: Result<DeadLetter, String>,
+    },
+    Members {
+        first: u64,
+        parts: Vec<Record>,
+        damage: Option<String>,
+    },
+    Mark {
+        first: Seq,
+        record: Record,
+    },
+    Meta {
+        name: String,
+        record: Record,
+    },
+    Quarantined(Record),
+    /// Nothing that this program writes.
+    Unknown(Vec<Record>),
+}
+
+/// A page, and what else it takes to read its events.
+pub(super) struct StoredPage {
+    pub(super) key: PageKey,
+    pub(super) parts: Vec<Record>,
+    record: Vec<u8>,
+    /// The events that are not settled, a bit each.
+    pub(super) left: u64,
+    /// Where its large envelope lies.
+    pub(super) apart: Option<u64>,
+    members: Option<Vec<u8>>,
+    /// Why its events cannot be read.
+    pub(super) damage: Option<String>,
+}
+
+impl StoredPage {
+    /// The events that wait, as far as they can be read.
+    pub(super) fn events(&self) -> Vec<Event> {
+        let members = self.members.as_deref().and_then(|record| decode_members(record).ok());
+        let Ok(page) = Page::decode(&self.record) else { return Vec::new() };
+        let waits = |position: &usize| {
+            let seq = self.key.first.0.checked_add(*position as u64);
+            seq.is_some_and(|seq| self.left & self.key.bit(Seq(seq)) != 0)
+        };
+        (0..page.len())
+            .filter(waits)
+            .filter_map(|position| page.event(self.key.first, position, members))
+            .collect()
+    }
+}
+
+impl Stored {
+    pub(super) fn open(database: &Path) -> Result<Self, SalvageError> {
+        let read = |tail| {
+            let tree = Tree::open(database, tail);
+            let tree = tree.map_err(|source| SalvageError::Read { path: database.to_owned(), source })?;
+            Ok::<_, SalvageError>(Self { tree, path: database.to_owned() })
+        };
+        let stored = read(Tail::Dropped)?;
+        if stored.ledger()?.is_some() {
+            return Ok(stored);
+        }
+        // No daemon went on from here, but one may have tried to start: the engine gave up what is behind the damage then.
+        let whole = read(Tail::Kept)?;
+        Ok(if whole.ledger()?.is_some() { whole } else { stored })
+    }
+
+    fn failed(&self, source: io::Error) -> SalvageError {
+        SalvageError::Read { path: self.path.clone(), source }
+    }
+
+    /// The places of the engine's log, before its end, that cannot be read: the engine goes no further than the first.
+    pub(super) fn gaps(&self) -> u64 {
+        self.tree.gaps
+    }
+
+    /// Whether the engine's own configuration is damaged; one that is absent it makes anew.
+    pub(super) fn is_configuration_damaged(&self) -> bool {
+        let conf = std::fs::read(self.path.join("conf")).unwrap_or_default();
+        // Up to eight bytes count as absent.
+        let sum = conf.split_last_chunk::<4>().filter(|_| conf.len() > 8);
+        sum.is_some_and(|(text, sum)| crc32fast::hash(text) != u32::from_le_bytes(*sum))
+    }
+
+    /// What is kept under `name`.
+    pub(super) fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, SalvageError> {
+        let key = meta(name);
+        let first = self.tree.from(key.clone()).next().transpose().map_err(|error| self.failed(error))?;
+        Ok(first.filter(|(found, _)| *found == key).map(|(_, value)| value))
+    }
+
+    /// The schema, where it can be read.
+    pub(super) fn schema(&self) -> Result<Option<u32>, SalvageError> {
+        Ok(self.meta("schema")?.and_then(|value| unseal(&value).ok()))
+    }
+
+    /// Refuses a schema that this program cannot read the records of; one that is lost was the newest, or a record would be
+    /// damaged.
+    pub(super) fn check_schema(&self, root: &Path) -> Result<(), SalvageError> {
+        let path = root.to_owned();
+        match self.schema()? {
+            Some(found) if found > NEWEST => Err(OpenError::Newer { path, found, known: NEWEST }.into()),
+            Some(found) if found < NEWEST => Err(SalvageError::Older { path, found, known: NEWEST }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whose events these are, where that can be read.
+    pub(super) fn account(&self) -> Result<Option<Account>, SalvageError> {
+        let value = self.meta("target")?;
+        let names: Option<(String, String)> = value.and_then(|value| unseal(&value).ok());
+        Ok(names.map(|(client, organization)| Account { client, organization }))
+    }
+
+    /// The durable counters, where they can be read.
+    pub(super) fn ledger(&self) -> Result<Option<Ledger>, SalvageError> {
+        Ok(self.meta("ledger")?.and_then(|value| Ledger::decode(&value).ok()))
+    }
+
+    /// Goes through everything, in the order of the keys.
+    pub(super) fn walk(
+        &self,
+        mut visit: impl FnMut(Item) -> Result<(), SalvageError>,
+    ) -> Result<(), SalvageError> {
+        let mut open: Vec<Record> = Vec::new();
+        for record in self.tree.from(Vec::new()) {
+            let record = record.map_err(|error| self.failed(error))?;
+            let same = open.first().is_some_and(|(first, _)| name(first) == name(&record.0));
+            if !same && !open.is_empty() {
+                visit(self.item(std::mem::take(&mut open))?)?;
+            }
+            open.push(record);
+        }
+        if open.is_empty() { Ok(()) } else { visit(self.item(open)?) }
+    }
+
+    fn item(&self, parts: Vec<Record>) -> Result<Item, SalvageError> {
+        let Some((key, value)) = parts.first() else { return Ok(Item::Unknown(parts)) };
+        let whole = || parts.iter().flat_map(|(_, value)| value).copied().collect::<Vec<u8>>();
+        let seq = |tag| seq_of(tag, key);
+        Ok(match key.first().copied() {
+            Some(PAGE) => match PageKey::read(key) {
+                Some((page, _)) => Item::Page(self.page(page, whole(), parts)?),
+                None => Item::Unknown(parts),
+            },
+            Some(DEAD) => match seq(DEAD) {
+                Some(seq) => {
+                    let letter = decode_dead(&whole()).map_err(|damage| damage.to_string());
+                    let own = |letter: &DeadLetter| letter.event.seq == seq;
+                    let letter = letter.and_then(|letter| match own(&letter) {
+                        true => Ok(letter),
+                        false => Err("it is the letter of another event".to_owned()),
+                    });
+                    Item::Letter { seq, letter, parts }
+                }
+                None => Item::Unknown(parts),
+            },
+            Some(MEMBERS) => match seq(MEMBERS) {
+                Some(first) => {
+                    let damage = decode_members(&whole()).err().map(|damage| damage.to_string());
+                    Item::Members { first: first.0, parts, damage }
+                }
+                None => Item::Unknown(parts),
+            },
+            Some(MARK) => match seq(MARK) {
+                Some(first) => Item::Mark { first, record: (key.clone(), value.clone()) },
+                None => Item::Unknown(parts),
+            },
+            Some(META) => {
+                let name = String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into_owned();
+                Item::Meta { name, record: (key.clone(), value.clone()) }
+            }
+            Some(QUARANTINE) => Item::Quarantined((key.clone(), value.clone())),
+            _ => Item::Unknown(parts),
+        })
+    }
+
+    fn page(&self, key: PageKey, record: Vec<u8>, parts: Vec<Record>) -> Result<StoredPage, SalvageError> {
+        let mark = self.tree.joined(&numbered(MARK, key.first)).map_err(|error| self.failed(error))?;
+        // As the queue does: an event that is sent twice is better than one lost.
+        let settled = mark.and_then(|mark| read_mark(&mark)).unwrap_or(0);
+        let left = key.full() & !settled;
+        let mut page =
+            StoredPage { key, parts, record: Vec::new(), left, apart: None, members: None, damage: None };
+        match Page::decode(&record) {
+            Ok(read) if read.len() == usize::from(key.count) => {
+                page.apart = read.apart().map(|apart| apart.first)
+            }
+            Ok(read) => {
+                page.damage = Some(format!("it has {} events, and its key says {}", read.len(), key.count));
+            }
+            Err(damage) => page.damage = Some(damage.to_string()),
+        }
+        page.record = record;
+        if let Some(first) = page.apart {
+            page.members =
+                self.tree.joined(&numbered(MEMBERS, Seq(first))).map_err(|error| self.failed(error))?;
+            page.damage = match page.members.as_deref().map(decode_members) {
+                Some(Ok(_)) => None,
+                Some(Err(damage)) => Some(format!("the envelope of its events is damaged: {damage}")),
+                None => Some("the envelope of its events is missing".to_owned()),
+            };
+        }
+        Ok(page)
+    }
+}
+
+/// What the keys of one record have in common.
+fn name(key: &[u8]) -> &[u8] {
+    let length = match key.first().copied() {
+        Some(PAGE) => 10,
+        Some(DEAD | MEMBERS) => 9,
+        _ => key.len(),
+    };
+    key.get(..length).unwrap_or(key)
+}

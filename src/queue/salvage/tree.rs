@@ -1,0 +1,209 @@
+//! The records of a database, put together from the messages of its log.
+//!
+//! Guarantees:
+//! - of a log that is whole, these are the records that the engine has;
+//! - of a damaged one, each record has a value that it once had: the last that can be read. Where two pages claim a key, since
+//!   a message that took it from one of them is lost, the page that was written last has it.
+//!
+//! In memory are a place for each message that counts, and one page of records at a time for each kind of them.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+
+use super::bytes::{Leaf, Range, node};
+use super::log::{Kind, Log, Place, Tail};
+
+/// A key and what it holds.
+pub(super) type Record = (Vec<u8>, Vec<u8>);
+
+/// The messages that make up a page: the last that says what it is, and its changes since.
+struct Chain {
+    base: Place,
+    links: Vec<Place>,
+}
+
+/// A page that holds records.
+struct Page {
+    range: Range,
+    chain: Chain,
+    /// The highest key, exclusive, that this page or one before it reaches to; empty is beyond all.
+    reach: Vec<u8>,
+    /// Later pages that claim a part of its range.
+    rivals: Vec<usize>,
+}
+
+/// The records of a page, in the order of their keys.
+type Records = Rc<Vec<Record>>;
+
+/// All records of a database.
+pub(super) struct Tree {
+    log: Log,
+    /// The places of the log, before its end, that cannot be read.
+    pub(super) gaps: u64,
+    /// In the order of their ranges.
+    pages: Vec<Page>,
+    /// The page that was read last, for each first byte of the keys that were asked for.
+    read: RefCell<HashMap<u8, (usize, Records)>>,
+}
+
+impl Tree {
+    /// Reads what is where. Blocks on the disk.
+    pub(super) fn open(database: &Path, tail: Tail) -> io::Result<Self> {
+        let log = Log::open(database, tail)?;
+        let mut chains: HashMap<u64, Chain> = HashMap::new();
+        let gaps = log.messages(|message| match message.kind {
+            Kind::Node => {
+                chains.insert(message.page, Chain { base: message.place, links: Vec::new() });
+            }
+            Kind::Link => {
+                // Without a base its keys are not known.
+                if let Some(chain) = chains.get_mut(&message.page) {
+                    chain.links.push(message.place);
+                }
+            }
+            Kind::Free => {
+                chains.remove(&message.page);
+            }
+            Kind::Other => {}
+        })?;
+        let mut pages = Vec::with_capacity(chains.len());
+        for chain in chains.into_values() {
+            if let Some((range, Some(_))) = node(&log.body(chain.base)?) {
+                pages.push(Page { reach: range.high.clone(), range, chain, rivals: Vec::new() });
+            }
+        }
+        pages.sort_by(|a, b| (&a.range, a.chain.base.lsn).cmp(&(&b.range, b.chain.base.lsn)));
+        let mut reach: Option<Vec<u8>> = None;
+        for page in &mut pages {
+            if let Some(before) = reach.filter(|before| before.is_empty() || !reaches(&page.reach, before)) {
+                page.reach = before;
+            }
+            reach = Some(page.reach.clone());
+        }
+        find_rivals(&mut pages);
+        Ok(Self { log, gaps, pages, read: RefCell::default() })
+    }
+
+    /// The records from `key` on, in the order of their keys.
+    pub(super) fn from(&self, key: Vec<u8>) -> From<'_> {
+        let next = self.pages.partition_point(|page| !reaches(&page.reach, &key));
+        From { tree: self, key, next, open: Vec::new() }
+    }
+
+    /// The parts of a record whose keys begin with `prefix`, joined; `None` where there is none.
+    pub(super) fn joined(&self, prefix: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let mut joined = None;
+        for record in self.from(prefix.to_vec()) {
+            let (key, value) = record?;
+            if !key.starts_with(prefix) {
+                break;
+            }
+            joined.get_or_insert_with(Vec::new).extend_from_slice(&value);
+        }
+        Ok(joined)
+    }
+
+    /// The records of a page that are its own.
+    fn records(&self, number: usize, tag: u8) -> io::Result<Records> {
+        if let Some((read, records)) = self.read.borrow().get(&tag)
+            && *read == number
+        {
+            return Ok(Rc::clone(records));
+        }
+        let records = Rc::new(self.read_page(number)?);
+        self.read.borrow_mut().insert(tag, (number, Rc::clone(&records)));
+        Ok(records)
+    }
+
+    fn read_page(&self, number: usize) -> io::Result<Vec<Record>> {
+        let Some(page) = self.pages.get(number) else { return Ok(Vec::new()) };
+        let Some((_, Some(mut leaf))) = node(&self.log.body(page.chain.base)?) else {
+            return Ok(Vec::new());
+        };
+        for link in &page.chain.links {
+            let _unreadable = leaf.apply(&self.log.body(*link)?);
+        }
+        let Leaf { prefix, records } = leaf;
+        let whole = records.into_iter().map(|(key, value)| ([prefix.as_slice(), &key].concat(), value));
+        let claimed = |key: &[u8]| {
+            let mut rivals = page.rivals.iter().filter_map(|rival| self.pages.get(*rival));
+            rivals.any(|rival| rival.range.has(key))
+        };
+        Ok(whole.filter(|(key, _)| !claimed(key)).collect())
+    }
+}
+
+/// The records from a key on.
+pub(super) struct From<'t> {
+    tree: &'t Tree,
+    key: Vec<u8>,
+    /// The next page to open.
+    next: usize,
+    /// Pages that were begun, and how far; more than one only where their ranges overlap.
+    open: Vec<(Records, usize)>,
+}
+
+impl Iterator for From<'_> {
+    type Item = io::Result<Record>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            self.open.retain(|(records, at)| *at < records.len());
+            let heads = self.open.iter().enumerate();
+            let least = heads.min_by_key(|(_, (records, at))| records.get(*at).map(|(key, _)| key));
+            let least = least.and_then(|(place, (records, at))| Some((place, records.get(*at)?.clone())));
+            match (self.tree.pages.get(self.next), least) {
+                (Some(page), least) if least.as_ref().is_none_or(|(_, (key, _))| page.range.low <= *key) => {
+                    let number = self.next;
+                    self.next += 1;
+                    if !reaches(&page.range.high, &self.key) {
+                        continue;
+                    }
+                    let tag = self.key.first().copied().unwrap_or(0);
+                    match self.tree.records(number, tag) {
+                        Ok(records) => {
+                            let at = records.partition_point(|(key, _)| *key < self.key);
+                            self.open.push((records, at));
+                        }
+                        Err(error) => return Some(Err(error)),
+                    }
+                }
+                (_, Some((place, record))) => {
+                    if let Some((_, at)) = self.open.get_mut(place) {
+                        *at += 1;
+                    }
+                    return Some(Ok(record));
+                }
+                (_, None) => return None,
+            }
+        }
+    }
+}
+
+/// Whether a range up to `high` has keys from `key` on.
+fn reaches(high: &[u8], key: &[u8]) -> bool {
+    high.is_empty() || high > key
+}
+
+/// Tells each page the later ones that claim a part of its range; `pages` are in the order of their ranges.
+fn find_rivals(pages: &mut [Page]) {
+    let mut found = Vec::new();
+    for (number, page) in pages.iter().enumerate() {
+        let high = &page.range.high;
+        let behind = pages.iter().enumerate().skip(number + 1);
+        for (other, rival) in behind.take_while(|(_, rival)| high.is_empty() || rival.range.low < *high) {
+            match rival.chain.base.lsn > page.chain.base.lsn {
+                true => found.push((number, other)),
+                false => found.push((other, number)),
+            }
+        }
+    }
+    for (number, rival) in found {
+        if let Some(page) = pages.get_mut(number) {
+            page.rivals.push(rival);
+        }
+    }
+}
