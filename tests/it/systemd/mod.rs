@@ -116,7 +116,7 @@ fn the_package_under_a_booted_systemd() {
 type Part = fn(&Site);
 
 /// What is shown, in this order: each goes on from where the one before ended.
-const PARTS: [(&str, Part); 16] = [
+const PARTS: [(&str, Part); 17] = [
     ("install", installed),
     ("activation", life::the_first_producer_starts_the_service),
     ("owners", life::owners_and_modes_stay_over_a_stop_and_a_start),
@@ -131,6 +131,7 @@ const PARTS: [(&str, Part); 16] = [
     ("broken", trouble::a_producer_waits_through_a_broken_configuration),
     ("instance", life::an_instance_stands_beside),
     ("journal", trouble::the_journal_can_be_searched),
+    ("no journal", trouble::without_a_journal_the_daemon_goes_on),
     ("upgrade", upgraded),
     ("removal", removed),
 ];

@@ -84,3 +84,20 @@ pub(super) fn the_journal_can_be_searched(site: &Site) {
     assert_eq!(started["PRIORITY"], "6");
     machine.ok("target-notifyd", &["dead", "delete", "--all"]);
 }
+
+pub(super) fn without_a_journal_the_daemon_goes_on(site: &Site) {
+    let (machine, process) = (&site.machine, site.process());
+    let reloaded = || machine.journal(&["--unit", SERVICE, "TARGET_NOTIFYD_EVENT=reloaded"]).len();
+    let before = reloaded();
+    let journal = ["systemd-journald.socket", "systemd-journald-dev-log.socket", "systemd-journald.service"];
+    machine.systemctl(&[&["stop"], &journal[..]].concat());
+    machine.systemctl(&["reload", SERVICE]);
+    Producer::at(&site.socket()).submit("unheard", "unheard").expect("it is served");
+    site.taken("unheard");
+    machine.systemctl(&[&["start"], &journal[..]].concat());
+    until("it is heard again", || {
+        machine.systemctl(&["reload", SERVICE]);
+        (reloaded() > before).then_some(())
+    });
+    assert_eq!(site.process(), process);
+}
