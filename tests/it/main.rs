@@ -27,6 +27,7 @@ mod floors;
 mod full_disk;
 mod fuzz;
 mod http2;
+mod instructions;
 mod load;
 mod log_lines;
 mod manual;
