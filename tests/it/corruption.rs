@@ -286,6 +286,10 @@ fn run(folder: &Path) -> Result<u64, (Option<i32>, String)> {
     let mut log = Log::of(&mut daemon);
     let looked = log.find(|line| {
         let said = message(line);
+        // An empty queue is looked at later.
+        if said.starts_with("the daemon takes events in") && line["pending"] == 0 {
+            return true;
+        }
         ["the account of the queue balances", "events that were accepted", "the queue holds more"]
             .iter()
             .any(|sentence| said.starts_with(sentence))

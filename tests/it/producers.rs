@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
@@ -15,6 +16,8 @@ use crate::support::display;
 
 /// What the daemon may hold with this crowd connected, as README says.
 const MOST_MEMORY: u64 = 256 << 20;
+/// What the crowd takes of open files on either side, and what else is open.
+const CROWD_FILES: u64 = 4_096;
 /// Nobody listens there: nothing is delivered, everything is kept.
 const NOBODY: &str = "http://127.0.0.1:1";
 
@@ -48,6 +51,15 @@ fn flood(stream: &UnixStream, line: &str) -> usize {
     }
 }
 
+/// Lets this process, and the daemon that it starts, open so many files.
+fn open_files(count: u64) {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit can be read");
+    if soft < count {
+        setrlimit(Resource::RLIMIT_NOFILE, count.min(hard), hard).expect("the limit can be raised");
+    }
+    assert!(hard >= count, "the test needs {count} open files, and the system gives {hard}");
+}
+
 fn memory(daemon: &Child) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.id())).expect("the daemon runs");
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a peak");
@@ -57,12 +69,12 @@ fn memory(daemon: &Child) -> u64 {
 #[test]
 fn producers_who_misbehave_hold_up_no_other_within_a_stated_memory() {
     let folder = TempDir::new().expect("a folder");
-    let mut daemon = command(folder.path(), NOBODY, &["run", "-o", "ingest.max_connections_per_user=1000"])
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the daemon starts");
+    open_files(CROWD_FILES);
+    let limits = ["run", "-o", "ingest.max_connections=1500", "-o", "ingest.max_connections_per_user=1500"];
+    let mut daemon =
+        command(folder.path(), NOBODY, &limits).stderr(Stdio::null()).spawn().expect("the daemon starts");
     let all = |count| (0..count).map(|_| connect(folder.path())).collect::<Vec<_>>();
-    let idle = all(700);
+    let idle = all(1_000);
     let slow = all(100);
     let (halves, resets, readers) = (all(20), all(20), all(8));
     for stream in &halves {

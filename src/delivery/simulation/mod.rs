@@ -6,6 +6,7 @@
 
 mod disk;
 mod history;
+mod outage;
 mod plan;
 mod target;
 mod world;

@@ -247,6 +247,10 @@ impl World {
         &mut self.events[usize::try_from(seq.0 - 1).unwrap()]
     }
 
+    pub(super) fn balance(&self) -> Balance {
+        self.balance
+    }
+
     pub(super) fn pending(&self) -> u64 {
         self.balance.pending()
     }
@@ -326,8 +330,11 @@ impl World {
                 }
             }
         }
-        let waits = self.events.iter().filter(|one| one.fate == Fate::Waits).count() as u64;
-        assert!(self.log.is_some() || self.pending() == waits, "{:?}, and {waits} wait", self.balance);
+        // Of many events the count would take longer than all else.
+        if self.log.is_none() {
+            let waits = self.events.iter().filter(|one| one.fate == Fate::Waits).count() as u64;
+            assert!(self.pending() == waits, "{:?}, and {waits} wait", self.balance);
+        }
         all
     }
 
