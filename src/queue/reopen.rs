@@ -3,7 +3,8 @@
 //! Guarantees:
 //! - what was committed before is there, and is looked for: the counters in the opened database are either those before
 //!   the commit that failed or those of it, since a commit is written whole or not at all;
-//! - a submission of that commit is answered `storage_full`, unless the commit turns out to be whole;
+//! - a submission of that commit is answered `storage_full`, unless the commit turns out to be whole; where the full disk
+//!   keeps the database from opening, nobody knows, and its connection is closed instead of left to wait;
 //! - what was settled in it is settled again: who waits for that goes on waiting;
 //! - nothing is appended until there is room for certain, and where there is none even for removals, these wait.
 
@@ -55,7 +56,7 @@ impl Writer {
     /// Opens the database again after `error`, and goes on with `plan` where the commit left it: done, or to be done again.
     pub(super) fn start_over(
         &mut self,
-        plan: Plan,
+        mut plan: Plan,
         error: CommitError,
         commands: &Receiver<Command>,
         waiting: &mut VecDeque<Command>,
@@ -66,7 +67,7 @@ impl Writer {
             "the disk is full under the database: it is opened again. See what takes the room with df -h, and free some"
         );
         let freed = self.space.fill();
-        self.open_again(error, commands, waiting)?;
+        self.open_again(error, &mut plan, commands, waiting)?;
         let found = ledger(&self.engine).map_err(|error| CommitError::Open(Box::new(error)))?;
         info!(event = "queue_reopened", path = %path.display(), "the database is open again: it goes on with removals");
         if is_same(&found, &self.ledger) {
@@ -87,6 +88,7 @@ impl Writer {
     fn open_again(
         &mut self,
         full: CommitError,
+        plan: &mut Plan,
         commands: &Receiver<Command>,
         waiting: &mut VecDeque<Command>,
     ) -> Result<(), CommitError> {
@@ -97,7 +99,9 @@ impl Writer {
             loop {
                 match Engine::open(&path, &self.folder) {
                     Err(OpenError::Full { .. }) => {
-                        // Another start would fare no better: here producers are answered meanwhile.
+                        // Another start would fare no better: here producers are answered meanwhile. Those of the commit
+                        // are told that nobody knows, which may last.
+                        plan.stored.clear();
                         waiting.extend(commands.try_iter());
                         self.refuse(waiting);
                         if waiting.iter().any(|command| matches!(command, Command::Stop)) {
