@@ -130,6 +130,10 @@ impl Writer {
                     false => continue,
                 }
             }
+            waiting.extend(commands.try_iter());
+            // Those who came while the last commit was made, and those whom it answered.
+            let appends = waiting.iter().filter(|command| matches!(command, Command::Append(_))).count();
+            let awaited = self.last.appends + appends;
             if waiting.is_empty() {
                 let received = match self.settled.is_empty() {
                     true => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -142,7 +146,7 @@ impl Writer {
                 }
             }
             waiting.extend(commands.try_iter());
-            self.gather(commands, &mut waiting);
+            self.gather(commands, &mut waiting, awaited);
             let (mut appends, asked) = take(&mut waiting);
             let mut plan = Plan { ledger: self.ledger, asked, ..Plan::default() };
             stop |= plan.asked.iter().any(|command| matches!(command, Command::Stop));
@@ -171,7 +175,7 @@ impl Writer {
 
     /// Waits for those who were answered last to come again, for a share of what a commit takes. Without it producers that
     /// wait for each reply fall into two groups, each of which waits for the other's commit.
-    fn gather(&self, commands: &Receiver<Command>, waiting: &mut VecDeque<Command>) {
+    fn gather(&self, commands: &Receiver<Command>, waiting: &mut VecDeque<Command>, awaited: usize) {
         let (mut events, mut appends) = (0, 0);
         let mut count = |command: &Command| {
             if let Command::Append(append) = command {
@@ -181,7 +185,6 @@ impl Writer {
             (events, appends)
         };
         let mut found = waiting.iter().map(&mut count).last().unwrap_or_default();
-        let awaited = self.last.appends + found.1;
         let until = Instant::now() + (self.last.time / GATHER_SHARE).min(LONGEST_GATHER);
         while found.1 > 0 && found.1 < awaited && found.0 < COMMIT_EVENTS {
             let Ok(command) = commands.recv_timeout(until.saturating_duration_since(Instant::now())) else {
