@@ -2,8 +2,7 @@
 //!
 //! Guarantees:
 //! - [`Engine::commit`] returns only once the batch is on stable storage: sled's own `flush` does not sync on Linux, so
-//!   the log file is synced here, on a handle of our own, and the wait of `flush` for a part of it is left out;
-//! - closing a database deletes nothing;
+//!   the log file is synced here, on a handle of our own;
 //! - after every open all files and folders are synced once, since sled creates some of them without a sync;
 //! - a database that does not open, or panics while it opens, is opened again without its snapshots, which replays the
 //!   whole log; nothing is ever deleted;
@@ -13,13 +12,11 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::mem;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, getrlimit};
 use sled::{Batch, Db, IVec};
 use thiserror::Error;
 use tracing::warn;
@@ -33,8 +30,6 @@ use super::nudge::Nudge;
 const CACHE_BYTES: u64 = 16 * 1_024 * 1_024;
 /// The unit in which sled's log grows; it wants the same at every open.
 pub(super) const SEGMENT_BYTES: usize = 512 * 1_024;
-/// Where sled looks for a limit of memory.
-const CGROUP_LIMIT: &str = "/sys/fs/cgroup/memory/memory.limit_in_bytes";
 /// How long an open waits for the lock of a database that this process has just closed.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
 
@@ -226,7 +221,7 @@ impl Engine {
             copied += 1;
             batch.insert(key, value);
             if bytes > SEGMENT_BYTES {
-                copy.commit(&log, mem::take(&mut batch))?;
+                copy.commit(&log, std::mem::take(&mut batch))?;
                 bytes = 0;
             }
         }
@@ -249,18 +244,12 @@ pub(super) fn create(path: &Path, values: &[(Vec<u8>, Vec<u8>)]) -> Result<(), O
 
 fn open(path: &Path) -> Result<Engine, CommitError> {
     let until = Instant::now() + LOCK_WAIT;
-    let unsynced = memory_is_ample();
     loop {
         let config = sled::Config::new()
             .path(path)
             .cache_capacity(CACHE_BYTES)
             .segment_size(SEGMENT_BYTES)
-            .flush_every_ms(None)
-            .temporary(unsynced);
-        // Of a "temporary" database sled does two things differently: it does not wait for each part of its log to reach
-        // the disk, which `commit` does for all parts at once, and it deletes the files with the last reference to their
-        // configuration. That reference is given up here, before anything is opened: nothing can ever drop it.
-        mem::forget(config.clone());
+            .flush_every_ms(None);
         // sled panics on some damage where it should err.
         let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
         let db = match opened {
@@ -276,20 +265,9 @@ fn open(path: &Path) -> Result<Engine, CommitError> {
             Ok(Err(error)) => return Err(error.into()),
             Err(panic) => return Err(CommitError::Panic(panic_text(&*panic).to_owned())),
         };
-        let in_use: &sled::Config = &db.context;
-        mem::forget(in_use.clone());
         sync_tree(path)?;
         return Ok(Engine { db: Some(db), ..Engine::closed(path) });
     }
-}
-
-/// Whether sled leaves its configuration as it is given: where the system grants less memory than the cache may take, it
-/// opens with a copy, which nobody here holds a reference to.
-fn memory_is_ample() -> bool {
-    let needed = CACHE_BYTES * 4;
-    let address_space = getrlimit(Resource::RLIMIT_AS).map_or(0, |(soft, _)| soft);
-    let group = fs::read_to_string(CGROUP_LIMIT).ok().and_then(|text| text.trim().parse().ok());
-    address_space >= needed && group.unwrap_or(u64::MAX) >= needed
 }
 
 /// What a panic said.
@@ -307,24 +285,4 @@ fn snapshots(path: &Path) -> io::Result<Vec<PathBuf>> {
         }
     }
     Ok(found)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_committed_is_there_when_the_database_is_opened_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("db");
-        for round in 0..3_u8 {
-            let engine = open(&path).unwrap();
-            let found = engine.from(Vec::new()).map(|record| record.unwrap().0.to_vec());
-            assert_eq!(found.collect::<Vec<_>>(), (0..round).map(|key| vec![key]).collect::<Vec<_>>());
-            let mut batch = Batch::default();
-            batch.insert(&[round], b"x");
-            engine.commit(&engine.log().unwrap(), batch).unwrap();
-        }
-        assert!(path.join("conf").is_file() && path.join("db").is_file());
-    }
 }
