@@ -8,7 +8,12 @@
 //!
 //! A step's old and new shapes are frozen inside its own file in this folder; there is none yet.
 
+#[cfg(debug_assertions)]
+mod rehearsal;
+
 use tracing::info;
+
+use crate::failpoint::reach;
 
 /// The schema that the first release writes.
 const FIRST: u32 = 1;
@@ -17,7 +22,10 @@ const COMMIT_RECORDS: usize = 256;
 
 /// What becomes of one record.
 #[derive(Debug, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "there is no step yet; the tests make some up"))]
+#[cfg_attr(
+    not(any(test, debug_assertions)),
+    expect(dead_code, reason = "there is no step yet; the tests make some up")
+)]
 pub(crate) enum Rewrite {
     /// It stays as it is.
     Keep,
@@ -45,6 +53,20 @@ const _: () = assert!(gapless(STEPS), "migrations are numbered without a gap");
 
 /// The schema that this program writes.
 pub(crate) const NEWEST: u32 = FIRST + STEPS.len() as u32;
+
+/// The steps that this process runs, with those of the rehearsal where it is asked for.
+pub(crate) fn steps(rehearse: bool) -> impl Iterator<Item = &'static Step> {
+    #[cfg(debug_assertions)]
+    let more = rehearsal::STEPS;
+    #[cfg(not(debug_assertions))]
+    let more: &[Step] = &[];
+    STEPS.iter().chain(more.iter().filter(move |_| rehearse))
+}
+
+/// The schema that those steps lead to.
+pub(crate) fn newest(rehearse: bool) -> u32 {
+    steps(rehearse).last().map_or(FIRST, |step| step.to)
+}
 
 #[expect(clippy::indexing_slicing, reason = "checked by the compiler, where iterators are not to be had")]
 const fn gapless(steps: &[Step]) -> bool {
@@ -76,11 +98,11 @@ pub(crate) trait Records {
 /// Runs the `steps` behind `schema` in order; `place` is what the last commit of an interrupted step left.
 pub(crate) fn run<R: Records>(
     records: &R,
-    steps: &[Step],
+    steps: impl IntoIterator<Item = &'static Step>,
     schema: u32,
     mut place: Option<Vec<u8>>,
 ) -> Result<(), R::Error> {
-    for step in steps.iter().filter(|step| step.to > schema) {
+    for step in steps.into_iter().filter(|step| step.to > schema) {
         info!(
             event = "schema_step",
             to = step.to,
@@ -101,7 +123,9 @@ pub(crate) fn run<R: Records>(
                 }
             }
             rewritten += changes.len() as u64;
+            reach("migration", "planned");
             records.commit(changes, step.to - 1, place.as_deref())?;
+            reach("migration", "committed");
         }
         records.commit(Vec::new(), step.to, None)?;
         place = None;
@@ -174,7 +198,7 @@ mod tests {
     fn the_steps_have_no_gap() {
         assert!(gapless(MADE_UP) && gapless(STEPS));
         assert!(!gapless(&MADE_UP[1..]));
-        assert_eq!(NEWEST, 1);
+        assert_eq!((NEWEST, newest(false), newest(true)), (1, 1, 3));
     }
 
     #[test]

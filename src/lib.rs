@@ -37,6 +37,7 @@ pub mod event;
 #[cfg(test)]
 #[path = "../tests/it/extent.rs"]
 mod extent;
+mod failpoint;
 pub mod ingest;
 pub mod queue;
 pub mod sandbox;

@@ -11,7 +11,7 @@
 //! - a full disk is no failed disk: the engine is useless from then on, but opened again it holds what was committed.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -25,6 +25,7 @@ use super::error::OpenError;
 use super::folder::{Folder, sync_tree};
 use super::keys;
 use super::nudge::Nudge;
+use crate::failpoint::reach;
 
 /// What sled keeps in memory of the pages that it read, in bytes.
 const CACHE_BYTES: u64 = 16 * 1_024 * 1_024;
@@ -150,9 +151,13 @@ impl Engine {
     pub(super) fn commit(&self, log: &File, batch: Batch) -> Result<(), CommitError> {
         // This order is the promise: apply, hand to the system, sync. Only then may anybody be told.
         let db = self.db()?;
+        reach("commit", "begun");
         db.apply_batch(batch)?;
+        reach("commit", "applied");
         self.nudge.flush(db)?;
+        reach("commit", "flushed");
         log.sync_data()?;
+        reach("commit", "synced");
         Ok(())
     }
 
@@ -203,31 +208,6 @@ impl Engine {
     pub(super) fn meta(&self, name: &str) -> Result<Option<IVec>, sled::Error> {
         self.value(&keys::meta(name))
     }
-
-    /// Copies every record that can be read into a new database at `path`, which is synced but not renamed yet.
-    pub(super) fn copy_to(&self, path: &Path) -> Result<u64, CommitError> {
-        let copy = open(path)?;
-        let log = copy.log()?;
-        let (mut batch, mut bytes, mut copied) = (Batch::default(), 0, 0);
-        for record in self.db()?.iter() {
-            let (key, value) = match record {
-                Ok(record) => record,
-                Err(error) => {
-                    warn!(event = "records_unreadable", %error, "a part of the database could not be read, and is not copied. Check the disk: journalctl -k");
-                    break;
-                }
-            };
-            bytes += key.len() + value.len();
-            copied += 1;
-            batch.insert(key, value);
-            if bytes > SEGMENT_BYTES {
-                copy.commit(&log, std::mem::take(&mut batch))?;
-                bytes = 0;
-            }
-        }
-        copy.commit(&log, batch)?;
-        Ok(copied)
-    }
 }
 
 /// Makes a database at `path` with the records `values`, and closes it.
@@ -243,6 +223,7 @@ pub(super) fn create(path: &Path, values: &[(Vec<u8>, Vec<u8>)]) -> Result<(), O
 }
 
 fn open(path: &Path) -> Result<Engine, CommitError> {
+    read_through(path)?;
     let until = Instant::now() + LOCK_WAIT;
     loop {
         let config = sled::Config::new()
@@ -265,8 +246,24 @@ fn open(path: &Path) -> Result<Engine, CommitError> {
             Ok(Err(error)) => return Err(error.into()),
             Err(panic) => return Err(CommitError::Panic(panic_text(&*panic).to_owned())),
         };
+        reach("open", "opened");
         sync_tree(path)?;
+        reach("open", "synced");
         return Ok(Engine { db: Some(db), ..Engine::closed(path) });
+    }
+}
+
+/// Reads the log, so that an I/O error comes out before sled looks: what it cannot read it takes for absent, and writes over
+/// it, and a database that was whole is empty.
+fn read_through(path: &Path) -> io::Result<()> {
+    match File::open(path.join("db")) {
+        Ok(mut log) => {
+            let mut bytes = vec![0; SEGMENT_BYTES];
+            while log.read(&mut bytes)? > 0 {}
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -17,6 +17,7 @@ use nix::fcntl::{Flock, FlockArg};
 use tracing::error;
 
 use super::error::OpenError;
+use crate::failpoint::reach;
 
 /// The folder, locked for as long as this lives.
 #[derive(Debug)]
@@ -72,8 +73,11 @@ impl Folder {
         // Everything below is synced before the rename, and the rename after it: a power cut leaves the old state
         // or the new one, never a database with files that are not there.
         sync_tree(constructed)?;
+        reach("create", "built");
         fs::rename(constructed, &path)?;
+        reach("create", "renamed");
         sync(&self.root)?;
+        reach("create", "synced");
         Ok(path)
     }
 
@@ -99,8 +103,10 @@ impl Folder {
             number += 1;
         }
         fs::rename(path, &target)?;
+        reach("aside", "renamed");
         sync(&folder)?;
         sync(&self.root)?;
+        reach("aside", "synced");
         Ok(target)
     }
 

@@ -13,6 +13,7 @@
 //! `keys.rs` for the layout.
 
 mod alone;
+mod copy;
 mod counts;
 mod engine;
 mod error;

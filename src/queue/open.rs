@@ -11,7 +11,7 @@ use super::engine::{CommitError, Engine, create};
 use super::error::OpenError;
 use super::folder::Folder;
 use super::keys::{PAGE, PageKey, meta, numbered};
-use super::migrations::{self, Change, NEWEST, Record, Records, STEPS};
+use super::migrations::{self, Change, Record, Records, newest, steps};
 use super::pages::Pages;
 use super::reopen::Pause;
 use super::space::{Probe, Space, free_bytes};
@@ -20,6 +20,7 @@ use super::view::View;
 use super::writer::{LastCommit, Writer};
 use super::{Appender, Ledger, MAX_LIVE_COMMITS, MAX_WAITING_BYTES, Now, Queue, Settings, Told};
 use crate::event::{Account, Seq};
+use crate::failpoint::reach;
 use crate::schedule::Stitches;
 use crate::wire::record::{open as unseal, seal};
 
@@ -29,7 +30,17 @@ impl Queue {
     /// # Errors
     /// [`OpenError`] says what the operator has to do; no event was touched then.
     pub fn open(settings: Settings, account: &Account, now: Now) -> Result<Self, OpenError> {
-        Self::open_with(settings, account, now, free_bytes)
+        let asked = std::env::var_os("TARGET_NOTIFYD_REHEARSAL").is_some();
+        Self::open_with(settings, account, now, free_bytes, cfg!(debug_assertions) && asked)
+    }
+
+    /// Opens the queue as [`Queue::open`] does, with the rehearsal of a migration (see `migrations/rehearsal.rs`).
+    ///
+    /// # Errors
+    /// As of [`Queue::open`].
+    #[cfg(debug_assertions)]
+    pub fn rehearse(settings: Settings, account: &Account, now: Now) -> Result<Self, OpenError> {
+        Self::open_with(settings, account, now, free_bytes, true)
     }
 
     pub(super) fn open_with(
@@ -37,6 +48,7 @@ impl Queue {
         account: &Account,
         now: Now,
         probe: Probe,
+        rehearse: bool,
     ) -> Result<Self, OpenError> {
         let folder = Folder::lock(&settings.path)?;
         let failed = |source| OpenError::Folder { path: settings.path.clone(), source };
@@ -45,7 +57,7 @@ impl Queue {
         space.room(0);
         let path = match folder.current().map_err(failed)? {
             Some(path) => path,
-            None => make(&folder, account)?,
+            None => make(&folder, account, rehearse)?,
         };
         let mut engine = match Engine::open(&path, &folder) {
             // What an open takes is not known before.
@@ -57,7 +69,7 @@ impl Queue {
             engine = rebuild(&folder, engine)?;
         }
         folder.set_replaced_aside().map_err(failed)?;
-        migrate(&engine, &folder)?;
+        migrate(&engine, &folder, rehearse)?;
         let ledger = ledger(&engine)?;
         stamp(&engine, &folder, &settings, account, &ledger)?;
         let log = engine.log().map_err(failed)?;
@@ -119,11 +131,11 @@ struct Parts {
 }
 
 /// Makes the first database under another name, so that a power cut in the middle leaves nothing that looks like one.
-fn make(folder: &Folder, account: &Account) -> Result<std::path::PathBuf, OpenError> {
+fn make(folder: &Folder, account: &Account, rehearse: bool) -> Result<std::path::PathBuf, OpenError> {
     let failed = |source| OpenError::Folder { path: folder.root().to_owned(), source };
     let path = folder.construction().map_err(failed)?;
     let values = [
-        (meta("schema"), seal(&NEWEST)),
+        (meta("schema"), seal(&newest(rehearse))),
         (meta("ledger"), Ledger::new().encode()),
         (meta("target"), seal(&(&account.client, &account.organization))),
     ];
@@ -145,26 +157,30 @@ fn rebuild(folder: &Folder, engine: Engine) -> Result<Engine, OpenError> {
     let broken = |path: &Path, error: CommitError| error.at_open(path);
     let copied = engine.copy_to(&construction).map_err(|error| broken(&construction, error))?;
     drop(engine);
+    reach("copy", "copied");
     let made = folder.finish(&construction).map_err(failed)?;
     // The rename makes the copy count. The mark goes only once the copy is open and no sync of it failed: a crash
     // before that only copies once more.
+    reach("copy", "renamed");
     let engine = Engine::new_at(&made).map_err(|error| broken(&made, error))?;
     folder.clear_failed().map_err(failed)?;
+    reach("copy", "cleared");
     info!(event = "database_copied", records = copied, path = %made.display(), "the database was copied");
     Ok(engine)
 }
 
-fn migrate(engine: &Engine, folder: &Folder) -> Result<(), OpenError> {
+fn migrate(engine: &Engine, folder: &Folder, rehearse: bool) -> Result<(), OpenError> {
     let schema: u32 = required(engine, "schema")?;
-    if schema > NEWEST {
-        return Err(OpenError::Newer { path: folder.root().to_owned(), found: schema, known: NEWEST });
+    let known = newest(rehearse);
+    if schema > known {
+        return Err(OpenError::Newer { path: folder.root().to_owned(), found: schema, known });
     }
     let broken = |error: CommitError| {
         error.mark(folder);
         damaged(engine, "migration", error.to_string())
     };
     let place = engine.meta("migration").map_err(|error| broken(error.into()))?.map(|place| place.to_vec());
-    migrations::run(engine, STEPS, schema, place).map_err(broken)
+    migrations::run(engine, steps(rehearse), schema, place).map_err(broken)
 }
 
 impl Records for Engine {

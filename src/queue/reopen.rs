@@ -21,12 +21,13 @@ use super::error::OpenError;
 use super::open::ledger;
 use super::writer::{Plan, Writer};
 use super::{Command, Ledger};
+use crate::failpoint::reach;
 use crate::wire::reply::Appended;
 
 /// How long a database is left alone that the full disk keeps from opening.
 const OPEN_EVERY: Duration = Duration::from_millis(500);
 /// How long removals wait that found no room, at first and at most; twice as long each time.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(8));
 
 /// When removals are tried again that found no room.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +96,7 @@ impl Writer {
         let (path, view) = (self.engine.path().to_owned(), self.view.clone());
         // The last handle goes with the readers': only then the engine gives its lock up.
         self.engine = Engine::closed(&path);
+        reach("reopen", "closed");
         self.engine = view.replace(|| {
             loop {
                 match Engine::open(&path, &self.folder) {
@@ -113,6 +115,7 @@ impl Writer {
                 }
             }
         })?;
+        reach("reopen", "opened");
         self.log = self.engine.log()?;
         Ok(())
     }

@@ -252,7 +252,7 @@ async fn a_full_disk_takes_removals_only() {
     let probe = |_: &Path| Ok::<_, io::Error>(FREE.load(Ordering::Relaxed));
     let settings = Settings { min_free: 1 << 24, reserve: 1 << 20, ..settings(folder.path()) };
     let now: Now = Arc::new(|| Moment::ZERO);
-    let queue = Queue::open_with(settings, &account("acme"), now, probe).unwrap();
+    let queue = Queue::open_with(settings, &account("acme"), now, probe, false).unwrap();
     assert_eq!(append(&queue, vec![submission("a", 2, 10, 10)]).await, vec![Appended::Stored]);
     FREE.store(1_000, Ordering::Relaxed);
     let answers = append(&queue, vec![submission("a", 1, 10, 10)]).await;

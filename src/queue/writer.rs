@@ -22,6 +22,7 @@ use super::space::{Room, Space};
 use super::view::View;
 use super::{Append, Command, Ledger, Now, OnStored, Requeued, Settings, Told, committed};
 use crate::event::{DeadReason, Entry, Event, Moment, Seq};
+use crate::failpoint::reach;
 use crate::schedule::Stitches;
 use crate::wire::hash;
 use crate::wire::record::Apart;
@@ -161,6 +162,7 @@ impl Writer {
             }
             stop &= waiting.is_empty();
         }
+        reach("shutdown", "told");
         while !self.settled.is_empty() {
             let mut plan = Plan { ledger: self.ledger, ..Plan::default() };
             match self.store(&mut plan, &mut Vec::new()) {
@@ -170,6 +172,7 @@ impl Writer {
                 Err(error) => return Err(error),
             }
         }
+        reach("shutdown", "committed");
         Ok(())
     }
 
@@ -405,9 +408,11 @@ impl Writer {
         }
         if plan.ledger != self.ledger || plan.asked.iter().any(Command::lasts) {
             plan.batch.insert(meta("ledger"), plan.ledger.encode());
+            plan.reach("planned");
             let began = Instant::now();
             self.engine.commit(&self.log, std::mem::take(&mut plan.batch))?;
             self.last = LastCommit { appends: plan.stored.len(), time: began.elapsed() };
+            plan.reach("committed");
             self.told.counts.commit();
             self.pause = Pause::default();
         }
@@ -459,6 +464,21 @@ impl Writer {
                 _ => Ok(()),
             };
         }
+    }
+}
+
+impl Plan {
+    /// A failpoint for each kind of work that it does.
+    fn reach(&self, when: &str) {
+        let kinds = [
+            ("append", !self.entries.is_empty()),
+            ("settle", !self.touched.is_empty()),
+            ("removal", !self.removing.is_empty()),
+            ("bury", !self.buried.is_empty()),
+            ("requeue", self.requeued.iter().any(|one| one.moved > 0)),
+            ("quarantine", self.asked.iter().any(|one| matches!(one, Command::Quarantine(_)))),
+        ];
+        kinds.iter().filter(|(_, done)| *done).for_each(|(what, _)| reach(what, when));
     }
 }
 

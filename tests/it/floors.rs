@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each folder or file of `src/`, lowest first.
-const FLOORS: [(&str, u8); 16] = [
+const FLOORS: [(&str, u8); 17] = [
     ("event", 0),
+    ("failpoint", 0),
     ("schedule", 1),
     ("wire", 2),
     ("ingest", 3),

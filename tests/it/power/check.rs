@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use target_notifyd::event::{Account, Event, Moment, Seq};
-use target_notifyd::queue::{OpenError, Queue, Settings};
+use target_notifyd::queue::{Now, OpenError, Queue, Settings};
 use target_notifyd::wire::defaults::Defaults;
 use target_notifyd::wire::reply::Appended;
 use target_notifyd::wire::submission::Submission;
@@ -89,7 +89,16 @@ fn parts(id: &str) -> Option<(u64, usize)> {
 pub(crate) type Opening = fn(Settings) -> Result<Queue, OpenError>;
 
 pub(crate) fn open(settings: Settings) -> Result<Queue, OpenError> {
-    Queue::open(settings, &account(), Arc::new(|| Moment::from_millis(1_700_000_000_000)))
+    Queue::open(settings, &account(), now())
+}
+
+/// As a newer program opens it, whose steps rewrite every record.
+pub(crate) fn rehearse(settings: Settings) -> Result<Queue, OpenError> {
+    Queue::rehearse(settings, &account(), now())
+}
+
+pub(crate) fn now() -> Now {
+    Arc::new(|| Moment::from_millis(1_700_000_000_000))
 }
 
 /// Holds the queue in `path` against what was known when the power was lost, after the step `at`.
@@ -140,7 +149,7 @@ fn whole(queue: &Queue) -> Result<BTreeMap<String, Seq>, String> {
 }
 
 /// Whether the event is what its id says.
-fn is_genuine(event: &Event) -> Result<(), String> {
+pub(crate) fn is_genuine(event: &Event) -> Result<(), String> {
     let id = event.id.as_str();
     let (number, position) = parts(id).ok_or_else(|| format!("{id} was invented"))?;
     let given = submission(number);

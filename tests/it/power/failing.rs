@@ -1,8 +1,10 @@
 //! A disk that fails: what was acknowledged is there, and the next start builds on nothing that the system only believes
 //! to be on the disk.
 
+use super::check::{check, open};
 use super::images::{all_whole, is_complete};
 use super::plan;
+use super::record::Record;
 use super::run::{Run, UNREACHABLE};
 
 const COPIED: &str = "the database was copied";
@@ -46,5 +48,36 @@ fn what_fails_as_the_database_opens_is_copied_before_anything_is_acknowledged() 
         assert!(daemon.said().contains(COPIED), "{fault}: {}", daemon.said());
         daemon.terminate();
         goes_on("failed-open", &run);
+    }
+}
+
+#[test]
+fn what_cannot_be_read_never_makes_a_smaller_queue() {
+    for marked in [false, true] {
+        let run = Run::new(UNREACHABLE);
+        let queue = run.disk().join("queue");
+        let mut daemon = run.start("");
+        run.submit(0..150, 3, 20);
+        daemon.terminate();
+        let (mut from, mut ended) = (150, 0);
+        for fault in [1, 2].map(|number| format!("read@/db:{number}:EIO:ever")) {
+            if marked {
+                std::fs::write(queue.join("failed"), "a test").expect("a mark");
+            }
+            let mut daemon = run.start(&fault);
+            run.try_submit(from..from + 10, &mut daemon);
+            from += 10;
+            match daemon.has_ended() {
+                true => {
+                    assert_eq!(daemon.wait().code(), Some(74), "{fault}: {}", daemon.said());
+                    ended += 1;
+                }
+                false => daemon.terminate(),
+            }
+        }
+        assert_eq!(ended, 2);
+        let record = Record::read(run.log());
+        check(&queue, open, &record, record.steps.len())
+            .unwrap_or_else(|why| panic!("marked {marked}: {why}"));
     }
 }

@@ -18,6 +18,8 @@ pub(crate) struct Plan {
     pub(crate) mode: &'static str,
     /// How many images.
     pub(crate) images: u64,
+    /// The first step that counts.
+    pub(crate) from: usize,
     pub(crate) seed: u64,
     /// Whether `fdatasync` counts.
     pub(crate) credit_data_syncs: bool,
@@ -36,7 +38,8 @@ pub(crate) struct Failure {
 /// Checks the images of a plan, and gives those that failed back.
 pub(crate) fn failures(plan: &Plan) -> Vec<Failure> {
     let record = Record::read(&plan.log);
-    let dirty = dirty(&record);
+    let mut dirty = dirty(&record);
+    dirty.retain(|step| *step >= plan.from);
     let mut random = Random::new(plan.seed);
     let mut steps: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
     for number in 0..plan.images {
@@ -73,10 +76,19 @@ pub(crate) fn again(opening: Opening) {
         println!("skipped: TARGET_NOTIFYD_IMAGE=MODE:RECORD:STEP:SEED names no image");
         return;
     };
-    let [_, log, step, seed] = named.split(':').collect::<Vec<_>>()[..] else {
+    let [mode, log, step, seed] = named.split(':').collect::<Vec<_>>()[..] else {
         panic!("{named}: not an image")
     };
-    let plan = Plan { mode: "again", images: 1, seed: 0, credit_data_syncs: true, opening, log: log.into() };
+    let opening = if mode == "migration" { check::rehearse } else { opening };
+    let plan = Plan {
+        mode: "again",
+        images: 1,
+        from: 0,
+        seed: 0,
+        credit_data_syncs: true,
+        opening,
+        log: log.into(),
+    };
     let (step, seed) = (step.parse().expect("a step"), seed.parse().expect("a seed"));
     let record = Record::read(&plan.log);
     if let Some(failure) = images(&plan, &record, &BTreeMap::from([(step, vec![seed])])).first() {

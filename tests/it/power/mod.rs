@@ -2,7 +2,7 @@
 //! what was not synced is partly or wholly missing (see `disk.rs`). Each has to open with every event that was
 //! acknowledged and not yet answered by Target, and with nothing that was never submitted.
 
-mod check;
+pub(crate) mod check;
 mod disk;
 mod failing;
 mod images;
@@ -15,8 +15,9 @@ use std::os::unix::process::ExitStatusExt;
 use target_notifyd::sandbox::{self, Faults, Sandbox};
 use target_notifyd::schedule::Random;
 
-use self::check::open;
+use self::check::{open, rehearse};
 use self::images::{Plan, all_whole, failures, is_complete, reused_segments};
+use self::record::Record;
 use self::run::{Run, UNREACHABLE};
 use crate::extent::{extent, seed};
 
@@ -26,7 +27,7 @@ const SEGMENT_BYTES: u64 = 512 * 1_024;
 fn plan(mode: &'static str, run: &Run) -> Plan {
     is_complete(run.log(), run.disk());
     let log = run.log().to_owned();
-    Plan { mode, images: extent(25, 200), seed: seed(), credit_data_syncs: true, opening: open, log }
+    Plan { mode, images: extent(25, 200), from: 0, seed: seed(), credit_data_syncs: true, opening: open, log }
 }
 
 #[test]
@@ -115,6 +116,20 @@ fn without_the_sync_of_a_commit_events_are_lost() {
     let failed = failures(&plan).len();
     println!("without the sync of a commit: {} images, {failed} failed", plan.images);
     assert!(failed > 5, "only {failed} of {} images failed", plan.images);
+}
+
+#[test]
+fn power_may_fail_during_a_migration() {
+    let run = Run::new(UNREACHABLE);
+    let mut daemon = run.start("");
+    run.submit(0..300, 3, 100);
+    daemon.terminate();
+    let from = Record::read(run.log()).steps.len();
+    // As a newer program starts: its steps rewrite every record twice before it serves.
+    let mut daemon = run.start_with("", "TARGET_NOTIFYD_REHEARSAL");
+    run.submit(300..301, 1, 1);
+    daemon.terminate();
+    all_whole(&Plan { images: extent(50, 200), from, opening: rehearse, ..plan("migration", &run) });
 }
 
 #[test]

@@ -51,10 +51,18 @@ impl Run {
 
     /// Starts the executable, with a fault (see `interpose.c`).
     pub(crate) fn start(&self, fault: &str) -> Daemon {
+        self.start_with(fault, "")
+    }
+
+    /// Starts it in a build that rehearses a migration, or dies at a failpoint: with `variable` set to `1`.
+    pub(crate) fn start_with(&self, fault: &str, variable: &str) -> Daemon {
         let queue = format!("queue.path={}", self.disk.join("queue").display());
         let arguments = ["run", "-o", &queue, "-o", "queue.min_free=2MiB", "-o", "queue.reserve=1MiB"];
         let mut command = command(self.folder.path(), &self.endpoint, &arguments);
         command.args(["-o", "defaults.time_offset=false"]);
+        if !variable.is_empty() {
+            command.env(variable, "1");
+        }
         preload(&mut command, &self.disk, &self.log, fault);
         let log = self.folder.path().join("stderr");
         let stderr = std::fs::File::options().create(true).append(true).open(&log).expect("a log");
@@ -168,7 +176,7 @@ fn read(replies: &mut impl Iterator<Item = std::io::Result<String>>, ahead: &mut
 }
 
 impl Daemon {
-    fn has_ended(&mut self) -> bool {
+    pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("a process").is_some()
     }
 

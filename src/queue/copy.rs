@@ -1,0 +1,79 @@
+//! The copy of a database whose disk failed: every record that can be read, written anew.
+//!
+//! Guarantees:
+//! - an I/O error ends the copy: what cannot be read now may be there all the same, and no smaller database takes its place;
+//! - what was read and is damaged is passed over and told; the scan of the queue counts the events that were in it, and the
+//!   old database is kept in quarantine.
+
+use std::path::Path;
+
+use sled::Batch;
+use tracing::error;
+
+use super::engine::{CommitError, Engine, SEGMENT_BYTES};
+
+/// How many sequence numbers a stretch that cannot be read is passed over by: as many as a page may have. It grows the longer
+/// the stretch is.
+const STRIDE: u64 = 64;
+
+impl Engine {
+    /// Copies every record that can be read into a new database at `path`, which is synced but not renamed yet.
+    pub(super) fn copy_to(&self, path: &Path) -> Result<u64, CommitError> {
+        let copy = Self::new_at(path)?;
+        let log = copy.log()?;
+        let (mut batch, mut bytes, mut copied) = (Batch::default(), 0, 0);
+        let mut from = Some(Vec::new());
+        while let Some(key) = from.take() {
+            let mut last = key.clone();
+            for record in self.from(key) {
+                let (key, value) = match record {
+                    Ok(record) => record,
+                    Err(damage @ sled::Error::Corruption { .. }) => {
+                        from = self.behind_damage(&last)?;
+                        error!(
+                            event = "copy_damaged", path = %self.path().display(), error = %damage,
+                            "a part of the database is damaged, and is not copied: its events are counted as quarantined. The old database lies in quarantine. Check the disk: journalctl -k"
+                        );
+                        break;
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                bytes += key.len() + value.len();
+                copied += 1;
+                last = key.to_vec();
+                batch.insert(key, value);
+                if bytes > SEGMENT_BYTES {
+                    copy.commit(&log, std::mem::take(&mut batch))?;
+                    bytes = 0;
+                }
+            }
+        }
+        copy.commit(&log, batch)?;
+        Ok(copied)
+    }
+
+    /// The first key that a record can be read from behind the damage that follows `last`; `None` where there is none.
+    fn behind_damage(&self, last: &[u8]) -> Result<Option<Vec<u8>>, CommitError> {
+        let tag = last.first().copied().unwrap_or(0);
+        let number = last.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
+        let mut stride = STRIDE;
+        let strides = std::iter::from_fn(|| {
+            stride += stride / 16;
+            Some(stride)
+        });
+        let further = strides.scan(number, |at, stride| {
+            *at = at.checked_add(stride)?;
+            Some([&[tag][..], &at.to_be_bytes()].concat())
+        });
+        let tags = (tag.saturating_add(1)..=u8::MAX).map(|tag| vec![tag]);
+        for key in further.chain(tags) {
+            match self.from(key.clone()).next() {
+                Some(Err(sled::Error::Corruption { .. })) => {}
+                Some(Err(error)) => return Err(error.into()),
+                Some(Ok(_)) => return Ok(Some(key)),
+                None => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+}
