@@ -74,6 +74,36 @@ pub(super) fn page_at(engine: &Engine, seq: Seq) -> Result<Option<(PageKey, Opti
     Ok(Some((key, (part == 0).then_some(value))))
 }
 
+/// Goes through the pages from the one that has `from` on, as far as they begin before `end`, each with its whole record.
+/// Where `visit` has enough it says so, and the number to go on from is given back, but for the last page.
+pub(super) fn walk(
+    engine: &Engine,
+    from: Seq,
+    end: Seq,
+    mut visit: impl FnMut(PageKey, &[u8]) -> Result<bool, sled::Error>,
+) -> Result<Option<Seq>, sled::Error> {
+    let start = page_of(engine, from)?;
+    let mut open: Option<(PageKey, Vec<u8>)> = None;
+    for record in engine.from(numbered(PAGE, start.map_or(from, |page| page.first))) {
+        let (name, value) = record?;
+        let Some((key, _)) = PageKey::read(&name).filter(|(key, _)| key.first < end) else { break };
+        match &mut open {
+            Some((same, parts)) if *same == key => parts.extend_from_slice(&value),
+            _ => {
+                if let Some((page, record)) = open.replace((key, value.to_vec()))
+                    && visit(page, &record)?
+                {
+                    return Ok(Some(page.next()));
+                }
+            }
+        }
+    }
+    if let Some((page, record)) = open {
+        visit(page, &record)?;
+    }
+    Ok(None)
+}
+
 /// The unsettled events of a page, a bit each; `None` where it was removed meanwhile.
 pub(super) fn left(engine: &Engine, key: PageKey) -> Result<Option<u64>, sled::Error> {
     let mark = mark(engine, key)?;

@@ -10,7 +10,7 @@ use tracing::{error, info};
 use super::engine::{Engine, is_full};
 use super::error::Failed;
 use super::keys::{DEAD, MEMBERS, PAGE, PageKey, numbered, seq_of};
-use super::pages::{left, page_at, page_of};
+use super::pages::{left, page_at, walk};
 use super::recent::Recent;
 use super::view::View;
 use super::{Burial, Command, Counts, Ledger, Requeued, Settings};
@@ -78,27 +78,13 @@ impl Store {
     fn scan_in(&self, engine: &Engine, from: Seq, max: usize) -> Result<Scan, sled::Error> {
         // What is behind the tail may be applied, but not durable yet.
         let tail = self.tail();
-        let start = page_of(engine, from)?;
         let mut scan = Scan { entries: Vec::new(), next: from, end: false };
-        let mut open: Option<(PageKey, Vec<u8>)> = None;
-        for record in engine.from(numbered(PAGE, start.map_or(from, |page| page.first))) {
-            let (name, value) = record?;
-            let Some((key, _)) = PageKey::read(&name).filter(|(key, _)| key.first < tail) else { break };
-            match &mut open {
-                Some((same, parts)) if *same == key => parts.extend_from_slice(&value),
-                _ => {
-                    if let Some((page, record)) = open.replace((key, value.to_vec())) {
-                        self.page(engine, page, &record, from, &mut scan)?;
-                        if scan.entries.len() >= max {
-                            scan.next = page.next();
-                            return Ok(scan);
-                        }
-                    }
-                }
-            }
-        }
-        if let Some((page, record)) = open {
-            self.page(engine, page, &record, from, &mut scan)?;
+        let more = walk(engine, from, tail, |page, record| {
+            self.page(engine, page, record, from, &mut scan)?;
+            Ok(scan.entries.len() >= max)
+        })?;
+        if let Some(next) = more {
+            return Ok(Scan { next, ..scan });
         }
         self.counted(tail, 0);
         Ok(Scan { next: tail.max(from), end: true, ..scan })

@@ -3,8 +3,8 @@
 use super::Store;
 use super::engine::Engine;
 use super::error::Failed;
-use super::keys::{PAGE, PageKey, numbered};
-use super::pages::{left, page_of};
+use super::keys::PageKey;
+use super::pages::{left, walk};
 use crate::event::{Entry, Seq, SessionId};
 use crate::wire::record::Page;
 
@@ -38,28 +38,12 @@ impl Store {
 }
 
 fn survey(engine: &Engine, from: Seq, end: Seq, max: usize) -> Result<Survey, sled::Error> {
-    let start = page_of(engine, from)?;
     let mut survey = Survey::default();
-    let mut open: Option<(PageKey, Vec<u8>)> = None;
-    for record in engine.from(numbered(PAGE, start.map_or(from, |page| page.first))) {
-        let (name, value) = record?;
-        let Some((key, _)) = PageKey::read(&name).filter(|(key, _)| key.first < end) else { break };
-        match &mut open {
-            Some((same, parts)) if *same == key => parts.extend_from_slice(&value),
-            _ => {
-                if let Some((page, record)) = open.replace((key, value.to_vec())) {
-                    look(engine, page, &record, from..end, &mut survey)?;
-                    if survey.found.len() >= max {
-                        survey.next = Some(page.next());
-                        return Ok(survey);
-                    }
-                }
-            }
-        }
-    }
-    if let Some((page, record)) = open {
-        look(engine, page, &record, from..end, &mut survey)?;
-    }
+    let next = walk(engine, from, end, |page, record| {
+        look(engine, page, record, from..end, &mut survey)?;
+        Ok(survey.found.len() >= max)
+    })?;
+    survey.next = next;
     Ok(survey)
 }
 
