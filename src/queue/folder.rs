@@ -19,6 +19,17 @@ use tracing::error;
 use super::error::OpenError;
 use crate::failpoint::reach;
 
+/// The mark of a failed disk.
+const FAILED: &str = "failed";
+/// The folder of what was set aside.
+pub(super) const QUARANTINE: &str = "quarantine";
+
+/// Whether a daemon left the mark of a failed disk in the queue's folder `root`: the next start copies the database.
+#[must_use]
+pub fn failed_before(root: &Path) -> bool {
+    root.join(FAILED).exists()
+}
+
 /// The folder, locked for as long as this lives.
 #[derive(Debug)]
 pub(super) struct Folder {
@@ -93,7 +104,7 @@ impl Folder {
 
     /// Moves `path` into quarantine under a name that is free there.
     pub(super) fn quarantine(&self, path: &Path) -> io::Result<PathBuf> {
-        let folder = self.root.join("quarantine");
+        let folder = self.root.join(QUARANTINE);
         fs::create_dir_all(&folder)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut target = folder.join(&name);
@@ -111,7 +122,7 @@ impl Folder {
     }
 
     pub(super) fn failed_before(&self) -> bool {
-        self.root.join("failed").exists()
+        failed_before(&self.root)
     }
 
     /// Leaves the mark that a sync or a write failed; as the disk is failing, this may fail too.
@@ -123,14 +134,14 @@ impl Folder {
     }
 
     fn try_mark_failed(&self, why: &str) -> io::Result<()> {
-        let mut file = File::create(self.root.join("failed"))?;
+        let mut file = File::create(self.root.join(FAILED))?;
         writeln!(file, "{why}")?;
         file.sync_all()?;
         sync(&self.root)
     }
 
     pub(super) fn clear_failed(&self) -> io::Result<()> {
-        fs::remove_file(self.root.join("failed"))?;
+        fs::remove_file(self.root.join(FAILED))?;
         sync(&self.root)
     }
 

@@ -20,6 +20,9 @@ use super::folder::sync;
 /// The most files of the queue's folder that are looked at to tell what it takes.
 const MAX_FILES: usize = 10_000;
 
+/// The file that holds the reserve.
+const RESERVE: &str = "reserve";
+
 /// Tells the free bytes of the file system that a path lies on; a test puts its own in.
 pub(super) type Probe = fn(&Path) -> io::Result<u64>;
 
@@ -44,8 +47,8 @@ pub(super) struct Space {
 
 impl Space {
     pub(super) fn new(root: &Path, min_free: u64, reserve: u64, probe: Probe) -> Self {
-        let held = fs::metadata(root.join("reserve")).is_ok_and(|file| file.len() >= reserve);
-        Self { root: root.to_owned(), min_free, reserve, held: held || reserve == 0, short: false, probe }
+        let held = reserve_bytes(root) >= reserve;
+        Self { root: root.to_owned(), min_free, reserve, held, short: false, probe }
     }
 
     /// Goes by other limits. A larger reserve is made once there is room, and until then nothing is appended; what a smaller
@@ -53,7 +56,7 @@ impl Space {
     pub(super) fn limit(&mut self, min_free: u64, reserve: u64) {
         self.min_free = min_free;
         if reserve < self.reserve && self.held {
-            let path = self.root.join("reserve");
+            let path = self.root.join(RESERVE);
             let shrunk = match reserve {
                 0 => fs::remove_file(&path),
                 _ => File::options().write(true).open(&path).and_then(|file| {
@@ -128,7 +131,7 @@ impl Space {
 
     fn give_up(&mut self) {
         self.held = false;
-        match fs::remove_file(self.root.join("reserve")).and_then(|()| sync(&self.root)) {
+        match fs::remove_file(self.root.join(RESERVE)).and_then(|()| sync(&self.root)) {
             Ok(()) => {
                 warn!(event = "reserve_spent", path = %self.root.display(), "the disk is full: the reserve was given up for removals. See what takes it with df -h, and free some")
             }
@@ -139,7 +142,7 @@ impl Space {
     }
 
     fn make(&mut self) {
-        let path = self.root.join("reserve");
+        let path = self.root.join(RESERVE);
         // Without a reserve a trial of the room, since a quota shows in no other way.
         let size = i64::try_from(self.reserve.max(SEGMENT_BYTES as u64)).unwrap_or(i64::MAX);
         let made = File::create(&path).and_then(|file| {
@@ -165,6 +168,12 @@ impl Space {
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
     let stat = statvfs(path)?;
     Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+}
+
+/// The bytes of the reserve in the queue's folder `root`; none where it has none.
+#[must_use]
+pub fn reserve_bytes(root: &Path) -> u64 {
+    fs::metadata(root.join(RESERVE)).map_or(0, |file| file.len())
 }
 
 /// The bytes that the queue's folder takes on the disk, the reserve and the quarantine among them. What disappears

@@ -9,6 +9,7 @@ use nix::unistd::{AccessFlags, Uid, access};
 use super::name;
 use super::report::Finding;
 use crate::config::MAX_SOCKET_PATH_BYTES;
+use crate::queue::failed_before;
 
 /// The most entries of the queue's folder that are looked at.
 const MAX_ENTRIES: usize = 1_000;
@@ -70,7 +71,7 @@ pub(super) fn queue(path: &Path, user: Uid) -> Vec<Finding> {
         findings.push(Finding::warning(KEY, told, act));
     }
     findings.extend(inside(path, owner));
-    if path.join("failed").exists() {
+    if failed_before(path) {
         let told = "the disk failed before: the next start copies what can be read into a new database";
         findings.push(Finding::warning(KEY, told, "journalctl -k shows what the disk said"));
     }

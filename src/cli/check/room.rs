@@ -7,7 +7,7 @@ use super::report::Finding;
 use crate::cli::operate::bytes;
 use crate::config::Queue;
 use crate::daemon::{self, Files};
-use crate::queue::{free_bytes, used_bytes};
+use crate::queue::{free_bytes, reserve_bytes, used_bytes};
 
 /// The queue's file takes up to so many times the payload.
 const FILE_FACTOR: u64 = 3;
@@ -24,8 +24,7 @@ pub(super) fn disk(queue: &Queue) -> Vec<Finding> {
         }
     };
     let used = used_bytes(&queue.path).unwrap_or(0);
-    let reserve = queue.path.join("reserve");
-    let held = std::fs::metadata(reserve).map_or(0, |file| file.len()).min(queue.reserve);
+    let held = reserve_bytes(&queue.path).min(queue.reserve);
     let least = queue.min_free.saturating_add(queue.reserve - held);
     let room = format!(
         "{} free on the disk of {}; queue.min_free {} and queue.reserve {} of it are kept",

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::stored::{Item, StoredPage};
 use super::{SalvageError, Stopped};
 use crate::event::Account;
+use crate::queue::folder::{QUARANTINE, failed_before};
 use crate::queue::keys::PageKey;
 use crate::queue::ledger::Ledger;
 
@@ -138,7 +139,7 @@ pub fn check(root: &Path) -> Result<Audit, SalvageError> {
         ledger: stored.ledger()?,
         gaps: stored.gaps(),
         configuration_damaged: stored.is_configuration_damaged(),
-        disk_failed: root.join("failed").exists(),
+        disk_failed: failed_before(root),
         set_aside: set_aside(root),
         ..Audit::default()
     };
@@ -176,7 +177,7 @@ pub(super) fn first_key(parts: &[(Vec<u8>, Vec<u8>)]) -> &[u8] {
 
 fn set_aside(root: &Path) -> Vec<PathBuf> {
     // Absent where nothing ever was.
-    let entries = std::fs::read_dir(root.join("quarantine"));
+    let entries = std::fs::read_dir(root.join(QUARANTINE));
     let mut found: Vec<_> = entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     found.sort();
     found
