@@ -133,8 +133,7 @@ impl Writer {
             }
             waiting.extend(commands.try_iter());
             // Those who came while the last commit was made, and those whom it answered.
-            let appends = waiting.iter().filter(|command| matches!(command, Command::Append(_))).count();
-            let awaited = self.last.appends + appends;
+            let awaited = self.last.appends + waiting.iter().filter_map(Command::lines).count();
             if waiting.is_empty() {
                 let received = match self.settled.is_empty() {
                     true => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -179,21 +178,15 @@ impl Writer {
     /// Waits for those who were answered last to come again, for a share of what a commit takes. Without it producers that
     /// wait for each reply fall into two groups, each of which waits for the other's commit.
     fn gather(&self, commands: &Receiver<Command>, waiting: &mut VecDeque<Command>, awaited: usize) {
-        let (mut events, mut appends) = (0, 0);
-        let mut count = |command: &Command| {
-            if let Command::Append(append) = command {
-                events += append.batch.len();
-                appends += 1;
-            }
-            (events, appends)
-        };
-        let mut found = waiting.iter().map(&mut count).last().unwrap_or_default();
+        let mut lines: usize = waiting.iter().filter_map(Command::lines).sum();
+        let mut appends = waiting.iter().filter_map(Command::lines).count();
         let until = Instant::now() + (self.last.time / GATHER_SHARE).min(LONGEST_GATHER);
-        while found.1 > 0 && found.1 < awaited && found.0 < COMMIT_EVENTS {
+        while appends > 0 && appends < awaited && lines < COMMIT_EVENTS {
             let Ok(command) = commands.recv_timeout(until.saturating_duration_since(Instant::now())) else {
                 return;
             };
-            found = count(&command);
+            lines += command.lines().unwrap_or(0);
+            appends += usize::from(command.lines().is_some());
             waiting.push_back(command);
         }
     }
@@ -483,6 +476,14 @@ impl Plan {
 }
 
 impl Command {
+    /// How many lines of a producer it brings, where it is an append.
+    fn lines(&self) -> Option<usize> {
+        match self {
+            Self::Append(append) => Some(append.batch.len()),
+            _ => None,
+        }
+    }
+
     /// Whether it is answered once something is durable, even where that changes no counter.
     pub(super) fn lasts(&self) -> bool {
         matches!(self, Self::Settle { .. } | Self::Delete { .. } | Self::Put { .. })
