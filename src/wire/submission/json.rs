@@ -128,13 +128,18 @@ pub(crate) fn is_null(raw: &RawValue) -> bool {
 
 /// The text of a JSON string.
 pub(crate) fn text<'a>(raw: &'a RawValue, path: &Path<'_>) -> Result<Cow<'a, str>, Fault> {
-    let Some(rest) = raw.get().strip_prefix('"') else { return Err(path.invalid("must be a string")) };
-    match rest.strip_suffix('"') {
+    if !raw.get().starts_with('"') {
+        return Err(path.invalid("must be a string"));
+    }
+    unquoted(raw.get()).map_err(|error| path.invalid(format!("is not a valid string: {error}")))
+}
+
+/// The text of a JSON string that was read as one before.
+pub(crate) fn unquoted(json: &str) -> Result<Cow<'_, str>, serde_json::Error> {
+    match json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
         // Without an escape it is what stands between the quotes: that it is sound was seen when the line was read.
         Some(plain) if memchr(b'\\', plain.as_bytes()).is_none() => Ok(Cow::Borrowed(plain)),
-        _ => serde_json::from_str(raw.get())
-            .map(Cow::Owned)
-            .map_err(|error| path.invalid(format!("is not a valid string: {error}"))),
+        _ => serde_json::from_str(json).map(Cow::Owned),
     }
 }
 

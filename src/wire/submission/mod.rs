@@ -18,7 +18,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 pub use self::again::{Again, Fidelity, again};
-use self::json::{Fault, Path, is_null, push_member};
+use self::json::{Fault, Path, is_null};
 use self::options::Options;
 use self::schema::Checked;
 use crate::event::{Envelope, EventId, SessionId};
@@ -181,9 +181,6 @@ fn finish(mut members: Checked<'_>, give_impression: bool, now_unix_ms: u64) -> 
         members.push(("impressionId".into(), quoted().into()));
     }
     let id = members.iter().find(|(name, _)| name == "id").map_or("\"\"", |(_, value)| value.as_ref());
-    let id = match id.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
-        Some(plain) if !plain.contains('\\') => EventId::new(plain),
-        _ => EventId::new(&serde_json::from_str::<String>(id).unwrap_or_default()),
-    };
+    let id = EventId::new(&json::unquoted(id).unwrap_or_default());
     Notification { id, json: schema::braced(&members).into_bytes().into_boxed_slice() }
 }

@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 
 use super::json::{self, Fault, Path, array, is_null, object};
 use super::options::Rest;
-use super::schema::{Checked, NOTIFICATION, REQUEST, braced, check, members};
-use super::{MAX_MEMBERS_BYTES, MAX_NOTIFICATIONS, push_member, unknown};
+use super::schema::{Checked, NOTIFICATION, REQUEST, braced, check, joined_bytes, members, unbraced};
+use super::{MAX_MEMBERS_BYTES, MAX_NOTIFICATIONS, unknown};
 use crate::event::{Cluster, Visitor};
 use crate::wire::defaults::Defaults;
 use crate::wire::hash;
@@ -67,7 +67,7 @@ pub(super) fn long(raw: &RawValue) -> Result<Request<'_>, Fault> {
         notifications.push(exclusive(members(NOTIFICATION, element, &one)?, &one)?);
     }
     checked.retain(|(name, _)| name != "notifications" && name != "requestId");
-    let bytes: usize = checked.iter().map(|(name, value)| name.len() + value.len() + "\"\":,".len()).sum();
+    let bytes = joined_bytes(&checked);
     if bytes > MAX_MEMBERS_BYTES {
         let message =
             format!("has {bytes} bytes beside its notifications, at most {MAX_MEMBERS_BYTES} are taken");
@@ -143,15 +143,10 @@ impl Request<'_> {
         let given = get(&all, "environmentId").and_then(|value| value.parse().ok());
         let environment = given.or(defaults.environment_id);
         set(&mut all, "environmentId", environment.map(|id| id.to_string()));
-        let bytes: usize = all.iter().map(|(name, value)| name.len() + value.len() + "\"\":,".len()).sum();
-        let mut out = String::with_capacity(bytes);
-        for (name, value) in &all {
-            push_member(&mut out, name, value);
-        }
         Ok(Shared {
             has_impression: get(&all, "impressionId").is_some(),
             visitor: tnt_id.is_none().then(|| hash::visitor(get(&all, "id"))),
-            members: out,
+            members: unbraced(&all),
             token,
             environment,
             cluster: tnt_id.as_deref().and_then(tnt_id_cluster),

@@ -303,14 +303,29 @@ fn list<'a>(raw: &'a RawValue, max: usize, each: &Rule, path: &Path<'_>) -> Resu
 
 /// An object of finished members.
 pub(crate) fn braced(members: &Checked<'_>) -> String {
-    let bytes: usize = members.iter().map(|(name, value)| name.len() + value.len() + "\"\":,".len()).sum();
-    let mut out = String::with_capacity(bytes + "{}".len());
+    let mut out = String::with_capacity(joined_bytes(members) + "{}".len());
     out.push('{');
-    for (name, value) in members {
-        push_member(&mut out, name, value);
-    }
+    push_members(&mut out, members);
     out.push('}');
     out
+}
+
+/// Finished members, joined by commas.
+pub(crate) fn unbraced(members: &Checked<'_>) -> String {
+    let mut out = String::with_capacity(joined_bytes(members));
+    push_members(&mut out, members);
+    out
+}
+
+fn push_members(out: &mut String, members: &Checked<'_>) {
+    for (name, value) in members {
+        push_member(out, name, value);
+    }
+}
+
+/// What members take with the quotes of their names, a colon and a comma each, in bytes.
+pub(crate) fn joined_bytes(members: &Checked<'_>) -> usize {
+    members.iter().map(|(name, value)| name.len() + value.len() + "\"\":,".len()).sum()
 }
 
 /// Whether `told` has `min` to `max` UTF-16 units, as Adobe's servers count.
