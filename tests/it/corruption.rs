@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use target_notifyd::event::{Account, Clock, DeadReason, Event, Moment, Seq};
+use target_notifyd::event::{Clock, DeadReason, Event, Moment, Seq};
 use target_notifyd::queue::salvage::{SalvageError, Stopped, repair};
-use target_notifyd::queue::{Burial, Ledger, OpenError, Queue, Settings};
+use target_notifyd::queue::{Burial, Ledger, OpenError, Queue};
 use target_notifyd::schedule::Random;
 use target_notifyd::wire::defaults::Defaults;
 use target_notifyd::wire::submission::Submission;
@@ -19,6 +19,7 @@ use tempfile::TempDir;
 
 use crate::extent::{extent, seed};
 use crate::process::{Log, command, message, terminate};
+use crate::support::{account, queue_settings};
 
 const EVENTS: u64 = 3_000;
 const DELIVERED: u64 = 600;
@@ -29,25 +30,9 @@ const NOBODY: &str = "http://127.0.0.1:1";
 /// No start of so small a queue takes as long.
 const LIMIT: Duration = Duration::from_secs(120);
 
-fn account() -> Account {
-    Account { client: "acme".to_owned(), organization: "0DD9@AdobeOrg".to_owned() }
-}
-
-fn settings(path: PathBuf) -> Settings {
-    Settings {
-        path,
-        max_bytes: 2 << 30,
-        max_events: 10_000_000,
-        min_free: 0,
-        reserve: 0,
-        dead_max_events: 100_000,
-        adopt: false,
-    }
-}
-
 fn open(path: &Path) -> Result<Queue, OpenError> {
     let now: Arc<dyn Fn() -> Moment + Send + Sync> = Arc::new(|| Clock::start().now());
-    Queue::open(settings(path.to_owned()), &account(), now)
+    Queue::open(queue_settings(path), &account(), now)
 }
 
 /// Whether an event is delivered before the damage; it may come back where the record of that is lost.

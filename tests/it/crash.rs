@@ -9,6 +9,7 @@ use std::time::Instant;
 use target_notifyd::sandbox::{self, Faults, Sandbox};
 
 use crate::process::{LIMIT, command, connect, terminate};
+use crate::support::arrive;
 
 /// Submits events until `stop_after` are acknowledged, or the connection ends; acknowledged ids are added.
 fn submit(folder: &Path, from: u32, count: u32, stop_after: usize, acknowledged: &mut BTreeSet<String>) {
@@ -77,17 +78,7 @@ fn rounds(end: End) {
         }
     }
     let mut daemon = start();
-    let until = Instant::now() + LIMIT;
-    loop {
-        let ledger = sandbox.ledger();
-        let taken: BTreeSet<&str> = ledger.records().map(|record| record.id).collect();
-        if acknowledged.iter().all(|id| taken.contains(id.as_str())) {
-            break;
-        }
-        let missing = acknowledged.iter().filter(|id| !taken.contains(id.as_str())).count();
-        assert!(Instant::now() < until, "{missing} of {} are missing", acknowledged.len());
-        std::thread::yield_now();
-    }
+    arrive(&sandbox, &acknowledged);
     let totals = sandbox.totals();
     assert!(acknowledged.len() > 3_000, "{}", acknowledged.len());
     assert_eq!((totals.impressions, totals.changed), (totals.takings - totals.repeated, 0));

@@ -9,7 +9,8 @@ use target_notifyd::queue::{Burial, Queue};
 use tempfile::TempDir;
 
 use crate::kill::copied;
-use crate::power::check::{is_genuine, open, settings, submission};
+use crate::power::check::{is_genuine, now, open, submission};
+use crate::support::{account, queue_settings};
 
 /// How many submissions a fixture was made of, and how many events these had.
 const LINES: u64 = 60;
@@ -54,7 +55,7 @@ fn whole(queue: &Queue) {
 async fn a_queue_of_schema_1_opens_with_all_that_it_holds() {
     let folder = TempDir::new().expect("a folder");
     copied(&fixture(1), folder.path());
-    let queue = open(settings(folder.path())).expect("the fixture opens");
+    let queue = open(queue_settings(folder.path())).expect("the fixture opens");
     whole(&queue);
     queue.shutdown().await.expect("the queue closes");
 }
@@ -64,11 +65,11 @@ async fn a_queue_of_schema_1_opens_with_all_that_it_holds() {
 async fn a_queue_of_schema_1_is_migrated_with_all_that_it_holds() {
     let folder = TempDir::new().expect("a folder");
     copied(&fixture(1), folder.path());
-    let (account, now) = (crate::power::check::account(), crate::power::check::now());
-    let queue = Queue::rehearse(settings(folder.path()), &account, now).expect("the fixture is migrated");
+    let queue =
+        Queue::rehearse(queue_settings(folder.path()), &account(), now()).expect("the fixture is migrated");
     whole(&queue);
     queue.shutdown().await.expect("the queue closes");
-    let refused = open(settings(folder.path())).expect_err("it is newer than this program");
+    let refused = open(queue_settings(folder.path())).expect_err("it is newer than this program");
     assert!(refused.to_string().contains("start the newer program"), "{refused}");
 }
 
@@ -77,7 +78,7 @@ async fn a_queue_of_schema_1_is_migrated_with_all_that_it_holds() {
 async fn make_a_fixture() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/fixture");
     let _absent = fs::remove_dir_all(&path);
-    let queue = open(settings(&path)).expect("a new queue");
+    let queue = open(queue_settings(&path)).expect("a new queue");
     for number in 0..LINES {
         queue.appender().append(0, vec![submission(number)], vec![]).await.await.expect("a commit");
     }

@@ -10,13 +10,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 
-use target_notifyd::event::{Account, Moment, Seq};
-use target_notifyd::queue::{Queue, Settings};
+use target_notifyd::event::{Moment, Seq};
+use target_notifyd::queue::Queue;
 use target_notifyd::sandbox::{self, Faults, Sandbox};
 use tempfile::TempDir;
 
 use crate::power::preload::preload;
 use crate::process::{LIMIT, Log, command, connect, terminate};
+use crate::support::{account, arrive, queue_settings};
 
 const MIB: u64 = 1_024 * 1_024;
 
@@ -167,17 +168,7 @@ impl Stage {
 
     /// Waits until Target has taken all of these.
     fn taken(&self, ids: &BTreeSet<String>) {
-        let until = Instant::now() + LIMIT;
-        loop {
-            let ledger = self.sandbox.ledger();
-            let taken: BTreeSet<&str> = ledger.records().map(|record| record.id).collect();
-            let missing = ids.iter().filter(|id| !taken.contains(id.as_str())).count();
-            if missing == 0 {
-                return;
-            }
-            assert!(Instant::now() < until, "{missing} of {} never arrived", ids.len());
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        arrive(&self.sandbox, ids);
     }
 
     /// Submits until an event is taken in again.
@@ -224,18 +215,9 @@ fn started(command: &mut Command) -> (Daemon, Log) {
 
 /// The account of a queue that nobody has open; what waits is counted.
 fn balance(path: &Path) -> target_notifyd::event::Balance {
-    let settings = Settings {
-        path: path.to_owned(),
-        max_bytes: 2 << 30,
-        max_events: 10_000_000,
-        min_free: 0,
-        reserve: 0,
-        dead_max_events: 100_000,
-        adopt: false,
-    };
-    let account = Account { client: "acme".to_owned(), organization: "0DD9@AdobeOrg".to_owned() };
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let queue = Queue::open(settings, &account, Arc::new(|| Moment::ZERO)).expect("the queue opens");
+    let queue =
+        Queue::open(queue_settings(path), &account(), Arc::new(|| Moment::ZERO)).expect("the queue opens");
     let store = queue.store();
     let waiting = store.scan(Seq(0), usize::MAX).expect("the queue reads").entries.len();
     let ledger = store.ledger();

@@ -23,9 +23,10 @@ use target_notifyd::schedule::Random;
 use tempfile::TempDir;
 
 use crate::extent::{extent, seed};
-use crate::power::check::{open, rehearse, settings};
+use crate::power::check::{open, rehearse};
 use crate::power::preload::preload;
 use crate::process::{LIMIT, command, connect, terminate};
+use crate::support::{arrive, queue_settings};
 
 /// How many producers submit at a time, and how many lines each before the daemon is told to end in order.
 const PRODUCERS: u64 = 3;
@@ -154,7 +155,7 @@ impl World {
         let copy = TempDir::new().expect("a folder");
         copied(&self.queue(), copy.path());
         let opening = if self.migrates { rehearse } else { open };
-        let queue = opening(settings(copy.path())).unwrap_or_else(|error| panic!("{what}: {error}"));
+        let queue = opening(queue_settings(copy.path())).unwrap_or_else(|error| panic!("{what}: {error}"));
         let store = queue.store();
         let scan = store.scan(Seq(0), usize::MAX).expect("the queue reads");
         let seqs: Vec<Seq> = scan.entries.iter().map(|entry| entry.seq).collect();
@@ -213,7 +214,7 @@ impl World {
 
     /// Damages the first page, whose events are lost.
     fn damage_a_page(&mut self) {
-        let queue = open(settings(&self.queue())).expect("the queue opens");
+        let queue = open(queue_settings(&self.queue())).expect("the queue opens");
         let events = queue.store().load(&(0..100).map(Seq).collect::<Vec<_>>()).expect("the queue reads");
         self.runtime.block_on(queue.shutdown()).expect("the queue closes");
         let db = sled::Config::new().path(self.queue().join("events.1")).segment_size(512 * 1_024);
@@ -260,19 +261,9 @@ impl World {
             run.stderr(Stdio::null()).spawn().expect("it starts")
         };
         let mut daemon = start();
-        let (until, known) =
-            (Instant::now() + LIMIT, self.known.lock().expect("no panic").acknowledged.clone());
-        let good: Vec<&String> = known.difference(&self.lost).filter(|id| !is_poisoned(id)).collect();
-        loop {
-            let ledger = self.sandbox.ledger();
-            let taken: BTreeSet<&str> = ledger.records().map(|record| record.id).collect();
-            let missing = good.iter().filter(|id| !taken.contains(id.as_str())).count();
-            if missing == 0 {
-                break;
-            }
-            assert!(Instant::now() < until, "{missing} of {} never arrived", good.len());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let known = self.known.lock().expect("no panic").acknowledged.clone();
+        let good = known.difference(&self.lost).filter(|id| !is_poisoned(id));
+        arrive(&self.sandbox, good);
         // In order: what Target has taken is settled. Until it listens, nobody listens for signals either.
         drop(connect(self.folder.path()));
         assert!(terminate(&mut daemon).success());

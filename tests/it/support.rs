@@ -1,8 +1,9 @@
 //! What the tests of the whole way share: a daemon in this process, and a producer.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use target_notifyd::config::IdentifierForm;
 use target_notifyd::daemon::figures::Meter;
@@ -24,10 +25,27 @@ pub(crate) const MILLI: Duration = Duration::from_millis(1);
 /// No wait of a healthy daemon is as long.
 const LIMIT: Duration = Duration::from_secs(180);
 
+pub(crate) fn account() -> Account {
+    Account { client: "acme".to_owned(), organization: "0DD9@AdobeOrg".to_owned() }
+}
+
+/// A queue in `path` with room for everything.
+pub(crate) fn queue_settings(path: &Path) -> queue::Settings {
+    queue::Settings {
+        path: path.to_owned(),
+        max_bytes: 2 << 30,
+        max_events: 10_000_000,
+        min_free: 0,
+        reserve: 0,
+        dead_max_events: 100_000,
+        adopt: false,
+    }
+}
+
 pub(crate) fn settings(folder: &TempDir, sandbox: &Sandbox) -> Settings {
     let endpoint = format!("http://{}", sandbox.address());
     Settings {
-        account: Account { client: "acme".to_owned(), organization: "0DD9@AdobeOrg".to_owned() },
+        account: account(),
         ingest: ingest::Settings {
             socket: folder.path().join("notify.sock"),
             mode: 0o660,
@@ -49,15 +67,7 @@ pub(crate) fn settings(folder: &TempDir, sandbox: &Sandbox) -> Settings {
             property_token: None,
             environment_id: None,
         },
-        queue: queue::Settings {
-            path: folder.path().join("queue"),
-            max_bytes: 2 << 30,
-            max_events: 10_000_000,
-            min_free: 0,
-            reserve: 0,
-            dead_max_events: 100_000,
-            adopt: false,
-        },
+        queue: queue_settings(&folder.path().join("queue")),
         transport: delivery::Settings {
             client: "acme".to_owned(),
             organization: "0DD9@AdobeOrg".to_owned(),
@@ -180,6 +190,26 @@ pub(crate) fn display(session: &str, id: &str) -> String {
 pub(crate) async fn taken(sandbox: &Sandbox, count: u64) {
     while sandbox.totals().impressions < count {
         tokio::task::yield_now().await;
+    }
+}
+
+/// How many of these events the sandbox has not taken.
+pub(crate) fn missing<'i>(sandbox: &Sandbox, ids: impl IntoIterator<Item = &'i String>) -> usize {
+    let ledger = sandbox.ledger();
+    let taken: BTreeSet<&str> = ledger.records().map(|record| record.id).collect();
+    ids.into_iter().filter(|id| !taken.contains(id.as_str())).count()
+}
+
+/// Waits until the sandbox has taken all of these events.
+pub(crate) fn arrive<'i>(sandbox: &Sandbox, ids: impl IntoIterator<Item = &'i String> + Clone) {
+    let until = Instant::now() + LIMIT;
+    loop {
+        let missing = missing(sandbox, ids.clone());
+        if missing == 0 {
+            return;
+        }
+        assert!(Instant::now() < until, "{missing} of {} never arrived", ids.into_iter().count());
+        std::thread::sleep(5 * MILLI);
     }
 }
 

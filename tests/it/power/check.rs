@@ -4,32 +4,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use target_notifyd::event::{Account, Event, Moment, Seq};
+use target_notifyd::event::{Event, Moment, Seq};
 use target_notifyd::queue::{Now, OpenError, Queue, Settings};
 use target_notifyd::wire::defaults::Defaults;
 use target_notifyd::wire::reply::Appended;
 use target_notifyd::wire::submission::Submission;
 
 use super::record::Record;
+use crate::support::{account, queue_settings};
 
 /// How many sessions the events are of.
 const SESSIONS: u64 = 40;
-
-pub(crate) fn account() -> Account {
-    Account { client: "acme".to_owned(), organization: "0DD9@AdobeOrg".to_owned() }
-}
-
-pub(crate) fn settings(path: &Path) -> Settings {
-    Settings {
-        path: path.to_owned(),
-        max_bytes: 2 << 30,
-        max_events: 10_000_000,
-        min_free: 0,
-        reserve: 0,
-        dead_max_events: 100_000,
-        adopt: false,
-    }
-}
 
 /// The line with the number `number`: of one to nine events, now and then with a large envelope or large events.
 pub(crate) fn line(number: u64) -> String {
@@ -105,7 +90,7 @@ pub(crate) fn now() -> Now {
 pub(crate) fn check(path: &Path, opening: Opening, record: &Record, at: usize) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     runtime.block_on(async {
-        let queue = opening(settings(path)).map_err(|error| format!("it does not open: {error}"))?;
+        let queue = opening(queue_settings(path)).map_err(|error| format!("it does not open: {error}"))?;
         let found = whole(&queue)?;
         for (id, known) in &record.acknowledged {
             let answered = record.answered.get(id).is_some_and(|answered| *answered <= at);
@@ -177,7 +162,7 @@ async fn goes_on(
         return Err(format!("it takes no new event: {answer:?}"));
     }
     queue.shutdown().await.map_err(failed)?;
-    let queue = opening(settings(path)).map_err(|error| format!("it does not open again: {error}"))?;
+    let queue = opening(queue_settings(path)).map_err(|error| format!("it does not open again: {error}"))?;
     let mut again = whole(&queue)?;
     queue.shutdown().await.map_err(failed)?;
     for event in &submission(NEW).notifications {

@@ -14,6 +14,7 @@ use target_notifyd::sandbox::Sandbox;
 
 use super::machine::until;
 use crate::process::LIMIT;
+use crate::support::missing;
 
 const PRODUCERS: usize = 3;
 /// How long a producer waits between two lines: some hundred a second in all.
@@ -68,11 +69,7 @@ impl Load {
             acknowledged.extend(ids.unwrap_or_else(|error| panic!("a producer met an error: {error}")));
         }
         assert!(acknowledged.len() > PRODUCERS, "{acknowledged:?}");
-        until("what was acknowledged is delivered", || {
-            let ledger = sandbox.ledger();
-            let taken: BTreeSet<&str> = ledger.records().map(|record| record.id).collect();
-            acknowledged.iter().all(|id| taken.contains(id.as_str())).then_some(())
-        });
+        until("what was acknowledged is delivered", || (missing(sandbox, &acknowledged) == 0).then_some(()));
         let totals = sandbox.totals();
         assert_eq!((totals.impressions, totals.changed), (totals.takings - totals.repeated, 0));
     }
