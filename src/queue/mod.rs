@@ -33,6 +33,7 @@ pub mod salvage;
 mod space;
 mod store;
 mod survey;
+mod synced;
 #[cfg(test)]
 mod tests;
 mod view;
