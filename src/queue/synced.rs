@@ -27,7 +27,10 @@ pub(super) fn in_effect() -> bool {
 ///
 /// Every error is EIO: what a failed sync could not place is gone, also where the disk was full, so sled must not take it
 /// for a full disk, after which the same database can be opened again.
-#[expect(unsafe_code, reason = "there is no other way into sled between its write and its use of what it wrote")]
+#[expect(
+    unsafe_code,
+    reason = "there is no other way into sled between its write and its use of what it wrote"
+)]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sync_file_range(file: c_int, _from: i64, _bytes: i64, _flags: c_uint) -> c_int {
     // SAFETY: sled owns the file and holds it open for the whole call.
