@@ -387,10 +387,10 @@ fn a_kill_at_every_place_that_matters_loses_nothing() {
         world.round(End::At(place), "");
     }
     for place in [
-        "commit.begun:9",
-        "commit.applied:9",
-        "commit.flushed:9",
-        "commit.synced:9",
+        "commit.begun:4",
+        "commit.applied:4",
+        "commit.flushed:4",
+        "commit.synced:4",
         "append.planned",
         "append.committed",
         "settle.planned",
