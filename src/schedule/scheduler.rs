@@ -149,7 +149,7 @@ pub struct Scheduler {
     pasts: Remembered<(Lane, Seq), Past>,
     /// Settled, but not durably so: a scan may still show them.
     settling: BTreeSet<Seq>,
-    /// Durably settled while a scan was under way that may still show them.
+    /// Durably settled, or found gone, while a scan was under way that may still show them.
     settled: BTreeSet<Seq>,
     /// The hosts that answers named.
     edges: Remembered<Lane, Cluster>,
@@ -300,6 +300,10 @@ impl Scheduler {
     /// The flusher found that only the first `keep` events of an attempt go together, after those in `gone`, which cannot
     /// be read, were taken out. With `keep` 0 the attempt is over.
     pub fn handle_cut(&mut self, now: Moment, id: u64, keep: usize, gone: &[Seq]) {
+        if self.index.reading.is_some() {
+            // They are in quarantine now, and the scan under way may be from before.
+            self.settled.extend(gone);
+        }
         let Some(attempt) = self.under_way.get_mut(&id) else { return };
         let before = attempt.events.len();
         attempt.events.retain(|event| !gone.contains(&event.entry.seq));

@@ -60,6 +60,29 @@ fn a_retry_reaches_sessions_that_were_forgotten() {
 }
 
 #[test]
+fn what_cannot_be_read_does_not_come_back_with_a_scan_from_before() {
+    let settings = Settings { linger: Duration::ZERO, max_events: 2, ..small() };
+    let mut scheduler = Scheduler::new(settings, 1);
+    let now = Moment::from_millis(1_000_000);
+    // One session is held, the next has more events than one may have in the index; with four others that is full.
+    let lanes = [1, 2, 2, 2, 3, 4, 5, 6];
+    let entries: Vec<Entry> = (1..)
+        .zip(lanes)
+        .map(|(seq, lane)| Entry { seq: Seq(seq), id: IdHash(seq), arrived: now, ..entry(lane) })
+        .collect();
+    scheduler.hold(now, Selection::Lane(entries[0].lane));
+    scheduler.handle_live(now, Seq(1), Seq(9), &entries);
+    assert_eq!(scheduler.poll_read(now), Some(Seq(1)), "a pass from the held event on");
+    let attempt = scheduler.poll_attempt(now).unwrap();
+    assert_eq!(attempt.seqs, [Seq(2), Seq(3)]);
+    scheduler.handle_cut(now, attempt.id, 0, &attempt.seqs);
+    scheduler.handle_scan(now, &entries, Seq(9));
+    let sent: Vec<Seq> =
+        std::iter::from_fn(|| scheduler.poll_attempt(now)).flat_map(|one| one.seqs).collect();
+    assert_eq!(sent, [5, 6, 7, 8, 4].map(Seq));
+}
+
+#[test]
 fn a_host_that_only_an_answer_makes_room_at_causes_no_wake_up() {
     let settings = Settings { linger: Duration::ZERO, host_concurrency: 1, rate_limit: 100, ..settings() };
     let mut scheduler = Scheduler::new(settings, 1);
