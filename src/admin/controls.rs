@@ -16,7 +16,7 @@ use super::protocol::{Answer, Done, Of};
 use super::queue::still_held;
 use super::status::{host_line, host_or_all};
 use crate::delivery::Backlog;
-use crate::event::Moment;
+use crate::event::{Host, Moment};
 use crate::queue::{Failed, Store};
 use crate::schedule::{Changed, Controls, MAX_HOLDS, MAX_PAUSES, Pause, Scheduler, Selection, cut_reason};
 use crate::wire::controls;
@@ -53,8 +53,8 @@ async fn change<B: Backlog>(
     Ok((changed, controls))
 }
 
-fn full(what: &str, most: usize) -> Refusal {
-    Refusal::of("limit", format!("{most} {what} are in force, and there may be no more: end one first"))
+fn full(what: String, next: &str) -> Refusal {
+    Refusal::of("limit", format!("nothing was changed: {what}, and there may be no more; {next}"))
 }
 
 pub(super) async fn pause<B: Backlog>(
@@ -73,14 +73,23 @@ pub(super) async fn pause<B: Backlog>(
     });
     let (changed, _) = paused.await?;
     if changed == Changed::Full {
-        return Err(full("pauses", MAX_PAUSES).into());
+        let next = "target-notifyd status lists them, target-notifyd resume --host HOST ends one, and a pause without --host \
+                    stops all hosts together";
+        return Err(full(format!("{MAX_PAUSES} hosts are paused"), next).into());
     }
     let name = host_or_all(host);
     info!(
         event = "paused", user = peer.user, host = %name, reason = %told,
         "an operator paused delivery: events are kept; target-notifyd resume ends it"
     );
-    Ok(Done { changed: true, ..Done::default() })
+    let note = match host {
+        Some(Host::Edge(cluster)) => format!(
+            "its sessions are served by the client's own host meanwhile; target-notifyd queue hold --host {cluster} keeps \
+             their events back"
+        ),
+        _ => String::new(),
+    };
+    Ok(Done { changed: true, note, ..Done::default() })
 }
 
 pub(super) async fn resume<B: Backlog>(office: &Office<B>, peer: &Peer, host: Option<&str>) -> Answered {
@@ -104,7 +113,9 @@ pub(super) async fn hold<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of, d
     if !dry_run {
         let (changed, _) = change(office, move |scheduler, now| scheduler.hold(now, what)).await?;
         if changed == Changed::Full {
-            return Err(full("holds", MAX_HOLDS).into());
+            let next = "target-notifyd queue lists what is held, and target-notifyd queue release SESSION, --host HOST or --all \
+                        ends a hold";
+            return Err(full(format!("{MAX_HOLDS} holds are in force"), next).into());
         }
         done.changed = changed == Changed::Yes;
         info!(

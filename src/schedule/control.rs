@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::event::{Host, Lane, Moment};
 
-/// The most pauses in force at a time.
-pub const MAX_PAUSES: usize = 16;
+/// The most hosts that are paused at a time; a pause of all hosts together always finds room.
+pub const MAX_PAUSES: usize = 15;
 /// The most holds in force at a time.
 pub const MAX_HOLDS: usize = 128;
 /// The most bytes of the reason of a pause; a longer one is cut.

@@ -100,7 +100,7 @@ mod tests {
         let late = Moment::from_micros(u64::MAX / 2);
         let mut controls = Controls::default();
         let pause = Pause { reason: "x".repeat(MAX_REASON_BYTES), since: late, until: Some(late) };
-        controls.pauses = (0..MAX_PAUSES).map(|at| ((at > 0).then(|| edge(at)), pause.clone())).collect();
+        controls.pauses = (0..=MAX_PAUSES).map(|at| ((at > 0).then(|| edge(at)), pause.clone())).collect();
         let what = |at: usize| match at {
             0 => Selection::All,
             1 => Selection::Host(Host::Client),

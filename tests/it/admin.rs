@@ -285,6 +285,18 @@ fn pauses_and_holds_survive_a_kill_and_end_when_they_are_told_to() {
     machine.submit(&[("c", "4")]);
     let over = machine.until(|status| status["delivered"] == 4);
     assert_eq!(over["paused"], json!([]));
+
+    // More hosts than may be paused at a time: refused, with what to do; all together can be.
+    for host in 1_000..1_015 {
+        let told = machine.told(&["pause", "--host", &host.to_string(), "--reason", "many"]);
+        assert!(told.contains(&format!("target-notifyd queue hold --host {host}")), "{told}");
+    }
+    let (code, _, told) = machine.command(&["pause", "--host", "1015", "--reason", "many"]);
+    assert_eq!(code, 1, "{told}");
+    assert!(told.contains("15 hosts are paused") && told.contains("target-notifyd resume --host"), "{told}");
+    machine.told(&["pause", "--reason", "all"]);
+    assert_eq!(machine.told(&["resume"]), "resumed\n");
+    assert_eq!(machine.status()["paused"], json!([]));
     machine.stop();
 }
 

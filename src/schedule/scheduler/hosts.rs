@@ -26,7 +26,11 @@ impl Scheduler {
         let host = Host::Edge(cluster);
         match self.hosts.get(&host) {
             Some(state) if state.turns_away(now, lane) => Host::Client,
-            None if self.hosts.len() > self.settings.max_hosts => Host::Client,
+            None if self.hosts.len() > self.settings.max_hosts
+                || self.controls.pauses.contains_key(&Some(host)) =>
+            {
+                Host::Client
+            }
             _ => host,
         }
     }

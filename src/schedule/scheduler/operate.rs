@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Host, HostState, Lane, Moment, Notice, Place, Scheduler, Seq, Settings};
+use super::{Host, Lane, Moment, Notice, Place, Scheduler, Seq, Settings};
 use crate::event::Entry;
 use crate::schedule::control::{Changed, Controls, MAX_HOLDS, MAX_PAUSES, Pause, Selection};
 
@@ -22,23 +22,26 @@ impl Scheduler {
     /// Takes over what an earlier process was told to stop.
     pub fn restore(&mut self, now: Moment, controls: Controls) {
         self.controls = controls;
-        let paused: Vec<Host> = self.controls.pauses.keys().copied().flatten().collect();
-        for host in paused {
-            self.hosts.entry(host).or_insert_with(HostState::new).stopped = true;
+        for (host, state) in &mut self.hosts {
+            state.stopped = self.controls.pauses.contains_key(&Some(*host));
         }
         self.end_pauses(now);
         self.refile(now, |_, _| true);
     }
 
     /// Sends nothing to `host`, or to any, until the pause ends. A second pause replaces the first. The sessions of an edge
-    /// host go to the client's own host meanwhile, as they do where its breaker is open.
+    /// host go to the client's own host meanwhile, as they do where its breaker is open. A host of which nothing is known
+    /// stays so: pauses take no place among `max_hosts`.
     pub fn pause_host(&mut self, now: Moment, host: Option<Host>, pause: Pause) -> Changed {
-        if self.controls.pauses.len() >= MAX_PAUSES && !self.controls.pauses.contains_key(&host) {
+        let others = self.controls.pauses.keys().filter(|other| other.is_some() && **other != host).count();
+        if host.is_some() && others >= MAX_PAUSES {
             return Changed::Full;
         }
         self.controls.pauses.insert(host, pause);
         if let Some(host) = host {
-            self.hosts.entry(host).or_insert_with(HostState::new).stopped = true;
+            if let Some(state) = self.hosts.get_mut(&host) {
+                state.stopped = true;
+            }
             self.fall_back(now, host);
         }
         Changed::Yes

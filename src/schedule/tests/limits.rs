@@ -3,7 +3,7 @@
 use super::*;
 use crate::event::{Cluster, Host};
 use crate::schedule::notice::{Notices, WAITING_NOTICES};
-use crate::schedule::{MAX_PARKED, Stuck};
+use crate::schedule::{Changed, MAX_PARKED, MAX_PAUSES, Pause, Stuck};
 
 fn cluster(number: u64) -> Cluster {
     Cluster::parse(&number.to_string()).unwrap()
@@ -60,6 +60,49 @@ fn hosts_beyond_the_limit_are_served_by_the_clients_own() {
     assert_eq!(sim.delivered.len(), 100);
     let hosts: BTreeSet<Host> = sim.attempts.iter().map(|(_, one)| one.host).collect();
     assert!(hosts.len() == 4 && hosts.contains(&Host::Client), "{hosts:?}");
+}
+
+#[test]
+fn pauses_of_hosts_leave_nothing_behind_and_stop_them_whether_they_are_known_or_not() {
+    let settings = Settings { max_hosts: 3, ..settings() };
+    let mut sim = Sim::new(3, settings, |_, _, entries, _| (ANSWER, all_listed(entries)));
+    let edge = |number| Some(Host::Edge(cluster(number)));
+    let pause = |at| Pause { reason: String::new(), since: at, until: None };
+    let now = sim.now;
+    for number in 100..400 {
+        assert_eq!(sim.scheduler.pause_host(now, edge(number), pause(now)), Changed::Yes);
+        assert_eq!(sim.scheduler.resume_host(now, edge(number)), Changed::Yes);
+    }
+    assert_eq!(sim.scheduler.host_views().len(), 1, "the client's own");
+
+    // One that is known, and one that is not, beyond what is known of none.
+    sim.add(Entry { cluster: Some(cluster(30)), ..entry(1) }, true);
+    sim.run(sim.after(secs(1)));
+    let most = u64::try_from(MAX_PAUSES).unwrap();
+    for number in 30..30 + most {
+        assert_eq!(sim.scheduler.pause_host(now, edge(number), pause(now)), Changed::Yes);
+    }
+    assert_eq!(sim.scheduler.pause_host(now, edge(99), pause(now)), Changed::Full);
+    assert_eq!(sim.scheduler.pause_host(now, edge(30), pause(now)), Changed::Yes, "it replaces the first");
+    assert_eq!(sim.scheduler.host_views().len(), 2);
+    let sent_to = |sim: &Sim<'_>, from: usize| -> Vec<Host> {
+        sim.attempts[from..].iter().map(|(_, one)| one.host).collect()
+    };
+    assert_eq!(sent_to(&sim, 0), [edge(30).unwrap()]);
+    sim.add(Entry { cluster: Some(cluster(30)), ..entry(2) }, true);
+    sim.add(Entry { cluster: Some(cluster(31)), ..entry(3) }, true);
+    sim.run(sim.after(secs(1)));
+    assert_eq!(sent_to(&sim, 1), [Host::Client; 2]);
+
+    // All together always finds room.
+    assert_eq!(sim.scheduler.pause_host(sim.now, None, pause(now)), Changed::Yes);
+    sim.add(entry(4), true);
+    sim.run(sim.after(secs(60)));
+    assert_eq!(sim.attempts.len(), 3);
+    assert_eq!(sim.scheduler.resume_host(sim.now, None), Changed::Yes);
+    sim.add(Entry { cluster: Some(cluster(31)), ..entry(5) }, true);
+    sim.run(sim.after(secs(1)));
+    assert_eq!(sent_to(&sim, 3), [Host::Client, edge(31).unwrap()]);
 }
 
 #[test]
