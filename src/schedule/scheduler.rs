@@ -462,11 +462,15 @@ impl Scheduler {
         let past = self.pasts.remove(now, &(entry.lane, entry.seq));
         let lane = self.lanes.entry(entry.lane).or_insert_with(LaneState::new);
         let (parked, room) = (lane.parked.len(), self.parked < MAX_PARKED);
+        let bare = lane.events.is_empty();
         lane.admit(entry, past, room);
         self.parked += lane.parked.len() - parked;
         self.indexed += 1;
-        // What waits for a moment may be full now; what is in a host's queue or under way is looked at again later.
-        if matches!(lane.place, Place::Idle | Place::Timer(_)) {
+        // What waits for a moment may be full now, and what is in a host's queue for a parked event alone is of another
+        // host now, or held; what else is there, or under way, is looked at again later.
+        if matches!(lane.place, Place::Idle | Place::Timer(_))
+            || bare && matches!(lane.place, Place::Ready(_))
+        {
             self.place(now, entry.lane);
         }
     }

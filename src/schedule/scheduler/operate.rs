@@ -26,7 +26,7 @@ impl Scheduler {
             state.stopped = self.controls.pauses.contains_key(&Some(*host));
         }
         self.end_pauses(now);
-        self.refile(now, |_, _| true);
+        self.refile(now, Selection::All);
     }
 
     /// Sends nothing to `host`, or to any, until the pause ends. A second pause replaces the first. The sessions of an edge
@@ -103,7 +103,7 @@ impl Scheduler {
             return Changed::Full;
         }
         self.controls.holds.insert(what, now);
-        self.refile(now, |lane, host| is_of(what, lane, host));
+        self.refile(now, what);
         Changed::Yes
     }
 
@@ -117,7 +117,7 @@ impl Scheduler {
         if self.controls.holds.len() == before {
             return Changed::Not;
         }
-        self.refile(now, |lane, host| is_of(what, lane, host));
+        self.refile(now, what);
         self.index.hurry(now);
         Changed::Yes
     }
@@ -193,14 +193,16 @@ impl Scheduler {
     }
 
     pub(super) fn is_held(&self, lane: Lane) -> bool {
-        !self.controls.holds.is_empty() && self.controls.holds(lane, self.lane_host(lane))
+        !self.controls.holds.is_empty() && self.heads(lane).any(|host| self.controls.holds(lane, host))
     }
 
-    /// The own host of a lane's first event.
-    pub(super) fn lane_host(&self, lane: Lane) -> Host {
+    /// The own hosts of what a lane may send next: its first event that is not parked, which passes over those that are, and
+    /// these.
+    fn heads(&self, lane: Lane) -> impl Iterator<Item = Host> {
         let state = self.lanes.get(&lane);
-        let first = state.and_then(|state| state.first_entry()).map(|entry| self.own_host(entry));
-        first.unwrap_or(Host::Client)
+        let front = state.and_then(|state| state.events.front()).map(|one| &one.entry);
+        let parked = state.into_iter().flat_map(|state| &state.parked).map(|one| &one.event.entry);
+        front.into_iter().chain(parked).map(|entry| self.own_host(entry))
     }
 
     pub(super) fn lanes_of(&self, what: Selection) -> BTreeSet<Lane> {
@@ -208,15 +210,14 @@ impl Scheduler {
             Selection::Lane(lane) => self.lanes.contains_key(&lane).then_some(lane).into_iter().collect(),
             Selection::All => self.lanes.keys().copied().collect(),
             Selection::Host(host) => {
-                self.lanes.keys().copied().filter(|lane| self.lane_host(*lane) == host).collect()
+                self.lanes.keys().copied().filter(|lane| self.heads(*lane).any(|one| one == host)).collect()
             }
         }
     }
 
     /// Puts those lanes anew where they have to wait that a change is about.
-    fn refile(&mut self, now: Moment, about: impl Fn(Lane, Host) -> bool) {
-        let lanes = self.lanes.keys().copied().filter(|lane| about(*lane, self.lane_host(*lane)));
-        let lanes: BTreeSet<Lane> = lanes.collect();
+    fn refile(&mut self, now: Moment, what: Selection) {
+        let lanes = self.lanes_of(what);
         self.refile_lanes(now, &lanes);
     }
 
@@ -243,19 +244,14 @@ impl Scheduler {
     }
 }
 
-/// Whether an event of `lane` and `host` is meant.
-fn is_of(what: Selection, lane: Lane, host: Host) -> bool {
-    match what {
-        Selection::Lane(one) => one == lane,
-        Selection::Host(one) => one == host,
-        Selection::All => true,
-    }
-}
-
 impl Selection {
     /// Whether `entry`, whose own host is `host`, is meant.
     #[must_use]
     pub fn has(self, entry: &Entry, host: Host) -> bool {
-        is_of(self, entry.lane, host)
+        match self {
+            Self::Lane(one) => one == entry.lane,
+            Self::Host(one) => one == host,
+            Self::All => true,
+        }
     }
 }

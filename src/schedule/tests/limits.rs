@@ -3,7 +3,7 @@
 use super::*;
 use crate::event::{Cluster, Host};
 use crate::schedule::notice::{Notices, WAITING_NOTICES};
-use crate::schedule::{Changed, MAX_PARKED, MAX_PAUSES, Pause, Stuck};
+use crate::schedule::{Changed, MAX_PARKED, MAX_PAUSES, Pause, Selection, Stuck};
 
 fn cluster(number: u64) -> Cluster {
     Cluster::parse(&number.to_string()).unwrap()
@@ -103,6 +103,47 @@ fn pauses_of_hosts_leave_nothing_behind_and_stop_them_whether_they_are_known_or_
     sim.add(Entry { cluster: Some(cluster(31)), ..entry(5) }, true);
     sim.run(sim.after(secs(1)));
     assert_eq!(sent_to(&sim, 3), [Host::Client, edge(31).unwrap()]);
+}
+
+#[test]
+fn what_is_held_stays_behind_an_event_of_another_host_that_is_parked() {
+    let settings =
+        Settings { linger: Duration::ZERO, max_events: 1, isolate_after: 1, park_after: 1, ..settings() };
+    let mut scheduler = Scheduler::new(settings, 1);
+    let now = Moment::from_millis(1_000_000);
+    let event = |seq, cluster| Entry { seq: Seq(seq), id: IdHash(seq), arrived: now, cluster, ..entry(1) };
+    scheduler.handle_live(now, Seq(1), Seq(3), &[event(1, None), event(2, Some(cluster(35)))]);
+    let first = scheduler.poll_attempt(now).unwrap();
+    let failed = Outcome {
+        answer: Answer::Status(500),
+        retry_after: None,
+        edge: None,
+        known: None,
+        detail: String::new(),
+    };
+    scheduler.handle_outcome(now, first.id, &failed);
+    assert_eq!((first.seqs, scheduler.status().parked), (vec![Seq(1)], 1));
+    let edge = Selection::Host(Host::Edge(cluster(35)));
+    assert_eq!(scheduler.hold(now, edge), Changed::Yes);
+    let late = now.after(secs(3_600));
+    assert_eq!(scheduler.poll_attempt(late), None);
+    assert_eq!(scheduler.release_held(late, edge), Changed::Yes);
+    assert_eq!(scheduler.poll_attempt(late).unwrap().seqs, [Seq(2)]);
+
+    // Neither does it overtake one that is parked and only waits for its host.
+    let all = Pause { reason: String::new(), since: late, until: None };
+    let mut scheduler = Scheduler::new(scheduler.settings().clone(), 1);
+    scheduler.handle_live(now, Seq(1), Seq(2), &[event(1, None)]);
+    let first = scheduler.poll_attempt(now).unwrap();
+    scheduler.handle_outcome(now, first.id, &failed);
+    scheduler.pause_host(now, None, all);
+    assert_eq!(scheduler.poll_attempt(late), None, "it is due, and in the queue of its host");
+    scheduler.hold(late, edge);
+    scheduler.handle_live(late, Seq(2), Seq(3), &[event(2, Some(cluster(35)))]);
+    scheduler.resume_host(late, None);
+    assert_eq!(scheduler.poll_attempt(late), None);
+    scheduler.release_held(late, edge);
+    assert_eq!(scheduler.poll_attempt(late).map(|one| one.host), Some(Host::Edge(cluster(35))));
 }
 
 #[test]
