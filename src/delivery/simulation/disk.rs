@@ -60,6 +60,7 @@ impl Backlog for Disk {
     }
 
     async fn load(&self, seqs: Vec<Seq>) -> Result<Vec<Option<Event>>, String> {
+        self.0.world().begins(&seqs);
         self.pause().await;
         self.read()?;
         Ok(self.0.world().load(&seqs))

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::disk::Disk;
+use super::operator::Operator;
 use super::plan::{Fault, Plan, below, one_in, pick};
 use super::target::Target;
 use super::world::{Command, Counts, Draft, Shared};
@@ -39,14 +40,16 @@ enum End {
     Done,
 }
 
-/// Runs one history to its end.
-pub(super) fn run(seed: u64, loud: bool) -> Story {
+/// Runs one history to its end, with the operator that it has, or with none.
+pub(super) fn run(seed: u64, operated: bool, loud: bool) -> Story {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let mut random = Random::new(seed);
         let plan = Plan::draw(&mut random);
-        let mut producer = Producer { actions: plan.actions, serial: 0, random: Random::new(random.bits()) };
+        let operator = if operated { Operator::draw(seed) } else { Operator::absent() };
+        let random_acts = Random::new(random.bits());
+        let mut producer = Producer { actions: plan.actions, serial: 0, random: random_acts, operator };
         if loud {
             println!("{plan:#?}");
         }
@@ -87,7 +90,10 @@ async fn live(shared: &Shared, producer: &mut Producer) -> End {
             ended = timeout(grace + Duration::from_secs(1), &mut flushing) => ended,
             () = &mut writing => return End::Failed,
         };
-        assert_eq!(ended.expect("it stops within the grace"), Ok(()));
+        if let Err(error) = ended.expect("it stops within the grace") {
+            assert!(shared.world().failing, "the flusher ended: {error}");
+            return End::Failed;
+        }
         if began.elapsed() < grace {
             let world = shared.world();
             assert!(!world.settles(), "it stopped while a settlement was under way");
@@ -107,12 +113,13 @@ pub(super) async fn flush(
         let (added, live) = mpsc::channel(world.plan.live_room);
         let (tail, tails) = watch::channel(world.tail_seq());
         world.begin_life(added, tail);
-        let seed = world.random.bits();
+        let mut scheduler = Scheduler::new(world.plan.settings.clone(), world.random.bits());
+        scheduler.restore(world.now(), world.stops().clone());
         let clock = shared.clone();
         let flusher = Flusher {
             backlog: Disk(shared.clone()),
             edge: Target(shared.clone()),
-            scheduler: Scheduler::new(world.plan.settings.clone(), seed),
+            scheduler,
             now: Arc::new(move || clock.world().look()),
             shown: Arc::new(ToOwned::to_owned),
             counts: Arc::default(),
@@ -127,11 +134,12 @@ pub(super) async fn flush(
     flusher.run(live, tail, asks, stop).await
 }
 
-/// The producers and the operator.
+/// The producers, and who looks after the machine; the operator of the daemon is apart.
 struct Producer {
     actions: u64,
     serial: u64,
     random: Random,
+    operator: Operator,
 }
 
 impl Producer {
@@ -175,6 +183,7 @@ impl Producer {
                 2 => shared.world().make_dead_room(false),
                 _ => self.append(shared, &plan),
             }
+            self.operator.act(shared, ask, plan.sessions).await;
         }
         self.settle(shared, ask).await
     }
@@ -188,6 +197,7 @@ impl Producer {
             Instant::now() + until.since(world.now())
         };
         sleep_until(healed).await;
+        self.operator.lift(shared, ask).await;
         // What was not answered is unknown to the producer; what the writer has taken is not.
         while Instant::now() < healed + SETTLED_WITHIN {
             look(shared, ask).await;

@@ -1,11 +1,12 @@
 //! Whole histories of delivery: the real scheduler and flusher over a fake disk and a fake Target, in virtual time.
 //!
-//! A history is drawn from a number: settings, faults, crashes, stops. Everything in it happens on one thread in one order, so
+//! A history is drawn from a number: settings, faults, crashes, stops, what an operator does. Everything in it happens on one thread in one order, so
 //! that the same number gives the same history; a failure prints the command that replays it. See `world.rs` for what must
 //! hold at every step.
 
 mod disk;
 mod history;
+mod operator;
 mod outage;
 mod plan;
 mod target;
@@ -22,8 +23,11 @@ use crate::schedule::Random;
 /// How many threads run histories.
 const THREADS: u64 = 2;
 
+/// After how many histories a long run says how far it is.
+const TOLD_EVERY: u64 = 10_000;
+
 /// What must have happened somewhere in so many histories, or they show less than they say.
-const MUST_HAPPEN: [&str; 22] = [
+const MUST_HAPPEN: [&str; 29] = [
     "200, all listed",
     "200, some missing",
     "200, unreadable",
@@ -46,10 +50,18 @@ const MUST_HAPPEN: [&str; 22] = [
     "crash",
     "stop",
     "the disk fails",
+    "paused",
+    "resumed",
+    "held",
+    "released",
+    "retried",
+    "flushed",
+    "dropped",
 ];
 
-/// Histories that failed once, by seed and number: they are gone through again as long as histories are drawn as they are.
-const FAILED_ONCE: [(u64, u64); 9] = [
+/// Histories that failed once, by seed and number, before they had an operator: they are gone through again without one, as long
+/// as histories are drawn as they are.
+const FAILED_ONCE: [(u64, u64); 11] = [
     (1, 629),
     (2, 1_227),
     (2, 1_564),
@@ -59,6 +71,8 @@ const FAILED_ONCE: [(u64, u64); 9] = [
     (100, 12_587),
     (100, 23_681),
     (100, 26_303),
+    (100, 46_758),
+    (100, 65_164),
 ];
 
 /// Where the random numbers of a history begin.
@@ -76,10 +90,12 @@ fn told(history: u64) -> String {
 
 /// Runs one history; says how it is replayed where it fails.
 fn tell(history: u64, loud: bool) -> Story {
-    catch_unwind(AssertUnwindSafe(|| history::run(seed_of(seed(), history), loud))).unwrap_or_else(|panic| {
-        eprintln!("{}", told(history));
-        std::panic::resume_unwind(panic)
-    })
+    catch_unwind(AssertUnwindSafe(|| history::run(seed_of(seed(), history), true, loud))).unwrap_or_else(
+        |panic| {
+            eprintln!("{}", told(history));
+            std::panic::resume_unwind(panic)
+        },
+    )
 }
 
 #[test]
@@ -97,6 +113,9 @@ fn histories() {
             let history = next.fetch_add(1, Ordering::Relaxed);
             if history >= count {
                 return counts;
+            }
+            if history > 0 && history.is_multiple_of(TOLD_EVERY) {
+                println!("{history} of {count} histories were begun");
             }
             for (what, times) in tell(history, false).counts {
                 *counts.entry(what).or_default() += times;
@@ -125,15 +144,16 @@ fn histories() {
 #[test]
 fn histories_that_failed_once() {
     for (seed, history) in FAILED_ONCE {
-        let story = history::run(seed_of(seed, history), false);
+        let story = history::run(seed_of(seed, history), false, false);
         assert!(story.counts.contains_key("settled"), "history {history} of seed {seed} settled nothing");
     }
 }
 
 #[test]
 fn a_history_is_the_same_when_it_is_replayed() {
-    let digests =
-        || (0..40).map(|history| history::run(seed_of(seed(), history), false).digest).collect::<Vec<_>>();
+    let digests = || {
+        (0..40).map(|history| history::run(seed_of(seed(), history), true, false).digest).collect::<Vec<_>>()
+    };
     let here = digests();
     let there = std::thread::spawn(digests).join().unwrap();
     assert_eq!(here, there);

@@ -2,10 +2,12 @@
 //!
 //! Checked at each request: its events wait, and are sent as they were stored; one session, one envelope, one visitor, no id
 //! twice, at most so many events and bytes; one request of its session and so many in all at a time, so many a second; no
-//! older event of its session waits, but such as fail by themselves; no `Retry-After` is passed over. At each settlement:
-//! Target said so, in this life, and nobody settled it before. At each commit: the account balances.
+//! older event of its session waits, but such as fail by themselves; no `Retry-After` is passed over, but by a retry; no host
+//! of it is paused, and nothing of it is held. At each settlement: Target said so, in this life, or the operator, and nobody
+//! settled it before. At each commit: the account balances.
 
 mod requests;
+mod stops;
 mod storage;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -17,6 +19,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use xxhash_rust::xxh3::Xxh3;
 
+use self::stops::Stops;
 use super::plan::{Fault, Plan};
 use crate::delivery::Added;
 use crate::event::{Balance, Entry, Envelope, Event, EventId, Host, Lane, Moment, Seq, Visitor};
@@ -122,6 +125,8 @@ pub(super) struct World {
     /// The commit under way, and whether readers see its settlements already.
     writing: Vec<Command>,
     seen_early: bool,
+    /// The most events that one commit added.
+    largest_commit: u64,
     pub(super) failing: bool,
     live: Option<mpsc::Sender<Added>>,
     tail: Option<watch::Sender<Seq>>,
@@ -133,6 +138,7 @@ pub(super) struct World {
     told: BTreeSet<(Lane, Visitor, String)>,
     /// Before when nothing expires, and when the flusher was told so.
     no_expiry: (Moment, Moment),
+    stops: Stops,
     /// Whether dead letters had no room at a time in this life.
     no_room: bool,
     pub(super) counts: Counts,
@@ -156,6 +162,7 @@ impl World {
             waiting: VecDeque::new(),
             writing: Vec::new(),
             seen_early: false,
+            largest_commit: 0,
             failing: false,
             live: None,
             tail: None,
@@ -166,6 +173,7 @@ impl World {
             begun: VecDeque::new(),
             told: BTreeSet::new(),
             no_expiry: (Moment::ZERO, Moment::ZERO),
+            stops: Stops::default(),
             no_room: false,
             counts: Counts::new(),
             digest: Xxh3::new(),
@@ -232,7 +240,7 @@ impl World {
         let settings = &self.plan.settings;
         let used = status.indexed as u64 * 256 + status.lanes as u64 * 384;
         // A scan and a commit under way may bring more, once each.
-        let more = (self.plan.page.min(2_048) + 64) * (256 + 384);
+        let more = (self.plan.page.min(2_048) + self.largest_commit) * (256 + 384);
         assert!(used <= settings.index_max_bytes + more, "{used} bytes in the index: {status:?}");
         assert!(status.in_flight <= settings.concurrency, "{status:?}");
         assert!(status.parked <= crate::schedule::MAX_PARKED, "{status:?}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{SaidOf, World};
+use super::{Fate, SaidOf, World};
 use crate::delivery::simulation::plan::Fault;
 use crate::event::{Answer, EventId, Host, Lane, Outcome, Seq, SessionId};
 use crate::wire::hash;
@@ -69,6 +69,7 @@ impl World {
         self.check_visitor(&seqs, request.id.get());
         self.check_limits(host, lane, &seqs);
         self.check_order(lane, &seqs);
+        self.check_stops(host, lane, &seqs);
         self.tokens += 1;
         self.in_flight.insert(self.tokens, (host, lane));
         if let Some(log) = &mut self.log {

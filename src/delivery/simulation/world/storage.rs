@@ -64,6 +64,7 @@ impl World {
             let _gone = done.send(Ok(()));
         }
         let next = self.tail_seq();
+        self.largest_commit = self.largest_commit.max(next.0 - first.0);
         if next > first {
             let entries = self.events[usize::try_from(first.0 - 1).unwrap()..].iter().map(|one| one.entry);
             let added = Added { first, next, entries: entries.collect() };
@@ -153,6 +154,7 @@ impl World {
         self.begun.clear();
         self.no_expiry = (Moment::ZERO, Moment::ZERO);
         self.no_room = false;
+        self.stops.end_life();
         self.open.clear();
         for one in &mut self.events {
             one.said = SaidOf::default();
@@ -232,10 +234,12 @@ impl World {
                     let (until, told) = self.no_expiry;
                     said.failed_old && (self.now() >= until || self.now() == told)
                 }
-                DeadReason::Dropped => false,
+                DeadReason::Dropped => self.stops.dropped.remove(&one.seq),
             };
             assert!(given, "{one:?} has a reason that Target did not give: {said:?}");
-            assert!(self.dead_room(), "{one:?} has no room among the dead letters");
+            // Who drops events looked for room before that.
+            let room = self.dead_room() || one.reason == DeadReason::Dropped;
+            assert!(room, "{one:?} has no room among the dead letters");
             self.note(one.reason.as_str(), format_args!("{}", one.seq));
             self.give_up(one.seq);
         }
