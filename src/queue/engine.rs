@@ -6,12 +6,14 @@
 //! - after every open all files and folders are synced once, since sled creates some of them without a sync;
 //! - a database that does not open, or panics while it opens, is opened again without its snapshots, which replays the
 //!   whole log; nothing is ever deleted;
+//! - before an open that would give up, and write over, something that can be read behind damage, it refuses, with nothing
+//!   changed: see `salvage/sight.rs`;
 //! - where the disk failed meanwhile, the mark is left that has everything copied into a new database: the system may
 //!   take pages for clean that never reached the disk, and a second sync of them succeeds;
 //! - a full disk is no failed disk: the engine is useless from then on, but opened again it holds what was committed.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -25,6 +27,7 @@ use super::error::OpenError;
 use super::folder::{Folder, sync_tree};
 use super::keys;
 use super::nudge::Nudge;
+use super::salvage;
 use super::synced;
 use crate::failpoint::reach;
 
@@ -42,6 +45,8 @@ pub(super) enum CommitError {
     Engine(#[from] sled::Error),
     #[error("the database could not be synced: {0}")]
     Sync(#[from] io::Error),
+    #[error("the log is damaged: {0}")]
+    Damaged(String),
     #[error("the engine panicked: {0}")]
     Panic(String),
     #[error("the database {} was removed or moved away under the daemon", .0.display())]
@@ -70,9 +75,10 @@ impl CommitError {
     /// What that means for a start.
     pub(super) fn at_open(&self, path: &Path) -> OpenError {
         let (path, message) = (path.to_owned(), self.to_string());
-        match self.disk_full() {
-            true => OpenError::Full { path, message },
-            false => OpenError::Engine { path, message },
+        match self {
+            Self::Damaged(message) => OpenError::Damaged { path, message: message.clone() },
+            _ if self.disk_full() => OpenError::Full { path, message },
+            _ => OpenError::Engine { path, message },
         }
     }
 }
@@ -114,6 +120,10 @@ impl Engine {
         };
         // Its snapshots are as good as before.
         if first.disk_full() {
+            return Err(first.at_open(path));
+        }
+        // Nothing was written.
+        if matches!(first, CommitError::Damaged(_)) {
             return Err(first.at_open(path));
         }
         // Before the second try, which may succeed without a trace of what the first one lost.
@@ -227,7 +237,10 @@ pub(super) fn create(path: &Path, values: &[(Vec<u8>, Vec<u8>)]) -> Result<(), O
 }
 
 fn open(path: &Path) -> Result<Engine, CommitError> {
-    read_through(path)?;
+    // In one pass: an I/O error has to come out before sled looks, too, since what it cannot read it takes for absent.
+    if let Some(loss) = salvage::would_lose(path, recovered(path)?)? {
+        return Err(CommitError::Damaged(loss.to_string()));
+    }
     let until = Instant::now() + LOCK_WAIT;
     loop {
         let config = sled::Config::new()
@@ -257,18 +270,12 @@ fn open(path: &Path) -> Result<Engine, CommitError> {
     }
 }
 
-/// Reads the log, so that an I/O error comes out before sled looks: what it cannot read it takes for absent, and writes over
-/// it, and a database that was whole is empty.
-fn read_through(path: &Path) -> io::Result<()> {
-    match File::open(path.join("db")) {
-        Ok(mut log) => {
-            let mut bytes = vec![0; SEGMENT_BYTES];
-            while log.read(&mut bytes)? > 0 {}
-            Ok(())
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
+/// The place up to which the snapshots of a database reach, by their names.
+fn recovered(path: &Path) -> io::Result<u64> {
+    // A database that is made now has no folder yet.
+    let names = if path.exists() { snapshots(path)? } else { Vec::new() };
+    let place = |path: &PathBuf| u64::from_str_radix(path.extension()?.to_str()?, 16).ok();
+    Ok(names.iter().filter_map(place).max().unwrap_or(0))
 }
 
 /// What a panic said.

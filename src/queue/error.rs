@@ -24,13 +24,24 @@ pub enum OpenError {
     },
     /// The storage engine does not open the database, not even without its snapshots.
     #[error(
-        "the database {} cannot be opened: {message}; nothing was deleted. See \"the queue does not open\" in the README's runbook",
+        "the database {} cannot be opened: {message}; nothing that can be read was written over. See \"the queue does not open\" in the README's runbook",
         path.display()
     )]
     Engine {
         /// The database's folder.
         path: PathBuf,
         /// What the engine said.
+        message: String,
+    },
+    /// The engine would write over what can be read, and it could not be copied either.
+    #[error(
+        "the log of the database {} is damaged: {message}. Nothing was changed: see \"the queue does not open\" in the README's runbook",
+        path.display()
+    )]
+    Damaged {
+        /// The database's folder.
+        path: PathBuf,
+        /// Where, and why it was not repaired.
         message: String,
     },
     /// The disk is full, even without the reserve.
@@ -46,7 +57,7 @@ pub enum OpenError {
     },
     /// A record that the whole queue depends on is damaged.
     #[error(
-        "the record \"{name}\" of the database {} is damaged: {message}; nothing was changed. See \"the queue does not open\" in the README's runbook",
+        "the record \"{name}\" of the database {} is damaged: {message}; nothing that can be read was written over. See \"the queue does not open\" in the README's runbook",
         path.display()
     )]
     Meta {

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Semaphore, mpsc, watch};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::engine::{CommitError, Engine, create};
 use super::error::OpenError;
@@ -14,6 +14,7 @@ use super::keys::{PAGE, PageKey, meta, numbered};
 use super::migrations::{self, Change, Record, Records, newest, steps};
 use super::pages::Pages;
 use super::reopen::Pause;
+use super::salvage::repair_itself;
 use super::space::{Probe, Space, free_bytes};
 use super::store::{Count, Store};
 use super::view::View;
@@ -28,7 +29,7 @@ impl Queue {
     /// Opens the queue for `account`, or makes a new one. Blocks on the disk.
     ///
     /// # Errors
-    /// [`OpenError`] says what the operator has to do; no event was touched then.
+    /// [`OpenError`] says what the operator has to do; no event that can be read was touched then.
     pub fn open(settings: Settings, account: &Account, now: Now) -> Result<Self, OpenError> {
         let asked = std::env::var_os("TARGET_NOTIFYD_REHEARSAL").is_some();
         Self::open_with(settings, account, now, free_bytes, cfg!(debug_assertions) && asked)
@@ -59,9 +60,13 @@ impl Queue {
             Some(path) => path,
             None => make(&folder, account, rehearse)?,
         };
-        let mut engine = match Engine::open(&path, &folder) {
+        let opened = match Engine::open(&path, &folder) {
             // What an open takes is not known before.
-            Err(OpenError::Full { .. }) if space.fill() => Engine::open(&path, &folder)?,
+            Err(OpenError::Full { .. }) if space.fill() => Engine::open(&path, &folder),
+            opened => opened,
+        };
+        let mut engine = match opened {
+            Err(OpenError::Damaged { path, message }) => mend(&folder, &path, message)?,
             opened => opened?,
         };
         // Whether an earlier start left the mark, or this open did.
@@ -167,6 +172,22 @@ fn rebuild(folder: &Folder, engine: Engine) -> Result<Engine, OpenError> {
     reach("copy", "cleared");
     info!(event = "database_copied", records = copied, path = %made.display(), "the database was copied");
     Ok(engine)
+}
+
+/// Makes a new database of everything that can be read, where the engine would write over some of it.
+fn mend(folder: &Folder, path: &Path, message: String) -> Result<Engine, OpenError> {
+    warn!(event = "database_repairing", path = %path.display(), damage = %message, "the log of the database is damaged: what can be read is copied into a new database. Check the disk: journalctl -k");
+    let repaired = repair_itself(folder).map_err(|error| {
+        let message = format!("{message}; it could not be repaired: {error}");
+        OpenError::Damaged { path: path.to_owned(), message }
+    })?;
+    error!(
+        event = "database_repaired", path = %repaired.database.display(), replaced = %repaired.replaced.display(),
+        kept = repaired.found.events, quarantined = repaired.found.damaged_events + repaired.missing,
+        surplus = repaired.surplus,
+        "the log of the database was damaged: what could be read is kept, the rest is counted as quarantined; the old database lies in quarantine. Check the disk: journalctl -k"
+    );
+    Engine::open(&repaired.database, folder)
 }
 
 fn migrate(engine: &Engine, folder: &Folder, rehearse: bool) -> Result<(), OpenError> {

@@ -47,7 +47,7 @@ pub struct Audit {
     pub damaged_records: u64,
     /// Records that a daemon moved aside before; their events are counted as quarantined.
     pub quarantined: u64,
-    /// Places of the engine's log that cannot be read, before its end: the engine drops what is behind the first of them.
+    /// Places of the engine's log that cannot be read, before its end.
     pub gaps: u64,
     /// Whether the engine's own configuration is damaged.
     pub configuration_damaged: bool,
@@ -84,7 +84,7 @@ impl Audit {
         if self.gaps > 0 {
             let gaps = self.gaps;
             wrong.push(format!(
-                "the engine's log has {gaps} places that cannot be read: a daemon that starts may lose what is behind the first, store repair does not"
+                "the engine's log has {gaps} places that cannot be read: a daemon that starts repairs it, as store repair does, where something behind them is in use"
             ));
         }
         if self.damaged_records > 0 {

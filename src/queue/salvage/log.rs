@@ -21,7 +21,7 @@ use super::bytes::Bytes;
 use crate::queue::engine::SEGMENT_BYTES;
 
 /// The bytes of a segment's header.
-const SEGMENT_HEADER: usize = 20;
+pub(super) const SEGMENT_HEADER: usize = 20;
 /// The largest page id that the engine gives.
 const MAX_PAGE_ID: u64 = 1 << 37;
 
@@ -34,8 +34,14 @@ pub(super) enum Kind {
     Link,
     /// It is no more.
     Free,
-    /// Nothing that matters for records.
+    /// A batch begins, whose body says where it ends.
+    Batch,
+    /// Nothing more comes in this segment.
+    Cap,
+    /// Nothing that matters for records: what the engine keeps for itself.
     Other,
+    /// Nothing at all.
+    Canceled,
 }
 
 /// A message, and where its body lies.
@@ -44,7 +50,20 @@ pub(super) struct Message {
     pub(super) kind: Kind,
     pub(super) page: u64,
     pub(super) place: Place,
+    /// Whether the message before it in the segment ends where this one begins.
+    pub(super) joins: bool,
 }
+
+/// Where a segment lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Segment {
+    pub(super) at: u64,
+    /// Whether its header can be read: without it the engine does not know of it.
+    pub(super) headed: bool,
+}
+
+/// The segments of a log by their numbers, and the highest place that one of them says was on stable storage.
+pub(super) type Segments = (BTreeMap<u64, Segment>, u64);
 
 /// Where the body of a message lies, and when it was written.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +71,20 @@ pub(super) struct Place {
     pub(super) lsn: u64,
     at: u64,
     bytes: usize,
+}
+
+impl Place {
+    /// The body, out of the bytes of a segment that lies `at` there.
+    pub(super) fn body(self, segment: &[u8], at: u64) -> Option<&[u8]> {
+        let from = usize::try_from(self.at.checked_sub(at)?).ok()?;
+        segment.get(from..from.checked_add(self.bytes)?)
+    }
+
+    /// Where the next message begins.
+    pub(super) fn end(self, segment: &[u8], at: u64) -> usize {
+        let from = usize::try_from(self.at.saturating_sub(at)).unwrap_or(usize::MAX);
+        from.saturating_add(self.bytes).min(segment.len())
+    }
 }
 
 /// The open log.
@@ -78,23 +111,13 @@ impl Log {
     /// Goes through all messages in the order in which they were written; in how many places there was something else between
     /// two of them.
     pub(super) fn messages(&self, mut visit: impl FnMut(Message)) -> io::Result<u64> {
-        let (mut segment, mut gaps) = (Vec::new(), 0);
-        for (number, at) in self.segments()? {
-            self.read_segment(at, &mut segment)?;
-            let (mut offset, mut behind) = (SEGMENT_HEADER, SEGMENT_HEADER);
-            while offset < segment.len() {
-                match message(&segment, offset, Some(number)) {
-                    Some(found) => {
-                        let lsn = number.saturating_mul(SEGMENT_BYTES as u64).saturating_add(offset as u64);
-                        let place = Place { lsn, at: at + found.body as u64, bytes: found.bytes };
-                        visit(Message { kind: found.kind, page: found.page, place });
-                        gaps += u64::from(offset > behind);
-                        offset = found.body + found.bytes;
-                        behind = offset;
-                    }
-                    None => offset += 1,
-                }
-            }
+        let (mut bytes, mut gaps) = (Vec::new(), 0);
+        for (number, segment) in self.segments()?.0 {
+            self.read_segment(segment.at, &mut bytes)?;
+            walk(&bytes, number, segment.at, |message| {
+                gaps += u64::from(!message.joins);
+                visit(message);
+            });
         }
         Ok(gaps)
     }
@@ -107,52 +130,85 @@ impl Log {
     }
 
     /// Where each segment lies, by its number.
-    fn segments(&self) -> io::Result<BTreeMap<u64, u64>> {
-        let (mut found, mut headless) = (BTreeMap::new(), Vec::new());
-        let mut segment = Vec::new();
+    pub(super) fn segments(&self) -> io::Result<Segments> {
+        let (mut found, mut headless, mut stable) = (BTreeMap::new(), Vec::new(), 0);
+        let mut bytes = Vec::new();
         let length = self.file.metadata()?.len();
         for at in (0..length).step_by(SEGMENT_BYTES) {
             let mut header = [0; SEGMENT_HEADER];
-            let whole = self.file.read_exact_at(&mut header, at).is_ok();
-            match number_of(&header).filter(|_| whole) {
-                Some(number) => {
-                    found.insert(number, at);
+            let whole = self.read_up_to(at, &mut header)? == SEGMENT_HEADER;
+            match read_header(&header).filter(|_| whole) {
+                Some((number, up_to)) => {
+                    found.insert(number, Segment { at, headed: true });
+                    stable = stable.max(up_to);
                 }
                 None => headless.push(at),
             }
         }
         let last = found.last_key_value().map(|(number, _)| *number);
         for at in headless {
-            self.read_segment(at, &mut segment)?;
-            let first = (0..segment.len()).find_map(|offset| message(&segment, offset, None));
+            self.read_segment(at, &mut bytes)?;
+            let first = (0..bytes.len()).find_map(|offset| message(&bytes, offset, None));
             let counts = |number: u64| self.tail == Tail::Kept || last.is_none_or(|last| number <= last);
             if let Some(found_in) = first.filter(|one| counts(one.segment)) {
-                found.entry(found_in.segment).or_insert(at);
+                found.entry(found_in.segment).or_insert(Segment { at, headed: false });
             }
         }
-        Ok(found)
+        Ok((found, stable))
     }
 
-    fn read_segment(&self, at: u64, into: &mut Vec<u8>) -> io::Result<()> {
+    /// Reads the segment that lies `at` there, as far as the file reaches.
+    pub(super) fn read_segment(&self, at: u64, into: &mut Vec<u8>) -> io::Result<()> {
         into.resize(SEGMENT_BYTES, 0);
-        let mut read = 0;
-        while let Some(rest) = into.get_mut(read..).filter(|rest| !rest.is_empty()) {
-            match self.file.read_at(rest, at + read as u64)? {
-                0 => break,
-                more => read += more,
-            }
-        }
+        let read = self.read_up_to(at, into)?;
         into.truncate(read);
         Ok(())
     }
+
+    /// Fills `into` as far as the file reaches; how far that was.
+    fn read_up_to(&self, at: u64, into: &mut [u8]) -> io::Result<usize> {
+        let mut read = 0;
+        while let Some(rest) = into.get_mut(read..).filter(|rest| !rest.is_empty()) {
+            match self.file.read_at(rest, at + read as u64) {
+                Ok(0) => break,
+                Ok(more) => read += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(read)
+    }
 }
 
-/// The number in a segment's header, where that is whole.
-fn number_of(header: &[u8; SEGMENT_HEADER]) -> Option<u64> {
+/// Goes through the messages of the segment `number`, whose `bytes` lie `at` there.
+pub(super) fn walk(bytes: &[u8], number: u64, at: u64, mut visit: impl FnMut(Message)) {
+    let (mut offset, mut behind) = (SEGMENT_HEADER, SEGMENT_HEADER);
+    while offset < bytes.len() {
+        match message(bytes, offset, Some(number)) {
+            Some(found) => {
+                let lsn = number.saturating_mul(SEGMENT_BYTES as u64).saturating_add(offset as u64);
+                let place = Place { lsn, at: at + found.body as u64, bytes: found.bytes };
+                visit(Message { kind: found.kind, page: found.page, place, joins: offset == behind });
+                offset = found.body + found.bytes;
+                behind = offset;
+            }
+            None => offset += 1,
+        }
+    }
+}
+/// The number in a segment's header, and up to where it says that the log was on stable storage, where it is whole.
+fn read_header(header: &[u8; SEGMENT_HEADER]) -> Option<(u64, u64)> {
     let (crc, rest) = header.split_first_chunk::<4>()?;
-    let lsn = u64::from_le_bytes(*rest.first_chunk::<8>()?) ^ (u64::MAX >> 1);
+    let (lsn, stable) = rest.split_first_chunk::<8>()?;
+    let (lsn, stable) = (lsn_of(*lsn), lsn_of(*stable.first_chunk::<8>()?));
     let sound = crc32fast::hash(rest) == u32::from_le_bytes(*crc) ^ u32::MAX;
-    (sound && lsn.is_multiple_of(SEGMENT_BYTES as u64)).then_some(lsn / SEGMENT_BYTES as u64)
+    // The first segments of a database say that nothing was, with a negative number.
+    let stable = if i64::try_from(stable).is_ok() { stable } else { 0 };
+    (sound && lsn.is_multiple_of(SEGMENT_BYTES as u64)).then_some((lsn / SEGMENT_BYTES as u64, stable))
+}
+
+fn lsn_of(bytes: [u8; 8]) -> u64 {
+    u64::from_le_bytes(bytes) ^ (u64::MAX >> 1)
 }
 
 /// A message inside a segment.
@@ -172,7 +228,10 @@ fn message(segment: &[u8], offset: usize, number: Option<u64>) -> Option<Found> 
         8 => Kind::Node,
         10 => Kind::Link,
         4 => Kind::Free,
-        1..=11 => Kind::Other,
+        3 => Kind::Batch,
+        2 => Kind::Cap,
+        1 => Kind::Canceled,
+        5..=11 => Kind::Other,
         _ => return None,
     };
     let mut rest = Bytes(whole.get(5..)?);

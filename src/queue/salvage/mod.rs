@@ -12,6 +12,7 @@ mod audit;
 mod bytes;
 mod log;
 mod repair;
+mod sight;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -26,7 +27,9 @@ use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
 pub use self::audit::{Audit, Damaged, MAX_TOLD, check};
+pub(super) use self::repair::repair_itself;
 pub use self::repair::{Repaired, repair};
+pub(super) use self::sight::would_lose;
 use self::stored::{Item, Stored};
 use super::error::OpenError;
 use super::folder;
@@ -70,6 +73,9 @@ pub enum SalvageError {
         .0.display()
     )]
     NoAccount(PathBuf),
+    /// The records that the account stands in cannot be read, and nobody asked for new ones.
+    #[error("the queue {} has lost its own counters: target-notifyd store repair counts anew", .0.display())]
+    NoLedger(PathBuf),
     /// The new database cannot be written.
     #[error("the new database {} cannot be written: {message}; the queue is as it was. Check the disk and its room: df -h", path.display())]
     Write {

@@ -46,12 +46,36 @@ pub fn repair(root: &Path, configured: Option<Account>) -> Result<Repaired, Salv
     if !root.is_dir() {
         return Err(SalvageError::NoDatabase(root.to_owned()));
     }
-    let folder = Folder::lock(root)?;
+    repaired(&Folder::lock(root)?, Some(configured))
+}
+
+/// As [`repair`], by the daemon itself: only where the records that the whole queue depends on can be read.
+pub(in crate::queue) fn repair_itself(folder: &Folder) -> Result<Repaired, SalvageError> {
+    repaired(folder, None)
+}
+
+/// `configured` is `None` where nobody is there to say that a queue without its own records is to be counted anew.
+fn repaired(folder: &Folder, configured: Option<Option<Account>>) -> Result<Repaired, SalvageError> {
+    let root = folder.root();
     let failed = |source| OpenError::Folder { path: root.to_owned(), source };
     let old = folder.current().map_err(failed)?.ok_or_else(|| SalvageError::NoDatabase(root.to_owned()))?;
     let stored = Stored::open(&old)?;
     stored.check_schema(root)?;
-    let account = stored.account()?.or(configured).ok_or_else(|| SalvageError::NoAccount(root.to_owned()))?;
+    if configured.is_none() && (stored.ledger()?.is_none() || stored.schema()?.is_none()) {
+        return Err(SalvageError::NoLedger(root.to_owned()));
+    }
+    let account = stored.account()?.or(configured.flatten());
+    let account = account.ok_or_else(|| SalvageError::NoAccount(root.to_owned()))?;
+    let made = make(folder, &stored, &account, old);
+    if made.is_err() {
+        // Its room is needed; what cannot be removed is worth nothing, and the next one is made in its place.
+        let _unfinished = folder.construction();
+    }
+    made
+}
+
+fn make(folder: &Folder, stored: &Stored, account: &Account, old: PathBuf) -> Result<Repaired, SalvageError> {
+    let failed = |source| OpenError::Folder { path: folder.root().to_owned(), source };
     let path = folder.construction().map_err(failed)?;
     let mut copy = Copy::new(&path)?;
     let mut audit = Audit {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::SalvageError;
 use super::log::Tail;
+use super::sight::would_lose;
 use super::tree::{Record, Tree};
 use crate::event::{Account, Event, Seq};
 use crate::queue::error::OpenError;
@@ -83,6 +84,11 @@ impl Stored {
             let tree = tree.map_err(|source| SalvageError::Read { path: database.to_owned(), source })?;
             Ok::<_, SalvageError>(Self { tree, path: database.to_owned() })
         };
+        // The engine would drop what can be read, and never did: it does not open such a log.
+        let damage = would_lose(database, 0);
+        if damage.map_err(|source| SalvageError::Read { path: database.to_owned(), source })?.is_some() {
+            return read(Tail::Kept);
+        }
         let stored = read(Tail::Dropped)?;
         if stored.ledger()?.is_some() {
             return Ok(stored);
@@ -96,7 +102,7 @@ impl Stored {
         SalvageError::Read { path: self.path.clone(), source }
     }
 
-    /// The places of the engine's log, before its end, that cannot be read: the engine goes no further than the first.
+    /// The places of the engine's log, before its end, that cannot be read.
     pub(super) fn gaps(&self) -> u64 {
         self.tree.gaps
     }

@@ -67,7 +67,7 @@ impl Tree {
             Kind::Free => {
                 chains.remove(&message.page);
             }
-            Kind::Other => {}
+            Kind::Batch | Kind::Cap | Kind::Other | Kind::Canceled => {}
         })?;
         let mut pages = Vec::with_capacity(chains.len());
         for chain in chains.into_values() {

@@ -1,0 +1,167 @@
+//! What the engine would give up if it opened a log, found out before it does, since it writes over that.
+//!
+//! The engine replays its log up to the first message behind the last place known to be stable that it cannot read; it
+//! makes that the new end, and zeroes what is behind. In the segments before, it passes over the rest of a segment behind a
+//! message that it cannot read, and over a whole segment without its header. All three are what a crash leaves, too:
+//!
+//! - a crash tears the end of the log, where the parts of **one** commit were being written. Each commit is on stable storage
+//!   before the next one begins, so a tear is damage where it lies below what a header or a snapshot calls stable, inside a
+//!   batch with another one behind it, or before two batches;
+//! - a crash also tears a segment that is used again, in which nothing counts any more: a segment before the end is damaged
+//!   only where a message that the engine passes over is among those that make up a page now.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+
+use super::log::{Kind, Log, Message, SEGMENT_HEADER, Segment, Tail, walk};
+use crate::queue::engine::SEGMENT_BYTES;
+
+/// The engine expects no message where fewer bytes of a segment than this are left.
+const LEAST_ROOM: usize = 32;
+
+/// What can be read and would be given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::queue) enum Loss {
+    /// The end of the log, behind a place in it.
+    Tail { lsn: u64, messages: u64 },
+    /// Parts of segments before it, with pages of the database that are in use.
+    Inside { pages: u64 },
+    /// Nothing: but a snapshot leads the engine to pages behind its end, in place of those that are there.
+    Short { end: u64, recovered: u64 },
+}
+
+impl std::fmt::Display for Loss {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tail { lsn, messages } => {
+                write!(f, "it cannot be read at {lsn}, and behind that are {messages} messages which can")
+            }
+            Self::Inside { pages } => {
+                write!(f, "places in it cannot be read, and behind them are parts of {pages} pages which can")
+            }
+            Self::Short { end, recovered } => write!(f, "it ends at {end}, and reached to {recovered} once"),
+        }
+    }
+}
+
+/// Reads the whole log of `database` once, so that an I/O error comes out, and says what the engine would give up of it;
+/// `recovered` is the place up to which its snapshots reach. In memory is a flag for each page.
+pub(in crate::queue) fn would_lose(database: &Path, recovered: u64) -> io::Result<Option<Loss>> {
+    let log = match Log::open(database, Tail::Kept) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    let (segments, stable) = log.segments()?;
+    let stable = stable.max(recovered);
+    let mut sight = Sight {
+        stable,
+        recovered,
+        tail: stable / SEGMENT_BYTES as u64,
+        expected: stable / SEGMENT_BYTES as u64,
+        ..Sight::default()
+    };
+    let mut bytes = Vec::new();
+    for (number, segment) in segments {
+        log.read_segment(segment.at, &mut bytes)?;
+        sight.look(number, segment, &bytes);
+    }
+    Ok(sight.loss())
+}
+
+#[derive(Default)]
+struct Sight {
+    /// Up to here the log was on stable storage once.
+    stable: u64,
+    /// A snapshot says so.
+    recovered: u64,
+    /// The segment that the end of the log is looked for from.
+    tail: u64,
+    /// The next segment of the tail, as long as nothing is missing.
+    expected: u64,
+    /// Where the engine stops.
+    tear: Option<u64>,
+    /// The end of the last batch that it sees.
+    batch_end: u64,
+    /// Messages behind the tear.
+    behind: u64,
+    /// Batches there in segments with a header, and the most in one without: of those, some may be from before a crash.
+    batches: u64,
+    most_headless: u64,
+    /// Whether a part of what makes up a page now is passed over.
+    pages: HashMap<u64, bool>,
+}
+
+impl Sight {
+    fn look(&mut self, number: u64, segment: Segment, bytes: &[u8]) {
+        let first = number.saturating_mul(SEGMENT_BYTES as u64);
+        let is_tail = number >= self.tail;
+        if is_tail && self.tear.is_none() && (number != self.expected || !segment.headed) {
+            self.tear = Some(self.expected.saturating_mul(SEGMENT_BYTES as u64));
+        }
+        let (mut seen, mut capped, mut end, mut headless) = (segment.headed, false, SEGMENT_HEADER, 0);
+        walk(bytes, number, segment.at, |message| {
+            seen &= message.joins && !capped;
+            if seen {
+                end = message.place.end(bytes, segment.at);
+                capped = message.kind == Kind::Cap;
+            } else if is_tail && self.tear.is_none() {
+                self.tear = Some(first.saturating_add(end as u64));
+            }
+            if self.tear.is_some() {
+                self.behind += 1;
+                match message.kind {
+                    Kind::Batch if segment.headed => self.batches += 1,
+                    Kind::Batch => headless += 1,
+                    _ => {}
+                }
+            } else {
+                if is_tail && message.kind == Kind::Batch {
+                    let body = message.place.body(bytes, segment.at).and_then(|body| body.first_chunk());
+                    self.batch_end = body.map_or(0, |body| u64::from_le_bytes(*body));
+                }
+                self.keep(message, seen);
+            }
+        });
+        self.most_headless = self.most_headless.max(headless);
+        // Nothing is missing where another one had no room.
+        let is_whole = capped || end + LEAST_ROOM > SEGMENT_BYTES;
+        if is_tail && self.tear.is_none() {
+            match is_whole {
+                true => self.expected = number + 1,
+                false => self.tear = Some(first.saturating_add(end as u64)),
+            }
+        }
+    }
+
+    /// What a message before the tear makes of its page.
+    fn keep(&mut self, message: Message, seen: bool) {
+        match message.kind {
+            Kind::Node | Kind::Free | Kind::Other => {
+                self.pages.insert(message.page, !seen);
+            }
+            // Without a base it says nothing.
+            Kind::Link => {
+                if let Some(hidden) = self.pages.get_mut(&message.page) {
+                    *hidden |= !seen;
+                }
+            }
+            Kind::Batch | Kind::Cap | Kind::Canceled => {}
+        }
+    }
+
+    fn loss(self) -> Option<Loss> {
+        if let Some(lsn) = self.tear.filter(|_| self.behind > 0) {
+            let batches = self.batches.max(self.most_headless);
+            if lsn < self.stable || batches >= 2 || (batches == 1 && lsn <= self.batch_end) {
+                return Some(Loss::Tail { lsn, messages: self.behind });
+            }
+        }
+        let end = self.tear.unwrap_or(self.expected.saturating_mul(SEGMENT_BYTES as u64));
+        if end < self.recovered {
+            return Some(Loss::Short { end, recovered: self.recovered });
+        }
+        let pages = self.pages.values().filter(|hidden| **hidden).count() as u64;
+        (pages > 0).then_some(Loss::Inside { pages })
+    }
+}
