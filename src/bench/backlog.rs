@@ -70,7 +70,7 @@ pub(super) async fn idle(settings: &Settings, report: &mut Report) -> Result<(),
     let (before, began) = (daemon.used()?, Instant::now());
     tokio::time::sleep(IDLE).await;
     let used = daemon.used()?.since(&before);
-    report.add("idle", "wake-ups", "1/s", rate(used.waits, began.elapsed()));
+    report.add("idle", "wake-ups", "1/s", rate(used.waits(), began.elapsed()));
     report.add("idle", "memory", "MiB", used.resident_bytes as f64 / MIB);
     daemon.end().await
 }

@@ -1,5 +1,7 @@
 //! The daemon in a process of its own, and what the system says that it used.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,14 +26,14 @@ pub(super) struct Daemon {
 }
 
 /// What a process used since it began.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Used {
     pub(super) user: Duration,
     pub(super) system: Duration,
     /// What it had the system write to the disk, in bytes.
     pub(super) written: u64,
-    /// How often one of its threads waited, which ends in a wake-up each.
-    pub(super) waits: u64,
+    /// How often each of its threads waited, which ends in a wake-up each.
+    waits: BTreeMap<OsString, u64>,
     /// The most memory that was resident, in bytes.
     pub(super) peak_bytes: u64,
     /// The memory that is resident, in bytes.
@@ -49,9 +51,23 @@ impl Used {
             user: self.user.saturating_sub(before.user),
             system: self.system.saturating_sub(before.system),
             written: self.written.saturating_sub(before.written),
-            waits: self.waits.saturating_sub(before.waits),
-            ..*self
+            waits: self
+                .waits
+                .iter()
+                .map(|(thread, waits)| (thread.clone(), waits.saturating_sub(before.waited(thread))))
+                .collect(),
+            peak_bytes: self.peak_bytes,
+            resident_bytes: self.resident_bytes,
         }
+    }
+
+    /// How often its threads waited, those that ended left out.
+    pub(super) fn waits(&self) -> u64 {
+        self.waits.values().sum()
+    }
+
+    fn waited(&self, thread: &OsString) -> u64 {
+        self.waits.get(thread).copied().unwrap_or(0)
     }
 }
 
@@ -146,11 +162,12 @@ fn used(process: &Path) -> io::Result<Used> {
     let ticks = |field: usize| fields.get(field).and_then(|text| text.parse::<u64>().ok());
     let (Some(user), Some(system)) = (ticks(11), ticks(12)) else { return Err(bad("no times")) };
     let status = fs::read_to_string(process.join("status"))?;
-    let mut waits = 0;
+    let mut waits = BTreeMap::new();
     for thread in fs::read_dir(process.join("task"))? {
+        let thread = thread?;
         // A thread may end while it is looked at.
-        let status = fs::read_to_string(thread?.path().join("status")).unwrap_or_default();
-        waits += member(&status, "voluntary_ctxt_switches:").unwrap_or(0);
+        let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+        waits.insert(thread.file_name(), member(&status, "voluntary_ctxt_switches:").unwrap_or(0));
     }
     let written = fs::read_to_string(process.join("io"))?;
     Ok(Used {
