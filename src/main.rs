@@ -1,4 +1,6 @@
-//! The executable: all of it is in the library.
+//! The executable: all of it is in the library, but for the allocator.
+
+mod allocator;
 
 use std::process::ExitCode;
 
