@@ -23,6 +23,7 @@ use target_notifyd::schedule::Random;
 use tempfile::TempDir;
 
 use crate::extent::{extent, seed};
+use crate::floors::sources;
 use crate::power::check::{open, rehearse};
 use crate::power::preload::preload;
 use crate::process::{LIMIT, command, connect, terminate};
@@ -419,6 +420,33 @@ fn a_kill_at_every_place_that_matters_loses_nothing() {
     }
     let kills = world.end();
     assert_eq!(kills, 28);
+}
+
+#[test]
+fn a_kill_while_the_engine_leaves_a_full_disk_loses_nothing() {
+    let mut world = World::new();
+    world.round(End::InOrder, "");
+    for place in ["reopen.closed", "reopen.opened"] {
+        world.round(End::At(place), "write@/db:12:ENOSPC");
+    }
+    assert_eq!(world.end(), 2);
+}
+
+#[test]
+fn every_place_at_which_a_test_can_kill_is_one_at_which_it_does() {
+    let (mut files, mut places) = (Vec::new(), BTreeSet::new());
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    for file in files {
+        let text = fs::read_to_string(file).expect("a source");
+        let calls = text.match_indices("reach(\"").map(|(at, call)| &text[at + call.len()..]);
+        for call in calls.filter_map(|rest| rest.split_once("\")")).map(|(call, _)| call) {
+            // What a plan reaches is called by what it is a plan for.
+            places.extend(call.split_once("\", \"").map(|(what, when)| format!("\"{what}.{when}")));
+        }
+    }
+    assert!(places.len() > 15, "{places:?}");
+    let missed: Vec<_> = places.iter().filter(|place| !include_str!("kill.rs").contains(*place)).collect();
+    assert!(missed.is_empty(), "{missed:?}");
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! What has to be true of a queue after a loss of power.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use target_notifyd::event::{Event, Moment, Seq};
-use target_notifyd::queue::{Now, OpenError, Queue, Settings};
+use target_notifyd::queue::{Now, OpenError, Queue, Settings, failed_before};
 use target_notifyd::wire::defaults::Defaults;
 use target_notifyd::wire::reply::Appended;
 use target_notifyd::wire::submission::Submission;
@@ -90,7 +90,12 @@ pub(crate) fn now() -> Now {
 pub(crate) fn check(path: &Path, opening: Opening, record: &Record, at: usize) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     runtime.block_on(async {
+        let (marked, before) = (failed_before(path), databases(path));
         let queue = opening(queue_settings(path)).map_err(|error| format!("it does not open: {error}"))?;
+        // Where no mark of a failed disk has it copied, the one database stays what it is.
+        if !marked && before.len() == 1 && databases(path) != before {
+            return Err("what a loss of power leaves was taken for damage".to_owned());
+        }
         let found = whole(&queue)?;
         for (id, known) in &record.acknowledged {
             let answered = record.answered.get(id).is_some_and(|answered| *answered <= at);
@@ -110,6 +115,15 @@ pub(crate) fn check(path: &Path, opening: Opening, record: &Record, at: usize) -
         }
         goes_on(queue, path, opening, found).await
     })
+}
+
+/// The names of the databases in the queue's folder.
+fn databases(path: &Path) -> BTreeSet<String> {
+    // Absent where nothing was begun.
+    let entries = std::fs::read_dir(path).into_iter().flatten();
+    let names = entries.map(|entry| entry.expect("a folder can be listed").file_name());
+    let names = names.filter_map(|name| name.into_string().ok());
+    names.filter(|name| name.starts_with("events.") && name != "events.new").collect()
 }
 
 /// Every event in the queue, by its id; each is one that was submitted, byte for byte, and the account balances.
