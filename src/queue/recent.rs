@@ -2,6 +2,7 @@
 //!
 //! Guarantees:
 //! - only what is on stable storage is here, and it is what the disk holds, byte for byte;
+//! - what is settled is not here any more;
 //! - memory is bounded by [`MAX_RECENT_BYTES`]; beyond it those stored first go, and are read from the disk like all others.
 
 use std::collections::VecDeque;
@@ -46,6 +47,13 @@ impl Recent {
         let event = self.places.get_mut(at)?.take()?;
         self.bytes = self.bytes.saturating_sub(payload(&event));
         Some(event)
+    }
+
+    /// Events that are settled, whoever did it, are wanted by nobody any more.
+    pub(super) fn forget(&mut self, settled: &[Seq]) {
+        for seq in settled {
+            drop(self.take(*seq));
+        }
     }
 
     fn at(&self, seq: Seq) -> Option<usize> {

@@ -90,6 +90,8 @@ pub(super) struct Plan {
     /// Pages that it removes.
     pub(super) removing: Vec<PageState>,
     removed: Vec<Seq>,
+    /// Events that it settles.
+    settled: Vec<Seq>,
     pub(super) buried: Vec<DeadReason>,
     /// Dead letters that it removes.
     pub(super) deleted: BTreeSet<Seq>,
@@ -314,6 +316,7 @@ impl Writer {
         page.mark |= bit;
         plan.ledger.counted = plan.ledger.counted.saturating_sub(1);
         plan.touched.insert(page.key.first, page);
+        plan.settled.push(seq);
         Ok(true)
     }
 
@@ -428,7 +431,10 @@ impl Writer {
                 self.settled.push(page);
             }
         }
-        self.told.recent.lock().unwrap_or_else(PoisonError::into_inner).add(plan.recent);
+        let mut recent = self.told.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.forget(&plan.settled);
+        recent.add(plan.recent);
+        drop(recent);
         // Before anybody can send and settle these events.
         for (hook, first) in plan.hooks {
             hook.0(first);
