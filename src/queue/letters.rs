@@ -1,12 +1,10 @@
 //! Dead letters: how an event becomes one, and how it goes or comes back.
 
-use tracing::warn;
-
 use super::engine::CommitError;
 use super::keys::{self, DEAD, cut, numbered, part};
 use super::open_page::OpenPage;
 use super::space::Room;
-use super::store::read_event;
+use super::store::read_events;
 use super::writer::{Plan, Writer};
 use super::{Burial, Ledger, Requeued};
 use crate::event::{DeadReason, Event, Moment, Seq};
@@ -18,10 +16,11 @@ impl Writer {
     pub(super) fn bury(&mut self, plan: &mut Plan, burial: &Burial, at: Moment) -> Result<(), CommitError> {
         let Burial { seq, reason, detail } = burial;
         let (seq, reason) = (*seq, *reason);
-        let Some(event) = read_event(&self.engine, seq)? else {
-            warn!(event = "event_unreadable", %seq, "an event that is to be set aside cannot be read; it stays where it is. Check the disk: journalctl -k");
-            return Ok(());
-        };
+        let mut read = read_events(&self.engine, seq, &[seq])?;
+        if let Some(page) = read.unreadable {
+            return self.quarantine(plan, page);
+        }
+        let Some(event) = read.events.pop().flatten() else { return Ok(()) };
         if !self.settle(plan, seq)? {
             return Ok(());
         }

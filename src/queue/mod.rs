@@ -27,6 +27,7 @@ mod nudge;
 mod open;
 mod open_page;
 mod pages;
+mod quarantine;
 mod recent;
 mod reopen;
 pub mod salvage;

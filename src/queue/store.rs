@@ -163,20 +163,26 @@ impl Store {
         seqs.iter().map(|seq| recent.take(*seq)).collect()
     }
 
-    /// The events `seqs`, each `None` where it cannot be read. Blocks on the disk.
+    /// The events `seqs`, each `None` where it cannot be read: then it is moved to quarantine with its page. Blocks on the
+    /// disk.
     ///
     /// # Errors
     /// [`Failed`]: the engine cannot read.
     pub fn load(&self, seqs: &[Seq]) -> Result<Vec<Option<Event>>, Failed> {
-        self.read(|engine| {
-            let (mut events, mut rest) = (Vec::with_capacity(seqs.len()), seqs);
+        let (events, unreadable) = self.read(|engine| {
+            let (mut events, mut unreadable, mut rest) = (Vec::with_capacity(seqs.len()), Vec::new(), seqs);
             while let Some(first) = rest.first() {
                 let read = read_events(engine, *first, rest)?;
-                rest = rest.get(read.len()..).unwrap_or_default();
-                events.extend(read);
+                unreadable.extend(read.unreadable);
+                rest = rest.get(read.events.len()..).unwrap_or_default();
+                events.extend(read.events);
             }
-            Ok(events)
-        })
+            Ok((events, unreadable))
+        })?;
+        for page in unreadable {
+            let _sent = self.commands.send(Command::Quarantine(page));
+        }
+        Ok(events)
     }
 
     /// Settles events: returns once that is durable. What is not in the queue, or settled before, is passed over.
@@ -370,20 +376,24 @@ fn dead_in(engine: &Engine, from: Seq, max: usize) -> Result<Vec<DeadLetter>, sl
     Ok(letters)
 }
 
-/// Reads one event; `None` where it is not there, or cannot be read.
-pub(super) fn read_event(engine: &Engine, seq: Seq) -> Result<Option<Event>, sled::Error> {
-    Ok(read_events(engine, seq, &[seq])?.pop().flatten())
+/// What was read of one page.
+pub(super) struct Read {
+    /// The events, each `None` where it is not there, or cannot be read.
+    pub(super) events: Vec<Option<Event>>,
+    /// The page, where it or the envelope that it refers to is damaged.
+    pub(super) unreadable: Option<PageKey>,
 }
 
 /// Reads `first` and those of the `seqs` behind it that lie in the same page, at least one.
-fn read_events(engine: &Engine, first: Seq, seqs: &[Seq]) -> Result<Vec<Option<Event>>, sled::Error> {
-    let Some((key, last)) = page_at(engine, first)? else { return Ok(vec![None]) };
+pub(super) fn read_events(engine: &Engine, first: Seq, seqs: &[Seq]) -> Result<Read, sled::Error> {
+    let none = |unreadable| Ok(Read { events: vec![None], unreadable });
+    let Some((key, last)) = page_at(engine, first)? else { return none(None) };
     let joined = match last {
         Some(_) => None,
         None => engine.joined(&numbered(PAGE, key.first))?,
     };
     let record = last.as_deref().or(joined.as_deref()).unwrap_or_default();
-    let Ok(page) = Page::decode(record) else { return Ok(vec![None]) };
+    let Ok(page) = Page::decode(record) else { return none(Some(key)) };
     let stored = match page.apart() {
         Some(apart) => engine.joined(&numbered(MEMBERS, Seq(apart.first)))?,
         None => None,
@@ -394,5 +404,7 @@ fn read_events(engine: &Engine, first: Seq, seqs: &[Seq]) -> Result<Vec<Option<E
         let position = usize::try_from(seq.0.saturating_sub(key.first.0)).unwrap_or(usize::MAX);
         page.event(key.first, position, members)
     };
-    Ok(here.map(event).collect())
+    let events: Vec<_> = here.map(event).collect();
+    let unreadable = events.iter().any(Option::is_none).then_some(key);
+    Ok(Read { events, unreadable })
 }

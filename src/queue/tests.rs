@@ -323,6 +323,43 @@ async fn a_damaged_page_and_a_missing_one_are_accounted_for_and_harm_no_other() 
     assert_eq!(records(&store, b"q").len(), 1);
 }
 
+/// An event with a large envelope is in pages of its own, and its envelope beside them.
+#[tokio::test]
+async fn a_damaged_envelope_and_one_that_is_left_alone_go_to_quarantine_with_their_pages() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let queue = open(settings.clone());
+    for name in ["a", "b", "c", "d"] {
+        append(&queue, vec![submission(name, 2, 10, 2_000)]).await;
+    }
+    queue.shutdown().await.unwrap();
+    let damage = |db: &sled::Db, key: Vec<u8>| {
+        let value: Vec<u8> = db.get(&key).unwrap().unwrap().iter().map(|byte| !byte).collect();
+        drop(db.insert(key, value).unwrap());
+    };
+    tamper(&settings, |db| {
+        damage(db, keys::PageKey { first: Seq(1), count: 2 }.part(0));
+        damage(db, keys::part(keys::MEMBERS, Seq(3), 0));
+        damage(db, keys::part(keys::MEMBERS, Seq(5), 0));
+    });
+    let queue = open(settings);
+    let store = queue.store();
+    assert_eq!(seqs(&store).await, vec![3, 4, 5, 6, 7, 8]);
+    // The envelopes are found out when their events are read, or set aside.
+    assert!(store.load(&[Seq(3), Seq(4)]).unwrap().iter().all(Option::is_none));
+    let burial = Burial { seq: Seq(5), reason: DeadReason::Dropped, detail: String::new() };
+    store.settle(vec![Seq(6)], vec![burial]).await.unwrap();
+    assert_eq!(seqs(&store).await, vec![7, 8]);
+    // What was delivered before it was found out is no loss.
+    let expected = Balance { accepted: 8, delivered: 1, quarantined: 5, ..Balance::default() };
+    assert_eq!((store.ledger().balance, store.ledger().imbalance()), (expected, 0));
+    // Three pages and the three envelopes; what is held is the fourth of each.
+    assert_eq!(records(&store, b"q").len(), 6);
+    let held: usize =
+        [b"e", b"v"].into_iter().flat_map(|tag| records(&store, tag)).map(|one| one.1.len()).sum();
+    assert_eq!((store.ledger().held_bytes, records(&store, b"v").len()), (held as u64, 1));
+}
+
 #[tokio::test]
 async fn more_events_than_the_counters_promise_stay_an_imbalance() {
     let folder = TempDir::new().unwrap();

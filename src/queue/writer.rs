@@ -16,7 +16,7 @@ use super::error::Failed;
 use super::folder::Folder;
 use super::keys::{self, MARK, MEMBERS, PageKey, cut, meta, numbered, part};
 use super::open_page::OpenPage;
-use super::pages::{PageState, Pages, mark_value, page_of};
+use super::pages::{PageState, Pages, mark_value};
 use super::reopen::Pause;
 use super::space::{Room, Space};
 use super::view::View;
@@ -77,7 +77,7 @@ pub(super) struct LastCommit {
 pub(super) struct Plan {
     pub(super) batch: Batch,
     pub(super) ledger: Ledger,
-    touched: BTreeMap<Seq, PageState>,
+    pub(super) touched: BTreeMap<Seq, PageState>,
     pub(super) fresh: Vec<PageState>,
     pub(super) entries: Vec<Entry>,
     pub(super) recent: Vec<Event>,
@@ -89,7 +89,7 @@ pub(super) struct Plan {
     requeued: Vec<Requeued>,
     /// Pages that it removes.
     pub(super) removing: Vec<PageState>,
-    removed: Vec<Seq>,
+    pub(super) removed: Vec<Seq>,
     /// Events that it settles.
     settled: Vec<Seq>,
     pub(super) buried: Vec<DeadReason>,
@@ -318,35 +318,6 @@ impl Writer {
         plan.touched.insert(page.key.first, page);
         plan.settled.push(seq);
         Ok(true)
-    }
-
-    /// Moves a page that cannot be read aside, with the events that it had left.
-    fn quarantine(&mut self, plan: &mut Plan, key: PageKey) -> Result<(), CommitError> {
-        if page_of(&self.engine, key.first)? != Some(key) || plan.removed.contains(&key.first) {
-            return Ok(());
-        }
-        let mark = super::pages::mark(&self.engine, key)?;
-        let left = u64::from((key.full() & !mark).count_ones());
-        let mut bytes = 0;
-        for record in self.engine.from(key.part(0)) {
-            let (name, value) = record?;
-            if PageKey::read(&name).is_none_or(|(page, _)| page != key) {
-                break;
-            }
-            bytes += value.len() as u64;
-            plan.batch.remove(&name);
-            plan.batch.insert(keys::quarantine(&name), value);
-        }
-        plan.batch.remove(numbered(MARK, key.first));
-        plan.ledger.held_bytes = plan.ledger.held_bytes.saturating_sub(bytes);
-        plan.ledger.balance.quarantined += left;
-        plan.ledger.counted = plan.ledger.counted.saturating_sub(left);
-        plan.removed.push(key.first);
-        error!(
-            event = "quarantined", page = %key.first, events = left,
-            "a page of the queue cannot be read: its events were moved to quarantine. Check the disk: journalctl -k"
-        );
-        Ok(())
     }
 
     fn plan_appends(&mut self, plan: &mut Plan, appends: Vec<Append>) {

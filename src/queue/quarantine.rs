@@ -1,0 +1,73 @@
+//! What cannot be read is moved aside, where no reader looks, and counted to the event.
+
+use tracing::error;
+
+use super::engine::CommitError;
+use super::keys::{self, MARK, MEMBERS, PAGE, PageKey, numbered, seq_of};
+use super::pages::{self, page_of, walk};
+use super::writer::{Plan, Writer};
+use crate::event::Seq;
+use crate::wire::record::Page;
+
+impl Writer {
+    /// Moves a page that cannot be read aside, with the events that it had left.
+    pub(super) fn quarantine(&mut self, plan: &mut Plan, key: PageKey) -> Result<(), CommitError> {
+        if page_of(&self.engine, key.first)? != Some(key) || plan.removed.contains(&key.first) {
+            return Ok(());
+        }
+        // What this very commit settles is counted as that.
+        let mark = match plan.touched.remove(&key.first) {
+            Some(page) => page.mark,
+            None => pages::mark(&self.engine, key)?,
+        };
+        let left = u64::from((key.full() & !mark).count_ones());
+        self.set_aside(plan, &numbered(PAGE, key.first))?;
+        plan.batch.remove(numbered(MARK, key.first));
+        self.settled.retain(|page| page.key != key);
+        plan.ledger.balance.quarantined += left;
+        plan.ledger.counted = plan.ledger.counted.saturating_sub(left);
+        plan.removed.push(key.first);
+        if let Some(first) = self.left_alone(plan, key)? {
+            self.set_aside(plan, &numbered(MEMBERS, first))?;
+        }
+        error!(
+            event = "quarantined", page = %key.first, events = left,
+            "a page of the queue cannot be read: its events were moved to quarantine. Check the disk: journalctl -k"
+        );
+        Ok(())
+    }
+
+    fn set_aside(&self, plan: &mut Plan, prefix: &[u8]) -> Result<(), CommitError> {
+        let mut bytes = 0;
+        for record in self.engine.from(prefix.to_vec()) {
+            let (name, value) = record?;
+            if !name.starts_with(prefix) {
+                break;
+            }
+            bytes += value.len() as u64;
+            plan.batch.remove(&name);
+            plan.batch.insert(keys::quarantine(&name), value);
+        }
+        plan.ledger.held_bytes = plan.ledger.held_bytes.saturating_sub(bytes);
+        Ok(())
+    }
+
+    /// The large envelope to which no page refers once the page `key` is gone. The page itself cannot tell any more.
+    fn left_alone(&self, plan: &Plan, key: PageKey) -> Result<Option<Seq>, CommitError> {
+        let end = [numbered(MEMBERS, key.first), vec![u8::MAX; 2]].concat();
+        let last = self.engine.last_to(end)?;
+        let Some(first) = last.and_then(|(name, _)| seq_of(MEMBERS, &name)) else { return Ok(None) };
+        // Only the pages of its submission refer to it, and they follow each other from its number on: the first that is
+        // left decides. One that cannot be read either is set aside by itself, and then it decides.
+        let mut used = false;
+        walk(&self.engine, first, Seq(u64::MAX), |page, record| {
+            if plan.removed.contains(&page.first) {
+                return Ok(false);
+            }
+            let apart = Page::decode(record).map(|page| page.apart());
+            used = apart.map_or(true, |apart| apart.is_some_and(|apart| apart.first == first.0));
+            Ok(true)
+        })?;
+        Ok((!used).then_some(first))
+    }
+}
