@@ -24,6 +24,8 @@ impl Writer {
         if !self.settle(plan, seq)? {
             return Ok(());
         }
+        // An event whose mark was damaged may have a letter already.
+        self.delete(plan, seq)?;
         // The letter lies in the commit that settles its event: a crash leaves both or none.
         let record = encode_dead(&DeadLetter { event, reason, detail: detail.clone(), at });
         for (number, value) in cut(&record) {

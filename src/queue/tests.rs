@@ -361,6 +361,27 @@ async fn a_damaged_envelope_and_one_that_is_left_alone_go_to_quarantine_with_the
 }
 
 #[tokio::test]
+async fn an_event_that_comes_back_with_a_damaged_mark_has_one_letter() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let burial =
+        |detail: &str| vec![Burial { seq: Seq(1), reason: DeadReason::Refused, detail: detail.to_owned() }];
+    let queue = open(settings.clone());
+    append(&queue, vec![submission("a", 2, 10, 10)]).await;
+    queue.store().settle(vec![], burial("first")).await.unwrap();
+    queue.shutdown().await.unwrap();
+    tamper(&settings, |db| drop(db.insert(keys::numbered(keys::MARK, Seq(1)), b"damaged").unwrap()));
+    let queue = open(settings);
+    let store = queue.store();
+    assert_eq!(seqs(&store).await, vec![1, 2]);
+    store.settle(vec![], burial("a longer detail")).await.unwrap();
+    let held: usize =
+        [b"e", b"d"].into_iter().flat_map(|tag| records(&store, tag)).map(|one| one.1.len()).sum();
+    assert_eq!((store.ledger().dead_held, store.ledger().held_bytes), (1, held as u64));
+    assert_eq!(store.dead(Seq(0), 9).unwrap()[0].detail, "a longer detail");
+}
+
+#[tokio::test]
 async fn more_events_than_the_counters_promise_stay_an_imbalance() {
     let folder = TempDir::new().unwrap();
     let settings = settings(folder.path());
