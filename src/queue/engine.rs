@@ -171,6 +171,8 @@ impl Engine {
         if !synced::in_effect() {
             log.sync_data()?;
         }
+        #[cfg(test)]
+        super::tests::model::meet_full_disk(&self.path)?;
         reach("commit", "synced");
         Ok(())
     }

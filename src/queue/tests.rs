@@ -1,3 +1,5 @@
+pub(super) mod model;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -8,7 +10,6 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::event::{Account, Balance};
-use crate::schedule::Random;
 use crate::wire::defaults::Defaults;
 use crate::wire::reply::Unavailable;
 
@@ -443,77 +444,6 @@ async fn after_a_failed_sync_the_next_start_copies_the_database() {
     assert!(!settings.path.join("failed").exists());
     queue.shutdown().await.unwrap();
     assert_eq!(seqs(&open(settings).store()).await.len(), 9);
-}
-
-/// Random actions on the real queue, held against a naive map after each.
-#[tokio::test]
-async fn the_queue_is_a_map_of_what_waits() {
-    let from = crate::extent::seed() * 1_000_000;
-    for seed in from..from + crate::extent::extent(4, 1_000) {
-        let folder = TempDir::new().unwrap();
-        let settings = settings(folder.path());
-        let mut random = Random::new(seed);
-        let mut queue = open(settings.clone());
-        let (mut model, mut next, mut dead) = (BTreeMap::new(), 1, BTreeSet::new());
-        for step in 0..150 {
-            let below = |random: &mut Random, bound: u64| random.bits() % bound;
-            match below(&mut random, 10) {
-                0..4 => {
-                    let mut batch = Vec::new();
-                    for _ in 0..=below(&mut random, 5) {
-                        let count = 1 + below(&mut random, 80) as usize;
-                        let members = [10, 900, 1_100, 9_000][below(&mut random, 4) as usize];
-                        let one =
-                            submission(&format!("s{step}"), count, below(&mut random, 900) as usize, members);
-                        for event in &one.notifications {
-                            model.insert(next, event.id.clone());
-                            next += 1;
-                        }
-                        batch.push(one);
-                    }
-                    append(&queue, batch).await;
-                }
-                4..9 => {
-                    let chosen: Vec<u64> =
-                        model.keys().copied().filter(|_| random.bits().is_multiple_of(3)).take(500).collect();
-                    let (buried, delivered): (Vec<u64>, Vec<u64>) =
-                        chosen.iter().partition(|seq| **seq % 50 == 0);
-                    let burials = buried.iter().map(|seq| Burial {
-                        seq: Seq(*seq),
-                        reason: DeadReason::Refused,
-                        detail: String::new(),
-                    });
-                    let burials = burials.collect();
-                    queue.store().settle(delivered.into_iter().map(Seq).collect(), burials).await.unwrap();
-                    dead.extend(buried);
-                    model.retain(|seq, _| !chosen.contains(seq));
-                }
-                _ => {
-                    queue.shutdown().await.unwrap();
-                    queue = open(settings.clone());
-                }
-            }
-            let store = queue.store();
-            assert_eq!(
-                seqs(&store).await,
-                model.keys().copied().collect::<Vec<_>>(),
-                "seed {seed} step {step}"
-            );
-            assert_eq!(store.ledger().balance.pending(), model.len() as u64, "seed {seed} step {step}");
-        }
-        let store = queue.store();
-        let loaded = store.load(&model.keys().copied().map(Seq).collect::<Vec<_>>()).unwrap();
-        assert!(loaded.iter().zip(model.values()).all(|(event, id)| event.as_ref().unwrap().id == *id));
-        let letters = store.dead(Seq(0), usize::MAX).unwrap();
-        assert_eq!(letters.iter().map(|one| one.event.seq.0).collect::<BTreeSet<_>>(), dead);
-        drop(store);
-        // Closing removes what is settled; the counters are read when nothing is under way.
-        queue.shutdown().await.unwrap();
-        let store = open(settings).store();
-        let all = [b"e", b"v", b"d"].into_iter().flat_map(|tag| records(&store, tag));
-        let held: u64 = all.map(|(_, value)| value.len() as u64).sum();
-        assert_eq!(store.ledger().held_bytes, held, "seed {seed}");
-    }
 }
 
 #[tokio::test]
