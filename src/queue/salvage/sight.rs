@@ -1,7 +1,7 @@
 //! What the engine would give up if it opened a log, found out before it does, since it writes over that.
 //!
 //! The engine replays its log up to the first message behind the last place known to be stable that it cannot read; it
-//! makes that the new end, and zeroes what is behind. In the segments before, it passes over the rest of a segment behind a
+//! makes that the new end, and zeroes what is behind; without the segment of that stable place it zeroes everything. In the segments before, it passes over the rest of a segment behind a
 //! message that it cannot read, and over a whole segment without its header. All three are what a crash leaves, too:
 //!
 //! - a crash tears the end of the log, where the parts of **one** commit were being written. Each commit is on stable storage
@@ -83,6 +83,10 @@ struct Sight {
     tear: Option<u64>,
     /// The end of the last batch that it sees.
     batch_end: u64,
+    /// Whether that segment is there: without it the engine sees no end, and drops all that it would replay.
+    is_tail_there: bool,
+    /// Messages that it would replay, if no snapshot held what they say.
+    replayed: u64,
     /// Messages behind the tear.
     behind: u64,
     /// Batches there in segments with a header, and the most in one without: of those, some may be from before a crash.
@@ -96,6 +100,8 @@ impl Sight {
     fn look(&mut self, number: u64, segment: Segment, bytes: &[u8]) {
         let first = number.saturating_mul(SEGMENT_BYTES as u64);
         let is_tail = number >= self.tail;
+        self.is_tail_there |= number == self.tail && segment.headed;
+        let is_replayed = number >= self.recovered / SEGMENT_BYTES as u64;
         if is_tail && self.tear.is_none() && (number != self.expected || !segment.headed) {
             self.tear = Some(self.expected.saturating_mul(SEGMENT_BYTES as u64));
         }
@@ -108,6 +114,7 @@ impl Sight {
             } else if is_tail && self.tear.is_none() {
                 self.tear = Some(first.saturating_add(end as u64));
             }
+            self.replayed += u64::from(is_replayed);
             if self.tear.is_some() {
                 self.behind += 1;
                 match message.kind {
@@ -151,6 +158,9 @@ impl Sight {
     }
 
     fn loss(self) -> Option<Loss> {
+        if !self.is_tail_there && self.replayed > 0 {
+            return Some(Loss::Tail { lsn: self.stable, messages: self.replayed });
+        }
         if let Some(lsn) = self.tear.filter(|_| self.behind > 0) {
             let batches = self.batches.max(self.most_headless);
             if lsn < self.stable || batches >= 2 || (batches == 1 && lsn <= self.batch_end) {
