@@ -154,6 +154,14 @@ impl Index {
         }
     }
 
+    /// A forgotten lane is not due before `until`.
+    pub(super) fn delay(&mut self, lane: Lane, until: Moment) {
+        if self.waits.len() < REMEMBERED_WAITS || self.waits.contains_key(&lane) {
+            let due = self.waits.entry(lane).or_insert(until);
+            *due = until.max(*due);
+        }
+    }
+
     /// Whether a forgotten lane still waits.
     pub(super) fn waits(&mut self, now: Moment, lane: Lane) -> bool {
         match self.waits.get(&lane) {

@@ -43,6 +43,11 @@ pub(super) struct Past {
 }
 
 impl Past {
+    /// When its lane may be tried again, where the event was the first of it.
+    pub(super) fn waits_until(&self) -> Option<Moment> {
+        self.standing.map(|standing| standing.not_before)
+    }
+
     /// It may be tried at once.
     pub(super) fn hurry(&mut self, now: Moment) {
         self.parked = self.parked.map(|_| now);

@@ -167,6 +167,13 @@ impl Scheduler {
         if !taken.is_empty() {
             self.settling_from.get_or_insert(now);
         }
+        for event in &taken {
+            // A forgotten session's backoff lies with its first event, and outlives it.
+            let until = self.pasts.remove(now, event).and_then(|past| past.waits_until());
+            if let Some(until) = until.filter(|until| *until > now) {
+                self.index.delay(event.0, until);
+            }
+        }
         let lanes: BTreeSet<Lane> = taken.iter().map(|(lane, _)| *lane).collect();
         for lane in &lanes {
             let Some(state) = self.lanes.get_mut(lane) else { continue };
