@@ -118,12 +118,8 @@ impl Engine {
             Ok(engine) => return Ok(engine),
             Err(first) => first,
         };
-        // Its snapshots are as good as before.
-        if first.disk_full() {
-            return Err(first.at_open(path));
-        }
-        // Nothing was written.
-        if matches!(first, CommitError::Damaged(_)) {
+        // Its snapshots are as good as before, and of a damaged log nothing was written.
+        if first.disk_full() || matches!(first, CommitError::Damaged(_)) {
             return Err(first.at_open(path));
         }
         // Before the second try, which may succeed without a trace of what the first one lost.

@@ -196,6 +196,7 @@ pub(super) fn walk(bytes: &[u8], number: u64, at: u64, mut visit: impl FnMut(Mes
         }
     }
 }
+
 /// The number in a segment's header, and up to where it says that the log was on stable storage, where it is whole.
 fn read_header(header: &[u8; SEGMENT_HEADER]) -> Option<(u64, u64)> {
     let (crc, rest) = header.split_first_chunk::<4>()?;

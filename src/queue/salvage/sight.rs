@@ -1,8 +1,9 @@
 //! What the engine would give up if it opened a log, found out before it does, since it writes over that.
 //!
 //! The engine replays its log up to the first message behind the last place known to be stable that it cannot read; it
-//! makes that the new end, and zeroes what is behind; without the segment of that stable place it zeroes everything. In the segments before, it passes over the rest of a segment behind a
-//! message that it cannot read, and over a whole segment without its header. All three are what a crash leaves, too:
+//! makes that the new end, and zeroes what is behind; without the segment of that stable place it zeroes everything. In the
+//! segments before, it passes over the rest of a segment behind a message that it cannot read, and over a whole segment
+//! without its header. All of this but the second is what a crash leaves, too:
 //!
 //! - a crash tears the end of the log, where the parts of **one** commit were being written. Each commit is on stable storage
 //!   before the next one begins, so a tear is damage where it lies below what a header or a snapshot calls stable, inside a
