@@ -180,11 +180,13 @@ impl Sender<'_> {
             }
         };
         let asking = |line: &Vec<u8>| if self.receipts { asking(line) } else { line.clone() };
-        connection.get_mut().write_all(&lines.iter().map(asking).collect::<Vec<_>>().concat())?;
+        // A connection that is one too many is answered and closed before it is read: the reply says more than the failure.
+        let written = connection.get_mut().write_all(&lines.iter().map(asking).collect::<Vec<_>>().concat());
         let mut left = lines.iter();
         let mut next = left.next();
         while let Some(line) = next {
-            let (text, reply) = read(connection)?;
+            let (text, reply) = read(connection)
+                .map_err(|error| written.as_ref().err().map_or(error, |failed| failed.kind().into()))?;
             if reply.is_receipt() {
                 self.owed = self.owed.saturating_sub(1);
                 self.refused |= print(&text, &reply);
