@@ -92,20 +92,16 @@ impl Folder {
         Ok(path)
     }
 
-    /// Moves databases that were replaced into quarantine; nothing is deleted.
-    pub(super) fn set_replaced_aside(&self) -> io::Result<()> {
+    /// Moves databases that were replaced into quarantine; where they lie then. Nothing is deleted.
+    pub(super) fn set_replaced_aside(&self) -> io::Result<Vec<PathBuf>> {
         let mut generations = self.generations()?;
         generations.pop();
-        for (_, path) in generations {
-            self.quarantine(&path)?;
-        }
-        Ok(())
+        generations.iter().map(|(_, path)| self.quarantine(path)).collect()
     }
 
     /// Moves `path` into quarantine under a name that is free there.
     pub(super) fn quarantine(&self, path: &Path) -> io::Result<PathBuf> {
-        let folder = self.root.join(QUARANTINE);
-        fs::create_dir_all(&folder)?;
+        let folder = self.make_quarantine()?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut target = folder.join(&name);
         let mut number = 1_u32;
@@ -119,6 +115,13 @@ impl Folder {
         sync(&self.root)?;
         reach("aside", "synced");
         Ok(target)
+    }
+
+    /// The folder of what is set aside, made where it is absent.
+    pub(super) fn make_quarantine(&self) -> io::Result<PathBuf> {
+        let folder = self.root.join(QUARANTINE);
+        fs::create_dir_all(&folder)?;
+        Ok(folder)
     }
 
     pub(super) fn failed_before(&self) -> bool {

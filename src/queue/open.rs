@@ -14,7 +14,7 @@ use super::keys::{PAGE, PageKey, meta, numbered};
 use super::migrations::{self, Change, Record, Records, newest, steps};
 use super::pages::Pages;
 use super::reopen::Pause;
-use super::salvage::repair_itself;
+use super::salvage::{put_away, repair_itself};
 use super::space::{Probe, Space, free_bytes};
 use super::store::{Count, Store};
 use super::view::View;
@@ -69,13 +69,22 @@ impl Queue {
             Err(OpenError::Damaged { path, message }) => mend(&folder, &path, message)?,
             opened => opened?,
         };
+        // Before this start may replace it itself.
+        let replaced = folder.set_replaced_aside().map_err(failed)?;
         // Whether an earlier start left the mark, or this open did.
         if folder.failed_before() {
             engine = rebuild(&folder, engine)?;
+            folder.set_replaced_aside().map_err(failed)?;
         }
-        folder.set_replaced_aside().map_err(failed)?;
         migrate(&engine, &folder, rehearse)?;
         let ledger = ledger(&engine)?;
+        for path in replaced {
+            let quarantined = ledger.balance.quarantined;
+            error!(
+                event = "database_replaced", path = %path.display(), quarantined,
+                "an earlier start put a new database in the place of a damaged one, and ended before it said so; the old one lies in quarantine, and quarantined is what this queue ever lost. Check the disk: journalctl -k"
+            );
+        }
         stamp(&engine, &folder, &settings, account, &ledger)?;
         let log = engine.log().map_err(failed)?;
         Ok(Self::start(Parts { folder, settings, space, engine, log, ledger, now }))
@@ -185,8 +194,10 @@ fn mend(folder: &Folder, path: &Path, message: String) -> Result<Engine, OpenErr
         event = "database_repaired", path = %repaired.database.display(), replaced = %repaired.replaced.display(),
         kept = repaired.found.events, quarantined = repaired.found.damaged_events + repaired.missing,
         surplus = repaired.surplus,
-        "the log of the database was damaged: what could be read is kept, the rest is counted as quarantined; the old database lies in quarantine. Check the disk: journalctl -k"
+        "the log of the database was damaged: what could be read is kept, the rest is counted as quarantined; the old database goes to quarantine. Check the disk: journalctl -k"
     );
+    // Told before: the start after a crash between the two tells of it once more, instead of nobody.
+    put_away(folder, &repaired.replaced)?;
     Engine::open(&repaired.database, folder)
 }
 

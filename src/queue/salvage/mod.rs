@@ -27,8 +27,8 @@ use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
 pub use self::audit::{Audit, Damaged, MAX_TOLD, check};
-pub(super) use self::repair::repair_itself;
 pub use self::repair::{Repaired, repair};
+pub(super) use self::repair::{put_away, repair_itself};
 pub(super) use self::sight::would_lose;
 use self::stored::{Item, Stored};
 use super::error::OpenError;

@@ -11,6 +11,7 @@ use super::audit::{Audit, first_key};
 use super::stored::{Item, Stored, StoredPage};
 use super::tree::Record;
 use crate::event::{Account, Balance, DeadReason, Seq};
+use crate::failpoint::reach;
 use crate::queue::engine::{CommitError, Engine, SEGMENT_BYTES};
 use crate::queue::error::OpenError;
 use crate::queue::folder::Folder;
@@ -26,7 +27,7 @@ pub struct Repaired {
     pub found: Audit,
     /// The new database.
     pub database: PathBuf,
-    /// Where the old one is kept.
+    /// Where the old one is.
     pub replaced: PathBuf,
     /// Events that the counters promised and that were nowhere: they are counted as quarantined now.
     pub missing: u64,
@@ -46,12 +47,30 @@ pub fn repair(root: &Path, configured: Option<Account>) -> Result<Repaired, Salv
     if !root.is_dir() {
         return Err(SalvageError::NoDatabase(root.to_owned()));
     }
-    repaired(&Folder::lock(root)?, Some(configured))
+    let folder = Folder::lock(root)?;
+    let mut repaired = repaired(&folder, Some(configured))?;
+    repaired.replaced = put_away(&folder, &repaired.replaced)?;
+    Ok(repaired)
 }
 
-/// As [`repair`], by the daemon itself: only where the records that the whole queue depends on can be read.
+/// As [`repair`], by the daemon itself: only where the records that the whole queue depends on can be read. The old database is
+/// for [`put_away`], once it was told.
 pub(in crate::queue) fn repair_itself(folder: &Folder) -> Result<Repaired, SalvageError> {
     repaired(folder, None)
+}
+
+/// Sets a database aside that was replaced; where it lies then. Every start does this, too, where a crash came before.
+pub(in crate::queue) fn put_away(folder: &Folder, old: &Path) -> Result<PathBuf, OpenError> {
+    let failed = |source| OpenError::Folder { path: folder.root().to_owned(), source };
+    let replaced = folder.quarantine(old).map_err(failed)?;
+    folder.set_replaced_aside().map_err(failed)?;
+    reach("repair", "put_away");
+    // The mark goes last: a crash before this only has the new database copied once more.
+    if folder.failed_before() {
+        folder.clear_failed().map_err(failed)?;
+    }
+    reach("repair", "cleared");
+    Ok(replaced)
 }
 
 /// `configured` is `None` where nobody is there to say that a queue without its own records is to be counted anew.
@@ -76,7 +95,12 @@ fn repaired(folder: &Folder, configured: Option<Option<Account>>) -> Result<Repa
 
 fn make(folder: &Folder, stored: &Stored, account: &Account, old: PathBuf) -> Result<Repaired, SalvageError> {
     let failed = |source| OpenError::Folder { path: folder.root().to_owned(), source };
+    // The old database is wanted there in the end, and what there is no room for had better come to light before the rename.
+    folder.make_quarantine().map_err(failed)?;
+    // Written beside the old database, of which not a byte is changed: a crash up to the rename leaves the old queue, and the
+    // next repair begins with removing this.
     let path = folder.construction().map_err(failed)?;
+    reach("repair", "begun");
     let mut copy = Copy::new(&path)?;
     let mut audit = Audit {
         schema: stored.schema()?,
@@ -94,15 +118,12 @@ fn make(folder: &Folder, stored: &Stored, account: &Account, old: PathBuf) -> Re
     copy.put((meta("schema"), seal(&NEWEST)))?;
     copy.put((meta("target"), seal(&(&account.client, &account.organization))))?;
     copy.put((meta("ledger"), ledger.encode()))?;
+    // Each of its commits is synced; its files and folders are, once more, before the rename.
     copy.close()?;
+    reach("repair", "copied");
     let database = folder.finish(&path).map_err(failed)?;
-    // The rename made the new one count; what is left to do, every start does too.
-    let replaced = folder.quarantine(&old).map_err(failed)?;
-    folder.set_replaced_aside().map_err(failed)?;
-    if folder.failed_before() {
-        folder.clear_failed().map_err(failed)?;
-    }
-    Ok(Repaired { found: audit, database, replaced, missing, surplus, ledger })
+    // The rename made the new one count.
+    Ok(Repaired { found: audit, database, replaced: old, missing, surplus, ledger })
 }
 
 /// What is summed up for the new counters.

@@ -130,15 +130,19 @@ impl World {
             Some(status) => status,
             None => terminate(&mut daemon),
         };
-        let said = || fs::read_to_string(&log).expect("a log");
         match end {
-            End::InOrder => assert!(status.success(), "{status}: {}", said()),
+            End::InOrder => assert!(status.success(), "{status}: {}", self.said()),
             _ => {
-                assert_eq!(status.signal(), Some(9), "{end:?} {fault}: {status}: {}", said());
+                assert_eq!(status.signal(), Some(9), "{end:?} {fault}: {status}: {}", self.said());
                 self.kills += 1;
             }
         }
         self.look(&format!("{end:?} {fault}"));
+    }
+
+    /// What the daemon of the last round logged.
+    pub(super) fn said(&self) -> String {
+        fs::read_to_string(self.folder.path().join("stderr")).expect("a log")
     }
 
     /// Holds the queue that was left against what is known.
