@@ -52,10 +52,19 @@ impl Small {
 
     /// Takes all room but so many bytes.
     fn fill(&self, but: u64) {
-        let free = target_notifyd::queue::free_bytes(self.path()).expect("a file system");
         let file = fs::File::create(self.filling()).expect("a file");
-        let bytes = i64::try_from(free.saturating_sub(but)).expect("a size");
-        nix::fcntl::posix_fallocate(file, 0, bytes.max(1)).expect("there was room");
+        loop {
+            let free = target_notifyd::queue::free_bytes(self.path()).expect("a file system");
+            let bytes = i64::try_from(free.saturating_sub(but)).expect("a size");
+            if bytes == 0 {
+                return;
+            }
+            match nix::fcntl::posix_fallocate(&file, 0, bytes) {
+                Ok(()) => return,
+                // A daemon took some of it meanwhile.
+                Err(error) => assert_eq!(error, nix::errno::Errno::ENOSPC),
+            }
+        }
     }
 
     fn free(&self) {

@@ -148,7 +148,10 @@ impl World {
     /// Holds the queue that was left against what is known.
     pub(super) fn look(&self, what: &str) -> (Balance, BTreeSet<String>) {
         let copy = TempDir::new().expect("a folder");
-        copied(&self.queue(), copy.path());
+        // One that was killed before it made its folder left nothing; then nothing was acknowledged either.
+        if self.queue().exists() {
+            copied(&self.queue(), copy.path());
+        }
         let opening = if self.migrates { rehearse } else { open };
         let queue = opening(queue_settings(copy.path())).unwrap_or_else(|error| panic!("{what}: {error}"));
         let store = queue.store();
