@@ -61,7 +61,7 @@ pub(super) fn owners_and_modes_stay_over_a_stop_and_a_start(site: &Site) {
 }
 
 pub(super) fn a_stop_waits_for_requests_under_way(site: &Site) {
-    // Below target.timeout.
+    // Below the configured target.timeout, however slow the machine is.
     let answer = Duration::from_secs(7);
     site.drop_in("TimeoutStopSec=1s");
     site.machine.systemctl(&["restart", SERVICE]);

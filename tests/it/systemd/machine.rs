@@ -153,6 +153,8 @@ impl Machine {
 
     /// The entries of the journal that match.
     pub(crate) fn journal(&self, matches: &[&str]) -> Vec<Value> {
+        // What was sent may not be written yet. Where nobody writes it, there is nothing to wait for.
+        let _silent = self.run("journalctl", &["--sync"]);
         let arguments = [&["--output=json", "--no-pager", "--quiet"], matches].concat();
         let said = self.ok("journalctl", &arguments);
         said.lines().map(|line| serde_json::from_str(line).expect("an entry is JSON")).collect()

@@ -44,7 +44,7 @@ impl Site {
     /// A configuration that delivers to the sandbox, with `more` at its end.
     pub(crate) fn configuration(&self, more: &str) -> String {
         format!(
-            "[target]\nclient = \"acme\"\norganization_id = \"0DD9@AdobeOrg\"\nendpoint = \"http://{}\"\n\
+            "[target]\nclient = \"acme\"\norganization_id = \"0DD9@AdobeOrg\"\nendpoint = \"http://{}\"\ntimeout = \"2m\"\n\
              [queue]\nmin_free = \"1MiB\"\nreserve = \"0B\"\n[batch]\nlinger = \"20ms\"\n\
              [retry]\ninitial = \"50ms\"\nmax = \"500ms\"\n[delivery]\nbreaker_open = \"50ms\"\nbreaker_max = \"500ms\"\n{more}",
             self.sandbox.address()
