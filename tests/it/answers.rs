@@ -8,15 +8,13 @@ use std::time::{Duration, SystemTime};
 use target_notifyd::event::Balance;
 use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 
 use crate::edge::{Edge, Step, listing};
-use crate::support::{MILLI, Running, dead, display, settings};
+use crate::support::{AMPLE, MILLI, Running, dead, display, settings};
 
 /// The longest wait between two attempts, which is what a `Retry-After` counts up to.
 const LONGEST: Duration = Duration::from_secs(1);
-/// `target.timeout` where nothing reaches it.
-const AMPLE: Duration = Duration::from_secs(120);
 /// `target.timeout` of what hangs or drips, which takes it once.
 const SHORT: Duration = Duration::from_secs(1);
 /// `delivery.max_answer`.
@@ -449,9 +447,10 @@ async fn a_host_that_hangs_holds_up_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_connection_is_tried_again_until_somebody_listens() {
     let (folder, edge) = (TempDir::new().expect("a folder"), Edge::default());
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
-    drop(listener);
+    // Who is bound and does not listen refuses, and nobody else may have the port.
+    let unheard = TcpSocket::new_v4().expect("a socket");
+    unheard.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    let address = unheard.local_addr().expect("an address");
     let sandbox = Sandbox::start(sandbox::Settings::default()).expect("the sandbox listens");
     let mut settings = settings(&folder, &sandbox);
     // The client's own host refuses; an edge host serves all the while.
@@ -461,7 +460,7 @@ async fn a_refused_connection_is_tried_again_until_somebody_listens() {
     running.submit(own.collect()).await;
     running.submit((0..50).map(|number| display(&format!("good{number}"), "1")).collect()).await;
     assert_eq!(running.until(|balance| balance.delivered >= 50).await.pending(), 50);
-    let serving = edge.accept(TcpListener::bind(address).await.expect("the port is free"));
+    let serving = edge.accept(unheard.listen(1_024).expect("it listens"));
     assert_eq!(running.settled(100).await.delivered, 100);
     running.stop().await;
     assert!((0..50).all(|number| edge.listed(&format!("s{number}")) == [1]));

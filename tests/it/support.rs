@@ -22,6 +22,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const MILLI: Duration = Duration::from_millis(1);
+/// `target.timeout` and `target.connect_timeout` where nothing is to reach them, however slow the machine is.
+pub(crate) const AMPLE: Duration = Duration::from_secs(120);
 /// No wait of a healthy daemon is as long.
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -73,8 +75,8 @@ pub(crate) fn settings(folder: &TempDir, sandbox: &Sandbox) -> Settings {
             organization: "0DD9@AdobeOrg".to_owned(),
             edge_endpoint: Some(format!("{endpoint}/edge{{cluster}}")),
             endpoint,
-            timeout: 300 * MILLI,
-            connect_timeout: 300 * MILLI,
+            timeout: AMPLE,
+            connect_timeout: AMPLE,
             ca_file: None,
             proxy: None,
             allow_http: false,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use target_notifyd::daemon::Settings;
-use target_notifyd::delivery::{Edge as _, Transport};
+use target_notifyd::delivery::{self, Edge as _, Transport};
 use target_notifyd::event::{Answer, Balance, Cluster, Failure, Host, SessionId};
 use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
@@ -17,7 +17,10 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::authority::{Authority, Validity, self_signed};
 use crate::edge::Edge;
-use crate::support::{Running, display, settings};
+use crate::support::{AMPLE, Running, display, settings};
+
+/// `target.connect_timeout` where somebody is silent, which takes it.
+const BRIEF: Duration = Duration::from_secs(1);
 
 /// What is wrong with an edge host.
 enum Fault {
@@ -128,8 +131,7 @@ fn https(folder: &TempDir, sandbox: &Sandbox, authority: &Authority, port: u16) 
     settings.transport.endpoint = format!("https://127.0.0.1:{port}");
     settings.transport.edge_endpoint = Some(format!("https://127.0.0.{{cluster}}:{port}"));
     settings.transport.ca_file = Some(authority.file(folder));
-    (settings.transport.timeout, settings.transport.connect_timeout) =
-        (Duration::from_secs(30), Duration::from_secs(1));
+    settings.transport.connect_timeout = BRIEF;
     settings.schedule.breaker_failures = 2;
     settings
 }
@@ -143,7 +145,10 @@ async fn nothing_goes_to_a_host_that_fails_in_tls_and_nothing_is_lost() {
     let port = listener.local_addr().expect("an address").port();
     serve_well(listener, authority.server("127.0.0.1", Validity::Now, &["http/1.1"]), &edge);
     let settings = https(&folder, &sandbox, &authority, port);
-    let transport = Transport::new(settings.transport.clone()).expect("sound settings");
+    let within = |connect_timeout| {
+        let settings = delivery::Settings { connect_timeout, ..settings.transport.clone() };
+        Transport::new(settings).expect("sound settings")
+    };
     let session = SessionId::new("s").expect("a session id");
     let mut seen = Vec::new();
     for (number, Case { name, fault, kinds, told }) in cases(&authority).into_iter().enumerate() {
@@ -152,7 +157,8 @@ async fn nothing_goes_to_a_host_that_fails_in_tls_and_nothing_is_lost() {
         let count = Arc::<AtomicUsize>::default();
         serve(listener, fault, Arc::clone(&count));
         let host = Host::Edge(cluster(number));
-        let (outcome, _) = transport.attempt(host, &session, "r", b"{}".to_vec(), &["1"]).await;
+        let limit = if kinds == [Failure::Timeout] { BRIEF } else { AMPLE };
+        let (outcome, _) = within(limit).attempt(host, &session, "r", b"{}".to_vec(), &["1"]).await;
         let Answer::Failed(failure) = outcome.answer else { panic!("{name}: {outcome:?}") };
         assert!(
             kinds.contains(&failure) && outcome.detail.contains(told),
