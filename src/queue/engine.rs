@@ -61,7 +61,7 @@ impl CommitError {
     /// Whether the engine met a full disk, or a quota: then what lies in the cache of the system is what lies on the disk.
     /// Not where the sync met it: what the system could not place is gone then, as with any other sync that failed.
     pub(super) fn disk_full(&self) -> bool {
-        matches!(self, Self::Engine(error) if is_full(error))
+        matches!(self, Self::Engine(error) if met_full_disk(error))
     }
 
     /// Leaves the mark of a failed disk where the system may take pages for clean that never reached the disk.
@@ -83,10 +83,14 @@ impl CommitError {
     }
 }
 
-/// Whether the engine met a full disk, or a quota.
-pub(super) fn is_full(error: &sled::Error) -> bool {
-    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
-    matches!(error, sled::Error::Io(error) if full.contains(&error.kind()))
+/// Whether the engine met a full disk.
+pub(super) fn met_full_disk(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if is_full(error))
+}
+
+/// Whether there is no room on the disk, or the quota is used up.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded].contains(&error.kind())
 }
 
 /// The open database: one tree, so that every commit is one atomic batch.

@@ -70,7 +70,7 @@ impl Folder {
 
     /// Where the next database is made. What lies there already was never finished.
     pub(super) fn construction(&self) -> io::Result<PathBuf> {
-        let path = self.root.join("events.new");
+        let path = construction(&self.root);
         match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(path),
@@ -151,6 +151,11 @@ impl Folder {
     fn generations(&self) -> io::Result<Vec<(u64, PathBuf)>> {
         generations(&self.root)
     }
+}
+
+/// Where the next database of the folder `root` is made.
+pub(super) fn construction(root: &Path) -> PathBuf {
+    root.join("events.new")
 }
 
 /// The database that counts in the folder `root`, if there is one.

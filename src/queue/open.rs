@@ -14,7 +14,7 @@ use super::keys::{PAGE, PageKey, meta, numbered};
 use super::migrations::{self, Change, Record, Records, newest, steps};
 use super::pages::Pages;
 use super::reopen::Pause;
-use super::salvage::{put_away, repair_itself};
+use super::salvage::{SalvageError, put_away, repair_itself};
 use super::space::{Probe, Space, free_bytes};
 use super::store::{Count, Store};
 use super::view::View;
@@ -66,7 +66,7 @@ impl Queue {
             opened => opened,
         };
         let mut engine = match opened {
-            Err(OpenError::Damaged { path, message }) => mend(&folder, &path, message)?,
+            Err(OpenError::Damaged { path, message }) => mend(&folder, &mut space, &path, message)?,
             opened => opened?,
         };
         // Before this start may replace it itself.
@@ -169,7 +169,11 @@ fn rebuild(folder: &Folder, engine: Engine) -> Result<Engine, OpenError> {
     ledger(&engine)?;
     let construction = folder.construction().map_err(failed)?;
     let broken = |path: &Path, error: CommitError| error.at_open(path);
-    let copied = engine.copy_to(&construction).map_err(|error| broken(&construction, error))?;
+    let copied = engine.copy_to(&construction).map_err(|error| {
+        // Its room is needed; what cannot be removed is worth nothing, and the next one is made in its place.
+        let _unfinished = folder.construction();
+        broken(&construction, error)
+    })?;
     drop(engine);
     reach("copy", "copied");
     let made = folder.finish(&construction).map_err(failed)?;
@@ -184,11 +188,19 @@ fn rebuild(folder: &Folder, engine: Engine) -> Result<Engine, OpenError> {
 }
 
 /// Makes a new database of everything that can be read, where the engine would write over some of it.
-fn mend(folder: &Folder, path: &Path, message: String) -> Result<Engine, OpenError> {
+fn mend(folder: &Folder, space: &mut Space, path: &Path, message: String) -> Result<Engine, OpenError> {
     warn!(event = "database_repairing", path = %path.display(), damage = %message, "the log of the database is damaged: what can be read is copied into a new database. Check the disk: journalctl -k");
-    let repaired = repair_itself(folder).map_err(|error| {
-        let message = format!("{message}; it could not be repaired: {error}");
-        OpenError::Damaged { path: path.to_owned(), message }
+    let repaired = match repair_itself(folder) {
+        Err(SalvageError::Full { .. }) if space.fill() => repair_itself(folder),
+        repaired => repaired,
+    };
+    let path = path.to_owned();
+    let repaired = repaired.map_err(|error| match error {
+        SalvageError::Full { needed, message: full, .. } => {
+            let message = format!("its log is damaged ({message}), and what can be read takes at least {needed} bytes in a new one: {full}");
+            OpenError::Full { path, message }
+        }
+        error => OpenError::Damaged { path, message: format!("{message}; it could not be repaired: {error}") },
     })?;
     error!(
         event = "database_repaired", path = %repaired.database.display(), replaced = %repaired.replaced.display(),

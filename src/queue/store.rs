@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
-use super::engine::{Engine, is_full};
+use super::engine::{Engine, met_full_disk};
 use super::error::Failed;
 use super::keys::{DEAD, MEMBERS, PAGE, PageKey, numbered, seq_of};
 use super::pages::{left, page_at, walk};
@@ -338,7 +338,7 @@ impl Store {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            let Some(opened) = opened.filter(|_| is_full(&error)) else {
+            let Some(opened) = opened.filter(|_| met_full_disk(&error)) else {
                 return Err(self.broken(&error));
             };
             let _ended = self.commands.send(Command::Reopen(opened));

@@ -17,6 +17,7 @@ mod check;
 mod cli;
 mod corruption;
 mod crash;
+mod damage;
 mod delivery;
 mod demo;
 mod dns;

@@ -66,6 +66,11 @@ impl Audit {
         if self.ledger.is_some() { promised - found } else { 0 }
     }
 
+    /// The bytes of all stored records, as the counters say; without them nobody knows.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.ledger.map_or(u64::MAX, |ledger| ledger.held_bytes)
+    }
+
     /// Everything that is wrong, in an operator's words; empty where all is well.
     #[must_use]
     pub fn wrong(&self) -> Vec<String> {

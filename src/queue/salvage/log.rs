@@ -80,6 +80,10 @@ impl Place {
         segment.get(from..from.checked_add(self.bytes)?)
     }
 
+    pub(super) fn bytes(self) -> u64 {
+        self.bytes as u64
+    }
+
     /// Where the next message begins.
     pub(super) fn end(self, segment: &[u8], at: u64) -> usize {
         let from = usize::try_from(self.at.saturating_sub(at)).unwrap_or(usize::MAX);

@@ -11,6 +11,7 @@
 mod audit;
 mod bytes;
 mod log;
+mod new;
 mod repair;
 mod sight;
 mod stored;
@@ -81,6 +82,19 @@ pub enum SalvageError {
     Write {
         /// The new database.
         path: PathBuf,
+        /// What was answered.
+        message: String,
+    },
+    /// The disk has no room for the new database.
+    #[error(
+        "the new database {} takes at least {needed} bytes, and there is no room for it: {message}; the queue is as it was. See what takes the disk with df -h, free some, and try again",
+        path.display()
+    )]
+    Full {
+        /// The new database.
+        path: PathBuf,
+        /// What is known to go into it.
+        needed: u64,
         /// What was answered.
         message: String,
     },

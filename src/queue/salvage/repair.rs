@@ -1,18 +1,15 @@
 //! `store repair`: a sound queue of everything that can be read.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::{Path, PathBuf};
-
-use sled::Batch;
 
 use super::SalvageError;
 use super::audit::{Audit, first_key};
+use super::new::{Copy, Room};
 use super::stored::{Item, Stored, StoredPage};
 use super::tree::Record;
 use crate::event::{Account, Balance, DeadReason, Seq};
 use crate::failpoint::reach;
-use crate::queue::engine::{CommitError, Engine, SEGMENT_BYTES};
 use crate::queue::error::OpenError;
 use crate::queue::folder::Folder;
 use crate::queue::keys::{meta, quarantine};
@@ -94,14 +91,6 @@ fn repaired(folder: &Folder, configured: Option<Option<Account>>) -> Result<Repa
 }
 
 fn make(folder: &Folder, stored: &Stored, account: &Account, old: PathBuf) -> Result<Repaired, SalvageError> {
-    let failed = |source| OpenError::Folder { path: folder.root().to_owned(), source };
-    // The old database is wanted there in the end, and what there is no room for had better come to light before the rename.
-    folder.make_quarantine().map_err(failed)?;
-    // Written beside the old database, of which not a byte is changed: a crash up to the rename leaves the old queue, and the
-    // next repair begins with removing this.
-    let path = folder.construction().map_err(failed)?;
-    reach("repair", "begun");
-    let mut copy = Copy::new(&path)?;
     let mut audit = Audit {
         schema: stored.schema()?,
         account: stored.account()?,
@@ -112,6 +101,15 @@ fn make(folder: &Folder, stored: &Stored, account: &Account, old: PathBuf) -> Re
         database: old.clone(),
         ..Audit::default()
     };
+    let room = Room { root: folder.root(), needed: stored.bytes().min(audit.held_bytes()) };
+    room.is_there()?;
+    // The old database is wanted there in the end, and what there is no room for had better come to light before the rename.
+    folder.make_quarantine().map_err(|error| room.failed(error))?;
+    // Written beside the old database, of which not a byte is changed: a crash up to the rename leaves the old queue, and the
+    // next repair begins with removing this.
+    let path = folder.construction().map_err(|error| room.failed(error))?;
+    reach("repair", "begun");
+    let mut copy = Copy::new(&path, room)?;
     let mut sums = Sums::default();
     stored.walk(|item| sums.take(item, &mut audit, &mut copy))?;
     let (ledger, missing, surplus) = sums.ledger(&audit);
@@ -121,7 +119,7 @@ fn make(folder: &Folder, stored: &Stored, account: &Account, old: PathBuf) -> Re
     // Each of its commits is synced; its files and folders are, once more, before the rename.
     copy.close()?;
     reach("repair", "copied");
-    let database = folder.finish(&path).map_err(failed)?;
+    let database = folder.finish(&path).map_err(|error| room.failed(error))?;
     // The rename made the new one count.
     Ok(Repaired { found: audit, database, replaced: old, missing, surplus, ledger })
 }
@@ -140,7 +138,7 @@ struct Sums {
 }
 
 impl Sums {
-    fn take(&mut self, item: Item, audit: &mut Audit, copy: &mut Copy) -> Result<(), SalvageError> {
+    fn take(&mut self, item: Item, audit: &mut Audit, copy: &mut Copy<'_>) -> Result<(), SalvageError> {
         match item {
             Item::Page(page) => self.page(page, audit, copy),
             Item::Letter { seq, parts, letter } => {
@@ -188,7 +186,7 @@ impl Sums {
         }
     }
 
-    fn page(&mut self, page: StoredPage, audit: &mut Audit, copy: &mut Copy) -> Result<(), SalvageError> {
+    fn page(&mut self, page: StoredPage, audit: &mut Audit, copy: &mut Copy<'_>) -> Result<(), SalvageError> {
         self.next = self.next.max(page.key.next().0);
         match page.damage.clone() {
             Some(what) => {
@@ -204,7 +202,7 @@ impl Sums {
         }
     }
 
-    fn keep(&mut self, parts: Vec<Record>, copy: &mut Copy) -> Result<(), SalvageError> {
+    fn keep(&mut self, parts: Vec<Record>, copy: &mut Copy<'_>) -> Result<(), SalvageError> {
         for record in parts {
             self.bytes += record.1.len() as u64;
             copy.put(record)?;
@@ -236,46 +234,6 @@ impl Sums {
 }
 
 /// Keeps a record that cannot be read where no daemon looks for it.
-fn aside(parts: Vec<Record>, copy: &mut Copy) -> Result<(), SalvageError> {
+fn aside(parts: Vec<Record>, copy: &mut Copy<'_>) -> Result<(), SalvageError> {
     parts.into_iter().try_for_each(|(key, value)| copy.put((quarantine(&key), value)))
-}
-
-/// The database under construction.
-struct Copy {
-    engine: Engine,
-    log: File,
-    batch: Batch,
-    bytes: usize,
-}
-
-impl Copy {
-    fn new(path: &Path) -> Result<Self, SalvageError> {
-        let failed = |error: CommitError| write_failed(path, &error);
-        let engine = Engine::new_at(path).map_err(failed)?;
-        let log = engine.log().map_err(|error| failed(error.into()))?;
-        Ok(Self { engine, log, batch: Batch::default(), bytes: 0 })
-    }
-
-    fn put(&mut self, (key, value): Record) -> Result<(), SalvageError> {
-        self.bytes += key.len() + value.len();
-        self.batch.insert(key, value);
-        if self.bytes > SEGMENT_BYTES {
-            self.bytes = 0;
-            return self.commit();
-        }
-        Ok(())
-    }
-
-    fn commit(&mut self) -> Result<(), SalvageError> {
-        let written = self.engine.commit(&self.log, std::mem::take(&mut self.batch));
-        written.map_err(|error| write_failed(self.engine.path(), &error))
-    }
-
-    fn close(mut self) -> Result<(), SalvageError> {
-        self.commit()
-    }
-}
-
-fn write_failed(path: &Path, error: &CommitError) -> SalvageError {
-    SalvageError::Write { path: path.to_owned(), message: error.to_string() }
 }

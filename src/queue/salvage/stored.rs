@@ -107,6 +107,11 @@ impl Stored {
         self.tree.gaps
     }
 
+    /// The bytes of the pages with records, and of their changes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.tree.bytes()
+    }
+
     /// Whether the engine's own configuration is damaged; one that is absent it makes anew.
     pub(super) fn is_configuration_damaged(&self) -> bool {
         let conf = std::fs::read(self.path.join("conf")).unwrap_or_default();

@@ -87,6 +87,13 @@ impl Tree {
         Ok(Self { log, gaps, pages, read: RefCell::default() })
     }
 
+    /// What the pages and their changes take in the log.
+    pub(super) fn bytes(&self) -> u64 {
+        let chains = self.pages.iter().map(|page| &page.chain);
+        let places = chains.flat_map(|chain| std::iter::once(&chain.base).chain(&chain.links));
+        places.map(|place| place.bytes()).sum()
+    }
+
     /// The records from `key` on, in the order of their keys.
     pub(super) fn from(&self, key: Vec<u8>) -> From<'_> {
         let next = self.pages.partition_point(|page| !reaches(&page.reach, &key));

@@ -1,43 +1,26 @@
 //! Kills while a start repairs a damaged log by itself.
 
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::fs;
 
 use tempfile::TempDir;
 
 use super::world::{End, World, copied};
+use crate::damage::hide_a_segment;
 use crate::extent::{extent, seed};
-use crate::power::check::open;
-use crate::support::queue_settings;
 
-/// The unit of the engine's log, as `src/queue/engine.rs` has it.
-const SEGMENT_BYTES: u64 = 512 * 1_024;
 /// Every so many calls on the disk the daemon is killed before one.
 const STRIDE: u64 = 23;
 
-/// A queue whose log the engine would open without a part of it, while all of it can be read; a copy to start from.
+/// A queue whose log has to be repaired; a copy to start from.
 fn damaged(world: &mut World) -> TempDir {
     world.serve(false);
     for _ in 0..2 {
         world.round(End::InOrder, "");
     }
-    // Without its header the engine does not know of a segment, which matters where pages in it are in use.
-    let mut segments = 1..;
-    loop {
-        let copy = TempDir::new().expect("a folder");
-        copied(&world.queue(), copy.path());
-        let log = File::options().write(true).open(copy.path().join("events.1/db")).expect("a log");
-        let at = segments.next().expect("a number") * SEGMENT_BYTES;
-        assert!(at < log.metadata().expect("a file").len(), "no segment is in use");
-        log.write_all_at(&[0; 20], at).expect("the log can be written");
-        let tried = TempDir::new().expect("a folder");
-        copied(copy.path(), tried.path());
-        drop(open(queue_settings(tried.path())).expect("the queue opens"));
-        if tried.path().join("quarantine/events.1").exists() {
-            restore(world, &copy);
-            return copy;
-        }
-    }
+    hide_a_segment(&world.queue());
+    let copy = TempDir::new().expect("a folder");
+    copied(&world.queue(), copy.path());
+    copy
 }
 
 fn restore(world: &World, from: &TempDir) {

@@ -1,0 +1,107 @@
+//! Disks with no room for the new database that a start makes of a damaged one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::{MIB, Small, Stage, balance, burst, refused};
+use crate::damage::hide_a_segment;
+use crate::power::preload::preload;
+use crate::process::terminate;
+
+/// The events of a queue whose log has to be repaired; Target is down.
+fn damaged(stage: &Stage, queue: &Path) -> BTreeSet<String> {
+    let (mut daemon, log) = stage.start();
+    let acknowledged = burst(stage.folder.path(), "before", 2_000, 2_000).queued;
+    assert_eq!(acknowledged.len(), 2_000);
+    assert!(terminate(&mut daemon.0).success(), "{:#?}", log.all());
+    hide_a_segment(queue);
+    acknowledged
+}
+
+/// All files of the database, with what is in them.
+fn files(queue: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = fs::read_dir(queue.join("events.1")).expect("the old database");
+    let paths = entries.map(|entry| entry.expect("a file").path()).filter(|path| path.is_file());
+    paths.map(|path| (path.clone(), fs::read(path).expect("a file can be read"))).collect()
+}
+
+/// The start ends with 74 and says what to do, and the old database is as it was.
+fn ends_for_want_of_room(command: &mut std::process::Command, queue: &Path, what: &str) {
+    let before = files(queue);
+    let (code, said) = refused(command);
+    assert_eq!(code, Some(74), "{what}: {said}");
+    for word in ["its log is damaged", "its disk is full", "at least", "df -h", "start again"] {
+        assert!(said.contains(word), "{what}: {word} is not said: {said}");
+    }
+    assert!(files(queue) == before, "{what}: the old database was changed");
+    assert!(!queue.join("events.new").exists(), "{what}: what was begun takes room still");
+}
+
+/// With room the next start goes on, and nothing is lost.
+fn goes_on(stage: Stage, queue: &Path, acknowledged: &BTreeSet<String>) {
+    let (daemon, mut log) = stage.start();
+    log.says("the log of the database was damaged");
+    stage.heal();
+    stage.end(queue, daemon, log, acknowledged);
+}
+
+#[test]
+fn a_repair_without_room_changes_nothing_and_goes_on_with_room() {
+    for but in [0, 2 * MIB, 5 * MIB] {
+        let Some(disk) = Small::mount(32 * MIB, 0) else { return };
+        let queue = disk.path().join("queue");
+        let stage = Stage::new(&queue, 0, 0);
+        let acknowledged = damaged(&stage, &queue);
+        disk.fill(but);
+        for _ in 0..2 {
+            ends_for_want_of_room(&mut stage.command(), &queue, &format!("{but} bytes are free"));
+        }
+        disk.free();
+        goes_on(stage, &queue, &acknowledged);
+    }
+}
+
+#[test]
+fn a_repair_takes_the_room_of_the_reserve() {
+    let Some(disk) = Small::mount(64 * MIB, 0) else { return };
+    let queue = disk.path().join("queue");
+    let stage = Stage::new(&queue, 20 * MIB, 10 * MIB);
+    let acknowledged = damaged(&stage, &queue);
+    disk.fill(MIB);
+    let (mut daemon, mut log) = stage.start();
+    log.says("the log of the database was damaged");
+    stage.heal();
+    stage.taken(&acknowledged);
+    // What is left of the reserve may not do for the removals: then it says so at the end, instead of waiting for room.
+    let status = terminate(&mut daemon.0);
+    assert!(matches!(status.code(), Some(0 | 74)), "{status}: {:#?}", log.all());
+    disk.free();
+    let balance = balance(&queue);
+    assert_eq!((balance.accepted, balance.quarantined), (acknowledged.len() as u64, 0), "{balance:?}");
+}
+
+/// The same as an ordinary user sees it, through calls that are made to fail.
+#[test]
+fn a_repair_may_meet_the_full_disk_at_any_call() {
+    let disk = TempDir::new().expect("a folder");
+    let queue = disk.path().canonicalize().expect("a folder").join("queue");
+    let stage = Stage::new(&queue, 0, 0);
+    let acknowledged = damaged(&stage, &queue);
+    let faults = [
+        "name@quarantine:1:ENOSPC",
+        "open@events.new/conf:1:ENOSPC",
+        "write@events.new:1:ENOSPC",
+        "write@events.new/db:1:ENOSPC",
+        "write@events.new/db:7:ENOSPC",
+        "name@events.new:1:ENOSPC",
+    ];
+    for fault in faults {
+        let mut command = stage.command();
+        preload(&mut command, disk.path(), &stage.folder.path().join("record"), &format!("{fault}:ever"));
+        ends_for_want_of_room(&mut command, &queue, fault);
+    }
+    goes_on(stage, &queue, &acknowledged);
+}
