@@ -106,7 +106,9 @@ impl Writer {
                         plan.stored.clear();
                         waiting.extend(commands.try_iter());
                         self.refuse(waiting);
-                        if waiting.iter().any(|command| matches!(command, Command::Stop)) {
+                        // It may have been asked for with the very commit that failed.
+                        if plan.asked.iter().chain(&*waiting).any(|command| matches!(command, Command::Stop))
+                        {
                             return Err(full);
                         }
                         thread::park_timeout(OPEN_EVERY);
