@@ -27,7 +27,7 @@ use super::error::OpenError;
 use super::folder::{Folder, sync_tree};
 use super::keys;
 use super::nudge::Nudge;
-use super::salvage;
+use super::salvage::{self, Known};
 use super::synced;
 use crate::failpoint::reach;
 
@@ -114,9 +114,7 @@ impl Engine {
         }
         if folder.failed_before() {
             // A snapshot made since may speak of parts of the log that never reached the disk: the log alone counts.
-            for snapshot in snapshots(path).map_err(failed)? {
-                folder.quarantine(&snapshot).map_err(failed)?;
-            }
+            set_snapshots_aside(path, folder).map_err(|error| error.at_open(path))?;
         }
         let first = match open(path) {
             Ok(engine) => return Ok(engine),
@@ -129,10 +127,7 @@ impl Engine {
         // Before the second try, which may succeed without a trace of what the first one lost.
         first.mark(folder);
         warn!(event = "snapshots_set_aside", path = %path.display(), error = %first, "the database did not open; trying again without its snapshots");
-        for snapshot in snapshots(path).map_err(failed)? {
-            folder.quarantine(&snapshot).map_err(failed)?;
-        }
-        open(path).map_err(|error| {
+        set_snapshots_aside(path, folder).and_then(|()| open(path)).map_err(|error| {
             error.mark(folder);
             error.at_open(path)
         })
@@ -240,7 +235,7 @@ pub(super) fn create(path: &Path, values: &[(Vec<u8>, Vec<u8>)]) -> Result<(), O
 
 fn open(path: &Path) -> Result<Engine, CommitError> {
     // In one pass: an I/O error has to come out before sled looks, too, since what it cannot read it takes for absent.
-    if let Some(loss) = salvage::would_lose(path, recovered(path)?)? {
+    if let Some(loss) = salvage::would_lose(path, known(path)?)? {
         return Err(CommitError::Damaged(loss.to_string()));
     }
     let until = Instant::now() + LOCK_WAIT;
@@ -272,12 +267,27 @@ fn open(path: &Path) -> Result<Engine, CommitError> {
     }
 }
 
-/// The place up to which the snapshots of a database reach, by their names.
-fn recovered(path: &Path) -> io::Result<u64> {
+/// Moves the snapshots of a database into quarantine, so that the engine replays the whole log. Not where it would then not
+/// find the end of it: what an open frees is gone from the log at once, and only the snapshot that this open made tells that
+/// nothing is missing there.
+fn set_snapshots_aside(path: &Path, folder: &Folder) -> Result<(), CommitError> {
+    let known = Known { recovered: 0, ..known(path)? };
+    if let Some(loss) = salvage::would_lose(path, known)? {
+        return Err(CommitError::Damaged(loss.to_string()));
+    }
+    for snapshot in snapshots(path)? {
+        folder.quarantine(&snapshot)?;
+    }
+    Ok(())
+}
+
+/// What the snapshots of a database tell of its log, by their names.
+fn known(path: &Path) -> io::Result<Known> {
     // A database that is made now has no folder yet.
     let names = if path.exists() { snapshots(path)? } else { Vec::new() };
     let place = |path: &PathBuf| u64::from_str_radix(path.extension()?.to_str()?, 16).ok();
-    Ok(names.iter().filter_map(place).max().unwrap_or(0))
+    let recovered = names.iter().filter_map(place).max().unwrap_or(0);
+    Ok(Known { recovered, reached: recovered })
 }
 
 /// What a panic said.

@@ -1,3 +1,4 @@
+mod failed;
 pub(super) mod model;
 
 use std::collections::{BTreeMap, BTreeSet};

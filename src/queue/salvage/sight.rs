@@ -8,6 +8,9 @@
 //! - a crash tears the end of the log, where the parts of **one** commit were being written. Each commit is on stable storage
 //!   before the next one begins, so a tear is damage where it lies below what a header or a snapshot calls stable, inside a
 //!   batch with another one behind it, or before two batches;
+//! - what an open frees, or truncates, is gone at once, also between the place that a header calls stable and the end. The
+//!   engine then begins at the snapshot of that open; one that replays the log alone takes it for a tear, whatever is
+//!   behind. So no tear lies below the place that a snapshot says the log reached, also where the snapshot is not used;
 //! - a crash also tears a segment that is used again, in which nothing counts any more: a segment before the end is damaged
 //!   only where a message that the engine passes over is among those that make up a page now.
 
@@ -46,9 +49,19 @@ impl std::fmt::Display for Loss {
     }
 }
 
-/// Reads the whole log of `database` once, so that an I/O error comes out, and says what the engine would give up of it;
-/// `recovered` is the place up to which its snapshots reach. In memory is a flag for each page.
-pub(in crate::queue) fn would_lose(database: &Path, recovered: u64) -> io::Result<Option<Loss>> {
+/// What the snapshots of a database tell of its log.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::queue) struct Known {
+    /// The place that the engine begins to replay at: the end of the newest snapshot; 0 where it has none, and replays all.
+    pub(in crate::queue) recovered: u64,
+    /// The place that the log reached once, by the snapshots that there are or were.
+    pub(in crate::queue) reached: u64,
+}
+
+/// Reads the whole log of `database` once, so that an I/O error comes out, and says what the engine would give up of it.
+/// In memory is a flag for each page.
+pub(in crate::queue) fn would_lose(database: &Path, known: Known) -> io::Result<Option<Loss>> {
+    let Known { recovered, reached } = known;
     let log = match Log::open(database, Tail::Kept) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened?,
@@ -56,7 +69,7 @@ pub(in crate::queue) fn would_lose(database: &Path, recovered: u64) -> io::Resul
     let (segments, stable) = log.segments()?;
     let stable = stable.max(recovered);
     let mut sight = Sight {
-        stable,
+        stable: stable.max(reached),
         recovered,
         tail: stable / SEGMENT_BYTES as u64,
         expected: stable / SEGMENT_BYTES as u64,
@@ -72,7 +85,7 @@ pub(in crate::queue) fn would_lose(database: &Path, recovered: u64) -> io::Resul
 
 #[derive(Default)]
 struct Sight {
-    /// Up to here the log was on stable storage once.
+    /// Up to here the log was on stable storage once, by its headers or any snapshot.
     stable: u64,
     /// A snapshot says so.
     recovered: u64,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::SalvageError;
 use super::log::Tail;
-use super::sight::would_lose;
+use super::sight::{Known, would_lose};
 use super::tree::{Record, Tree};
 use crate::event::{Account, Event, Seq};
 use crate::queue::error::OpenError;
@@ -85,7 +85,7 @@ impl Stored {
             Ok::<_, SalvageError>(Self { tree, path: database.to_owned() })
         };
         // The engine would drop what can be read, and never did: it does not open such a log.
-        let damage = would_lose(database, 0);
+        let damage = would_lose(database, Known::default());
         if damage.map_err(|source| SalvageError::Read { path: database.to_owned(), source })?.is_some() {
             return read(Tail::Kept);
         }

@@ -1,0 +1,30 @@
+//! The start after a failed disk: everything that was acknowledged is copied into a new database.
+
+use super::*;
+
+/// An open takes what is no longer used out of the log at once, and the headers of what stays may speak of places in it:
+/// without the snapshot of that open the engine would take the log for torn there.
+#[tokio::test]
+async fn a_start_after_a_failed_disk_keeps_what_lies_behind_freed_parts_of_the_log() {
+    for events in (100..=400).step_by(50) {
+        let folder = TempDir::new().unwrap();
+        let settings = settings(folder.path());
+        let queue = open(settings.clone());
+        for session in ["a", "b"] {
+            let batch = vec![submission(session, events, 5_000, 10)];
+            assert_eq!(append(&queue, batch).await, [Appended::Stored]);
+        }
+        queue.shutdown().await.unwrap();
+        open(settings.clone()).shutdown().await.unwrap();
+        fs::write(settings.path.join("failed"), "input/output error").unwrap();
+
+        let queue = open(settings.clone());
+        let store = queue.store();
+        assert_eq!(seqs(&store).await, (1..=2 * events as u64).collect::<Vec<_>>());
+        assert!(!settings.path.join("failed").exists());
+        let balance = Balance { accepted: 2 * events as u64, ..Balance::default() };
+        assert_eq!((store.ledger().balance, store.ledger().imbalance()), (balance, 0));
+        drop(store);
+        queue.shutdown().await.unwrap();
+    }
+}
