@@ -44,6 +44,36 @@ fn a_session_backs_off_though_it_is_forgotten_at_each_wait() {
 }
 
 #[test]
+fn a_session_backs_off_though_its_first_event_is_dropped_while_it_is_forgotten() {
+    let mut sim = Sim::new(24, small(), |_, _, _, _| (ANSWER, Answer::Status(420)));
+    sim.retry_after = Some(secs(300));
+    for lane in (0..5).chain(0..5) {
+        sim.add(entry(lane), true);
+    }
+    sim.run(sim.after(secs(10)));
+    assert_eq!(sim.attempts.len(), 5);
+    // Forgotten as held, which is for a shorter time than it backs off.
+    sim.scheduler.hold(sim.now, Selection::All);
+    for lane in 5..45 {
+        sim.add(entry(lane), true);
+    }
+    sim.run(sim.after(secs(10)));
+    let known = |lane: u64| sim.scheduler.lane_view(sim.now, entry(lane).lane).is_some();
+    assert!((0..5).any(|lane| !known(lane)));
+    let first: Vec<(Lane, Seq)> = sim.events.iter().take(5).map(|one| (one.lane, one.seq)).collect();
+    let taken = sim.scheduler.take_out(sim.now, &first);
+    assert_eq!(taken.len(), 5);
+    sim.happen(Happening::Durable(taken));
+    sim.scheduler.release_held(sim.now, Selection::All);
+    sim.run(sim.after(secs(600)));
+    for (lane, _) in first {
+        let mut times = sim.attempts.iter().filter(|(_, one)| one.lane == lane).map(|(at, _)| *at);
+        let (once, again) = (times.next().unwrap(), times.next().unwrap());
+        assert!(again >= once.after(secs(300)), "{once:?} {again:?}");
+    }
+}
+
+#[test]
 fn a_retry_reaches_sessions_that_were_forgotten() {
     let healed = Moment::from_millis(1_000_000).after(secs(3_600));
     let mut sim = Sim::new(23, small(), |now, _, entries, _| match now < healed {
