@@ -137,6 +137,7 @@ mod tests {
     use crate::event::{Account, Clock, Moment};
     use crate::queue::{self, Queue};
     use crate::schedule::Stuck;
+    use futures_util::FutureExt;
     use std::sync::Arc;
 
     fn settings(folder: &tempfile::TempDir) -> queue::Settings {
@@ -185,13 +186,12 @@ mod tests {
             assert_eq!(tokio::join!(pulse.is_alive(), answer).0, alive, "{stuck:?}");
         }
         // A flusher that takes the question and does not answer is none that makes progress.
-        let (told, question) = tokio::join!(
-            async {
-                tokio::select! { alive = pulse.is_alive() => Some(alive), () = tokio::time::sleep(Duration::from_millis(100)) => None }
-            },
-            asked.recv(),
-        );
-        assert!(told.is_none() && question.is_some());
+        let mut waiting = pin!(pulse.is_alive());
+        let _question = tokio::select! {
+            alive = &mut waiting => panic!("nobody answered, and it is {alive}"),
+            question = asked.recv() => question.expect("it asks"),
+        };
+        assert_eq!(waiting.now_or_never(), None);
         // It ends in order before the queue does.
         drop(asked);
         assert!(pulse.is_alive().await);

@@ -325,7 +325,7 @@ fn within<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'stat
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
 
     fn settings(endpoint: String) -> Settings {
         Settings {
@@ -411,12 +411,14 @@ mod tests {
 
     #[tokio::test]
     async fn no_answer_is_an_outcome_too() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let slow = Settings { timeout: Duration::from_millis(50), ..settings(endpoint.clone()) };
+        // Who is bound and does not listen refuses; who listens and accepts nothing is silent.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let endpoint = format!("http://{}", socket.local_addr().unwrap());
+        assert_eq!(send(settings(endpoint.clone())).await.answer, Answer::Failed(Failure::Connect));
+        let _silent = socket.listen(1).unwrap();
+        let slow = Settings { timeout: Duration::from_millis(50), ..settings(endpoint) };
         assert_eq!(send(slow).await.answer, Answer::Failed(Failure::Timeout));
-        drop(listener);
-        assert_eq!(send(settings(endpoint)).await.answer, Answer::Failed(Failure::Connect));
     }
 
     #[test]
