@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use target_notifyd::config::Config;
+use tempfile::TempDir;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd")
@@ -41,9 +42,17 @@ fn the_example_of_the_configuration_has_every_key_at_its_default() {
 
 #[test]
 fn the_daemon_takes_the_example_once_the_account_is_set() {
+    // The places that it names need not be there, nor be this user's.
+    let own = TempDir::new().expect("a folder");
+    let places = [("queue.path", "queue"), ("ingest.socket", "a"), ("admin.socket", "b")]
+        .map(|(key, name)| format!("{key}={}", own.path().join(name).display()));
     let check = |overrides: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_target-notifyd"));
         command.arg("check").arg("--config").arg(folder().join("config.toml")).args(overrides);
+        for place in &places {
+            command.args(["-o", place]);
+        }
+        command.args(["-o", "queue.min_free=0B", "-o", "queue.reserve=0B"]);
         let output = command.output().expect("it runs");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
