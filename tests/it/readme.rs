@@ -131,7 +131,7 @@ def options(id):
     customer = Model({"id": "id", "integration_code": "integrationCode", "authenticated_state": "authenticatedState"}, id="c", integration_code="crm", authenticated_state="unknown")
     return {"request": Model({"notifications": "notifications", "context": "context"}, notifications=[notification]), "session_id": "py",
         "customer_ids": [customer], "callback": print}
-notifier = Notifier(SOCKET)
+notifier = Notifier(SOCKET, timeout=120)
 assert notifier.notify(options("1"))["ids"] == ["1"]
 print("restart", flush=True)
 sys.stdin.readline()
@@ -148,7 +148,7 @@ except ValueError as error:
         "node",
         "-e",
         r#"
-const notifier = new Notifier(SOCKET);
+const notifier = new Notifier(SOCKET, 120000);
 const options = (id) => ({ sessionId: "js", customerIds: [{ id: "c", integrationCode: "crm", authenticatedState: "unknown" }],
   request: { notifications: [{ id, type: "display", mbox: { name: "home", state: "s" }, tokens: ["t"] }] }, visitor: {} });
 (async () => {

@@ -176,7 +176,7 @@ fn read(replies: &mut impl Iterator<Item = std::io::Result<String>>, ahead: &mut
 }
 
 impl Daemon {
-    pub(crate) fn has_ended(&mut self) -> bool {
+    fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("a process").is_some()
     }
 
