@@ -224,9 +224,24 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
     /// The store's, as a text: it no longer works, and what was not settled stays in it.
     pub async fn run(
         mut self,
+        live: mpsc::Receiver<Added>,
+        tail: watch::Receiver<Seq>,
+        mut asks: mpsc::Receiver<Ask>,
+        shutdown: CancellationToken,
+    ) -> Result<(), String> {
+        let ended = self.deliver(live, tail, &mut asks, shutdown).await;
+        // Not dropped alone: a question that another thread was about to put in would stay in the channel, and who asked it
+        // would wait for ever, the daemon's end with it. This waits until every question is in, and drops them.
+        asks.close();
+        while asks.recv().await.is_some() {}
+        ended
+    }
+
+    async fn deliver(
+        &mut self,
         mut live: mpsc::Receiver<Added>,
         mut tail: watch::Receiver<Seq>,
-        mut asks: mpsc::Receiver<Ask>,
+        asks: &mut mpsc::Receiver<Ask>,
         shutdown: CancellationToken,
     ) -> Result<(), String> {
         let mut work: Work<B::Error> = FuturesUnordered::new();

@@ -14,9 +14,16 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use self::history::Story;
-use self::world::Counts;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use self::history::{Story, flush};
+use self::plan::Plan;
+use self::world::{Counts, Shared};
+use super::Ask;
 use crate::extent::{extent, seed};
 use crate::schedule::Random;
 
@@ -139,6 +146,28 @@ fn histories() {
     for what in MUST_HAPPEN {
         assert!(all.contains_key(what), "\"{what}\" never happened in {count} histories");
     }
+}
+
+/// What another thread is about to ask as the flusher ends: its place in the channel is taken, and it is not there yet.
+#[test]
+fn who_asks_as_the_flusher_ends_does_not_wait_for_ever() {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let mut random = Random::new(1);
+        let shared = Shared::new(Plan::draw(&mut random), random, false);
+        let (ask, asks) = mpsc::channel(1);
+        let (place, stop) = (ask.reserve().await.unwrap(), CancellationToken::new());
+        stop.cancel();
+        let (answer, status) = oneshot::channel();
+        let asking = async {
+            ask.closed().await;
+            place.send(Ask::Status(answer));
+            timeout(Duration::from_secs(3_600), status).await.expect("it is told")
+        };
+        let (ended, told) = tokio::join!(flush(&shared, asks, stop), asking);
+        assert!(ended.is_ok() && told.is_err(), "{ended:?}, {told:?}");
+    });
 }
 
 #[test]
