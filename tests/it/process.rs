@@ -66,7 +66,19 @@ pub(crate) fn connect(folder: &Path) -> UnixStream {
 pub(crate) fn terminate(daemon: &mut Child) -> ExitStatus {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).expect("a process id"));
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("the daemon is there");
-    daemon.wait().expect("the daemon ends")
+    let until = Instant::now() + LIMIT;
+    loop {
+        if let Some(status) = daemon.try_wait().expect("a process") {
+            return status;
+        }
+        if Instant::now() > until {
+            // It would outlive the test, and hold what the test prints open.
+            daemon.kill().expect("the daemon is there");
+            panic!("the daemon did not end within {LIMIT:?}");
+        }
+        // Nobody tells of the end of another process.
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// What a daemon logs, as it comes.
