@@ -1,6 +1,9 @@
 //! The queue as its neighbours see it: the ingest's door into it, and the shelf from which the flusher takes.
 
+use std::time::Duration;
+
 use tokio::sync::oneshot;
+use tracing::error;
 
 use super::desk::Desk;
 use crate::delivery::Backlog;
@@ -11,6 +14,16 @@ use crate::schedule::Buried;
 use crate::wire::receipt;
 use crate::wire::reply::Appended;
 use crate::wire::submission::Submission;
+
+/// How long a scan waits that the disk gave nothing for, each time; what is behind such a place cannot be delivered, so it
+/// ends after that.
+const SCAN_WAITS: [Duration; 5] = [
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+];
 
 /// The queue as the ingest sees it.
 #[derive(Clone)]
@@ -45,9 +58,18 @@ impl Backlog for Shelf {
     type Error = Failed;
 
     async fn scan(&self, from: Seq, max: usize) -> Result<(Vec<Entry>, Seq), Failed> {
-        let store = self.store.clone();
-        let scan = blocking(move || store.scan(from, max)).await?;
-        Ok((scan.entries, scan.next))
+        let mut waits = SCAN_WAITS.into_iter();
+        loop {
+            let store = self.store.clone();
+            match (blocking(move || store.scan(from, max)).await, waits.next()) {
+                (Ok(scan), _) => return Ok((scan.entries, scan.next)),
+                (Err(error @ Failed::Unread { .. }), Some(wait)) => {
+                    error!(event = "scan_unread", %error, "the queue cannot be read on: it is tried again, and the daemon ends if that does not help. Check the disk: journalctl -k");
+                    tokio::time::sleep(wait).await;
+                }
+                (Err(error), _) => return Err(error),
+            }
+        }
     }
 
     async fn load(&self, seqs: Vec<Seq>) -> Result<Vec<Option<Event>>, Failed> {
@@ -61,6 +83,10 @@ impl Backlog for Shelf {
             places.zip(read).for_each(|(place, event)| *place = event);
         }
         Ok(events)
+    }
+
+    fn works_on(&self, error: &Failed) -> bool {
+        matches!(error, Failed::Unread { .. })
     }
 
     fn watches(&self, seqs: &[Seq]) -> bool {

@@ -43,6 +43,8 @@ pub trait Backlog: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<(Vec<Entry>, Seq), Self::Error>> + Send;
     /// The events `seqs`, each `None` where it cannot be read.
     fn load(&self, seqs: Vec<Seq>) -> impl Future<Output = Result<Vec<Option<Event>>, Self::Error>> + Send;
+    /// Whether it works on all the same, and only could not read this.
+    fn works_on(&self, error: &Self::Error) -> bool;
     /// Whether somebody waits to hear what became of one of these.
     fn watches(&self, seqs: &[Seq]) -> bool;
     /// These cannot be read back.
@@ -209,6 +211,8 @@ enum Sent {
         watched: Option<Watched>,
         heard: Option<Box<feed::About>>,
     },
+    /// The disk did not give it; perhaps it does another time.
+    Unread { first: Option<Seq>, detail: String },
     /// Nothing of it can be read, or the store failed.
     Not { gone: Vec<Seq>, failure: Option<String> },
 }
@@ -372,6 +376,11 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
         told: &mut Told,
     ) -> Result<(), String> {
         match sent {
+            Sent::Unread { first, detail } => {
+                told.unread(now, first, &detail);
+                self.scheduler.handle_unread(now, id, &detail);
+                Ok(())
+            }
             Sent::Not { failure: Some(failure), .. } => Err(failure),
             Sent::Not { gone, failure: None } => {
                 self.backlog.lost(&gone);
@@ -436,6 +445,9 @@ async fn send<B: Backlog, E: Edge>(
     let watches = backlog.watches(&seqs);
     let loaded = match backlog.load(seqs.clone()).await {
         Ok(loaded) => loaded,
+        Err(error) if backlog.works_on(&error) => {
+            return Sent::Unread { first: seqs.first().copied(), detail: error.to_string() };
+        }
         Err(error) => return Sent::Not { gone: Vec::new(), failure: Some(error.to_string()) },
     };
     let (mut events, mut gone) = (Vec::new(), Vec::new());

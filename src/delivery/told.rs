@@ -25,6 +25,7 @@ enum Kind {
     Parked,
     ParkedFull,
     DeadLettersFull,
+    Unread,
     InFuture,
 }
 
@@ -61,6 +62,18 @@ impl Told {
         };
         if self.by_name(now, kind) {
             notice::log(told);
+        }
+    }
+
+    /// Tells what the disk did not give.
+    pub(super) fn unread(&mut self, now: Moment, first: Option<Seq>, error: &str) {
+        if self.by_name(now, Kind::Unread) {
+            error!(
+                event = "events_unread",
+                first = first.map(|seq| seq.0),
+                error,
+                "events cannot be read from the disk: they wait, and are tried again; all others go on. Check the disk: journalctl -k"
+            );
         }
     }
 
@@ -116,7 +129,7 @@ impl Told {
         }
         let (parked, parked_full) = (more(Kind::Parked), more(Kind::ParkedFull));
         let (dead_letters_full, in_future) = (more(Kind::DeadLettersFull), more(Kind::InFuture));
-        let other = std::mem::take(&mut self.other);
+        let other = std::mem::take(&mut self.other) + more(Kind::Unread);
         if parked + parked_full + dead_letters_full + in_future + other > 0 {
             warn!(
                 event = "notices_left_out",

@@ -143,6 +143,14 @@ impl Engine {
         Self { db: None, path: path.to_owned(), nudge: Nudge::default() }
     }
 
+    /// Keeps the engine from writing what it has not written yet, as it does when its last handle goes. A batch that it could
+    /// not apply to the end, since it could not read a page for it, would be on the disk by half then.
+    pub(super) fn abandon(&self) {
+        if let Some(db) = &self.db {
+            Box::leak(Box::new(db.clone()));
+        }
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

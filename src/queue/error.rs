@@ -126,6 +126,17 @@ pub enum Failed {
         /// What was answered.
         message: String,
     },
+    /// A part of it cannot be read; the rest can.
+    #[error(
+        "a part of the database {} cannot be read: {message}. Nothing was changed: check the disk with journalctl -k, and start again; see \"a part of the disk cannot be read\" in the README's runbook",
+        path.display()
+    )]
+    Unread {
+        /// The database's folder.
+        path: PathBuf,
+        /// What was answered.
+        message: String,
+    },
     /// The folder is not there any more.
     #[error(
         "the database {} was removed or moved away under the daemon: nothing more was acknowledged. Bring it back to where it was, whole, and start again; without it the next start makes an empty queue",

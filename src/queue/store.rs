@@ -349,8 +349,12 @@ impl Store {
     }
 
     fn broken(&self, error: &sled::Error) -> Failed {
-        let path = self.view.read(|engine| engine.path().to_owned());
-        self.failure().unwrap_or(Failed::Disk { path, message: error.to_string() })
+        let (path, message) = (self.view.read(|engine| engine.path().to_owned()), error.to_string());
+        self.failure().unwrap_or(match error {
+            // The engine works on, and may read it the next time.
+            sled::Error::Io(_) => Failed::Unread { path, message },
+            _ => Failed::Disk { path, message },
+        })
     }
 }
 

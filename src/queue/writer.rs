@@ -107,6 +107,7 @@ impl Writer {
             Ok(Err(error)) => error,
             Err(panic) => CommitError::Panic(format!("the writer panicked: {}", panic_text(&*panic))),
         };
+        self.engine.abandon();
         let (path, message) = (self.engine.path().to_owned(), error.to_string());
         let failed = match error {
             CommitError::Gone(path) => Failed::Gone(path),

@@ -325,6 +325,18 @@ impl Scheduler {
         }
     }
 
+    /// The events of an attempt could not be read from the disk: nothing was sent, and its host is not to blame.
+    pub fn handle_unread(&mut self, now: Moment, id: u64, detail: &str) {
+        let Some(attempt) = self.under_way.remove(&id) else { return };
+        self.release(&attempt);
+        let lane = attempt.lane;
+        self.note_error(now, lane, true, detail);
+        let mut lane_state = self.lanes.remove(&lane).unwrap_or_else(LaneState::new);
+        self.judge_unread(now, attempt, detail, &mut lane_state);
+        self.lanes.insert(lane, lane_state);
+        self.free(now, lane);
+    }
+
     /// What came of an attempt.
     pub fn handle_outcome(&mut self, now: Moment, id: u64, outcome: &Outcome) -> Settled {
         let mut settled = Settled::default();

@@ -1,7 +1,8 @@
-//! Disks that are full, read-only, somebody else's or gone: what the daemon answers, and how it comes back.
+//! Disks that are full, read-only, somebody else's, gone, or bad at some place: what the daemon answers, and how it comes back.
 #![expect(clippy::print_stdout, reason = "a test that this user cannot run says so")]
 
 mod repair;
+mod unread;
 
 use std::collections::BTreeSet;
 use std::fs;

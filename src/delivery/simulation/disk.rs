@@ -12,6 +12,9 @@ use crate::event::{Entry, Event, Seq};
 use crate::schedule::Buried;
 use crate::wire::receipt;
 
+/// What a disk says that works on.
+const UNREAD: &str = "a place cannot be read";
+
 /// The queue, as the flusher sees it.
 #[derive(Clone)]
 pub(super) struct Disk(pub(super) Shared);
@@ -63,7 +66,15 @@ impl Backlog for Disk {
         self.0.world().begins(&seqs);
         self.pause().await;
         self.read()?;
+        // Now and then a place cannot be read, and later it can.
+        if one_in(&mut self.0.world().random, 200) {
+            return Err(UNREAD.to_owned());
+        }
         Ok(self.0.world().load(&seqs))
+    }
+
+    fn works_on(&self, error: &String) -> bool {
+        error == UNREAD
     }
 
     fn watches(&self, _seqs: &[Seq]) -> bool {

@@ -156,6 +156,26 @@ impl Scheduler {
         self.back_off(now, attempt, kept, outcome, lane);
     }
 
+    /// Halves show which event it is; that one backs off, and holds back its own session alone. It never expires by this: to set
+    /// it aside it would have to be read.
+    pub(super) fn judge_unread(
+        &mut self,
+        now: Moment,
+        mut attempt: UnderWay,
+        detail: &str,
+        lane: &mut LaneState,
+    ) {
+        let events = std::mem::take(&mut attempt.events);
+        self.parked -= usize::from(attempt.parked);
+        if events.len() > 1 {
+            lane.put_back_in_halves(events);
+            return;
+        }
+        let (answer, detail) = (Answer::Unreadable, detail.to_owned());
+        let outcome = Outcome { answer, retry_after: None, edge: None, known: None, detail };
+        self.back_off(now, &attempt, events, &outcome, lane);
+    }
+
     fn expired(&self, now: Moment, event: &Waiting) -> Option<DeadReason> {
         let old = now.since(event.entry.arrived) > self.settings.max_age && now >= self.expiry_from;
         old.then_some(DeadReason::Expired)

@@ -7,6 +7,8 @@
  *   INTERPOSE_FAULT  OP[@PART]:N:WHAT[:ever][,...]: from the N-th call of OP on files below the folder whose path contains
  *                    PART, once or for ever, WHAT happens: EIO, ENOSPC, KILL (before the call)
  *                    OP: open write truncate sync read name (rename, unlink, mkdir), any
+ *                    PART+PLACE: only reads of that byte of the file
+ *   INTERPOSE_ARMED  where it is set, nothing fails and is counted but while this file is there
  *
  * One lock is held over each call and its record, so that the record is in the order of what happened. Each record is
  *   kind u8, place u64, extent u64, length u32, length u32, bytes, bytes     (in the machine's byte order)
@@ -34,13 +36,15 @@ enum { MAX_INODES = 1 << 16, MAX_FAULTS = 8, MAX_PATH = 3 * PATH_MAX };
 
 struct fault {
     char op[16], part[128];
-    long from;
+    long from, place;
     int what, ever;
     long seen;
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static char root[PATH_MAX];
+static char root[PATH_MAX], armed[PATH_MAX];
+/* What is being read. */
+static __thread long reads_from = -1, reads_to = -1;
 static size_t root_length;
 static int log_fd = -1;
 /* The inodes below the folder; 0 is an empty place. */
@@ -136,6 +140,8 @@ static uint64_t inode_at(const char *path, int *folder) {
 static int hit(struct fault *one, const char *op, const char *path) {
     if (strcmp(one->op, "any") != 0 && strcmp(one->op, op) != 0) return 0;
     if (!strstr(path, one->part)) return 0;
+    if (one->place >= 0 && (one->place < reads_from || one->place >= reads_to)) return 0;
+    if (armed[0] && syscall(SYS_faccessat, AT_FDCWD, armed, F_OK) != 0) return 0;
     one->seen++;
     return one->ever ? one->seen >= one->from : one->seen == one->from;
 }
@@ -174,6 +180,9 @@ static void read_faults(const char *text) {
             give_up("INTERPOSE_FAULT");
         }
         char *op = strsep(&where, "@");
+        char *part = where ? strsep(&where, "+") : NULL;
+        one->place = where ? atol(where) : -1;
+        where = part;
         snprintf(one->op, sizeof one->op, "%s", op);
         snprintf(one->part, sizeof one->part, "%s", where ? where : "");
         one->from = atol(from);
@@ -184,6 +193,7 @@ static void read_faults(const char *text) {
 
 __attribute__((constructor)) static void begin(void) {
     const char *folder = getenv("INTERPOSE_ROOT"), *log = getenv("INTERPOSE_LOG"), *text = getenv("INTERPOSE_FAULT");
+    if (getenv("INTERPOSE_ARMED")) snprintf(armed, sizeof armed, "%s", getenv("INTERPOSE_ARMED"));
     if (!folder || !log) return;
     snprintf(root, sizeof root, "%s", folder);
     root_length = strlen(root);
@@ -371,7 +381,10 @@ ssize_t recvfrom(int fd, void *data, size_t length, int flags, struct sockaddr *
 }
 ssize_t recv(int fd, void *data, size_t length, int flags) { return recvfrom(fd, data, length, flags, NULL, NULL); }
 ssize_t pread(int fd, void *data, size_t length, off_t offset) {
-    return read_fails(fd) ? -1 : syscall(SYS_pread64, fd, data, length, offset);
+    reads_from = offset, reads_to = offset + (long)length;
+    int failed = read_fails(fd);
+    reads_from = reads_to = -1;
+    return failed ? -1 : syscall(SYS_pread64, fd, data, length, offset);
 }
 ssize_t pread64(int fd, void *data, size_t length, off64_t offset) { return pread(fd, data, length, offset); }
 
