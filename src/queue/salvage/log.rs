@@ -42,6 +42,8 @@ pub(super) enum Kind {
     Other,
     /// Nothing at all.
     Canceled,
+    /// A batch that was given up: what follows, up to the next batch, is a part of it.
+    Aborted,
 }
 
 /// A message, and where its body lies.
@@ -248,6 +250,7 @@ fn message(segment: &[u8], offset: usize, number: Option<u64>) -> Option<Found> 
     if number.is_none() && page > MAX_PAGE_ID {
         return None;
     }
+    let kind = if kind == Kind::Canceled && page > MAX_PAGE_ID { Kind::Aborted } else { kind };
     let header = whole.get(4..whole.len() - rest.0.len())?;
     let mut crc = crc32fast::Hasher::new();
     crc.update(rest.0.get(..bytes)?);

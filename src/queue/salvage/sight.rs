@@ -31,6 +31,8 @@ pub(in crate::queue) enum Loss {
     Tail { lsn: u64, messages: u64 },
     /// Parts of segments before it, with pages of the database that are in use.
     Inside { pages: u64 },
+    /// Nothing: but the commit that the engine gave up at its end, since it could not read a page for it, would count by half.
+    Half { lsn: u64 },
     /// Nothing: but a snapshot leads the engine to pages behind its end, in place of those that are there.
     Short { end: u64, recovered: u64 },
 }
@@ -44,6 +46,7 @@ impl std::fmt::Display for Loss {
             Self::Inside { pages } => {
                 write!(f, "places in it cannot be read, and behind them are parts of {pages} pages which can")
             }
+            Self::Half { lsn } => write!(f, "it ends in a commit that was given up in its middle, at {lsn}"),
             Self::Short { end, recovered } => write!(f, "it ends at {end}, and reached to {recovered} once"),
         }
     }
@@ -101,6 +104,8 @@ struct Sight {
     is_tail_there: bool,
     /// Messages that it would replay, if no snapshot held what they say.
     replayed: u64,
+    /// Where a batch was given up that others would see a part of, if there is none behind it; and whether that is so.
+    given_up: Option<(u64, bool)>,
     /// Messages behind the tear.
     behind: u64,
     /// Batches there in segments with a header, and the most in one without: of those, some may be from before a crash.
@@ -141,6 +146,14 @@ impl Sight {
                     let body = message.place.body(bytes, segment.at).and_then(|body| body.first_chunk());
                     self.batch_end = body.map_or(0, |body| u64::from_le_bytes(*body));
                 }
+                match message.kind {
+                    Kind::Aborted => self.given_up = self.given_up.or(Some((message.place.lsn, false))),
+                    Kind::Batch => self.given_up = None,
+                    Kind::Node | Kind::Link | Kind::Free => {
+                        self.given_up = self.given_up.map(|(lsn, _)| (lsn, true));
+                    }
+                    _ => {}
+                }
                 self.keep(message, seen);
             }
         });
@@ -167,7 +180,7 @@ impl Sight {
                     *hidden |= !seen;
                 }
             }
-            Kind::Batch | Kind::Cap | Kind::Canceled => {}
+            Kind::Batch | Kind::Cap | Kind::Canceled | Kind::Aborted => {}
         }
     }
 
@@ -180,6 +193,10 @@ impl Sight {
             if lsn < self.stable || batches >= 2 || (batches == 1 && lsn <= self.batch_end) {
                 return Some(Loss::Tail { lsn, messages: self.behind });
             }
+        }
+        // Where a snapshot reaches beyond it, the engine has taken it in already.
+        if let Some((lsn, true)) = self.given_up.filter(|(lsn, _)| *lsn >= self.recovered) {
+            return Some(Loss::Half { lsn });
         }
         let end = self.tear.unwrap_or(self.expected.saturating_mul(SEGMENT_BYTES as u64));
         if end < self.recovered {

@@ -2,6 +2,8 @@
 //!
 //! Guarantees:
 //! - of a log that is whole, these are the records that the engine has;
+//! - of a log that ends in a commit which the engine gave up in its middle, these are the records before that commit, all or
+//!   nothing of which counts; the engine would take the part that is there;
 //! - of a damaged one, each record has a value that it once had: the last that can be read. Where two pages claim a key, since
 //!   a message that took it from one of them is lost, the page that was written last has it.
 //!
@@ -14,7 +16,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::bytes::{Leaf, Range, node};
-use super::log::{Kind, Log, Place, Tail};
+use super::log::{Kind, Log, Message, Place, Tail};
 
 /// A key and what it holds.
 pub(super) type Record = (Vec<u8>, Vec<u8>);
@@ -54,20 +56,16 @@ impl Tree {
     pub(super) fn open(database: &Path, tail: Tail) -> io::Result<Self> {
         let log = Log::open(database, tail)?;
         let mut chains: HashMap<u64, Chain> = HashMap::new();
-        let gaps = log.messages(|message| match message.kind {
-            Kind::Node => {
-                chains.insert(message.page, Chain { base: message.place, links: Vec::new() });
+        // Where a batch was given up: what followed it.
+        let mut given_up: Option<Vec<Message>> = None;
+        let gaps = log.messages(|message| match (message.kind, &mut given_up) {
+            (Kind::Aborted, None) => given_up = Some(Vec::new()),
+            // The engine went on from there, with what there was.
+            (Kind::Batch, Some(_)) => {
+                given_up.take().into_iter().flatten().for_each(|one| apply(&mut chains, one));
             }
-            Kind::Link => {
-                // Without a base its keys are not known.
-                if let Some(chain) = chains.get_mut(&message.page) {
-                    chain.links.push(message.place);
-                }
-            }
-            Kind::Free => {
-                chains.remove(&message.page);
-            }
-            Kind::Batch | Kind::Cap | Kind::Other | Kind::Canceled => {}
+            (_, Some(behind)) => behind.push(message),
+            (_, None) => apply(&mut chains, message),
         })?;
         let mut pages = Vec::with_capacity(chains.len());
         for chain in chains.into_values() {
@@ -140,6 +138,25 @@ impl Tree {
             rivals.any(|rival| rival.range.has(key))
         };
         Ok(whole.filter(|(key, _)| !claimed(key)).collect())
+    }
+}
+
+/// What a message makes of its page.
+fn apply(chains: &mut HashMap<u64, Chain>, message: Message) {
+    match message.kind {
+        Kind::Node => {
+            chains.insert(message.page, Chain { base: message.place, links: Vec::new() });
+        }
+        Kind::Link => {
+            // Without a base its keys are not known.
+            if let Some(chain) = chains.get_mut(&message.page) {
+                chain.links.push(message.place);
+            }
+        }
+        Kind::Free => {
+            chains.remove(&message.page);
+        }
+        Kind::Batch | Kind::Cap | Kind::Other | Kind::Canceled | Kind::Aborted => {}
     }
 }
 
