@@ -195,6 +195,8 @@ impl Meter {
         let (status, disk) = tokio::join!(self.status(), self.disk());
         let Disk { oldest, used, free } = disk;
         let ledger = self.store.ledger();
+        // It may have been delivered since it was looked for.
+        let oldest = oldest.filter(|_| ledger.counted > 0);
         let Balance { accepted, delivered, dead, expired, quarantined } = ledger.balance;
         let now = sample(self.clock.now(), &ledger, self.went.latency());
         let (rate_in, rate_out, latency) = self.samples.borrow().until(&now);
