@@ -405,6 +405,7 @@ fn settings(config: &Config, account: Account, adopt: bool) -> daemon::Settings 
             min_free: queue.min_free,
             reserve: queue.reserve,
             dead_max_events: queue.dead_max_events,
+            journal_bytes: queue::journal_bytes(queue.max_bytes),
             adopt,
         },
         transport: config.transport_settings(&account),

@@ -251,7 +251,7 @@ fn audit_json(audit: &Audit) -> Map<String, Value> {
         "damaged": damaged.map(|one| json!({"key": one.key, "what": one.what, "events": one.events})).collect::<Vec<_>>(),
         "quarantined_records": audit.quarantined,
         "set_aside": audit.set_aside,
-        "unreadable_places": audit.gaps,
+        "unreadable_places": audit.gaps + audit.journal_gaps,
         "configuration_damaged": audit.configuration_damaged,
         "disk_failed": audit.disk_failed,
     });

@@ -148,6 +148,7 @@ mod tests {
             min_free: 0,
             reserve: 0,
             dead_max_events: 10,
+            journal_bytes: 1 << 20,
             adopt: false,
         }
     }

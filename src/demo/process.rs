@@ -36,6 +36,7 @@ pub(super) fn queue_settings(folder: &Path) -> queue::Settings {
         min_free: 0,
         reserve: 0,
         dead_max_events: u64::MAX,
+        journal_bytes: queue::journal_bytes(u64::MAX),
         adopt: false,
     }
 }

@@ -5,23 +5,25 @@
 //! - what was read and is damaged is passed over and told; the scan of the queue counts the events that were in it, and the
 //!   old database is kept in quarantine.
 
+use std::ops::Bound;
 use std::path::Path;
 
-use sled::Batch;
 use tracing::error;
 
+use super::batch::Batch;
 use super::engine::{CommitError, Engine, SEGMENT_BYTES};
 
 /// How many sequence numbers a stretch that cannot be read is passed over by: as many as a page may have. It grows the longer
 /// the stretch is.
 const STRIDE: u64 = 64;
+/// How many records of the journal are copied in one commit.
+const AT_ONCE: usize = 64;
 
 impl Engine {
     /// Copies every record that can be read into a new database at `path`, which is synced but not renamed yet.
     pub(super) fn copy_to(&self, path: &Path) -> Result<u64, CommitError> {
         let copy = Self::new_at(path)?;
-        let log = copy.log()?;
-        let (mut batch, mut bytes, mut copied) = (Batch::default(), 0, 0);
+        let (mut batch, mut bytes, mut copied, mut damaged) = (Batch::default(), 0, 0, false);
         let mut from = Some(Vec::new());
         while let Some(key) = from.take() {
             let mut last = key.clone();
@@ -30,6 +32,7 @@ impl Engine {
                     Ok(record) => record,
                     Err(damage @ sled::Error::Corruption { .. }) => {
                         from = self.behind_damage(&last)?;
+                        damaged = true;
                         error!(
                             event = "copy_damaged", path = %self.path().display(), error = %damage,
                             "a part of the database is damaged, and is not copied: its events are counted as quarantined. The old database lies in quarantine. Check the disk: journalctl -k"
@@ -43,13 +46,35 @@ impl Engine {
                 last = key.to_vec();
                 batch.insert(key, value);
                 if bytes > SEGMENT_BYTES {
-                    copy.commit(&log, std::mem::take(&mut batch))?;
+                    copy.commit(std::mem::take(&mut batch))?;
                     bytes = 0;
                 }
             }
         }
-        copy.commit(&log, batch)?;
+        copy.commit(batch)?;
+        if damaged {
+            self.copy_journal_to(&copy)?;
+        }
         Ok(copied)
+    }
+
+    /// Copies what the journal has, some of which lies beside what was passed over in the engine.
+    fn copy_journal_to(&self, copy: &Self) -> Result<(), CommitError> {
+        let journal = &self.opened()?.journal;
+        let mut from = Bound::Included(Vec::new());
+        loop {
+            let records = journal.index().from(from.as_ref().map(Vec::as_slice), AT_ONCE);
+            let Some((last, _)) = records.last() else { return Ok(()) };
+            from = Bound::Excluded(last.clone());
+            let mut batch = Batch::default();
+            for (key, found) in records {
+                match found.value().map_err(sled::Error::Io)? {
+                    Some(value) => batch.insert(key, value),
+                    None => batch.remove(key),
+                }
+            }
+            copy.commit(batch)?;
+        }
     }
 
     /// The first key that a record can be read from behind the damage that follows `last`; `None` where there is none.

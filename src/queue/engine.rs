@@ -1,8 +1,8 @@
 //! sled 0.34.7, and only as it was measured to be safe.
 //!
 //! Guarantees:
-//! - [`Engine::commit`] returns only once the batch is on stable storage: sled's own writes do not sync on Linux, so
-//!   `synced.rs` does it in their place;
+//! - [`Engine::commit`] returns only once the batch is on stable storage, in the journal. What moves from there into sled is
+//!   durable before the journal gives it up: sled's own writes do not sync on Linux, so `synced.rs` does it in their place;
 //! - after every open all files and folders are synced once, since sled creates some of them without a sync;
 //! - a database that does not open, or panics while it opens, is opened again without its snapshots, which replays the
 //!   whole log; nothing is ever deleted;
@@ -12,20 +12,25 @@
 //!   take pages for clean that never reached the disk, and a second sync of them succeeds;
 //! - a full disk is no failed disk: the engine is useless from then on, but opened again it holds what was committed.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sled::{Batch, Db, IVec};
+use sled::{Db, IVec};
 use thiserror::Error;
 use tracing::warn;
 
+use super::batch::Batch;
 use super::error::OpenError;
 use super::folder::{Folder, sync_tree};
+use super::journal::{Journal, JournalError, Replay, replay};
 use super::keys;
+use super::merged::Merged;
 use super::nudge::Nudge;
 use super::salvage::{self, Known};
 use super::synced;
@@ -35,6 +40,10 @@ use crate::failpoint::reach;
 const CACHE_BYTES: u64 = 16 * 1_024 * 1_024;
 /// The unit in which sled's log grows; it wants the same at every open.
 pub(super) const SEGMENT_BYTES: usize = 512 * 1_024;
+/// How many bytes each commit moves at least out of a full journal into the engine: each time takes a sync.
+const MOVE_LEAST: usize = 1_024 * 1_024;
+/// How many times its own bytes it moves, so that the journal shrinks to its size whatever comes.
+const MOVE_SHARE: usize = 2;
 /// How long an open waits for the lock of a database that this process has just closed.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
 
@@ -93,12 +102,31 @@ pub(super) fn is_full(error: &io::Error) -> bool {
     [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded].contains(&error.kind())
 }
 
-/// The open database: one tree, so that every commit is one atomic batch.
+impl From<JournalError> for CommitError {
+    fn from(error: JournalError) -> Self {
+        match error {
+            JournalError::Write(error) => Self::Engine(sled::Error::Io(error)),
+            JournalError::Sync(error) => Self::Sync(error),
+        }
+    }
+}
+
+/// The open database: the engine's one tree, covered by the journal.
 #[derive(Clone, Debug)]
 pub(super) struct Engine {
     /// Absent while it is opened again.
-    db: Option<Db>,
+    open: Option<Arc<Open>>,
     path: PathBuf,
+}
+
+/// What is held of an open database.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) db: Db,
+    pub(super) journal: Journal,
+    /// The engine's log. Kept, since a sync error is told once for each handle, and a handle opened after the error would
+    /// never hear of it.
+    log: File,
     nudge: Nudge,
 }
 
@@ -140,14 +168,14 @@ impl Engine {
 
     /// The place of a database that is opened again.
     pub(super) fn closed(path: &Path) -> Self {
-        Self { db: None, path: path.to_owned(), nudge: Nudge::default() }
+        Self { open: None, path: path.to_owned() }
     }
 
     /// Keeps the engine from writing what it has not written yet, as it does when its last handle goes. A batch that it could
     /// not apply to the end, since it could not read a page for it, would be on the disk by half then.
     pub(super) fn abandon(&self) {
-        if let Some(db) = &self.db {
-            Box::leak(Box::new(db.clone()));
+        if let Some(open) = &self.open {
+            Box::leak(Box::new(Arc::clone(open)));
         }
     }
 
@@ -155,77 +183,123 @@ impl Engine {
         &self.path
     }
 
-    fn db(&self) -> Result<&Db, sled::Error> {
+    pub(super) fn opened(&self) -> Result<&Open, sled::Error> {
         let closed =
             || sled::Error::Io(io::Error::new(io::ErrorKind::NotConnected, "the database is closed"));
-        self.db.as_ref().ok_or_else(closed)
+        self.open.as_deref().ok_or_else(closed)
     }
 
-    /// Writes `batch`, and returns once it is on stable storage. `log` is a handle of [`Engine::log`].
-    pub(super) fn commit(&self, log: &File, batch: Batch) -> Result<(), CommitError> {
-        // This order is the promise: apply, write, sync. Only then may anybody be told. The flush writes, and syncs each
-        // part of the log that it writes.
-        let db = self.db()?;
-        reach("commit", "begun");
-        db.apply_batch(batch)?;
-        reach("commit", "applied");
-        self.nudge.flush(db)?;
-        reach("commit", "flushed");
-        if !synced::in_effect() {
-            log.sync_data()?;
+    /// How large the journal may get, in bytes.
+    pub(super) fn limit_journal(&self, bytes: u64) {
+        if let Some(open) = &self.open {
+            open.journal.limit(bytes);
         }
+    }
+
+    /// Writes `batch`, and returns once it is on stable storage.
+    pub(super) fn commit(&self, batch: Batch) -> Result<(), CommitError> {
+        let open = self.opened()?;
+        // Before the commit: where this fails, nothing of the commit was written.
+        open.make_room(MOVE_LEAST.max(batch.bytes().saturating_mul(MOVE_SHARE)))?;
+        open.journal.commit(batch)?;
         #[cfg(test)]
         super::tests::model::meet_full_disk(&self.path)?;
-        reach("commit", "synced");
         Ok(())
     }
 
-    /// Errs where the file behind `log` is no longer the database's: what was written to it would be found by nobody.
-    pub(super) fn is_there(&self, log: &File) -> Result<(), CommitError> {
+    /// Errs where the files that are written are no longer the database's: nobody would find what was written to them.
+    pub(super) fn is_there(&self) -> Result<(), CommitError> {
+        let open = self.opened()?;
         let same = |there: &fs::Metadata, held: &fs::Metadata| {
             (there.dev(), there.ino()) == (held.dev(), held.ino())
         };
-        match (fs::metadata(self.path.join("db")), log.metadata()) {
-            (Ok(there), Ok(held)) if same(&there, &held) => Ok(()),
+        match (fs::metadata(self.path.join("db")), open.log.metadata()) {
+            (Ok(there), Ok(held)) if same(&there, &held) && open.journal.is_there() => Ok(()),
             _ => Err(CommitError::Gone(self.path.clone())),
         }
     }
 
-    /// A handle of the log file for [`Engine::commit`]. It is kept: a sync error is told once for each handle, and a
-    /// handle opened after the error would never hear of it.
-    pub(super) fn log(&self) -> io::Result<File> {
-        File::open(self.path.join("db"))
-    }
-
     pub(super) fn value(&self, key: &[u8]) -> Result<Option<IVec>, sled::Error> {
-        self.db()?.get(key)
+        let open = self.opened()?;
+        let found = open.journal.index().find(key);
+        match found {
+            Some(found) => found.value().map_err(sled::Error::Io),
+            // What leaves the journal meanwhile was in the engine before.
+            None => open.db.get(key),
+        }
     }
 
     /// The records from `key` on, in the order of their keys.
     pub(super) fn from(&self, key: Vec<u8>) -> impl Iterator<Item = Result<(IVec, IVec), sled::Error>> {
-        let (range, closed) = match self.db() {
-            Ok(db) => (Some(db.range(key..)), None),
+        let (merged, closed) = match self.opened() {
+            Ok(open) => (Some(Merged::from(open, key)), None),
             Err(closed) => (None, Some(Err(closed))),
         };
-        range.into_iter().flatten().chain(closed)
+        merged.into_iter().flatten().chain(closed)
     }
 
     /// The last record whose key is at most `key`.
-    pub(super) fn last_to(&self, key: Vec<u8>) -> Result<Option<(IVec, IVec)>, sled::Error> {
-        self.db()?.range(..=key).next_back().transpose()
+    pub(super) fn last_to(&self, key: &[u8]) -> Result<Option<(IVec, IVec)>, sled::Error> {
+        super::merged::last_to(self.opened()?, key)
     }
 
     /// The parts of a record whose keys begin with `prefix`, joined; `None` where there is none.
     pub(super) fn joined(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, sled::Error> {
         let mut record = None;
-        for part in self.db()?.scan_prefix(prefix) {
-            record.get_or_insert_with(Vec::new).extend_from_slice(&part?.1);
+        for part in self.from(prefix.to_vec()) {
+            let (key, value) = part?;
+            if !key.starts_with(prefix) {
+                break;
+            }
+            record.get_or_insert_with(Vec::new).extend_from_slice(&value);
         }
         Ok(record)
     }
 
     pub(super) fn meta(&self, name: &str) -> Result<Option<IVec>, sled::Error> {
         self.value(&keys::meta(name))
+    }
+}
+
+impl Open {
+    /// Moves what is left of the oldest segments of a full journal into the engine, about `max` bytes.
+    fn make_room(&self, mut max: usize) -> Result<(), CommitError> {
+        while max > 0 && self.journal.is_full() {
+            let records = self.journal.next_to_move(max);
+            if records.is_empty() {
+                self.journal.give_up_oldest().map_err(sled::Error::Io)?;
+                continue;
+            }
+            let (mut batch, mut keys) = (sled::Batch::default(), Vec::new());
+            for (key, found) in records {
+                match found.value().map_err(sled::Error::Io)? {
+                    Some(value) => {
+                        max = max.saturating_sub(value.len());
+                        batch.insert(key.as_slice(), value);
+                        keys.push(key);
+                    }
+                    None => batch.remove(key),
+                }
+            }
+            self.journal.lie_below(keys.iter());
+            self.db.apply_batch(batch)?;
+            reach("journal", "applied");
+            // Each batch is durable before the next one begins, which `salvage/sight.rs` counts on, and before the journal
+            // gives up what was in it.
+            self.flush()?;
+            reach("journal", "moved");
+        }
+        Ok(())
+    }
+
+    /// Returns once all that the engine was given is on stable storage.
+    pub(super) fn flush(&self) -> Result<(), CommitError> {
+        // The flush writes, and syncs each part of the log that it writes.
+        self.nudge.flush(&self.db)?;
+        if !synced::in_effect() {
+            self.log.sync_data()?;
+        }
+        Ok(())
     }
 }
 
@@ -237,14 +311,18 @@ pub(super) fn create(path: &Path, values: &[(Vec<u8>, Vec<u8>)]) -> Result<(), O
     for (key, value) in values {
         batch.insert(key.as_slice(), value.as_slice());
     }
-    let written = engine.log().map_err(CommitError::Sync).and_then(|log| engine.commit(&log, batch));
-    written.map_err(failed)
+    engine.commit(batch).map_err(failed)
 }
 
 fn open(path: &Path) -> Result<Engine, CommitError> {
     // In one pass: an I/O error has to come out before sled looks, too, since what it cannot read it takes for absent.
     if let Some(loss) = salvage::would_lose(path, known(path)?)? {
         return Err(CommitError::Damaged(loss.to_string()));
+    }
+    // Also before the engine makes anything: a new database has no folder yet.
+    let mut journal = if path.exists() { Some(replay(path)?) } else { None };
+    if let Some(Replay { gaps: gaps @ 1.., .. }) = journal {
+        return Err(CommitError::Damaged(format!("{gaps} places of the journal cannot be read")));
     }
     let until = Instant::now() + LOCK_WAIT;
     loop {
@@ -271,8 +349,23 @@ fn open(path: &Path) -> Result<Engine, CommitError> {
         reach("open", "opened");
         sync_tree(path)?;
         reach("open", "synced");
-        return Ok(Engine { db: Some(db), ..Engine::closed(path) });
+        let log = File::open(path.join("db"))?;
+        let journal = Journal::open(path, journal.take().unwrap_or_default(), tops(&db))?;
+        let open = Open { db, journal, log, nudge: Nudge::default() };
+        return Ok(Engine { open: Some(Arc::new(open)), path: path.to_owned() });
     }
+}
+
+/// The greatest key for each first byte; `None` where that cannot be read.
+fn tops(db: &Db) -> Option<BTreeMap<u8, Vec<u8>>> {
+    let mut tops = BTreeMap::new();
+    let mut last = db.last().ok()?;
+    while let Some((key, _)) = last {
+        let tag = *key.first()?;
+        tops.insert(tag, key.to_vec());
+        last = db.range::<&[u8], _>(..&[tag][..]).next_back().transpose().ok()?;
+    }
+    Some(tops)
 }
 
 /// Moves the snapshots of a database into quarantine, so that the engine replays the whole log. Not where it would then not

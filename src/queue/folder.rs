@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock            held by the one instance that uses the queue
-//! events.N        the database; the highest N counts
+//! events.N        the database, with its journal (`journal.M`) and the engine's files; the highest N counts
 //! events.new      a database under construction; worth nothing until it is renamed
 //! reserve         blocks that are given up when the disk is full
 //! failed          a sync failed: the next start copies every readable record into a new database

@@ -13,14 +13,19 @@
 //! `keys.rs` for the layout.
 
 mod alone;
+mod batch;
 mod copy;
 mod counts;
 mod engine;
 mod error;
 mod folder;
+mod frame;
+mod index;
+mod journal;
 mod keys;
 mod ledger;
 mod letters;
+mod merged;
 #[path = "../../migrations/mod.rs"]
 mod migrations;
 mod nudge;
@@ -49,6 +54,7 @@ pub use self::alone::engine_alone;
 pub use self::counts::Counts;
 pub use self::error::{Failed, OpenError};
 pub use self::folder::failed_before;
+pub use self::journal::journal_bytes;
 pub use self::ledger::Ledger;
 pub use self::recent::MAX_RECENT_BYTES;
 use self::recent::Recent;
@@ -79,6 +85,8 @@ pub struct Settings {
     pub reserve: u64,
     /// The most dead letters held.
     pub dead_max_events: u64,
+    /// How large the journal before the engine may get, in bytes; see [`journal_bytes`].
+    pub journal_bytes: u64,
     /// Whether a queue of another account is taken over.
     pub adopt: bool,
 }

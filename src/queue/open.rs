@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{error, info, warn};
 
+use super::batch::Batch;
 use super::engine::{CommitError, Engine, create};
 use super::error::OpenError;
 use super::folder::Folder;
@@ -86,12 +87,12 @@ impl Queue {
             );
         }
         stamp(&engine, &folder, &settings, account, &ledger)?;
-        let log = engine.log().map_err(failed)?;
-        Ok(Self::start(Parts { folder, settings, space, engine, log, ledger, now }))
+        engine.limit_journal(settings.journal_bytes);
+        Ok(Self::start(Parts { folder, settings, space, engine, ledger, now }))
     }
 
     fn start(parts: Parts) -> Self {
-        let Parts { folder, settings, space, engine, log, ledger, now } = parts;
+        let Parts { folder, settings, space, engine, ledger, now } = parts;
         let (commands, asked) = std::sync::mpsc::channel();
         let (live, taken) = mpsc::channel(MAX_LIVE_COMMITS);
         let (ledgers, failed) = (watch::Sender::new(ledger), watch::Sender::new(None));
@@ -116,7 +117,6 @@ impl Queue {
         let writer = Writer {
             engine,
             view,
-            log,
             folder,
             settings,
             space,
@@ -139,7 +139,6 @@ struct Parts {
     settings: Settings,
     space: Space,
     engine: Engine,
-    log: std::fs::File,
     ledger: Ledger,
     now: Now,
 }
@@ -240,7 +239,7 @@ impl Records for Engine {
     }
 
     fn commit(&self, changes: Vec<Change>, schema: u32, place: Option<&[u8]>) -> Result<(), CommitError> {
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         for (key, value) in changes {
             match value {
                 Some(value) => batch.insert(key, value),
@@ -252,7 +251,7 @@ impl Records for Engine {
             Some(place) => batch.insert(meta("migration"), place),
             None => batch.remove(meta("migration")),
         }
-        Self::commit(self, &self.log()?, batch)
+        Self::commit(self, batch)
     }
 }
 
@@ -262,7 +261,7 @@ pub(super) fn ledger(engine: &Engine) -> Result<Ledger, OpenError> {
     let mut ledger = Ledger::decode(&value).map_err(|error| damaged(engine, "ledger", error.to_string()))?;
     // Never reuse a number, whatever the counters say.
     let end = [numbered(PAGE, Seq(u64::MAX)), vec![u8::MAX; 3]].concat();
-    let last = engine.last_to(end).map_err(|error| damaged(engine, "ledger", error.to_string()))?;
+    let last = engine.last_to(&end).map_err(|error| damaged(engine, "ledger", error.to_string()))?;
     if let Some((page, _)) = last.and_then(|(key, _)| PageKey::read(&key)) {
         ledger.next = ledger.next.max(page.next());
     }
@@ -288,10 +287,9 @@ fn stamp(
         let stamped = Box::new(stamped);
         return Err(OpenError::OtherAccount { path, stamped, configured, pending, dead });
     }
-    let mut batch = sled::Batch::default();
+    let mut batch = Batch::default();
     batch.insert(meta("target"), seal(&(&account.client, &account.organization)));
-    let written = engine.log().map_err(CommitError::Sync).and_then(|log| engine.commit(&log, batch));
-    written.map_err(|error| {
+    engine.commit(batch).map_err(|error| {
         error.mark(folder);
         damaged(engine, "target", error.to_string())
     })?;

@@ -67,7 +67,7 @@ pub(super) fn page_of(engine: &Engine, seq: Seq) -> Result<Option<PageKey>, sled
 /// The key of the page that has `seq`, and its record where that is one value.
 pub(super) fn page_at(engine: &Engine, seq: Seq) -> Result<Option<(PageKey, Option<IVec>)>, sled::Error> {
     let end = [numbered(PAGE, seq), vec![u8::MAX; 3]].concat();
-    let Some((name, value)) = engine.last_to(end)? else { return Ok(None) };
+    let Some((name, value)) = engine.last_to(&end)? else { return Ok(None) };
     let Some((key, part)) = PageKey::read(&name).filter(|(key, _)| key.bit(seq) != 0) else {
         return Ok(None);
     };

@@ -55,7 +55,7 @@ impl Writer {
     /// The large envelope to which no page refers once the page `key` is gone. The page itself cannot tell any more.
     fn left_alone(&self, plan: &Plan, key: PageKey) -> Result<Option<Seq>, CommitError> {
         let end = [numbered(MEMBERS, key.first), vec![u8::MAX; 2]].concat();
-        let last = self.engine.last_to(end)?;
+        let last = self.engine.last_to(&end)?;
         let Some(first) = last.and_then(|(name, _)| seq_of(MEMBERS, &name)) else { return Ok(None) };
         // Only the pages of its submission refer to it, and they follow each other from its number on: the first that is
         // left decides. One that cannot be read either is set aside by itself, and then it decides.

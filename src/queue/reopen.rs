@@ -118,7 +118,7 @@ impl Writer {
             }
         })?;
         reach("reopen", "opened");
-        self.log = self.engine.log()?;
+        self.engine.limit_journal(self.settings.journal_bytes);
         Ok(())
     }
 

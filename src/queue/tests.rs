@@ -1,4 +1,5 @@
 mod failed;
+mod journal;
 pub(super) mod model;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tempfile::TempDir;
 
+use super::batch::Batch;
+use super::engine::Engine;
 use super::*;
 use crate::event::{Account, Balance};
 use crate::wire::defaults::Defaults;
@@ -26,6 +29,7 @@ fn settings(folder: &Path) -> Settings {
         min_free: 0,
         reserve: 0,
         dead_max_events: 100,
+        journal_bytes: 32 << 10,
         adopt: false,
     }
 }
@@ -293,17 +297,10 @@ async fn a_queue_belongs_to_one_account_and_one_instance() {
 }
 
 /// Changes the closed database.
-fn tamper(settings: &Settings, change: impl FnOnce(&sled::Db)) {
-    let config = sled::Config::new().path(settings.path.join("events.1")).segment_size(engine::SEGMENT_BYTES);
-    let db = loop {
-        match config.open() {
-            Ok(db) => break db,
-            // Its threads give the lock up some milliseconds after the queue is closed.
-            Err(error) => assert!(error.to_string().contains("WouldBlock"), "{error}"),
-        }
-    };
-    change(&db);
-    db.flush().unwrap();
+fn tamper(settings: &Settings, change: impl FnOnce(&Engine, &mut Batch)) {
+    let (engine, mut batch) = (Engine::new_at(&settings.path.join("events.1")).unwrap(), Batch::default());
+    change(&engine, &mut batch);
+    engine.commit(batch).unwrap();
 }
 
 #[tokio::test]
@@ -316,11 +313,12 @@ async fn a_damaged_page_and_a_missing_one_are_accounted_for_and_harm_no_other() 
     }
     queue.store().settle(vec![Seq(1)], vec![]).await.unwrap();
     queue.shutdown().await.unwrap();
-    tamper(&settings, |db| {
-        let mut pages: Vec<_> = db.scan_prefix(b"e").map(Result::unwrap).collect();
+    tamper(&settings, |engine, batch| {
+        let all = engine.from(b"e".to_vec()).map(Result::unwrap);
+        let mut pages: Vec<_> = all.take_while(|(key, _)| key.starts_with(b"e")).collect();
         let (key, value) = pages.remove(0);
-        db.insert(key, &value[1..]).unwrap();
-        db.remove(&pages.last().unwrap().0).unwrap();
+        batch.insert(key, &value[1..]);
+        batch.remove(&pages.last().unwrap().0);
     });
     let queue = open(settings);
     let store = queue.store();
@@ -341,14 +339,14 @@ async fn a_damaged_envelope_and_one_that_is_left_alone_go_to_quarantine_with_the
         append(&queue, vec![submission(name, 2, 10, 2_000)]).await;
     }
     queue.shutdown().await.unwrap();
-    let damage = |db: &sled::Db, key: Vec<u8>| {
-        let value: Vec<u8> = db.get(&key).unwrap().unwrap().iter().map(|byte| !byte).collect();
-        drop(db.insert(key, value).unwrap());
-    };
-    tamper(&settings, |db| {
-        damage(db, keys::PageKey { first: Seq(1), count: 2 }.part(0));
-        damage(db, keys::part(keys::MEMBERS, Seq(3), 0));
-        damage(db, keys::part(keys::MEMBERS, Seq(5), 0));
+    tamper(&settings, |engine, batch| {
+        let mut damage = |key: Vec<u8>| {
+            let value: Vec<u8> = engine.value(&key).unwrap().unwrap().iter().map(|byte| !byte).collect();
+            batch.insert(key, value);
+        };
+        damage(keys::PageKey { first: Seq(1), count: 2 }.part(0));
+        damage(keys::part(keys::MEMBERS, Seq(3), 0));
+        damage(keys::part(keys::MEMBERS, Seq(5), 0));
     });
     let queue = open(settings);
     let store = queue.store();
@@ -378,7 +376,7 @@ async fn an_event_that_comes_back_with_a_damaged_mark_has_one_letter() {
     append(&queue, vec![submission("a", 2, 10, 10)]).await;
     queue.store().settle(vec![], burial("first")).await.unwrap();
     queue.shutdown().await.unwrap();
-    tamper(&settings, |db| drop(db.insert(keys::numbered(keys::MARK, Seq(1)), b"damaged").unwrap()));
+    tamper(&settings, |_, batch| batch.insert(keys::numbered(keys::MARK, Seq(1)), b"damaged"));
     let queue = open(settings);
     let store = queue.store();
     assert_eq!(seqs(&store).await, vec![1, 2]);
@@ -398,9 +396,9 @@ async fn more_events_than_the_counters_promise_stay_an_imbalance() {
     let ledger = queue.store().ledger();
     assert_eq!(ledger.imbalance(), 0);
     queue.shutdown().await.unwrap();
-    tamper(&settings, |db| {
+    tamper(&settings, |_, batch| {
         let balance = Balance { accepted: 1, ..Balance::default() };
-        drop(db.insert(keys::meta("ledger"), Ledger { balance, ..ledger }.encode()).unwrap());
+        batch.insert(keys::meta("ledger"), Ledger { balance, ..ledger }.encode());
     });
     let queue = open(settings);
     let store = queue.store();
@@ -416,7 +414,7 @@ async fn a_newer_schema_is_refused() {
     let settings = settings(folder.path());
     open(settings.clone()).shutdown().await.unwrap();
     let newer = migrations::NEWEST + 1;
-    tamper(&settings, |db| drop(db.insert(keys::meta("schema"), crate::wire::record::seal(&newer)).unwrap()));
+    tamper(&settings, |_, batch| batch.insert(keys::meta("schema"), crate::wire::record::seal(&newer)));
     let refused = Queue::open(settings, &account("acme"), Arc::new(|| Moment::ZERO));
     assert!(matches!(refused, Err(OpenError::Newer { found: 2, known: 1, .. })));
 }

@@ -1,16 +1,15 @@
 //! The one thread that commits: it takes what waits, up to a bound, into one atomic batch.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use sled::Batch;
 use tokio::sync::oneshot;
 use tracing::error;
 
+use super::batch::Batch;
 use super::engine::{CommitError, Engine, panic_text};
 use super::error::Failed;
 use super::folder::Folder;
@@ -48,7 +47,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) struct Writer {
     pub(super) engine: Engine,
-    pub(super) log: File,
     pub(super) folder: Folder,
     pub(super) settings: Settings,
     pub(super) space: Space,
@@ -196,7 +194,7 @@ impl Writer {
 
     /// Plans a commit and makes it durable.
     fn store(&mut self, plan: &mut Plan, appends: &mut Vec<Append>) -> Result<(), CommitError> {
-        self.engine.is_there(&self.log)?;
+        self.engine.is_there()?;
         self.plan_removals(plan)?;
         let asked = std::mem::take(&mut plan.asked);
         let planned = asked.iter().try_for_each(|command| self.plan(plan, command));
@@ -290,6 +288,7 @@ impl Writer {
             Command::Surplus(count) => plan.ledger.counted += count,
             Command::Limits(limits) => {
                 self.space.limit(limits.min_free, limits.reserve);
+                self.engine.limit_journal(limits.journal_bytes);
                 self.settings = Settings { path: self.settings.path.clone(), ..limits.clone() };
             }
             Command::Reopen(opened) if self.view.times_opened() == Some(*opened) => {
@@ -378,7 +377,7 @@ impl Writer {
             plan.batch.insert(meta("ledger"), plan.ledger.encode());
             plan.reach("planned");
             let began = Instant::now();
-            self.engine.commit(&self.log, std::mem::take(&mut plan.batch))?;
+            self.engine.commit(std::mem::take(&mut plan.batch))?;
             self.last = LastCommit { appends: plan.stored.len(), time: began.elapsed() };
             plan.reach("committed");
             self.told.counts.commit();

@@ -122,7 +122,7 @@ fn damaged(good: &Path, copied: &Path, seed: u64) -> String {
     files.retain(|path| fs::metadata(path).expect("a file").len() > 0);
     files.sort();
     if random.bits().is_multiple_of(2) {
-        files.retain(|path| path.ends_with("db"));
+        files.retain(|path| path.to_string_lossy().contains("/events."));
     }
     let file = usize::try_from(random.bits()).unwrap_or(0) % files.len();
     let done = damage(&files[file], &mut random);
@@ -258,7 +258,10 @@ async fn damaged_databases_lose_no_more_than_what_is_damaged() {
         }
     }
     println!("{count} damaged databases from seed {from}: {tally:?}");
-    assert!(tally.whole > count / 4 && tally.by_itself > 0 && tally.repaired > 0, "{tally:?}");
+    assert!(
+        tally.whole > 0 && tally.less > count / 4 && tally.by_itself > 0 && tally.repaired > 0,
+        "{tally:?}"
+    );
 }
 
 /// The account and the events of a stopped queue.

@@ -156,8 +156,15 @@ impl Stage {
             format!("queue.path={}", queue.display()),
             format!("queue.min_free={min_free}B"),
             format!("queue.reserve={reserve}B"),
+            "queue.max_bytes=64MiB".to_owned(),
         ];
         Self { runtime, sandbox, folder: TempDir::new().expect("a folder"), options: options.to_vec() }
+    }
+
+    /// So small a queue has a small journal, which moves on into the engine.
+    fn with_a_small_journal(mut self) -> Self {
+        self.options.push("queue.max_bytes=12MiB".to_owned());
+        self
     }
 
     fn command(&self) -> Command {
@@ -304,10 +311,12 @@ fn a_disk_without_a_reserve_that_fills_up_under_the_engine_ends_nothing() {
 /// The same as an ordinary user sees it, through calls that are made to fail: at commits small and large.
 #[test]
 fn the_engine_may_meet_the_full_disk_at_any_write() {
-    for fault in ["write@/db:8:ENOSPC", "write@/db:9:ENOSPC", "write@/db:12:ENOSPC", "write@/db:15:ENOSPC"] {
+    for fault in
+        ["write@/journal:8:ENOSPC", "write@/journal:15:ENOSPC", "write@/db:4:ENOSPC", "write@/db:6:ENOSPC"]
+    {
         let disk = TempDir::new().expect("a folder");
         let queue = disk.path().canonicalize().expect("a folder").join("queue");
-        let stage = Stage::new(&queue, 2 * MIB, MIB);
+        let stage = Stage::new(&queue, 2 * MIB, MIB).with_a_small_journal();
         let mut command = stage.command();
         preload(&mut command, disk.path(), &stage.folder.path().join("record"), fault);
         let (daemon, log) = started(&mut command);

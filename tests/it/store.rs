@@ -118,14 +118,15 @@ fn a_stopped_queue_is_checked_exported_and_repaired() {
     let failed = command(path, NOBODY, &["run"]).output().expect("the executable runs");
     assert_eq!(failed.status.code(), Some(74), "{failed:?}");
     // And a part of the log is gone.
-    let mut log = fs::read(database.join("db")).expect("the log can be read");
+    let part = database.join("journal.1");
+    let mut log = fs::read(&part).expect("the log can be read");
     let mark = b"\"id\":\"0\"";
     let places: Vec<usize> = (0..log.len()).filter(|at| log[*at..].starts_with(mark)).collect();
     assert!(!places.is_empty(), "the event is in the log");
     for at in places {
         log[at..at + 40].fill(0);
     }
-    fs::write(database.join("db"), log).expect("a file can be written");
+    fs::write(part, log).expect("a file can be written");
     let check = store(path, &["check", "--json"]);
     let found = json(&check);
     assert_eq!(check.status.code(), Some(1), "{found}");

@@ -40,6 +40,7 @@ pub(crate) fn queue_settings(path: &Path) -> queue::Settings {
         min_free: 0,
         reserve: 0,
         dead_max_events: 100_000,
+        journal_bytes: 512 << 10,
         adopt: false,
     }
 }

@@ -49,6 +49,8 @@ pub struct Audit {
     pub quarantined: u64,
     /// Places of the engine's log that cannot be read, before its end.
     pub gaps: u64,
+    /// Places of the journal that cannot be read; what a power cut left of its last commit is none.
+    pub journal_gaps: u64,
     /// Whether the engine's own configuration is damaged.
     pub configuration_damaged: bool,
     /// Whether a daemon left the mark of a failed disk: the next start copies the database.
@@ -90,6 +92,12 @@ impl Audit {
             let gaps = self.gaps;
             wrong.push(format!(
                 "the engine's log has {gaps} places that cannot be read: a daemon that starts repairs it, as store repair does, where something behind them is in use"
+            ));
+        }
+        if self.journal_gaps > 0 {
+            let gaps = self.journal_gaps;
+            wrong.push(format!(
+                "the journal has {gaps} places that cannot be read: a daemon that starts goes on without them"
             ));
         }
         if self.damaged_records > 0 {
@@ -143,6 +151,7 @@ pub fn check(root: &Path) -> Result<Audit, SalvageError> {
         account: stored.account()?,
         ledger: stored.ledger()?,
         gaps: stored.gaps(),
+        journal_gaps: stored.journal_gaps(),
         configuration_damaged: stored.is_configuration_damaged(),
         disk_failed: failed_before(root),
         set_aside: set_aside(root),

@@ -1,13 +1,11 @@
 //! The database that a repair makes, and the room for it.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use sled::Batch;
-
 use super::SalvageError;
 use super::tree::Record;
+use crate::queue::batch::Batch;
 use crate::queue::engine::{CommitError, Engine, SEGMENT_BYTES, is_full};
 use crate::queue::error::OpenError;
 use crate::queue::folder::construction;
@@ -54,7 +52,6 @@ impl Room<'_> {
 /// The database under construction.
 pub(super) struct Copy<'f> {
     engine: Engine,
-    log: File,
     batch: Batch,
     bytes: usize,
     room: Room<'f>,
@@ -63,8 +60,7 @@ pub(super) struct Copy<'f> {
 impl<'f> Copy<'f> {
     pub(super) fn new(path: &Path, room: Room<'f>) -> Result<Self, SalvageError> {
         let engine = Engine::new_at(path).map_err(|error| room.write_failed(&error))?;
-        let log = engine.log().map_err(|error| room.write_failed(&error.into()))?;
-        Ok(Self { engine, log, batch: Batch::default(), bytes: 0, room })
+        Ok(Self { engine, batch: Batch::default(), bytes: 0, room })
     }
 
     pub(super) fn put(&mut self, (key, value): Record) -> Result<(), SalvageError> {
@@ -78,7 +74,7 @@ impl<'f> Copy<'f> {
     }
 
     fn commit(&mut self) -> Result<(), SalvageError> {
-        let written = self.engine.commit(&self.log, std::mem::take(&mut self.batch));
+        let written = self.engine.commit(std::mem::take(&mut self.batch));
         written.map_err(|error| self.room.write_failed(&error))
     }
 

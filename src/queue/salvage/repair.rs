@@ -96,6 +96,7 @@ fn make(folder: &Folder, stored: &Stored, account: &Account, old: PathBuf) -> Re
         account: stored.account()?,
         ledger: stored.ledger()?,
         gaps: stored.gaps(),
+        journal_gaps: stored.journal_gaps(),
         configuration_damaged: stored.is_configuration_damaged(),
         disk_failed: folder.failed_before(),
         database: old.clone(),

@@ -1,5 +1,6 @@
 //! The records of a database by what they are, and whether they can be read.
 
+use std::cmp::Ordering;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -9,15 +10,17 @@ use super::sight::{Known, would_lose};
 use super::tree::{Record, Tree};
 use crate::event::{Account, Event, Seq};
 use crate::queue::error::OpenError;
+use crate::queue::journal::{Replay, replay};
 use crate::queue::keys::{DEAD, MARK, MEMBERS, META, PAGE, PageKey, QUARANTINE, meta, numbered, seq_of};
 use crate::queue::ledger::Ledger;
 use crate::queue::migrations::NEWEST;
 use crate::queue::pages::read_mark;
 use crate::wire::record::{DeadLetter, Page, decode_dead, decode_members, open as unseal};
 
-/// All records of a database.
+/// All records of a database: those of the engine, and those of the journal, which cover them.
 pub(super) struct Stored {
     tree: Tree,
+    journal: Replay,
     path: PathBuf,
 }
 
@@ -81,8 +84,9 @@ impl Stored {
     pub(super) fn open(database: &Path) -> Result<Self, SalvageError> {
         let read = |tail| {
             let tree = Tree::open(database, tail);
-            let tree = tree.map_err(|source| SalvageError::Read { path: database.to_owned(), source })?;
-            Ok::<_, SalvageError>(Self { tree, path: database.to_owned() })
+            let failed = |source| SalvageError::Read { path: database.to_owned(), source };
+            let (tree, journal) = (tree.map_err(failed)?, replay(database).map_err(failed)?);
+            Ok::<_, SalvageError>(Self { tree, journal, path: database.to_owned() })
         };
         // The engine would drop what can be read, and never did: it does not open such a log.
         let damage = would_lose(database, Known::default());
@@ -107,9 +111,54 @@ impl Stored {
         self.tree.gaps
     }
 
-    /// The bytes of the pages with records, and of their changes.
+    /// The bytes of the pages with records, and of their changes, and of the journal.
     pub(super) fn bytes(&self) -> u64 {
-        self.tree.bytes()
+        self.tree.bytes().saturating_add(self.journal.bytes())
+    }
+
+    /// The places of the journal that cannot be read.
+    pub(super) fn journal_gaps(&self) -> u64 {
+        self.journal.gaps
+    }
+
+    /// The records from `key` on, in the order of their keys.
+    fn from(&self, key: Vec<u8>) -> impl Iterator<Item = io::Result<Record>> {
+        let mut covering = self.journal.index.all_from(key.clone()).peekable();
+        let mut engine = self.tree.from(key).peekable();
+        std::iter::from_fn(move || {
+            loop {
+                let first = covering.peek().map(|(key, _)| key.as_slice());
+                let order = match (engine.peek(), first) {
+                    (Some(Ok((key, _))), Some(first)) => key.as_slice().cmp(first),
+                    (Some(_), _) => Ordering::Less,
+                    (None, _) => Ordering::Greater,
+                };
+                match order {
+                    Ordering::Less => return engine.next(),
+                    Ordering::Equal => drop(engine.next()),
+                    Ordering::Greater => {}
+                }
+                let (key, found) = covering.next()?;
+                match found.value() {
+                    Ok(None) => {}
+                    Ok(Some(value)) => return Some(Ok((key, value.to_vec()))),
+                    Err(error) => return Some(Err(error)),
+                }
+            }
+        })
+    }
+
+    /// The parts of a record whose keys begin with `prefix`, joined; `None` where there is none.
+    pub(super) fn joined(&self, prefix: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let mut joined = None;
+        for record in self.from(prefix.to_vec()) {
+            let (key, value) = record?;
+            if !key.starts_with(prefix) {
+                break;
+            }
+            joined.get_or_insert_with(Vec::new).extend_from_slice(&value);
+        }
+        Ok(joined)
     }
 
     /// Whether the engine's own configuration is damaged; one that is absent it makes anew.
@@ -123,7 +172,7 @@ impl Stored {
     /// What is kept under `name`.
     pub(super) fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, SalvageError> {
         let key = meta(name);
-        let first = self.tree.from(key.clone()).next().transpose().map_err(|error| self.failed(error))?;
+        let first = self.from(key.clone()).next().transpose().map_err(|error| self.failed(error))?;
         Ok(first.filter(|(found, _)| *found == key).map(|(_, value)| value))
     }
 
@@ -161,7 +210,7 @@ impl Stored {
         mut visit: impl FnMut(Item) -> Result<(), SalvageError>,
     ) -> Result<(), SalvageError> {
         let mut open: Vec<Record> = Vec::new();
-        for record in self.tree.from(Vec::new()) {
+        for record in self.from(Vec::new()) {
             let record = record.map_err(|error| self.failed(error))?;
             let same = open.first().is_some_and(|(first, _)| name(first) == name(&record.0));
             if !same && !open.is_empty() {
@@ -214,7 +263,7 @@ impl Stored {
     }
 
     fn page(&self, key: PageKey, record: Vec<u8>, parts: Vec<Record>) -> Result<StoredPage, SalvageError> {
-        let mark = self.tree.joined(&numbered(MARK, key.first)).map_err(|error| self.failed(error))?;
+        let mark = self.joined(&numbered(MARK, key.first)).map_err(|error| self.failed(error))?;
         // As the queue does: an event that is sent twice is better than one lost.
         let settled = mark.and_then(|mark| read_mark(&mark)).unwrap_or(0);
         let left = key.full() & !settled;
@@ -231,8 +280,7 @@ impl Stored {
         }
         page.record = record;
         if let Some(first) = page.apart {
-            page.members =
-                self.tree.joined(&numbered(MEMBERS, Seq(first))).map_err(|error| self.failed(error))?;
+            page.members = self.joined(&numbered(MEMBERS, Seq(first))).map_err(|error| self.failed(error))?;
             page.damage = match page.members.as_deref().map(decode_members) {
                 Some(Ok(_)) => None,
                 Some(Err(damage)) => Some(format!("the envelope of its events is damaged: {damage}")),

@@ -98,19 +98,6 @@ impl Tree {
         From { tree: self, key, next, open: Vec::new() }
     }
 
-    /// The parts of a record whose keys begin with `prefix`, joined; `None` where there is none.
-    pub(super) fn joined(&self, prefix: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        let mut joined = None;
-        for record in self.from(prefix.to_vec()) {
-            let (key, value) = record?;
-            if !key.starts_with(prefix) {
-                break;
-            }
-            joined.get_or_insert_with(Vec::new).extend_from_slice(&value);
-        }
-        Ok(joined)
-    }
-
     /// The records of a page that are its own.
     fn records(&self, number: usize, tag: u8) -> io::Result<Records> {
         if let Some((read, records)) = self.read.borrow().get(&tag)

@@ -50,10 +50,10 @@ fn goes_on(stage: Stage, queue: &Path, acknowledged: &BTreeSet<String>) {
 
 #[test]
 fn a_repair_without_room_changes_nothing_and_goes_on_with_room() {
-    for but in [0, 2 * MIB, 5 * MIB] {
+    for but in [0, 2 * MIB, 3 * MIB] {
         let Some(disk) = Small::mount(32 * MIB, 0) else { return };
         let queue = disk.path().join("queue");
-        let stage = Stage::new(&queue, 0, 0);
+        let stage = Stage::new(&queue, 0, 0).with_a_small_journal();
         let acknowledged = damaged(&stage, &queue);
         disk.fill(but);
         for _ in 0..2 {
@@ -68,7 +68,7 @@ fn a_repair_without_room_changes_nothing_and_goes_on_with_room() {
 fn a_repair_takes_the_room_of_the_reserve() {
     let Some(disk) = Small::mount(64 * MIB, 0) else { return };
     let queue = disk.path().join("queue");
-    let stage = Stage::new(&queue, 20 * MIB, 10 * MIB);
+    let stage = Stage::new(&queue, 20 * MIB, 10 * MIB).with_a_small_journal();
     let acknowledged = damaged(&stage, &queue);
     disk.fill(MIB);
     let (mut daemon, mut log) = stage.start();
@@ -88,14 +88,14 @@ fn a_repair_takes_the_room_of_the_reserve() {
 fn a_repair_may_meet_the_full_disk_at_any_call() {
     let disk = TempDir::new().expect("a folder");
     let queue = disk.path().canonicalize().expect("a folder").join("queue");
-    let stage = Stage::new(&queue, 0, 0);
+    let stage = Stage::new(&queue, 0, 0).with_a_small_journal();
     let acknowledged = damaged(&stage, &queue);
     let faults = [
         "name@quarantine:1:ENOSPC",
         "open@events.new/conf:1:ENOSPC",
         "write@events.new:1:ENOSPC",
-        "write@events.new/db:1:ENOSPC",
-        "write@events.new/db:7:ENOSPC",
+        "write@events.new/journal:1:ENOSPC",
+        "write@events.new/journal:3:ENOSPC",
         "name@events.new:1:ENOSPC",
     ];
     for fault in faults {

@@ -14,7 +14,7 @@ const STRIDE: u64 = 23;
 /// A queue whose log has to be repaired; a copy to start from.
 fn damaged(world: &mut World) -> TempDir {
     world.serve(false);
-    for _ in 0..2 {
+    for _ in 0..4 {
         world.round(End::InOrder, "");
     }
     hide_a_segment(&world.queue());
@@ -34,7 +34,7 @@ fn a_kill_in_the_middle_of_a_repair_loses_nothing() {
     let damaged = damaged(&mut world);
     let places = [
         "repair.begun",
-        "commit.applied:2",
+        "commit.written:2",
         "repair.copied",
         "create.renamed",
         "aside.renamed",

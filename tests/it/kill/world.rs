@@ -90,7 +90,8 @@ impl World {
         let mut run = command(
             self.folder.path(),
             &endpoint,
-            &["run", "-o", "queue.min_free=2MiB", "-o", "queue.reserve=1MiB"],
+            // So small a queue has a small journal, which moves on into the engine.
+            &["run", "-o", "queue.min_free=2MiB", "-o", "queue.reserve=1MiB", "-o", "queue.max_bytes=16MiB"],
         );
         if let End::At(place) = end {
             run.env("TARGET_NOTIFYD_FAILPOINT", place);

@@ -16,9 +16,18 @@ use crate::support::{account, queue_settings};
 /// How many sessions the events are of.
 const SESSIONS: u64 = 40;
 
+/// The ids of the events of the line `number`.
+pub(crate) fn ids(number: u64) -> impl Iterator<Item = String> {
+    (0..events(number)).map(move |position| format!("e{number}.{position}"))
+}
+
+fn events(number: u64) -> u64 {
+    1 + number * 7 % 9
+}
+
 /// The line with the number `number`: of one to nine events, now and then with a large envelope or large events.
 pub(crate) fn line(number: u64) -> String {
-    let (session, count) = (number % SESSIONS, 1 + number * 7 % 9);
+    let (session, count) = (number % SESSIONS, events(number));
     let bytes = match number % 50 {
         17 => 30_000,
         _ => 50 + number * 131 % 900,

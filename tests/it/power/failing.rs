@@ -21,7 +21,7 @@ fn goes_on(mode: &'static str, run: &Run) {
 
 #[test]
 fn what_fails_under_a_commit_ends_the_daemon_and_is_copied() {
-    for fault in ["write@/db:30:EIO", "sync@/db:30:EIO"] {
+    for fault in ["write@/journal:30:EIO", "sync@/journal:30:EIO"] {
         let run = Run::new(UNREACHABLE);
         let mut daemon = run.start(fault);
         // This ends only as the daemon closes the connection.
@@ -39,7 +39,7 @@ fn what_fails_as_the_database_opens_is_copied_before_anything_is_acknowledged() 
     for fault in ["sync@/db:1:EIO", "sync@/db:2:EIO", "write@/db:1:EIO"] {
         let run = Run::new(UNREACHABLE);
         // A commit that was written but not synced: the next start is the one that syncs it.
-        let mut daemon = run.start("sync@/db:20:KILL");
+        let mut daemon = run.start("sync@/journal:20:KILL");
         run.try_submit(0..100, &mut daemon);
         daemon.wait();
         let mut daemon = run.start(fault);
@@ -60,7 +60,7 @@ fn what_cannot_be_read_never_makes_a_smaller_queue() {
         run.submit(0..150, 3, 20);
         daemon.terminate();
         let mut from = 150;
-        for fault in [1, 2].map(|number| format!("read@/db:{number}:EIO:ever")) {
+        for fault in ["read@/db:1", "read@/db:2", "read@/journal:1"].map(|call| format!("{call}:EIO:ever")) {
             if marked {
                 std::fs::write(queue.join("failed"), "a test").expect("a mark");
             }

@@ -15,11 +15,12 @@ use std::os::unix::process::ExitStatusExt;
 use target_notifyd::sandbox::{self, Faults, Sandbox};
 use target_notifyd::schedule::Random;
 
-use self::check::{open, rehearse};
+use self::check::{ids, open, rehearse};
 use self::images::{Plan, all_whole, failures, is_complete, reused_segments};
 use self::record::Record;
 use self::run::{Run, UNREACHABLE};
 use crate::extent::{extent, seed};
+use crate::support::arrive;
 
 /// The unit of the engine's log, as `src/queue/engine.rs` has it.
 const SEGMENT_BYTES: u64 = 512 * 1_024;
@@ -68,9 +69,9 @@ fn power_may_fail_at_any_start() {
     // Killed before a call on the disk each time, so that starts find what others left half done.
     let faults = [
         format!("name:{}:KILL", one_of(4)),
-        format!("write@/db:{}:KILL", one_of(60)),
+        format!("write@/journal:{}:KILL", one_of(60)),
         format!("sync:{}:KILL", one_of(12)),
-        format!("sync@/db:{}:KILL", one_of(60)),
+        format!("sync@/journal:{}:KILL", one_of(60)),
         format!("write:{}:KILL", one_of(4)),
         String::new(),
     ];
@@ -90,11 +91,15 @@ fn power_may_fail_at_any_start() {
 
 #[test]
 fn power_may_fail_while_the_engine_writes_over_what_was_drained() {
-    with_sandbox(|run, _| {
+    with_sandbox(|run, sandbox| {
         let mut daemon = run.start("");
-        for round in 0..4 {
-            // Many connections that do not wait for their replies: commits as large as they get.
-            run.receipts(round * 1_000..round * 1_000 + 1_000, 8);
+        for round in 0..5 {
+            // What waits is more than the journal has room for: the engine gets it, and is drained again.
+            let lines = round * 1_000..round * 1_000 + 1_000;
+            sandbox.faults(Faults { down: true, ..Faults::default() });
+            run.submit(lines.clone(), 8, 200);
+            sandbox.faults(Faults::default());
+            arrive(sandbox, &lines.flat_map(ids).collect::<Vec<_>>());
         }
         daemon.terminate();
         let reused = reused_segments(run.log(), SEGMENT_BYTES);

@@ -59,7 +59,8 @@ impl Run {
         let queue = format!("queue.path={}", self.disk.join("queue").display());
         let arguments = ["run", "-o", &queue, "-o", "queue.min_free=2MiB", "-o", "queue.reserve=1MiB"];
         let mut command = command(self.folder.path(), &self.endpoint, &arguments);
-        command.args(["-o", "defaults.time_offset=false"]);
+        // So small a queue has a small journal, which moves on into the engine.
+        command.args(["-o", "defaults.time_offset=false", "-o", "queue.max_bytes=8MiB"]);
         if !variable.is_empty() {
             command.env(variable, "1");
         }

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::naive::{MAX_EVENTS, Naive, No};
 use super::*;
+use crate::queue::batch::Batch;
 use crate::queue::engine::{CommitError, Engine};
 use crate::queue::keys::{DEAD, MARK, MEMBERS, PAGE, PageKey, QUARANTINE, numbered, seq_of};
 use crate::wire::record::Page;
@@ -305,7 +306,7 @@ impl Pair {
         };
         let all: Vec<&Vec<u8>> = records.keys().filter(|key| key.first() == Some(&tag)).collect();
         let Some(name) = nth.checked_rem(all.len()).map(|at| all[at].clone()) else { return self.open() };
-        let mut batch = sled::Batch::default();
+        let mut batch = Batch::default();
         // The same bytes damaged, since bytes that are held are counted by their number.
         let damaged: Vec<u8> = records[&name].iter().map(|byte| byte.wrapping_add(0x55)).collect();
         batch.insert(name.as_slice(), damaged);
@@ -349,7 +350,7 @@ impl Pair {
             set_aside.clear();
         }
         let engine = Engine::new_at(&path).unwrap();
-        engine.commit(&engine.log().unwrap(), batch).unwrap();
+        engine.commit(batch).unwrap();
         drop(engine);
         self.open();
         let entries = self.scan();

@@ -1,0 +1,38 @@
+//! What one commit writes, in the form in which it is written.
+
+use super::frame::{self, Kind};
+
+/// Changes that become durable together; of two that concern the same key, the later one counts.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    frames: Vec<u8>,
+    count: u32,
+}
+
+impl Batch {
+    /// The key gets this value.
+    pub(super) fn insert(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        self.add(Kind::Insert, key.as_ref(), value.as_ref());
+    }
+
+    /// The key is no more.
+    pub(super) fn remove(&mut self, key: impl AsRef<[u8]>) {
+        self.add(Kind::Remove, key.as_ref(), &[]);
+    }
+
+    fn add(&mut self, kind: Kind, key: &[u8], value: &[u8]) {
+        frame::put(&mut self.frames, kind, key, value);
+        self.count += 1;
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// The frames of the commit `number`, with the one that ends it.
+    pub(super) fn sealed(mut self, number: u64) -> Vec<u8> {
+        frame::put(&mut self.frames, Kind::End, &[], &self.count.to_le_bytes());
+        frame::seal(&mut self.frames, number);
+        self.frames
+    }
+}

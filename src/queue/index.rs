@@ -1,0 +1,189 @@
+//! What the journal holds, by key: it covers what the engine has.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::ops::Bound;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use sled::IVec;
+
+use super::frame::{Frame, Kind};
+
+/// Values up to so many bytes are kept in memory: [`IVec`] holds these without an allocation.
+const SMALL_BYTES: usize = 22;
+
+/// The newest change of each key that the journal has one of. Memory grows with the journal, by about 100 bytes a record.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    records: BTreeMap<Vec<u8>, Slot>,
+    files: BTreeMap<u64, Arc<File>>,
+    /// The greatest key that the engine has, by the first byte; `None` where that is not known. A key beyond it is only here,
+    /// so that nothing has to be remembered of it once it is removed.
+    tops: Option<BTreeMap<u8, Vec<u8>>>,
+    /// How often records left the index for the engine.
+    epoch: u64,
+}
+
+/// A change, and the segment of the journal that has it.
+#[derive(Clone, Debug)]
+struct Slot {
+    segment: u64,
+    held: Held,
+}
+
+#[derive(Clone, Debug)]
+enum Held {
+    Removed,
+    Small(IVec),
+    Large { at: u64, bytes: usize },
+}
+
+/// What was found for a key.
+#[derive(Clone, Debug)]
+pub(super) enum Found {
+    /// It was removed, whatever the engine says.
+    Removed,
+    /// Its value.
+    Small(IVec),
+    /// Where its value lies.
+    Large {
+        /// The segment.
+        file: Arc<File>,
+        /// From here on.
+        at: u64,
+        /// Its length.
+        bytes: usize,
+    },
+}
+
+impl Found {
+    /// The value; `None` where the key was removed.
+    pub(super) fn value(self) -> io::Result<Option<IVec>> {
+        match self {
+            Self::Removed => Ok(None),
+            Self::Small(value) => Ok(Some(value)),
+            Self::Large { file, at, bytes } => {
+                let mut value = vec![0; bytes];
+                file.read_exact_at(&mut value, at)?;
+                Ok(Some(value.into()))
+            }
+        }
+    }
+}
+
+impl Index {
+    /// What the engine has: what is only here and was removed need not be remembered any more.
+    pub(super) fn set_tops(&mut self, tops: Option<BTreeMap<u8, Vec<u8>>>) {
+        self.tops = tops;
+        let mut records = std::mem::take(&mut self.records);
+        records.retain(|key, slot| !matches!(slot.held, Held::Removed) || self.is_below(key));
+        self.records = records;
+    }
+
+    pub(super) fn add_file(&mut self, segment: u64, file: Arc<File>) {
+        self.files.insert(segment, file);
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Goes on by a change; `from` is where the bytes begin in the segment that `frame` was read of.
+    pub(super) fn apply(&mut self, segment: u64, from: u64, frame: Frame<'_>) {
+        let held = match frame.kind {
+            Kind::End => return,
+            Kind::Remove if self.is_below(frame.key) => Held::Removed,
+            Kind::Remove => {
+                self.records.remove(frame.key);
+                return;
+            }
+            Kind::Insert if frame.value.len() <= SMALL_BYTES => Held::Small(frame.value.into()),
+            Kind::Insert => {
+                let bytes = frame.value.len();
+                Held::Large { at: from + (frame.end - bytes) as u64, bytes }
+            }
+        };
+        let slot = Slot { segment, held };
+        match self.records.get_mut(frame.key) {
+            Some(known) => *known = slot,
+            None => drop(self.records.insert(frame.key.to_vec(), slot)),
+        }
+    }
+
+    /// Whether the engine may have the key.
+    fn is_below(&self, key: &[u8]) -> bool {
+        let Some(tops) = &self.tops else { return true };
+        let Some(tag) = key.first() else { return true };
+        tops.get(tag).is_some_and(|top| key <= top.as_slice())
+    }
+
+    /// The engine has this key now.
+    pub(super) fn lies_below(&mut self, key: &[u8]) {
+        if let (Some(tops), Some(tag)) = (&mut self.tops, key.first()) {
+            let top = tops.entry(*tag).or_default();
+            if key > top.as_slice() {
+                *top = key.to_vec();
+            }
+        }
+    }
+
+    pub(super) fn find(&self, key: &[u8]) -> Option<Found> {
+        self.found(self.records.get(key)?)
+    }
+
+    /// Up to `count` keys from `from` on, and what was found for them.
+    pub(super) fn from(&self, from: Bound<&[u8]>, count: usize) -> Vec<(Vec<u8>, Found)> {
+        let records = self.records.range::<[u8], _>((from, Bound::Unbounded)).take(count);
+        records.filter_map(|(key, slot)| Some((key.clone(), self.found(slot)?))).collect()
+    }
+
+    /// All keys from `key` on, and what was found for them.
+    pub(super) fn all_from(&self, key: Vec<u8>) -> impl Iterator<Item = (Vec<u8>, Found)> {
+        self.records.range(key..).filter_map(|(key, slot)| Some((key.clone(), self.found(slot)?)))
+    }
+
+    /// The last key up to `key` that was not removed.
+    pub(super) fn last_to(&self, key: &[u8]) -> Option<(Vec<u8>, Found)> {
+        let records = self.records.range::<[u8], _>((Bound::Unbounded, Bound::Included(key)));
+        let there = records.rev().find(|(_, slot)| !matches!(slot.held, Held::Removed));
+        there.and_then(|(key, slot)| Some((key.clone(), self.found(slot)?)))
+    }
+
+    /// The records of a segment behind the key `behind`, until they have `max` bytes.
+    pub(super) fn of_segment(&self, segment: u64, behind: &[u8], max: usize) -> Vec<(Vec<u8>, Found)> {
+        let (mut bytes, mut records) = (0, Vec::new());
+        for (key, slot) in self.records.range::<[u8], _>((Bound::Excluded(behind), Bound::Unbounded)) {
+            if slot.segment != segment {
+                continue;
+            }
+            if bytes >= max {
+                break;
+            }
+            if let Some(found) = self.found(slot) {
+                bytes += key.len() + if let Found::Large { bytes, .. } = found { bytes } else { SMALL_BYTES };
+                records.push((key.clone(), found));
+            }
+        }
+        records
+    }
+
+    /// The engine has all of a segment.
+    pub(super) fn forget(&mut self, segment: u64) {
+        self.records.retain(|_, slot| slot.segment != segment);
+        self.files.remove(&segment);
+        self.epoch += 1;
+    }
+
+    fn found(&self, slot: &Slot) -> Option<Found> {
+        Some(match &slot.held {
+            Held::Removed => Found::Removed,
+            Held::Small(value) => Found::Small(value.clone()),
+            Held::Large { at, bytes } => {
+                let file = Arc::clone(self.files.get(&slot.segment)?);
+                Found::Large { file, at: *at, bytes: *bytes }
+            }
+        })
+    }
+}

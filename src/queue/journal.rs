@@ -1,0 +1,343 @@
+//! The journal: where a commit becomes durable, before the engine hears of it.
+//!
+//! Most events are settled within seconds. In the journal they cost one write in a row; the engine would write each of them
+//! several times and keep it in order, for nothing. So the journal keeps the newest changes, up to a limit, and only what is
+//! left of its oldest segment by then moves into the engine.
+//!
+//! Guarantees:
+//! - a commit is durable when [`Journal::commit`] returns, whole or not at all;
+//! - segments leave the journal oldest first, each once the engine has all of it that counts on stable storage. So what is left
+//!   of the journal, applied to the engine in its order, is the queue, wherever a crash strikes;
+//! - a damaged journal is repaired as a damaged log of the engine is, with everything that can be read. Only the last commit may
+//!   look as if power had failed in the middle of it, and is left out then.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::batch::Batch;
+use super::folder::sync;
+use super::frame;
+use super::index::{Found, Index};
+use crate::failpoint::reach;
+
+/// The name of a segment, but for its number.
+const SEGMENT: &str = "journal.";
+/// How many segments a full journal has.
+const SEGMENTS: u64 = 16;
+/// The largest journal, in bytes.
+const MAX_BYTES: u64 = 256 * 1_024 * 1_024;
+/// The part of `queue.max_bytes` that a journal has at most.
+const SHARE: u64 = 8;
+/// The smallest segment, in bytes.
+const MIN_SEGMENT_BYTES: u64 = 4 * 1_024;
+/// The largest segment that is read: a commit that goes beyond its size has a submission at most.
+const MAX_SEGMENT_BYTES: u64 = 256 * 1_024 * 1_024;
+
+/// How large a journal is to be beside a queue of `max_bytes` (`queue.max_bytes`), in bytes.
+#[must_use]
+pub fn journal_bytes(max_bytes: u64) -> u64 {
+    (max_bytes / SHARE).min(MAX_BYTES)
+}
+
+/// The open journal of a database.
+#[derive(Debug)]
+pub(super) struct Journal {
+    folder: PathBuf,
+    limit: AtomicU64,
+    /// A lock, because readers come beside the one thread that commits.
+    index: RwLock<Index>,
+    /// Only that thread takes it.
+    tail: Mutex<Tail>,
+}
+
+/// Where the journal is written, and where it ends.
+#[derive(Debug)]
+struct Tail {
+    /// By their numbers, how long they are; the last one is written.
+    segments: BTreeMap<u64, u64>,
+    file: Arc<File>,
+    /// The last commit.
+    commit: u64,
+    /// The last key of the oldest segment that the engine was given.
+    moved: Vec<u8>,
+}
+
+/// What a journal holds.
+#[derive(Debug, Default)]
+pub(super) struct Replay {
+    pub(super) index: Index,
+    /// By their numbers, up to where they count.
+    segments: BTreeMap<u64, u64>,
+    commit: u64,
+    /// The places that cannot be read.
+    pub(super) gaps: u64,
+}
+
+/// Why a commit is not durable.
+#[derive(Debug)]
+pub(super) enum JournalError {
+    /// It was not written.
+    Write(io::Error),
+    /// It was not synced.
+    Sync(io::Error),
+}
+
+/// A commit that is being read.
+#[derive(Default)]
+struct Group {
+    commit: u64,
+    /// Where its frames begin.
+    frames: Vec<usize>,
+}
+
+/// The numbers of the segments in `database`, in their order.
+fn segments(database: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(database)? {
+        let name = entry?.file_name();
+        numbers.extend(name.to_str().and_then(|name| name.strip_prefix(SEGMENT)?.parse::<u64>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn segment(database: &Path, number: u64) -> PathBuf {
+    database.join(format!("{SEGMENT}{number}"))
+}
+
+/// Reads the journal of `database`, and changes nothing.
+pub(super) fn replay(database: &Path) -> io::Result<Replay> {
+    let mut replay = Replay::default();
+    let numbers = segments(database)?;
+    for number in &numbers {
+        let path = segment(database, *number);
+        let file = File::open(&path)?;
+        let length = file.metadata()?.len();
+        if length > MAX_SEGMENT_BYTES {
+            let message = format!("{} has {length} bytes: no segment of a journal has", path.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+        file.read_exact_at(&mut bytes, 0)?;
+        replay.index.add_file(*number, Arc::new(file));
+        replay.segment(*number, &bytes, numbers.last() == Some(number));
+    }
+    Ok(replay)
+}
+
+impl Replay {
+    /// How long its segments are together.
+    pub(super) fn bytes(&self) -> u64 {
+        self.segments.values().sum()
+    }
+
+    fn segment(&mut self, number: u64, bytes: &[u8], is_last: bool) {
+        let (mut group, mut at, mut behind, mut sound) = (Group::default(), 0, 0, 0);
+        // Places that cannot be read: up to the last whole commit, and since.
+        let (mut gaps, mut since) = (0, 0);
+        while at < bytes.len() {
+            // Numbers only grow: a smaller one is what is left of something else.
+            let Some(frame) = frame::read(bytes, at).filter(|frame| frame.commit > self.commit) else {
+                at += 1;
+                continue;
+            };
+            since += u64::from(at != behind);
+            if frame.commit != group.commit {
+                // A commit is written when the one before it is durable: what is missing of that was there.
+                let skipped = self.commit > 0 && frame.commit > group.commit.max(self.commit) + 1;
+                if skipped || !group.frames.is_empty() {
+                    gaps += std::mem::take(&mut since).max(1);
+                }
+                sound = self.apply(number, bytes, &mut group).unwrap_or(sound);
+                group.commit = frame.commit;
+            }
+            (at, behind) = (frame.end, frame.end);
+            match frame.count() {
+                Some(count) if usize::try_from(count) == Ok(group.frames.len()) => {
+                    gaps += std::mem::take(&mut since);
+                    self.apply(number, bytes, &mut group);
+                    self.commit = frame.commit;
+                    sound = frame.end;
+                }
+                Some(_) => {}
+                None => group.frames.push(frame.start),
+            }
+        }
+        // Power may have failed in the middle of the last commit of all: nobody was told that it is durable. Any other was.
+        if !is_last {
+            gaps += since.max(u64::from(behind < bytes.len() || !group.frames.is_empty()));
+            self.apply(number, bytes, &mut group);
+            sound = bytes.len();
+        }
+        self.segments.insert(number, sound as u64);
+        self.gaps += gaps;
+    }
+
+    /// Goes on by what was read of a commit; where that ends.
+    fn apply(&mut self, number: u64, bytes: &[u8], group: &mut Group) -> Option<usize> {
+        let mut end = None;
+        for frame in
+            std::mem::take(&mut group.frames).into_iter().filter_map(|at| frame::unchecked(bytes, at))
+        {
+            self.index.apply(number, 0, frame);
+            self.commit = self.commit.max(frame.commit);
+            end = Some(frame.end);
+        }
+        end
+    }
+}
+
+impl Journal {
+    /// Goes on from what was read of the journal of `database`, or makes a new one. All of it has to be synced before; `tops`
+    /// as in [`Index`].
+    pub(super) fn open(
+        database: &Path,
+        replay: Replay,
+        tops: Option<BTreeMap<u8, Vec<u8>>>,
+    ) -> io::Result<Self> {
+        let Replay { mut index, mut segments, commit, .. } = replay;
+        index.set_tops(tops);
+        let number = segments.last_key_value().map_or(1, |(number, _)| *number);
+        let path = segment(database, number);
+        let file = Arc::new(File::options().create(true).truncate(false).read(true).write(true).open(path)?);
+        let tail = segments.entry(number).or_default();
+        // What a commit left behind that was never whole goes before anything is written: the next commit has its number.
+        if file.metadata()?.len() > *tail {
+            file.set_len(*tail)?;
+        }
+        file.sync_all()?;
+        sync(database)?;
+        index.add_file(number, Arc::clone(&file));
+        Ok(Self {
+            folder: database.to_owned(),
+            limit: AtomicU64::new(MAX_BYTES),
+            index: RwLock::new(index),
+            tail: Mutex::new(Tail { segments, file, commit, moved: Vec::new() }),
+        })
+    }
+
+    /// How large it may get, in bytes.
+    pub(super) fn limit(&self, bytes: u64) {
+        self.limit.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Makes a batch durable; no reader sees it before that.
+    pub(super) fn commit(&self, batch: Batch) -> Result<(), JournalError> {
+        let mut tail = self.tail();
+        let bytes = batch.bytes() as u64;
+        let (mut number, mut at) = tail.last();
+        if at > 0 && at + bytes > self.segment_bytes() {
+            number += 1;
+            at = 0;
+            self.begin(&mut tail, number).map_err(JournalError::Write)?;
+            reach("journal", "begun");
+        }
+        let commit = tail.commit + 1;
+        let frames = batch.sealed(commit);
+        // This order is the promise: write, sync. Only then anybody may see it, or be told.
+        reach("commit", "begun");
+        tail.file.write_all_at(&frames, at).map_err(JournalError::Write)?;
+        reach("commit", "written");
+        tail.file.sync_data().map_err(JournalError::Sync)?;
+        reach("commit", "synced");
+        tail.commit = commit;
+        tail.segments.insert(number, at + frames.len() as u64);
+        drop(tail);
+        let (mut index, mut from) = (self.index_mut(), 0);
+        while let Some(frame) = frame::unchecked(&frames, from) {
+            index.apply(number, at, frame);
+            from = frame.end;
+        }
+        Ok(())
+    }
+
+    /// Begins a segment. Its name is durable before a commit in it is.
+    fn begin(&self, tail: &mut Tail, number: u64) -> io::Result<()> {
+        let path = segment(&self.folder, number);
+        let file = Arc::new(File::options().create_new(true).read(true).write(true).open(path)?);
+        sync(&self.folder)?;
+        self.index_mut().add_file(number, Arc::clone(&file));
+        tail.segments.insert(number, 0);
+        tail.file = file;
+        Ok(())
+    }
+
+    /// Whether it is larger than it may be, and has more than one segment.
+    pub(super) fn is_full(&self) -> bool {
+        let tail = self.tail();
+        let bytes: u64 = tail.segments.values().sum();
+        tail.segments.len() > 1 && bytes > self.limit.load(Ordering::Relaxed)
+    }
+
+    /// The next records of the oldest segment for the engine, about `max` bytes; empty where it has them all.
+    pub(super) fn next_to_move(&self, max: usize) -> Vec<(Vec<u8>, Found)> {
+        let mut tail = self.tail();
+        let Some((oldest, _)) = tail.segments.first_key_value() else { return Vec::new() };
+        let records = self.index().of_segment(*oldest, &tail.moved, max);
+        if let Some((last, _)) = records.last() {
+            tail.moved = last.clone();
+        }
+        records
+    }
+
+    /// The engine has these now, or is about to.
+    pub(super) fn lie_below(&self, keys: impl Iterator<Item = impl AsRef<[u8]>>) {
+        let mut index = self.index_mut();
+        keys.for_each(|key| index.lies_below(key.as_ref()));
+    }
+
+    /// Gives the oldest segment up: the engine has all of it on stable storage.
+    pub(super) fn give_up_oldest(&self) -> io::Result<()> {
+        let mut tail = self.tail();
+        let Some((oldest, _)) = tail.segments.pop_first() else { return Ok(()) };
+        tail.moved.clear();
+        drop(tail);
+        self.index_mut().forget(oldest);
+        fs::remove_file(segment(&self.folder, oldest))?;
+        reach("journal", "removed");
+        // A segment that came back without those behind it would bring back what they removed.
+        sync(&self.folder)?;
+        reach("journal", "synced");
+        Ok(())
+    }
+
+    /// Whether the file that is written is still the one in the folder.
+    pub(super) fn is_there(&self) -> bool {
+        let tail = self.tail();
+        let (number, _) = tail.last();
+        let same = |there: &fs::Metadata, held: &fs::Metadata| {
+            (there.dev(), there.ino()) == (held.dev(), held.ino())
+        };
+        let there = fs::metadata(segment(&self.folder, number));
+        matches!((there, tail.file.metadata()), (Ok(there), Ok(held)) if same(&there, &held))
+    }
+
+    pub(super) fn index(&self) -> RwLockReadGuard<'_, Index> {
+        // Nothing is changed under this lock but by whole records.
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
+        self.index.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn segment_bytes(&self) -> u64 {
+        (self.limit.load(Ordering::Relaxed) / SEGMENTS).max(MIN_SEGMENT_BYTES)
+    }
+}
+
+impl Tail {
+    /// The segment that is written, and where it ends.
+    fn last(&self) -> (u64, u64) {
+        self.segments.last_key_value().map_or((1, 0), |(number, bytes)| (*number, *bytes))
+    }
+}

@@ -1,0 +1,148 @@
+//! The records of the engine and those of the journal that cover them, in one order.
+
+use std::collections::VecDeque;
+use std::ops::Bound;
+
+use sled::IVec;
+
+use super::engine::Open;
+use super::index::Found;
+
+/// How many records are looked for at once, at first and at most.
+const AT_ONCE: (usize, usize) = (8, 64);
+
+type Record = Result<(IVec, IVec), sled::Error>;
+/// A key, and what is to be read for it.
+type Place = Result<(IVec, Found), sled::Error>;
+
+/// The records from a key on.
+pub(super) struct Merged<'e> {
+    open: &'e Open,
+    /// Where the next look begins; `None` behind the end.
+    from: Option<Bound<Vec<u8>>>,
+    found: VecDeque<Place>,
+    at_once: usize,
+}
+
+impl<'e> Merged<'e> {
+    pub(super) fn from(open: &'e Open, key: Vec<u8>) -> Self {
+        let from = Some(Bound::Included(key));
+        Self { open, from, found: VecDeque::new(), at_once: AT_ONCE.0 }
+    }
+
+    /// Looks for the next records. A record that moves meanwhile is in the engine before it leaves the journal, so only what
+    /// was read of the engine before the journal gave a segment up may lack one: then it is read again.
+    fn look(&mut self, from: &Bound<Vec<u8>>) {
+        loop {
+            let (epoch, ours) = {
+                let index = self.open.journal.index();
+                (index.epoch(), index.from(from.as_ref().map(Vec::as_slice), self.at_once))
+            };
+            let (theirs, horizon, failure) = self.theirs(from, &ours);
+            if self.open.journal.index().epoch() != epoch {
+                continue;
+            }
+            self.from = horizon.clone().map(Bound::Excluded);
+            let within = |key: &[u8]| horizon.as_deref().is_none_or(|horizon| key <= horizon);
+            let mut theirs = theirs.into_iter().peekable();
+            for (key, found) in ours.into_iter().filter(|(key, _)| within(key)) {
+                while let Some(their) = theirs.next_if(|(their, _)| their.as_ref() < key.as_slice()) {
+                    self.found.push_back(Ok(their));
+                }
+                let _covered = theirs.next_if(|(their, _)| their.as_ref() == key.as_slice());
+                if !matches!(found, Found::Removed) {
+                    self.found.push_back(Ok((key.into(), found)));
+                }
+            }
+            self.found.extend(theirs.map(Ok));
+            if let Some(error) = failure {
+                self.found.push_back(Err(error));
+                self.from = None;
+            }
+            return;
+        }
+    }
+
+    /// The engine's records as far as `ours` reach, how far both were looked for, and what kept the engine from reading on.
+    #[expect(clippy::type_complexity, reason = "three things of one look, taken apart at once")]
+    fn theirs(
+        &self,
+        from: &Bound<Vec<u8>>,
+        ours: &[(Vec<u8>, Found)],
+    ) -> (Vec<(IVec, Found)>, Option<Vec<u8>>, Option<sled::Error>) {
+        // Where there are fewer than were asked for, these are all.
+        let end = ours.last().filter(|_| ours.len() >= self.at_once).map(|(key, _)| key.clone());
+        let upper = end.as_deref().map_or(Bound::Unbounded, Bound::Included);
+        let mut theirs: Vec<(IVec, Found)> = Vec::new();
+        for record in self.open.db.range::<&[u8], _>((from.as_ref().map(Vec::as_slice), upper)) {
+            match record {
+                Ok((key, value)) => theirs.push((key, Found::Small(value))),
+                Err(error) => {
+                    let last = theirs.last().map(|(key, _)| key.to_vec()).unwrap_or_default();
+                    return (theirs, Some(last), Some(error));
+                }
+            }
+            if theirs.len() >= self.at_once {
+                let last = theirs.last().map(|(key, _)| key.to_vec());
+                return (theirs, last, None);
+            }
+        }
+        (theirs, end, None)
+    }
+}
+
+impl Iterator for Merged<'_> {
+    type Item = Record;
+
+    fn next(&mut self) -> Option<Record> {
+        loop {
+            while let Some(found) = self.found.pop_front() {
+                match found.map(|(key, found)| (key, found.value())) {
+                    Ok((key, Ok(Some(value)))) => return Some(Ok((key, value))),
+                    Ok((_, Ok(None))) => {}
+                    Ok((_, Err(error))) => return Some(Err(sled::Error::Io(error))),
+                    Err(error) => return Some(Err(error)),
+                }
+            }
+            let from = self.from.take()?;
+            self.look(&from);
+            self.at_once = (self.at_once * 2).min(AT_ONCE.1);
+        }
+    }
+}
+
+/// The last record whose key is at most `key`.
+pub(super) fn last_to(open: &Open, key: &[u8]) -> Result<Option<(IVec, IVec)>, sled::Error> {
+    loop {
+        let (epoch, ours) = {
+            let index = open.journal.index();
+            (index.epoch(), index.last_to(key))
+        };
+        let mut theirs = None;
+        for record in open.db.range::<&[u8], _>(..=key).rev() {
+            let (their, value) = record?;
+            let known = open.journal.index().find(&their);
+            if !matches!(known, Some(Found::Removed)) {
+                theirs = Some((their, known.unwrap_or(Found::Small(value))));
+                break;
+            }
+            if ours.as_ref().is_some_and(|(our, _)| our.as_slice() >= their.as_ref()) {
+                break;
+            }
+        }
+        if open.journal.index().epoch() != epoch {
+            continue;
+        }
+        let ours = ours.map(|(key, found)| (IVec::from(key), found));
+        let last = match (ours, theirs) {
+            (Some(ours), Some(theirs)) if theirs.0 > ours.0 => Some(theirs),
+            (Some(ours), _) => Some(ours),
+            (None, theirs) => theirs,
+        };
+        let Some((key, found)) = last else { return Ok(None) };
+        return match found.value().map_err(sled::Error::Io)? {
+            Some(value) => Ok(Some((key, value))),
+            None => Ok(None),
+        };
+    }
+}

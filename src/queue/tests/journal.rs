@@ -1,0 +1,163 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use crate::queue::batch::Batch;
+use crate::queue::engine::{CommitError, Engine};
+use crate::queue::index::Found;
+use crate::queue::journal::{Journal, Replay, replay};
+use crate::schedule::Random;
+
+type Records = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// What a journal without an engine below it holds.
+fn records(replay: &Replay) -> Records {
+    let all = replay.index.all_from(Vec::new());
+    let values = all.filter_map(|(key, found)| found.value().unwrap().map(|value| (key, value.to_vec())));
+    values.collect()
+}
+
+/// A change of one of a few keys: some values are small, some are not.
+fn change(random: &mut Random, batch: &mut Batch, records: &mut Records) {
+    let key = [&b"esv"[..][(random.bits() % 3) as usize..][..1], &[(random.bits() % 40) as u8]].concat();
+    match random.bits() % 4 {
+        0 => {
+            batch.remove(&key);
+            records.remove(&key);
+        }
+        _ => {
+            let value = vec![random.bits() as u8; (random.bits() % 200) as usize];
+            batch.insert(&key, &value);
+            records.insert(key, value);
+        }
+    }
+}
+
+/// Makes a journal of several segments; what it held after each commit, and how long the last segment was then.
+fn made(path: &Path) -> Vec<(Records, u64, u64)> {
+    let (mut random, mut now) = (Random::new(5), Records::new());
+    let journal = Journal::open(path, Replay::default(), None).unwrap();
+    journal.limit(64 * 1_024);
+    let mut states = vec![(now.clone(), 1, 0)];
+    for _ in 0..40 {
+        let mut batch = Batch::default();
+        for _ in 0..1 + random.bits() % 8 {
+            change(&mut random, &mut batch, &mut now);
+        }
+        journal.commit(batch).unwrap();
+        let last = (1..).take_while(|number| path.join(format!("journal.{number}")).exists()).last().unwrap();
+        let bytes = fs::metadata(path.join(format!("journal.{last}"))).unwrap().len();
+        states.push((now.clone(), last, bytes));
+    }
+    assert!(states.last().unwrap().1 > 2);
+    states
+}
+
+/// Wherever power fails in the last segment, the journal holds what it held after one of its commits, and goes on from there.
+#[test]
+fn a_torn_end_is_a_commit_that_never_was() {
+    let folder = TempDir::new().unwrap();
+    let states = made(folder.path());
+    let (_, last, bytes) = states.last().unwrap();
+    let path = folder.path().join(format!("journal.{last}"));
+    let whole = fs::read(&path).unwrap();
+    assert_eq!(whole.len() as u64, *bytes);
+    for cut in 0..=whole.len() {
+        // What comes behind the cut is absent, or zeros.
+        for zeros in [0, whole.len() - cut] {
+            let left = [&whole[..cut], &vec![0; zeros]].concat();
+            fs::write(&path, &left).unwrap();
+            let read = replay(folder.path()).unwrap();
+            // The last bytes of a commit may be zeros anyway.
+            let is_whole = |end: usize| left.get(..end) == whole.get(..end);
+            let durable = |(_, number, end): &&(Records, u64, u64)| number < last || is_whole(*end as usize);
+            let (expected, ..) = states.iter().rfind(durable).unwrap();
+            assert!(read.gaps == 0 && records(&read) == *expected, "cut at {cut}");
+        }
+    }
+    // A block of the commit that was being written came before another.
+    let (before, ..) = &states[states.len() - 2];
+    let from = states[states.len() - 2].2 as usize;
+    for lost in from..whole.len() {
+        let mut torn = whole.clone();
+        torn[lost..(lost + 50).min(whole.len())].fill(0);
+        if torn == whole {
+            continue;
+        }
+        fs::write(&path, torn).unwrap();
+        let read = replay(folder.path()).unwrap();
+        assert!(read.gaps == 0 && records(&read) == *before, "lost at {lost}");
+    }
+    let journal = Journal::open(folder.path(), replay(folder.path()).unwrap(), None).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().len(), from as u64, "what never was is gone");
+    let mut batch = Batch::default();
+    batch.insert(b"after", b"it goes on");
+    journal.commit(batch).unwrap();
+    drop(journal);
+    let read = replay(folder.path()).unwrap();
+    assert!(read.gaps == 0 && records(&read).len() == before.len() + 1);
+}
+
+/// Damage before the last commit is seen for what it is, and costs what it covers.
+#[test]
+fn damage_is_found_and_the_rest_is_read() {
+    let folder = TempDir::new().unwrap();
+    let states = made(folder.path());
+    let (end, last, _) = states.last().unwrap();
+    for number in 1..*last {
+        let path = folder.path().join(format!("journal.{number}"));
+        let whole = fs::read(&path).unwrap();
+        for at in (0..whole.len()).step_by(7) {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x10;
+            fs::write(&path, &damaged).unwrap();
+            let read = replay(folder.path()).unwrap();
+            assert!(read.gaps > 0, "{number}: {at}");
+            let (found, mut wrong) = (records(&read), 0);
+            for key in end.keys().chain(found.keys()) {
+                wrong += usize::from(end.get(key) != found.get(key));
+            }
+            assert!(wrong <= 2, "{number}: {at}: {wrong} records are not what they were");
+            assert!(matches!(Engine::new_at(folder.path()), Err(CommitError::Damaged(_))), "{number}: {at}");
+        }
+        fs::write(&path, whole).unwrap();
+    }
+    assert!(records(&replay(folder.path()).unwrap()) == *end);
+}
+
+/// The engine and the journal that covers it are one map, however far one has moved into the other.
+#[test]
+fn the_journal_moves_into_the_engine_unseen() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("events.1");
+    let (mut random, mut now, mut moved) = (Random::new(9), Records::new(), 0);
+    for _ in 0..6 {
+        let engine = Engine::new_at(&path).unwrap();
+        engine.limit_journal(random.bits() % 40_000);
+        for _ in 0..60 {
+            let mut batch = Batch::default();
+            for _ in 0..random.bits() % 20 {
+                change(&mut random, &mut batch, &mut now);
+            }
+            engine.commit(batch).unwrap();
+            let all = engine.from(Vec::new()).map(|record| record.unwrap());
+            let all: Records = all.map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
+            assert!(all == now);
+            let key =
+                [&b"esv"[..][(random.bits() % 3) as usize..][..1], &[(random.bits() % 40) as u8]].concat();
+            let value = engine.value(&key).unwrap().map(|value| value.to_vec());
+            assert_eq!(value.as_ref(), now.get(&key));
+            let last = engine.last_to(&key).unwrap().map(|(key, _)| key.to_vec());
+            assert_eq!(last.as_ref(), now.range(..=key.clone()).next_back().map(|(key, _)| key));
+            let open = engine.opened().unwrap();
+            moved += usize::from(!open.db.is_empty());
+            let index = open.journal.index();
+            let removed =
+                index.all_from(Vec::new()).filter(|(_, found)| matches!(found, Found::Removed)).count();
+            assert!(removed <= 120, "{removed}");
+        }
+    }
+    assert!(moved > 100, "{moved}");
+}
