@@ -9,7 +9,7 @@ use tracing::warn;
 use super::Settings;
 
 /// What the queue, the log, the runtime, the admin socket and look-ups of names take, with room to spare.
-const OWN: usize = 64;
+const OWN: usize = 128;
 
 /// What the limits of a daemon need.
 #[derive(Clone, Copy, Debug)]

@@ -25,6 +25,10 @@ impl Batch {
         self.count += 1;
     }
 
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.frames.len()
     }

@@ -63,7 +63,8 @@ impl Engine {
         let journal = &self.opened()?.journal;
         let mut from = Bound::Included(Vec::new());
         loop {
-            let records = journal.index().from(from.as_ref().map(Vec::as_slice), AT_ONCE);
+            let records =
+                journal.index().within((from.as_ref().map(Vec::as_slice), Bound::Unbounded), AT_ONCE);
             let Some((last, _)) = records.last() else { return Ok(()) };
             from = Bound::Excluded(last.clone());
             let mut batch = Batch::default();

@@ -189,6 +189,12 @@ impl Engine {
         self.open.as_deref().ok_or_else(closed)
     }
 
+    /// Removes segments of the journal of which nothing counts any more, however small the journal is: that makes room on a
+    /// full disk, and needs none.
+    pub(super) fn shrink_journal(&self) -> Result<(), CommitError> {
+        Ok(self.opened()?.journal.shrink()?)
+    }
+
     /// How large the journal may get, in bytes.
     pub(super) fn limit_journal(&self, bytes: u64) {
         if let Some(open) = &self.open {
@@ -232,7 +238,16 @@ impl Engine {
     /// The records from `key` on, in the order of their keys.
     pub(super) fn from(&self, key: Vec<u8>) -> impl Iterator<Item = Result<(IVec, IVec), sled::Error>> {
         let (merged, closed) = match self.opened() {
-            Ok(open) => (Some(Merged::from(open, key)), None),
+            Ok(open) => (Some(Merged::new(open, key, None)), None),
+            Err(closed) => (None, Some(Err(closed))),
+        };
+        merged.into_iter().flatten().chain(closed)
+    }
+
+    /// The records whose keys begin with `prefix`, in the order of their keys.
+    pub(super) fn parts(&self, prefix: &[u8]) -> impl Iterator<Item = Result<(IVec, IVec), sled::Error>> {
+        let (merged, closed) = match self.opened() {
+            Ok(open) => (Some(Merged::new(open, prefix.to_vec(), behind(prefix))), None),
             Err(closed) => (None, Some(Err(closed))),
         };
         merged.into_iter().flatten().chain(closed)
@@ -246,11 +261,8 @@ impl Engine {
     /// The parts of a record whose keys begin with `prefix`, joined; `None` where there is none.
     pub(super) fn joined(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, sled::Error> {
         let mut record = None;
-        for part in self.from(prefix.to_vec()) {
-            let (key, value) = part?;
-            if !key.starts_with(prefix) {
-                break;
-            }
+        for part in self.parts(prefix) {
+            let (_, value) = part?;
             record.get_or_insert_with(Vec::new).extend_from_slice(&value);
         }
         Ok(record)
@@ -267,14 +279,14 @@ impl Open {
         while max > 0 && self.journal.is_full() {
             let records = self.journal.next_to_move(max);
             if records.is_empty() {
-                self.journal.give_up_oldest().map_err(sled::Error::Io)?;
+                self.journal.give_up_oldest()?;
                 continue;
             }
             let (mut batch, mut keys) = (sled::Batch::default(), Vec::new());
             for (key, found) in records {
+                max = max.saturating_sub(key.len() + found.bytes());
                 match found.value().map_err(sled::Error::Io)? {
                     Some(value) => {
-                        max = max.saturating_sub(value.len());
                         batch.insert(key.as_slice(), value);
                         keys.push(key);
                     }
@@ -320,7 +332,7 @@ fn open(path: &Path) -> Result<Engine, CommitError> {
         return Err(CommitError::Damaged(loss.to_string()));
     }
     // Also before the engine makes anything: a new database has no folder yet.
-    let mut journal = if path.exists() { Some(replay(path)?) } else { None };
+    let mut journal = if path.exists() { Some(replay(path).map_err(sled::Error::Io)?) } else { None };
     if let Some(Replay { gaps: gaps @ 1.., .. }) = journal {
         return Err(CommitError::Damaged(format!("{gaps} places of the journal cannot be read")));
     }
@@ -354,6 +366,18 @@ fn open(path: &Path) -> Result<Engine, CommitError> {
         let open = Open { db, journal, log, nudge: Nudge::default() };
         return Ok(Engine { open: Some(Arc::new(open)), path: path.to_owned() });
     }
+}
+
+/// The first key behind all that begin with `prefix`; `None` where there is none.
+fn behind(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut behind = prefix.to_vec();
+    while let Some(last) = behind.pop() {
+        if let Some(next) = last.checked_add(1) {
+            behind.push(next);
+            return Some(behind);
+        }
+    }
+    None
 }
 
 /// The greatest key for each first byte; `None` where that cannot be read.

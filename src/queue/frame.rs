@@ -13,7 +13,7 @@
 /// The bytes before a frame's key.
 const HEADER: usize = 21;
 /// The largest key and value together that are taken for such: far more than the queue writes.
-const MAX_RECORD_BYTES: usize = 16 * 1_024 * 1_024;
+const MAX_RECORD_BYTES: usize = 1_024 * 1_024;
 
 /// What a frame says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,6 +14,12 @@ use super::frame::{Frame, Kind};
 /// Values up to so many bytes are kept in memory: [`IVec`] holds these without an allocation.
 const SMALL_BYTES: usize = 22;
 
+/// How many records move into the engine at once.
+const MOVED_AT_ONCE: usize = 4_096;
+
+/// A range of keys.
+type Range<'k> = (Bound<&'k [u8]>, Bound<&'k [u8]>);
+
 /// The newest change of each key that the journal has one of. Memory grows with the journal, by about 100 bytes a record.
 #[derive(Debug, Default)]
 pub(super) struct Index {
@@ -59,6 +65,11 @@ pub(super) enum Found {
 }
 
 impl Found {
+    /// How long the value is, about.
+    pub(super) fn bytes(&self) -> usize {
+        if let Self::Large { bytes, .. } = self { *bytes } else { SMALL_BYTES }
+    }
+
     /// The value; `None` where the key was removed.
     pub(super) fn value(self) -> io::Result<Option<IVec>> {
         match self {
@@ -133,9 +144,14 @@ impl Index {
         self.found(self.records.get(key)?)
     }
 
-    /// Up to `count` keys from `from` on, and what was found for them.
-    pub(super) fn from(&self, from: Bound<&[u8]>, count: usize) -> Vec<(Vec<u8>, Found)> {
-        let records = self.records.range::<[u8], _>((from, Bound::Unbounded)).take(count);
+    /// How many records it has.
+    pub(super) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// The first `count` keys of a range, and what was found for them.
+    pub(super) fn within(&self, range: Range<'_>, count: usize) -> Vec<(Vec<u8>, Found)> {
+        let records = self.records.range::<[u8], _>(range).take(count);
         records.filter_map(|(key, slot)| Some((key.clone(), self.found(slot)?))).collect()
     }
 
@@ -144,25 +160,25 @@ impl Index {
         self.records.range(key..).filter_map(|(key, slot)| Some((key.clone(), self.found(slot)?)))
     }
 
-    /// The last key up to `key` that was not removed.
-    pub(super) fn last_to(&self, key: &[u8]) -> Option<(Vec<u8>, Found)> {
-        let records = self.records.range::<[u8], _>((Bound::Unbounded, Bound::Included(key)));
+    /// The last key of a range that was not removed.
+    pub(super) fn last_within(&self, range: Range<'_>) -> Option<(Vec<u8>, Found)> {
+        let records = self.records.range::<[u8], _>(range);
         let there = records.rev().find(|(_, slot)| !matches!(slot.held, Held::Removed));
         there.and_then(|(key, slot)| Some((key.clone(), self.found(slot)?)))
     }
 
-    /// The records of a segment behind the key `behind`, until they have `max` bytes.
+    /// The records of a segment behind the key `behind`, until they have `max` bytes, or are [`MOVED_AT_ONCE`].
     pub(super) fn of_segment(&self, segment: u64, behind: &[u8], max: usize) -> Vec<(Vec<u8>, Found)> {
         let (mut bytes, mut records) = (0, Vec::new());
         for (key, slot) in self.records.range::<[u8], _>((Bound::Excluded(behind), Bound::Unbounded)) {
             if slot.segment != segment {
                 continue;
             }
-            if bytes >= max {
+            if bytes >= max || records.len() >= MOVED_AT_ONCE {
                 break;
             }
             if let Some(found) = self.found(slot) {
-                bytes += key.len() + if let Found::Large { bytes, .. } = found { bytes } else { SMALL_BYTES };
+                bytes += key.len() + found.bytes();
                 records.push((key.clone(), found));
             }
         }

@@ -8,8 +8,8 @@
 //! - a commit is durable when [`Journal::commit`] returns, whole or not at all;
 //! - segments leave the journal oldest first, each once the engine has all of it that counts on stable storage. So what is left
 //!   of the journal, applied to the engine in its order, is the queue, wherever a crash strikes;
-//! - a damaged journal is repaired as a damaged log of the engine is, with everything that can be read. Only the last commit may
-//!   look as if power had failed in the middle of it, and is left out then.
+//! - a damaged journal is repaired as a damaged log of the engine is, with everything that can be read. Only commits at its
+//!   very end, of which no end can be read, look as if power had failed in the middle of them, and are left out then.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -35,8 +35,10 @@ const MAX_BYTES: u64 = 256 * 1_024 * 1_024;
 const SHARE: u64 = 8;
 /// The smallest segment, in bytes.
 const MIN_SEGMENT_BYTES: u64 = 4 * 1_024;
-/// The largest segment that is read: a commit that goes beyond its size has a submission at most.
-const MAX_SEGMENT_BYTES: u64 = 256 * 1_024 * 1_024;
+/// The most changes that a segment begins a commit with.
+const SEGMENT_CHANGES: u32 = 16_384;
+/// The most records of the index before the oldest segment moves on, however small the journal is: about 20 MiB of memory.
+const MAX_RECORDS: usize = 200_000;
 
 /// How large a journal is to be beside a queue of `max_bytes` (`queue.max_bytes`), in bytes.
 #[must_use]
@@ -63,6 +65,8 @@ struct Tail {
     file: Arc<File>,
     /// The last commit.
     commit: u64,
+    /// How many changes the last segment got from this process.
+    changes: u32,
     /// The last key of the oldest segment that the engine was given.
     moved: Vec<u8>,
 }
@@ -118,10 +122,6 @@ pub(super) fn replay(database: &Path) -> io::Result<Replay> {
         let path = segment(database, *number);
         let file = File::open(&path)?;
         let length = file.metadata()?.len();
-        if length > MAX_SEGMENT_BYTES {
-            let message = format!("{} has {length} bytes: no segment of a journal has", path.display());
-            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
-        }
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
         file.read_exact_at(&mut bytes, 0)?;
         replay.index.add_file(*number, Arc::new(file));
@@ -199,25 +199,26 @@ impl Journal {
         database: &Path,
         replay: Replay,
         tops: Option<BTreeMap<u8, Vec<u8>>>,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, JournalError> {
         let Replay { mut index, mut segments, commit, .. } = replay;
         index.set_tops(tops);
         let number = segments.last_key_value().map_or(1, |(number, _)| *number);
         let path = segment(database, number);
-        let file = Arc::new(File::options().create(true).truncate(false).read(true).write(true).open(path)?);
+        let file = File::options().create(true).truncate(false).read(true).write(true).open(path);
+        let file = Arc::new(file.map_err(JournalError::Write)?);
         let tail = segments.entry(number).or_default();
         // What a commit left behind that was never whole goes before anything is written: the next commit has its number.
-        if file.metadata()?.len() > *tail {
-            file.set_len(*tail)?;
+        let there = file.metadata().map_err(JournalError::Write)?.len();
+        if there > *tail {
+            file.set_len(*tail).map_err(JournalError::Write)?;
         }
-        file.sync_all()?;
-        sync(database)?;
+        file.sync_all().and_then(|()| sync(database)).map_err(JournalError::Sync)?;
         index.add_file(number, Arc::clone(&file));
         Ok(Self {
             folder: database.to_owned(),
             limit: AtomicU64::new(MAX_BYTES),
             index: RwLock::new(index),
-            tail: Mutex::new(Tail { segments, file, commit, moved: Vec::new() }),
+            tail: Mutex::new(Tail { segments, file, commit, changes: 0, moved: Vec::new() }),
         })
     }
 
@@ -231,13 +232,14 @@ impl Journal {
         let mut tail = self.tail();
         let bytes = batch.bytes() as u64;
         let (mut number, mut at) = tail.last();
-        if at > 0 && at + bytes > self.segment_bytes() {
+        if at > 0 && (at + bytes > self.segment_bytes() || tail.changes >= SEGMENT_CHANGES) {
             number += 1;
             at = 0;
-            self.begin(&mut tail, number).map_err(JournalError::Write)?;
+            self.begin(&mut tail, number)?;
             reach("journal", "begun");
         }
         let commit = tail.commit + 1;
+        tail.changes = tail.changes.saturating_add(batch.count());
         let frames = batch.sealed(commit);
         // This order is the promise: write, sync. Only then anybody may see it, or be told.
         reach("commit", "begun");
@@ -257,21 +259,36 @@ impl Journal {
     }
 
     /// Begins a segment. Its name is durable before a commit in it is.
-    fn begin(&self, tail: &mut Tail, number: u64) -> io::Result<()> {
+    fn begin(&self, tail: &mut Tail, number: u64) -> Result<(), JournalError> {
         let path = segment(&self.folder, number);
-        let file = Arc::new(File::options().create_new(true).read(true).write(true).open(path)?);
-        sync(&self.folder)?;
+        let file = File::options().create_new(true).read(true).write(true).open(path);
+        let file = Arc::new(file.map_err(JournalError::Write)?);
+        sync(&self.folder).map_err(JournalError::Sync)?;
         self.index_mut().add_file(number, Arc::clone(&file));
         tail.segments.insert(number, 0);
+        tail.changes = 0;
         tail.file = file;
         Ok(())
+    }
+
+    /// Gives the oldest segments up of which nothing counts any more.
+    pub(super) fn shrink(&self) -> Result<(), JournalError> {
+        loop {
+            let oldest = self.tail().segments.keys().next().copied();
+            let Some(oldest) = oldest.filter(|_| self.tail().segments.len() > 1) else { return Ok(()) };
+            if !self.index().of_segment(oldest, &[], 1).is_empty() {
+                return Ok(());
+            }
+            self.give_up_oldest()?;
+        }
     }
 
     /// Whether it is larger than it may be, and has more than one segment.
     pub(super) fn is_full(&self) -> bool {
         let tail = self.tail();
         let bytes: u64 = tail.segments.values().sum();
-        tail.segments.len() > 1 && bytes > self.limit.load(Ordering::Relaxed)
+        let is_large = bytes > self.limit.load(Ordering::Relaxed) || self.index().len() > MAX_RECORDS;
+        tail.segments.len() > 1 && is_large
     }
 
     /// The next records of the oldest segment for the engine, about `max` bytes; empty where it has them all.
@@ -292,16 +309,16 @@ impl Journal {
     }
 
     /// Gives the oldest segment up: the engine has all of it on stable storage.
-    pub(super) fn give_up_oldest(&self) -> io::Result<()> {
+    pub(super) fn give_up_oldest(&self) -> Result<(), JournalError> {
         let mut tail = self.tail();
         let Some((oldest, _)) = tail.segments.pop_first() else { return Ok(()) };
         tail.moved.clear();
         drop(tail);
         self.index_mut().forget(oldest);
-        fs::remove_file(segment(&self.folder, oldest))?;
+        fs::remove_file(segment(&self.folder, oldest)).map_err(JournalError::Write)?;
         reach("journal", "removed");
         // A segment that came back without those behind it would bring back what they removed.
-        sync(&self.folder)?;
+        sync(&self.folder).map_err(JournalError::Sync)?;
         reach("journal", "synced");
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Dead letters: how an event becomes one, and how it goes or comes back.
 
 use super::engine::CommitError;
-use super::keys::{self, DEAD, cut, numbered, part};
+use super::keys::{DEAD, cut, numbered, part};
 use super::open_page::OpenPage;
 use super::space::Room;
 use super::store::read_events;
@@ -101,11 +101,8 @@ impl Writer {
             return Ok(());
         }
         let mut bytes = 0;
-        for record in self.engine.from(part(DEAD, seq, 0)) {
+        for record in self.engine.parts(&numbered(DEAD, seq)) {
             let (key, value) = record?;
-            if keys::seq_of(DEAD, &key) != Some(seq) {
-                break;
-            }
             bytes += value.len() as u64;
             plan.batch.remove(key);
         }

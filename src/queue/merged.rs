@@ -15,9 +15,11 @@ type Record = Result<(IVec, IVec), sled::Error>;
 /// A key, and what is to be read for it.
 type Place = Result<(IVec, Found), sled::Error>;
 
-/// The records from a key on.
+/// The records from a key on, and before another one.
 pub(super) struct Merged<'e> {
     open: &'e Open,
+    /// `None` is beyond all.
+    before: Option<Vec<u8>>,
     /// Where the next look begins; `None` behind the end.
     from: Option<Bound<Vec<u8>>>,
     found: VecDeque<Place>,
@@ -25,9 +27,9 @@ pub(super) struct Merged<'e> {
 }
 
 impl<'e> Merged<'e> {
-    pub(super) fn from(open: &'e Open, key: Vec<u8>) -> Self {
-        let from = Some(Bound::Included(key));
-        Self { open, from, found: VecDeque::new(), at_once: AT_ONCE.0 }
+    pub(super) fn new(open: &'e Open, from: Vec<u8>, before: Option<Vec<u8>>) -> Self {
+        let from = Some(Bound::Included(from));
+        Self { open, before, from, found: VecDeque::new(), at_once: AT_ONCE.0 }
     }
 
     /// Looks for the next records. A record that moves meanwhile is in the engine before it leaves the journal, so only what
@@ -36,7 +38,8 @@ impl<'e> Merged<'e> {
         loop {
             let (epoch, ours) = {
                 let index = self.open.journal.index();
-                (index.epoch(), index.from(from.as_ref().map(Vec::as_slice), self.at_once))
+                let before = self.before.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+                (index.epoch(), index.within((from.as_ref().map(Vec::as_slice), before), self.at_once))
             };
             let (theirs, horizon, failure) = self.theirs(from, &ours);
             if self.open.journal.index().epoch() != epoch {
@@ -72,7 +75,8 @@ impl<'e> Merged<'e> {
     ) -> (Vec<(IVec, Found)>, Option<Vec<u8>>, Option<sled::Error>) {
         // Where there are fewer than were asked for, these are all.
         let end = ours.last().filter(|_| ours.len() >= self.at_once).map(|(key, _)| key.clone());
-        let upper = end.as_deref().map_or(Bound::Unbounded, Bound::Included);
+        let before = self.before.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let upper = end.as_deref().map_or(before, Bound::Included);
         let mut theirs: Vec<(IVec, Found)> = Vec::new();
         for record in self.open.db.range::<&[u8], _>((from.as_ref().map(Vec::as_slice), upper)) {
             match record {
@@ -114,10 +118,8 @@ impl Iterator for Merged<'_> {
 /// The last record whose key is at most `key`.
 pub(super) fn last_to(open: &Open, key: &[u8]) -> Result<Option<(IVec, IVec)>, sled::Error> {
     loop {
-        let (epoch, ours) = {
-            let index = open.journal.index();
-            (index.epoch(), index.last_to(key))
-        };
+        let epoch = open.journal.index().epoch();
+        // The engine first: what was removed lately may be long, and lies before what is asked for.
         let mut theirs = None;
         for record in open.db.range::<&[u8], _>(..=key).rev() {
             let (their, value) = record?;
@@ -126,20 +128,14 @@ pub(super) fn last_to(open: &Open, key: &[u8]) -> Result<Option<(IVec, IVec)>, s
                 theirs = Some((their, known.unwrap_or(Found::Small(value))));
                 break;
             }
-            if ours.as_ref().is_some_and(|(our, _)| our.as_slice() >= their.as_ref()) {
-                break;
-            }
         }
+        let behind = theirs.as_ref().map_or(Bound::Unbounded, |(their, _)| Bound::Excluded(their.as_ref()));
+        let ours = open.journal.index().last_within((behind, Bound::Included(key)));
         if open.journal.index().epoch() != epoch {
             continue;
         }
         let ours = ours.map(|(key, found)| (IVec::from(key), found));
-        let last = match (ours, theirs) {
-            (Some(ours), Some(theirs)) if theirs.0 > ours.0 => Some(theirs),
-            (Some(ours), _) => Some(ours),
-            (None, theirs) => theirs,
-        };
-        let Some((key, found)) = last else { return Ok(None) };
+        let Some((key, found)) = ours.or(theirs) else { return Ok(None) };
         return match found.value().map_err(sled::Error::Io)? {
             Some(value) => Ok(Some((key, value))),
             None => Ok(None),

@@ -119,6 +119,7 @@ impl Writer {
         })?;
         reach("reopen", "opened");
         self.engine.limit_journal(self.settings.journal_bytes);
+        self.engine.shrink_journal()?;
         Ok(())
     }
 

@@ -82,8 +82,8 @@ impl Space {
                 return Room::RemovalsOnly(0);
             }
         };
-        // The engine writes a batch and its index, and opens a segment ahead.
-        let needed = bytes.saturating_mul(2).saturating_add(SEGMENT_BYTES as u64);
+        // The journal takes a batch, and moves twice as much into the engine, which opens a segment ahead.
+        let needed = bytes.saturating_mul(3).saturating_add(SEGMENT_BYTES as u64);
         if free < needed && self.held && self.reserve > 0 {
             self.give_up();
         } else if !self.held && free >= needed.max(self.min_free.saturating_add(self.reserve)) {

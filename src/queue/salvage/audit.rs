@@ -97,7 +97,7 @@ impl Audit {
         if self.journal_gaps > 0 {
             let gaps = self.journal_gaps;
             wrong.push(format!(
-                "the journal has {gaps} places that cannot be read: a daemon that starts goes on without them"
+                "the journal has {gaps} places that cannot be read: a daemon that starts repairs it, as store repair does"
             ));
         }
         if self.damaged_records > 0 {

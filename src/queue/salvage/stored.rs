@@ -94,12 +94,13 @@ impl Stored {
             return read(Tail::Kept);
         }
         let stored = read(Tail::Dropped)?;
-        if stored.ledger()?.is_some() {
+        // Written once, it is in the engine for good as soon as it has moved there; the counters are always in the journal.
+        if stored.schema()?.is_some() {
             return Ok(stored);
         }
         // No daemon went on from here, but one may have tried to start: the engine gave up what is behind the damage then.
         let whole = read(Tail::Kept)?;
-        Ok(if whole.ledger()?.is_some() { whole } else { stored })
+        Ok(if whole.schema()?.is_some() { whole } else { stored })
     }
 
     fn failed(&self, source: io::Error) -> SalvageError {
