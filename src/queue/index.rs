@@ -160,11 +160,10 @@ impl Index {
         self.records.range(key..).filter_map(|(key, slot)| Some((key.clone(), self.found(slot)?)))
     }
 
-    /// The last key of a range that was not removed.
-    pub(super) fn last_within(&self, range: Range<'_>) -> Option<(Vec<u8>, Found)> {
-        let records = self.records.range::<[u8], _>(range);
-        let there = records.rev().find(|(_, slot)| !matches!(slot.held, Held::Removed));
-        there.and_then(|(key, slot)| Some((key.clone(), self.found(slot)?)))
+    /// The last key up to `end`, and what was found for it.
+    pub(super) fn last_to(&self, end: Bound<&[u8]>) -> Option<(Vec<u8>, Found)> {
+        let (key, slot) = self.records.range::<[u8], _>((Bound::Unbounded, end)).next_back()?;
+        Some((key.clone(), self.found(slot)?))
     }
 
     /// The records of a segment behind the key `behind`, until they have `max` bytes, or are [`MOVED_AT_ONCE`].

@@ -1,5 +1,6 @@
 //! The records of the engine and those of the journal that cover them, in one order.
 
+use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::ops::Bound;
 
@@ -119,26 +120,35 @@ impl Iterator for Merged<'_> {
 pub(super) fn last_to(open: &Open, key: &[u8]) -> Result<Option<(IVec, IVec)>, sled::Error> {
     loop {
         let epoch = open.journal.index().epoch();
-        // The engine first: what was removed lately may be long, and lies before what is asked for.
-        let mut theirs = None;
-        for record in open.db.range::<&[u8], _>(..=key).rev() {
-            let (their, value) = record?;
-            let known = open.journal.index().find(&their);
-            if !matches!(known, Some(Found::Removed)) {
-                theirs = Some((their, known.unwrap_or(Found::Small(value))));
-                break;
-            }
-        }
-        let behind = theirs.as_ref().map_or(Bound::Unbounded, |(their, _)| Bound::Excluded(their.as_ref()));
-        let ours = open.journal.index().last_within((behind, Bound::Included(key)));
+        let found = last_place(open, key)?;
         if open.journal.index().epoch() != epoch {
             continue;
         }
-        let ours = ours.map(|(key, found)| (IVec::from(key), found));
-        let Some((key, found)) = ours.or(theirs) else { return Ok(None) };
-        return match found.value().map_err(sled::Error::Io)? {
-            Some(value) => Ok(Some((key, value))),
-            None => Ok(None),
-        };
+        let Some((key, found)) = found else { return Ok(None) };
+        return Ok(found.value().map_err(sled::Error::Io)?.map(|value| (key, value)));
     }
+}
+
+/// Both orders are walked down together, so that neither is walked further than the other one reaches: what was removed
+/// lately may be long in both.
+fn last_place(open: &Open, key: &[u8]) -> Result<Option<(IVec, Found)>, sled::Error> {
+    let mut theirs = open.db.range::<&[u8], _>(..=key).rev();
+    let mut their = theirs.next().transpose()?;
+    let mut end = Bound::Included(key.to_vec());
+    loop {
+        let our = open.journal.index().last_to(end.as_ref().map(Vec::as_slice));
+        let Some((our, found)) = our else { break };
+        let order = their.as_ref().map(|(their, _)| their.as_ref().cmp(our.as_slice()));
+        if order == Some(Ordering::Greater) {
+            break;
+        }
+        if !matches!(found, Found::Removed) {
+            return Ok(Some((our.into(), found)));
+        }
+        if order == Some(Ordering::Equal) {
+            their = theirs.next().transpose()?;
+        }
+        end = Bound::Excluded(our);
+    }
+    Ok(their.map(|(key, value)| (key, Found::Small(value))))
 }
