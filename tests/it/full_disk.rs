@@ -103,13 +103,18 @@ struct Answers {
 
 /// Submits so many events of about so many bytes without waiting; each is taken in, or there is no room for it.
 fn burst(folder: &Path, name: &str, count: usize, bytes: usize) -> Answers {
+    burst_of(folder, name, |number| format!("s{}", number % 40), count, bytes)
+}
+
+/// The same, of these sessions.
+fn burst_of(folder: &Path, name: &str, session: fn(usize) -> String, count: usize, bytes: usize) -> Answers {
     let stream = connect(folder);
     stream.set_read_timeout(Some(LIMIT)).expect("a timeout");
     let lines = (0..count).map(|number| {
         let (id, filling) = (format!("{name}.{number}"), "x".repeat(bytes));
         format!(
-            r#"{{"session_id":"s{}","type":"click","id":"{id}","impressionId":"{id}","mbox":{{"name":"home","state":"{filling}"}}}}"#,
-            number % 40
+            r#"{{"session_id":"{}","type":"click","id":"{id}","impressionId":"{id}","mbox":{{"name":"home","state":"{filling}"}}}}"#,
+            session(number)
         ) + "\n"
     });
     let (mut writing, lines) = (stream.try_clone().expect("a socket"), lines.collect::<String>());

@@ -98,11 +98,7 @@ fn every_place_at_which_a_test_can_kill_is_one_at_which_it_does() {
 #[test]
 fn a_kill_while_a_page_is_set_aside_loses_no_other() {
     let mut world = World::new();
-    world.serve(false);
-    // The first pages are in the engine by then, where they can be damaged from here.
-    for _ in 0..3 {
-        world.round(End::InOrder, "");
-    }
+    world.fill_the_engine();
     world.damage_a_page();
     for place in ["quarantine.planned", "quarantine.committed"] {
         world.round(End::At(place), "");
@@ -113,10 +109,7 @@ fn a_kill_while_a_page_is_set_aside_loses_no_other() {
 #[test]
 fn a_kill_during_a_migration_repeats_and_skips_nothing() {
     let mut world = World::new();
-    world.serve(false);
-    for _ in 0..3 {
-        world.round(End::InOrder, "");
-    }
+    world.fill_the_engine();
     world.migrates = true;
     for place in ["migration.planned", "migration.committed", "migration.committed", "migration.planned"] {
         world.round(End::At(place), "");

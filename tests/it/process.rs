@@ -1,19 +1,38 @@
 //! The real executable in a process of its own.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
-use std::sync::mpsc;
+use std::sync::{Once, mpsc};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::extent::extent;
+
 /// No start and no end takes as long.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
+/// Ends the tests, with a failure, where one of them waits for what never comes: all of them take less by far.
+fn watch_over_the_tests() {
+    static WATCH: Once = Once::new();
+    WATCH.call_once(|| {
+        let limit = Duration::from_secs(extent(30 * 60, 12 * 3_600));
+        std::thread::spawn(move || {
+            std::thread::sleep(limit);
+            let mut told = std::io::stderr();
+            // Whether it can be told or not, they end.
+            let _written =
+                writeln!(told, "the tests do not end within {limit:?}: those without a result hang");
+            std::process::abort();
+        });
+    });
+}
+
 /// A command of the executable, configured for `folder` and `endpoint`; what `arguments` set wins.
 pub(crate) fn command(folder: &Path, endpoint: &str, arguments: &[&str]) -> Command {
+    watch_over_the_tests();
     let file = folder.join("config.toml");
     let (socket, queue) = (folder.join("notify.sock"), folder.join("queue"));
     let text = format!(
@@ -110,13 +129,14 @@ impl Log {
 
     /// The same, or `None` where the daemon ends without it.
     pub(crate) fn find(&mut self, wanted: impl Fn(&Value) -> bool) -> Option<Value> {
-        let mut from = 0;
+        let (mut from, until) = (0, Instant::now() + LIMIT);
         loop {
             if let Some(found) = self.seen[from..].iter().find(|line| wanted(line)) {
                 return Some(found.clone());
             }
             from = self.seen.len();
-            match self.lines.recv_timeout(LIMIT) {
+            // One that says other things all the while is waited for no longer.
+            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(line) => self.seen.push(line),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return None,
                 Err(mpsc::RecvTimeoutError::Timeout) => panic!("the line never came: {:#?}", self.seen),

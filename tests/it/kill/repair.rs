@@ -13,10 +13,7 @@ const STRIDE: u64 = 23;
 
 /// A queue whose log has to be repaired; a copy to start from.
 fn damaged(world: &mut World) -> TempDir {
-    world.serve(false);
-    for _ in 0..4 {
-        world.round(End::InOrder, "");
-    }
+    world.fill_the_engine();
     hide_a_segment(&world.queue());
     let copy = TempDir::new().expect("a folder");
     copied(&world.queue(), copy.path());

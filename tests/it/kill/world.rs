@@ -60,6 +60,9 @@ pub(super) enum End {
     InOrder,
 }
 
+/// A log of the engine of so many bytes has pages in several of its segments.
+const FULL_BYTES: u64 = 4 * 1_024 * 1_024;
+
 impl World {
     pub(super) fn new() -> Self {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -209,6 +212,16 @@ impl World {
     pub(super) fn serve(&mut self, serves: bool) {
         self.down = !serves;
         self.sandbox.faults(Faults { down: !serves, ..Faults::default() });
+    }
+
+    /// Rounds in order while Target is down, until the first pages have moved on from the journal into the engine, where
+    /// they can be damaged from here.
+    pub(super) fn fill_the_engine(&mut self) {
+        self.serve(false);
+        let log = self.queue().join("events.1/db");
+        while fs::metadata(&log).map_or(0, |log| log.len()) < FULL_BYTES {
+            self.round(End::InOrder, "");
+        }
     }
 
     /// Damages the first page, whose events are lost.

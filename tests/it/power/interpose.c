@@ -32,7 +32,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { MAX_INODES = 1 << 16, MAX_FAULTS = 8, MAX_PATH = 3 * PATH_MAX };
+enum { MAX_INODES = 1 << 16, MAX_FAULTS = 64, MAX_PATH = 3 * PATH_MAX };
 
 struct fault {
     char op[16], part[128];
