@@ -187,7 +187,7 @@ pub(super) async fn flush<B: Backlog>(office: &Office<B>, peer: &mut Peer, wait:
                 let views = scheduler.host_views().into_iter().filter(|view| view.hindrance.is_some());
                 views.map(|view| host_line(now, &view)).collect()
             });
-            let (pending, hosts) = (office.store.ledger().counted, shut.await?);
+            let (pending, hosts) = (office.store.ledger().counted(), shut.await?);
             peer.tell(&Answer::Waiting { pending, hosts }).await?;
         }
     }

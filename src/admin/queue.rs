@@ -55,7 +55,7 @@ pub(super) async fn list<B: Backlog>(
         (shown, sessions) = (shown + line.events, sessions + 1);
         peer.tell(&Answer::Lane(line)).await?;
     }
-    let pending = office.store.ledger().counted;
+    let pending = office.store.ledger().counted();
     let unread = pending.saturating_sub(looked_at);
     let note = match unread {
         0 => String::new(),

@@ -196,7 +196,7 @@ impl Meter {
         let Disk { oldest, used, free } = disk;
         let ledger = self.store.ledger();
         // It may have been delivered since it was looked for.
-        let oldest = oldest.filter(|_| ledger.counted > 0);
+        let oldest = oldest.filter(|_| ledger.counted() > 0);
         let Balance { accepted, delivered, dead, expired, quarantined } = ledger.balance;
         let now = sample(self.clock.now(), &ledger, self.went.latency());
         let (rate_in, rate_out, latency) = self.samples.borrow().until(&now);
@@ -208,7 +208,7 @@ impl Meter {
             dead,
             expired,
             quarantined,
-            pending: ledger.counted,
+            pending: ledger.counted(),
             surplus: self.store.counts().surplus(),
             commits: self.store.counts().commits(),
             held_bytes: ledger.held_bytes,

@@ -114,7 +114,7 @@ impl Pulse {
         while Instant::now() < until {
             ticks.tick().await;
             self.manager.extend(EXTENSION);
-            let pending = self.store.ledger().counted;
+            let pending = self.store.ledger().counted();
             self.manager
                 .status(&format!("ends: waits for requests under way; {pending} pending, which stay queued"));
         }

@@ -198,7 +198,7 @@ pub(super) fn ended(ledger: &Ledger) {
         dead,
         expired,
         quarantined,
-        pending = ledger.counted,
+        pending = ledger.counted(),
         "the daemon has ended"
     );
     balances(ledger);

@@ -17,8 +17,8 @@ pub struct Ledger {
     /// The dead letters that are held now.
     pub dead_held: u64,
     /// The events that wait, counted one by one as they come and go. Not stored: a start takes it from the balance, and the
-    /// first scan holds it against what is there.
-    pub counted: u64,
+    /// first scan holds it against what is there. Before that scan has told of a surplus, more may go than were promised.
+    pub(super) counted: i64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -48,7 +48,23 @@ impl Ledger {
         let Shape { next, accepted, delivered, dead, expired, quarantined, held_bytes, dead_held } =
             open(record)?;
         let balance = Balance { accepted, delivered, dead, expired, quarantined };
-        Ok(Self { next: Seq(next), balance, held_bytes, dead_held, counted: balance.pending() })
+        Ok(Self { next: Seq(next), balance, held_bytes, dead_held, counted: signed(balance.pending()) })
+    }
+
+    /// The events that wait, as they were counted.
+    #[must_use]
+    pub fn counted(&self) -> u64 {
+        u64::try_from(self.counted).unwrap_or(0)
+    }
+
+    /// So many more events wait.
+    pub(super) fn count(&mut self, more: u64) {
+        self.counted = self.counted.saturating_add(signed(more));
+    }
+
+    /// So many of those that waited do so no longer.
+    pub(super) fn discount(&mut self, gone: u64) {
+        self.counted = self.counted.saturating_sub(signed(gone));
     }
 
     /// By how much `accepted = delivered + dead + expired + quarantined + pending` does not hold, with the counted events as
@@ -56,9 +72,13 @@ impl Ledger {
     #[must_use]
     pub fn imbalance(&self) -> i128 {
         let Balance { accepted, delivered, dead, expired, quarantined } = self.balance;
-        let found = [delivered, dead, expired, quarantined, self.counted].map(i128::from);
-        i128::from(accepted) - found.iter().sum::<i128>()
+        let found = [delivered, dead, expired, quarantined].map(i128::from);
+        i128::from(accepted) - found.iter().sum::<i128>() - i128::from(self.counted)
     }
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ impl OpenPage {
             }
             self.page.push(envelope, apart, now, one.id, one.json);
             plan.ledger.next = plan.ledger.next.next();
-            plan.ledger.counted += 1;
+            plan.ledger.count(1);
         }
         if apart.is_some() {
             self.close(plan);

@@ -25,7 +25,7 @@ impl Writer {
         plan.batch.remove(numbered(MARK, key.first));
         self.settled.retain(|page| page.key != key);
         plan.ledger.balance.quarantined += left;
-        plan.ledger.counted = plan.ledger.counted.saturating_sub(left);
+        plan.ledger.discount(left);
         plan.removed.push(key.first);
         if let Some(first) = self.left_alone(plan, key)? {
             self.set_aside(plan, &numbered(MEMBERS, first))?;

@@ -5,7 +5,7 @@ pub(super) mod model;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tempfile::TempDir;
@@ -404,8 +404,38 @@ async fn more_events_than_the_counters_promise_stay_an_imbalance() {
     let store = queue.store();
     assert_eq!(seqs(&store).await, vec![1, 2, 3, 4]);
     let mut ledger = store.watch();
-    let found = *ledger.wait_for(|ledger| ledger.counted == 4).await.unwrap();
+    let found = *ledger.wait_for(|ledger| ledger.counted() == 4).await.unwrap();
     assert_eq!(found.imbalance(), -3);
+}
+
+#[tokio::test]
+async fn what_goes_before_a_surplus_is_told_is_counted_too() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let queue = open(settings.clone());
+    append(&queue, vec![submission("a", 3, 10, 10)]).await;
+    append(&queue, vec![submission("b", 4, 10, 10)]).await;
+    let ledger = queue.store().ledger();
+    queue.shutdown().await.unwrap();
+    tamper(&settings, |engine, batch| {
+        let balance = Balance { accepted: 1, ..Balance::default() };
+        batch.insert(keys::meta("ledger"), Ledger { balance, ..ledger }.encode());
+        let (page, _) = engine.from(keys::numbered(keys::PAGE, Seq(4))).next().unwrap().unwrap();
+        batch.insert(page, b"nonsense");
+    });
+    let queue = open(settings.clone());
+    let store = queue.store();
+    assert_eq!(store.scan(Seq(1), 1).unwrap().entries.len(), 3, "one page, and no end yet");
+    store.settle(vec![Seq(1), Seq(2), Seq(3)], vec![]).await.unwrap();
+    assert_eq!(store.ledger().counted(), 0);
+    assert_eq!(seqs(&store).await, Vec::<u64>::new());
+    store.pulse().await.unwrap();
+    let found = store.ledger();
+    assert_eq!((found.balance.delivered, found.balance.quarantined, found.counted()), (3, 4, 0));
+    assert_eq!((found.imbalance(), store.counts().surplus()), (-6, 6));
+    drop(store);
+    queue.shutdown().await.unwrap();
+    assert_eq!(open(settings).store().ledger().imbalance(), -6, "the next start says the same");
 }
 
 #[tokio::test]

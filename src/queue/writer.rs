@@ -283,9 +283,9 @@ impl Writer {
             }
             Command::Missing(count) => {
                 plan.ledger.balance.quarantined += count;
-                plan.ledger.counted = plan.ledger.counted.saturating_sub(*count);
+                plan.ledger.discount(*count);
             }
-            Command::Surplus(count) => plan.ledger.counted += count,
+            Command::Surplus(count) => plan.ledger.count(*count),
             Command::Limits(limits) => {
                 self.space.limit(limits.min_free, limits.reserve);
                 self.engine.limit_journal(limits.journal_bytes);
@@ -314,7 +314,7 @@ impl Writer {
             return Ok(false);
         }
         page.mark |= bit;
-        plan.ledger.counted = plan.ledger.counted.saturating_sub(1);
+        plan.ledger.discount(1);
         plan.touched.insert(page.key.first, page);
         plan.settled.push(seq);
         Ok(true)

@@ -174,7 +174,7 @@ fn check(known: &BTreeMap<u64, Event>, found: &BTreeMap<u64, Option<Event>>, led
         }
     }
     assert_eq!(ledger.imbalance(), 0, "{done}");
-    assert_eq!(ledger.counted, found.len() as u64, "{ledger:?}: {done}");
+    assert_eq!(ledger.counted(), found.len() as u64, "{ledger:?}: {done}");
 }
 
 /// What became of so many damaged databases.

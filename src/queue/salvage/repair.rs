@@ -230,7 +230,9 @@ impl Sums {
         balance.quarantined += damaged + missing;
         let next = audit.ledger.map_or(1, |ledger| ledger.next.0).max(self.next);
         let (held_bytes, dead_held) = (self.bytes, audit.letters);
-        (Ledger { next: Seq(next), balance, held_bytes, dead_held, counted: kept }, missing, surplus)
+        let mut ledger = Ledger { next: Seq(next), balance, held_bytes, dead_held, ..Ledger::default() };
+        ledger.count(kept);
+        (ledger, missing, surplus)
     }
 }
 

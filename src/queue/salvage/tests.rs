@@ -195,7 +195,7 @@ async fn a_repaired_queue_has_what_can_be_read_and_balances() {
     }
     queue.store().pulse().await.unwrap();
     let ledger = queue.store().ledger();
-    assert_eq!((ledger.imbalance(), ledger.counted), (0, found.events));
+    assert_eq!((ledger.imbalance(), ledger.counted()), (0, found.events));
     assert_eq!(ledger.balance.quarantined, found.damaged_events + repaired.missing);
     // Numbers are not used again, and room is given back in full.
     assert_eq!(ledger.next, Seq(601));
