@@ -407,7 +407,7 @@ fn set_snapshots_aside(path: &Path, folder: &Folder) -> Result<(), CommitError> 
 }
 
 /// What the snapshots of a database tell of its log, by their names.
-fn known(path: &Path) -> io::Result<Known> {
+pub(super) fn known(path: &Path) -> io::Result<Known> {
     // A database that is made now has no folder yet.
     let names = if path.exists() { snapshots(path)? } else { Vec::new() };
     let place = |path: &PathBuf| u64::from_str_radix(path.extension()?.to_str()?, 16).ok();

@@ -22,6 +22,8 @@ use crate::queue::engine::SEGMENT_BYTES;
 
 /// The bytes of a segment's header.
 pub(super) const SEGMENT_HEADER: usize = 20;
+/// The engine expects no message where fewer bytes of a segment than this are left.
+pub(super) const LEAST_ROOM: usize = 32;
 /// The largest page id that the engine gives.
 const MAX_PAGE_ID: u64 = 1 << 37;
 
@@ -52,6 +54,8 @@ pub(super) struct Message {
     pub(super) kind: Kind,
     pub(super) page: u64,
     pub(super) place: Place,
+    /// The place behind it.
+    end: u64,
     /// Whether the message before it in the segment ends where this one begins.
     pub(super) joins: bool,
 }
@@ -128,6 +132,39 @@ impl Log {
         Ok(gaps)
     }
 
+    /// The place up to which the log holds whole batches only, as the engine sees it; what lies below `sure` was on stable
+    /// storage once.
+    pub(super) fn whole_up_to(&self, sure: u64) -> io::Result<u64> {
+        let sure = self.segments()?.1.saturating_add(1).max(sure);
+        let (mut at, mut batch, mut cut, mut failed) = (0, None, None, None);
+        self.messages(|message| {
+            if cut.is_some() {
+                return;
+            }
+            if let Some((_, end)) = batch
+                && at > end
+            {
+                batch = None;
+            }
+            if at >= sure && !follows(at, &message) {
+                cut = Some(at);
+                return;
+            }
+            if message.kind == Kind::Batch {
+                match self.body(message.place) {
+                    Ok(body) => {
+                        let end = body.first_chunk().map_or(0, |end| u64::from_le_bytes(*end));
+                        batch = Some((message.place.lsn, end)).filter(|_| end >= sure);
+                    }
+                    Err(error) => failed = Some(error),
+                }
+            }
+            at = message.end;
+        })?;
+        let torn = batch.filter(|(_, end)| at <= *end).map(|(from, _)| from);
+        failed.map_or(Ok(torn.or(cut).unwrap_or(u64::MAX)), Err)
+    }
+
     /// The body of a message.
     pub(super) fn body(&self, place: Place) -> io::Result<Vec<u8>> {
         let mut body = vec![0; place.bytes];
@@ -186,6 +223,16 @@ impl Log {
     }
 }
 
+/// Whether a message is the next one behind the place `at`, at which another one ended.
+fn follows(at: u64, message: &Message) -> bool {
+    let segment = SEGMENT_BYTES as u64;
+    let next = at.next_multiple_of(segment);
+    let begins = next + SEGMENT_HEADER as u64;
+    message.joins
+        && (message.place.lsn / segment == at / segment && !at.is_multiple_of(segment)
+            || message.place.lsn == begins && next - at < LEAST_ROOM as u64)
+}
+
 /// Goes through the messages of the segment `number`, whose `bytes` lie `at` there.
 pub(super) fn walk(bytes: &[u8], number: u64, at: u64, mut visit: impl FnMut(Message)) {
     let (mut offset, mut behind) = (SEGMENT_HEADER, SEGMENT_HEADER);
@@ -194,8 +241,10 @@ pub(super) fn walk(bytes: &[u8], number: u64, at: u64, mut visit: impl FnMut(Mes
             Some(found) => {
                 let lsn = number.saturating_mul(SEGMENT_BYTES as u64).saturating_add(offset as u64);
                 let place = Place { lsn, at: at + found.body as u64, bytes: found.bytes };
-                visit(Message { kind: found.kind, page: found.page, place, joins: offset == behind });
+                let joins = offset == behind;
                 offset = found.body + found.bytes;
+                let end = number.saturating_mul(SEGMENT_BYTES as u64).saturating_add(offset as u64);
+                visit(Message { kind: found.kind, page: found.page, place, end, joins });
                 behind = offset;
             }
             None => offset += 1,

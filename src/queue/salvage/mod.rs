@@ -121,7 +121,7 @@ impl Stopped {
         let database =
             folder::current(root).map_err(|source| OpenError::Folder { path: root.to_owned(), source })?;
         let database = database.ok_or_else(|| SalvageError::NoDatabase(root.to_owned()))?;
-        let stored = Stored::open(&database)?;
+        let stored = Stored::open(&database, folder::failed_before(root))?;
         stored.check_schema(root)?;
         Ok(Self { stored, database, _lock: lock })
     }

@@ -75,7 +75,7 @@ fn repaired(folder: &Folder, configured: Option<Option<Account>>) -> Result<Repa
     let root = folder.root();
     let failed = |source| OpenError::Folder { path: root.to_owned(), source };
     let old = folder.current().map_err(failed)?.ok_or_else(|| SalvageError::NoDatabase(root.to_owned()))?;
-    let stored = Stored::open(&old)?;
+    let stored = Stored::open(&old, folder.failed_before())?;
     stored.check_schema(root)?;
     if configured.is_none() && (stored.ledger()?.is_none() || stored.schema()?.is_none()) {
         return Err(SalvageError::NoLedger(root.to_owned()));

@@ -18,11 +18,8 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
-use super::log::{Kind, Log, Message, SEGMENT_HEADER, Segment, Tail, walk};
+use super::log::{Kind, LEAST_ROOM, Log, Message, SEGMENT_HEADER, Segment, Tail, walk};
 use crate::queue::engine::SEGMENT_BYTES;
-
-/// The engine expects no message where fewer bytes of a segment than this are left.
-const LEAST_ROOM: usize = 32;
 
 /// What can be read and would be given up.
 #[derive(Clone, Debug, PartialEq, Eq)]

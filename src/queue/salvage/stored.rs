@@ -9,6 +9,7 @@ use super::log::Tail;
 use super::sight::{Known, would_lose};
 use super::tree::{Record, Tree};
 use crate::event::{Account, Event, Seq};
+use crate::queue::engine::known;
 use crate::queue::error::OpenError;
 use crate::queue::journal::{Replay, replay};
 use crate::queue::keys::{DEAD, MARK, MEMBERS, META, PAGE, PageKey, QUARANTINE, meta, numbered, seq_of};
@@ -81,16 +82,21 @@ impl StoredPage {
 }
 
 impl Stored {
-    pub(super) fn open(database: &Path) -> Result<Self, SalvageError> {
+    /// Reads what is where; where the disk `failed`, the commit that met it counts whole or not at all.
+    pub(super) fn open(database: &Path, failed: bool) -> Result<Self, SalvageError> {
+        let unread = |source| SalvageError::Read { path: database.to_owned(), source };
+        let sure = if failed { Some(known(database).map_err(unread)?.reached) } else { None };
         let read = |tail| {
-            let tree = Tree::open(database, tail);
-            let failed = |source| SalvageError::Read { path: database.to_owned(), source };
-            let (tree, journal) = (tree.map_err(failed)?, replay(database).map_err(failed)?);
-            Ok::<_, SalvageError>(Self { tree, journal, path: database.to_owned() })
+            let tree = Tree::open(database, tail, sure).map_err(unread)?;
+            Ok::<_, SalvageError>(Self {
+                tree,
+                journal: replay(database).map_err(unread)?,
+                path: database.to_owned(),
+            })
         };
         // The engine would drop what can be read, and never did: it does not open such a log.
         let damage = would_lose(database, Known::default());
-        if damage.map_err(|source| SalvageError::Read { path: database.to_owned(), source })?.is_some() {
+        if damage.map_err(unread)?.is_some() {
             return read(Tail::Kept);
         }
         let stored = read(Tail::Dropped)?;

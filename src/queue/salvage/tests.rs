@@ -118,7 +118,7 @@ fn a_whole_log_holds_the_records_that_the_engine_has() {
             .map(|record| record.map(|(k, v)| (k.to_vec(), v.to_vec())).unwrap())
             .collect();
         drop(engine);
-        let tree = Tree::open(folder.path(), Tail::Dropped).unwrap();
+        let tree = Tree::open(folder.path(), Tail::Dropped, Some(0)).unwrap();
         let found: Vec<Record> = tree.from(vec![]).map(Result::unwrap).collect();
         assert!(expected.len() > 100, "{}", expected.len());
         assert!(found == expected, "life {life}: {} of {}", found.len(), expected.len());

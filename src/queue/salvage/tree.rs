@@ -52,13 +52,16 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// Reads what is where. Blocks on the disk.
-    pub(super) fn open(database: &Path, tail: Tail) -> io::Result<Self> {
+    /// Reads what is where. Where a commit may be torn that nobody was told of, it counts whole or not at all: then the
+    /// place is given that the log surely reached. Blocks on the disk.
+    pub(super) fn open(database: &Path, tail: Tail, sure: Option<u64>) -> io::Result<Self> {
         let log = Log::open(database, tail)?;
+        let end = sure.map_or(Ok(u64::MAX), |sure| log.whole_up_to(sure))?;
         let mut chains: HashMap<u64, Chain> = HashMap::new();
         // Where a batch was given up: what followed it.
         let mut given_up: Option<Vec<Message>> = None;
         let gaps = log.messages(|message| match (message.kind, &mut given_up) {
+            _ if message.place.lsn >= end => {}
             (Kind::Aborted, None) => given_up = Some(Vec::new()),
             // The engine went on from there, with what there was.
             (Kind::Batch, Some(_)) => {
