@@ -1,8 +1,8 @@
-//! Damage that a start has to repair before it may open a queue, and that takes nothing which can be read.
+//! Damage that a start has to repair before it may open a queue.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
@@ -12,26 +12,69 @@ use crate::support::queue_settings;
 
 /// The unit of the engine's log, as `src/queue/engine.rs` has it.
 const SEGMENT_BYTES: u64 = 512 * 1_024;
+/// The database of a queue that was never repaired.
+const DATABASE: &str = "events.1";
 
-/// Takes the header away from a segment of a stopped queue: the engine would not know of it, and it has pages in use.
-pub(crate) fn hide_a_segment(queue: &Path) {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let mut segments = 1..;
-    loop {
+/// Zeros in a file of a stopped queue.
+#[derive(Debug)]
+pub(crate) struct Damage {
+    pub(crate) file: PathBuf,
+    pub(crate) at: u64,
+    pub(crate) zeros: usize,
+}
+
+impl Damage {
+    pub(crate) fn strike(&self) {
+        let file = File::options().write(true).open(&self.file).expect("a file");
+        let end = self.at + self.zeros as u64;
+        assert!(end <= file.metadata().expect("a file").len(), "no start repairs damage of this kind");
+        file.write_all_at(&vec![0; self.zeros], self.at).expect("the file can be written");
+    }
+
+    /// How many events a start that repairs it counts as lost, tried on a copy of the queue; `None` where none has to.
+    fn loses(&self, queue: &Path) -> Option<u64> {
         let tried = TempDir::new().expect("a folder");
         copied(queue, tried.path());
-        let at = segments.next().expect("a number") * SEGMENT_BYTES;
-        hide(tried.path(), at);
+        let inside = self.file.strip_prefix(queue).expect("the file is the queue's");
+        Self { file: tried.path().join(inside), ..*self }.strike();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let opened = open(queue_settings(tried.path())).expect("the queue opens");
+        let lost = opened.store().ledger().balance.quarantined;
         runtime.block_on(opened.shutdown()).expect("the queue closes");
-        if tried.path().join("quarantine/events.1").exists() {
-            return hide(queue, at);
-        }
+        tried.path().join("quarantine").join(DATABASE).exists().then_some(lost)
     }
 }
 
-fn hide(queue: &Path, at: u64) {
-    let log = File::options().write(true).open(queue.join("events.1/db")).expect("a log");
-    assert!(at < log.metadata().expect("a file").len(), "no segment is in use");
-    log.write_all_at(&[0; 20], at).expect("the log can be written");
+/// A segment of the engine's log without its header: the engine would not know of it, and it has pages in use. It takes
+/// nothing that can be read.
+pub(crate) fn hidden_segment(queue: &Path) -> Damage {
+    let file = queue.join(DATABASE).join("db");
+    let mut all = (1..).map(|number| Damage { file: file.clone(), at: number * SEGMENT_BYTES, zeros: 20 });
+    all.find(|damage| damage.loses(queue) == Some(0)).expect("no end of them")
+}
+
+/// Pages of the engine that cannot be read, nor what is behind them by the engine.
+pub(crate) fn lost_pages(queue: &Path) -> Damage {
+    let file = queue.join(DATABASE).join("db");
+    let at = |number| SEGMENT_BYTES + number * SEGMENT_BYTES / 8;
+    first_that_loses(queue, (1..).map(|number| Damage { file: file.clone(), at: at(number), zeros: 8_192 }))
+}
+
+/// Commits in the middle of the journal that cannot be read.
+pub(crate) fn lost_commits(queue: &Path) -> Damage {
+    let entries = fs::read_dir(queue.join(DATABASE)).expect("a database");
+    let paths = entries.map(|entry| entry.expect("a folder can be listed").path());
+    let number = |path: &PathBuf| path.extension()?.to_str()?.parse::<u64>().ok();
+    let segments = paths.filter(|path| path.file_stem().is_some_and(|stem| stem == "journal"));
+    let file = segments.min_by_key(number).expect("a journal");
+    first_that_loses(queue, (1..).map(|number| Damage { file: file.clone(), at: number * 1_024, zeros: 512 }))
+}
+
+fn first_that_loses(queue: &Path, mut all: impl Iterator<Item = Damage>) -> Damage {
+    all.find(|damage| damage.loses(queue).is_some_and(|lost| lost > 0)).expect("no end of them")
+}
+
+/// Takes the header away from a segment of a stopped queue.
+pub(crate) fn hide_a_segment(queue: &Path) {
+    hidden_segment(queue).strike();
 }

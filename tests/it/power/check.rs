@@ -1,10 +1,12 @@
 //! What has to be true of a queue after a loss of power.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{Display, Formatter};
 use std::path::Path;
 use std::sync::Arc;
 
 use target_notifyd::event::{Event, Moment, Seq};
+use target_notifyd::queue::salvage::Stopped;
 use target_notifyd::queue::{Now, OpenError, Queue, Settings, failed_before};
 use target_notifyd::wire::defaults::Defaults;
 use target_notifyd::wire::reply::Appended;
@@ -95,20 +97,64 @@ pub(crate) fn now() -> Now {
     Arc::new(|| Moment::from_millis(1_700_000_000_000))
 }
 
-/// Holds the queue in `path` against what was known when the power was lost, after the step `at`.
-pub(crate) fn check(path: &Path, opening: Opening, record: &Record, at: usize) -> Result<(), String> {
+/// What a queue holds after it was damaged, by the ids of the events; none of them was answered by Target.
+pub(crate) struct Held {
+    /// Those that can be read.
+    ids: BTreeSet<String>,
+    /// Those that were acknowledged, and cannot be read.
+    lost: BTreeSet<String>,
+}
+
+impl Held {
+    /// Reads the queue in `path` without the engine, as it is after the step `at`.
+    pub(crate) fn read(path: &Path, record: &Record, at: usize) -> Self {
+        let mut ids = BTreeSet::new();
+        let read = Stopped::open(path).and_then(|stopped| {
+            stopped.events(|event| {
+                is_genuine(&event).map_err(std::io::Error::other)?;
+                ids.insert(event.id.as_str().to_owned());
+                Ok(())
+            })
+        });
+        read.unwrap_or_else(|error| panic!("the damaged queue: {error}"));
+        let acknowledged = record.acknowledged.iter().filter(|(_, known)| **known <= at);
+        let lost = acknowledged.map(|(id, _)| id.clone()).filter(|id| !ids.contains(id)).collect();
+        Self { ids, lost }
+    }
+}
+
+impl Display for Held {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "after the damage {} events can be read, {} cannot", self.ids.len(), self.lost.len())
+    }
+}
+
+/// Holds the queue in `path` against what was known when the power was lost, after the step `at`; and against what it `held`
+/// after it was damaged, if it was.
+pub(crate) fn check(
+    path: &Path,
+    opening: Opening,
+    record: &Record,
+    at: usize,
+    held: Option<&Held>,
+) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     runtime.block_on(async {
         let (marked, before) = (failed_before(path), databases(path));
         let queue = opening(queue_settings(path)).map_err(|error| format!("it does not open: {error}"))?;
         // Where no mark of a failed disk has it copied, the one database stays what it is.
-        if !marked && before.len() == 1 && databases(path) != before {
+        if held.is_none() && !marked && before.len() == 1 && databases(path) != before {
             return Err("what a loss of power leaves was taken for damage".to_owned());
         }
-        let found = whole(&queue)?;
+        let lost = held.map_or(0, |held| held.lost.len() as u64);
+        let found = whole(&queue, lost)?;
+        if let Some(id) = held.and_then(|held| held.ids.iter().find(|id| !found.contains_key(*id))) {
+            return Err(format!("{id} could be read after the damage, and is lost"));
+        }
         for (id, known) in &record.acknowledged {
             let answered = record.answered.get(id).is_some_and(|answered| *answered <= at);
-            if *known <= at && !answered && !found.contains_key(id) {
+            let was_lost = held.is_some_and(|held| held.lost.contains(id));
+            if *known <= at && !answered && !was_lost && !found.contains_key(id) {
                 return Err(format!("{id} was acknowledged at step {known}, and is lost"));
             }
         }
@@ -122,7 +168,7 @@ pub(crate) fn check(path: &Path, opening: Opening, record: &Record, at: usize) -
         if accepted < acknowledged {
             return Err(format!("{acknowledged} were acknowledged, but the account says {accepted}"));
         }
-        goes_on(queue, path, opening, found).await
+        goes_on(queue, path, opening, found, lost).await
     })
 }
 
@@ -135,8 +181,9 @@ fn databases(path: &Path) -> BTreeSet<String> {
     names.filter(|name| name.starts_with("events.") && name != "events.new").collect()
 }
 
-/// Every event in the queue, by its id; each is one that was submitted, byte for byte, and the account balances.
-fn whole(queue: &Queue) -> Result<BTreeMap<String, Seq>, String> {
+/// Every event in the queue, by its id; each is one that was submitted, byte for byte, and the account balances with
+/// so many that were lost.
+fn whole(queue: &Queue, lost: u64) -> Result<BTreeMap<String, Seq>, String> {
     let store = queue.store();
     let scan = store.scan(Seq(0), usize::MAX).map_err(|error| error.to_string())?;
     let seqs: Vec<Seq> = scan.entries.iter().map(|entry| entry.seq).collect();
@@ -150,7 +197,7 @@ fn whole(queue: &Queue) -> Result<BTreeMap<String, Seq>, String> {
         }
     }
     let balance = store.ledger().balance;
-    if balance.pending() != found.len() as u64 || balance.quarantined != 0 {
+    if balance.pending() != found.len() as u64 || balance.quarantined != lost {
         return Err(format!("the account does not balance: {balance:?}, and {} are there", found.len()));
     }
     Ok(found)
@@ -174,6 +221,7 @@ async fn goes_on(
     path: &Path,
     opening: Opening,
     mut found: BTreeMap<String, Seq>,
+    lost: u64,
 ) -> Result<(), String> {
     let failed = |error: target_notifyd::queue::Failed| format!("it cannot be used: {error}");
     const NEW: u64 = 1 << 40;
@@ -186,7 +234,7 @@ async fn goes_on(
     }
     queue.shutdown().await.map_err(failed)?;
     let queue = opening(queue_settings(path)).map_err(|error| format!("it does not open again: {error}"))?;
-    let mut again = whole(&queue)?;
+    let mut again = whole(&queue, lost)?;
     queue.shutdown().await.map_err(failed)?;
     for event in &submission(NEW).notifications {
         again.remove(event.id.as_str()).ok_or("the new event is lost")?;

@@ -154,6 +154,7 @@ impl Disk {
             Step::Sync { inode } => self.sync(*inode),
             Step::DataSync { inode } if self.credit_data_syncs => self.sync(*inode),
             Step::Fault { inode, operation } if operation == "sync" => self.lose(*inode),
+            Step::Damage { inode, at, bytes } => self.damage(*inode, *at, bytes),
             Step::Start { .. } | Step::DataSync { .. } | Step::Fault { .. } | Step::Talk => {}
         }
     }
@@ -246,6 +247,15 @@ impl Disk {
             return;
         };
         file.changes.retain(|change| matches!(change, Change::Length(_)));
+    }
+
+    /// Other bytes lie on the disk now, and are seen.
+    fn damage(&mut self, inode: u64, at: u64, bytes: &[u8]) {
+        let node = self.by_inode.get(&inode).map(|node| &mut self.nodes[*node]);
+        let Some(Node::File(file)) = node else { panic!("what is damaged is known") };
+        assert!(file.changes.is_empty(), "what is damaged is on the disk");
+        put(&mut file.durable, at, bytes);
+        put(&mut file.seen, at, bytes);
     }
 
     /// Whether a loss of power could take anything now.

@@ -70,7 +70,7 @@ fn what_cannot_be_read_never_makes_a_smaller_queue() {
             assert_eq!(daemon.wait().code(), Some(74), "{fault}: {}", daemon.said());
         }
         let record = Record::read(run.log());
-        check(&queue, open, &record, record.steps.len())
+        check(&queue, open, &record, record.steps.len(), None)
             .unwrap_or_else(|why| panic!("marked {marked}: {why}"));
     }
 }

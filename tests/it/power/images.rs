@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use target_notifyd::schedule::Random;
 use tempfile::TempDir;
 
-use super::check::{self, Opening};
+use super::check::{self, Held, Opening};
 use super::disk::Disk;
 use super::record::{Record, Step};
 
@@ -112,20 +112,32 @@ fn dirty(record: &Record) -> Vec<usize> {
 
 fn images(plan: &Plan, record: &Record, steps: &BTreeMap<usize, Vec<u64>>) -> Vec<Failure> {
     let mut disk = Disk::new(plan.credit_data_syncs);
-    let mut failures = Vec::new();
+    let (mut failures, mut held) = (Vec::new(), None);
     for (number, step) in record.steps.iter().enumerate() {
         disk.step(step);
+        if matches!(step, Step::Damage { .. }) {
+            held = Some(damaged(&disk, record, number));
+        }
         for seed in steps.get(&number).into_iter().flatten() {
             let folder = TempDir::new().expect("a folder");
             let told = disk.image(folder.path(), &mut Random::new(*seed));
             // A queue that was never begun is begun by this open.
             let queue = folder.path().join("queue");
-            if let Err(why) = check::check(&queue, plan.opening, record, number) {
+            if let Err(why) = check::check(&queue, plan.opening, record, number, held.as_ref()) {
                 failures.push(Failure { step: number, seed: *seed, why: format!("{why} ({told})") });
             }
         }
     }
     failures
+}
+
+/// What the queue on a disk holds after damage, at the step `at`.
+fn damaged(disk: &Disk, record: &Record, at: usize) -> Held {
+    let folder = TempDir::new().expect("a folder");
+    disk.seen(folder.path());
+    let held = Held::read(&folder.path().join("queue"), record, at);
+    println!("{held}");
+    held
 }
 
 /// Whether the record holds all that happened: replayed without a loss, it gives the folder as it is.

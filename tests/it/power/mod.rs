@@ -8,6 +8,7 @@ mod failing;
 mod images;
 pub(crate) mod preload;
 mod record;
+mod repair;
 mod run;
 
 use std::os::unix::process::ExitStatusExt;

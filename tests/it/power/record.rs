@@ -1,7 +1,15 @@
 //! What the interposed library wrote down: each step of a program on its disk, and what it told its producers.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+use crate::damage::Damage;
+
+/// The kind of what the test writes into the record itself.
+const DAMAGE: u8 = b'D';
 
 /// One step.
 #[derive(Debug)]
@@ -26,6 +34,8 @@ pub(crate) enum Step {
     DataSync { inode: u64 },
     /// A call was made to fail.
     Fault { inode: u64, operation: String },
+    /// The disk gives other bytes back than were written, from now on.
+    Damage { inode: u64, at: u64, bytes: Vec<u8> },
     /// Nothing that touches the disk.
     Talk,
 }
@@ -73,6 +83,7 @@ impl Record {
                 b't' => Step::Length { inode, length: extent },
                 b's' => Step::Sync { inode },
                 b'd' => Step::DataSync { inode },
+                DAMAGE => Step::Damage { inode, at: extent, bytes: a.to_vec() },
                 b'!' => Step::Fault { inode, operation: text(a) },
                 b'A' => {
                     talks.replies.remove(&inode);
@@ -91,6 +102,21 @@ impl Record {
         }
         record
     }
+}
+
+/// Strikes a file of a program that does not run, and adds that to its record.
+pub(crate) fn strike(log: &Path, damage: &Damage) {
+    damage.strike();
+    let inode = std::fs::metadata(&damage.file).expect("a file").ino();
+    let length = u32::try_from(damage.zeros).expect("a length");
+    let mut step = vec![DAMAGE];
+    step.extend_from_slice(&inode.to_ne_bytes());
+    step.extend_from_slice(&damage.at.to_ne_bytes());
+    step.extend_from_slice(&length.to_ne_bytes());
+    step.extend_from_slice(&0_u32.to_ne_bytes());
+    step.resize(step.len() + damage.zeros, 0);
+    let mut log = File::options().append(true).open(log).expect("a record");
+    log.write_all(&step).expect("the record can be written");
 }
 
 /// What is known of lines and answers that are not whole yet, by the connection.
