@@ -4,13 +4,14 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use super::log::Tail;
+use super::log::{Kind, Log, Tail, walk};
+use super::sight::Loss;
 use super::tree::{Record, Tree};
 use super::*;
 use crate::event::Account;
 use crate::event::{DeadReason, Moment, Seq};
 use crate::queue::batch::Batch;
-use crate::queue::engine::Engine;
+use crate::queue::engine::{CommitError, Engine, SEGMENT_BYTES};
 use crate::queue::keys::{MARK, MEMBERS, numbered};
 use crate::queue::{Burial, keys};
 use crate::queue::{Queue, Settings};
@@ -126,6 +127,72 @@ fn a_whole_log_holds_the_records_that_the_engine_has() {
             assert_eq!(tree.from(key.clone()).next().unwrap().unwrap(), (key.clone(), value.clone()));
         }
     }
+}
+
+/// Makes of a batch in a log, counted from its end, one that the engine gave up: it writes the manifest with another kind, and
+/// the rest all the same. Where the manifest lies.
+fn give_up_batch(log: &Path, from_end: usize) -> u64 {
+    let mut bytes = fs::read(log.join("db")).unwrap();
+    let mut batches = Vec::new();
+    for (number, segment) in Log::open(log, Tail::Dropped).unwrap().segments().unwrap().0 {
+        let from = usize::try_from(segment.at).unwrap();
+        let whole = &bytes[from..bytes.len().min(from + SEGMENT_BYTES)];
+        walk(whole, number, segment.at, |message| {
+            if message.kind == Kind::Batch {
+                let begin = from + usize::try_from(message.place.lsn).unwrap() % SEGMENT_BYTES;
+                batches.push((message.place, begin, from + message.place.end(whole, segment.at)));
+            }
+        });
+    }
+    let (place, begin, end) = batches[batches.len() - from_end];
+    let body = end - usize::try_from(place.bytes()).unwrap();
+    // As `Kind::Canceled` is written.
+    bytes[begin + 4] = 1;
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&bytes[body..end]);
+    crc.update(&bytes[begin + 4..body]);
+    bytes[begin..begin + 4].copy_from_slice(&(crc.finalize() ^ u32::MAX).to_le_bytes());
+    fs::write(log.join("db"), bytes).unwrap();
+    place.lsn
+}
+
+#[test]
+fn nothing_counts_of_a_batch_that_was_given_up_at_the_end() {
+    let folder = TempDir::new().unwrap();
+    let engine = Engine::new_at(folder.path()).unwrap();
+    for number in 0..3 {
+        let mut batch = sled::Batch::default();
+        (0..20).for_each(|key| batch.insert(&[b'e', number, key], vec![number; 900]));
+        engine.opened().unwrap().db.apply_batch(batch).unwrap();
+        engine.opened().unwrap().flush().unwrap();
+    }
+    drop(engine);
+    let found = || -> Vec<u8> {
+        let tree = Tree::open(folder.path(), Tail::Dropped, None).unwrap();
+        let numbers = tree.from(vec![b'e']).map(|record| record.unwrap().0[1]);
+        numbers.collect()
+    };
+    let whole: Vec<u8> = (0..3).flat_map(|number| [number; 20]).collect();
+    let sound = fs::read(folder.path().join("db")).unwrap();
+    // Behind the one in the middle the engine went on with what there was.
+    give_up_batch(folder.path(), 2);
+    assert_eq!((would_lose(folder.path(), Known::default()).unwrap(), found()), (None, whole.clone()));
+
+    fs::write(folder.path().join("db"), sound).unwrap();
+    let lsn = give_up_batch(folder.path(), 1);
+    assert_eq!(would_lose(folder.path(), Known::default()).unwrap(), Some(Loss::Half { lsn }));
+    assert_eq!(found(), whole[..40]);
+    let before = fs::read(folder.path().join("db")).unwrap();
+    let refused = Engine::new_at(folder.path()).unwrap_err();
+    assert!(
+        matches!(&refused, CommitError::Damaged(why) if why.contains("given up in its middle")),
+        "{refused}"
+    );
+    assert_eq!(fs::read(folder.path().join("db")).unwrap(), before);
+
+    // A snapshot that reaches beyond it has it.
+    let known = Known { recovered: lsn + 1, reached: lsn + 1 };
+    assert_eq!(would_lose(folder.path(), known).unwrap(), None);
 }
 
 #[tokio::test]
