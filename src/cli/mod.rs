@@ -256,9 +256,7 @@ fn start<F: Future<Output = Exit>>(config: &Config, work: impl FnOnce(Config, Lo
     match tokio::runtime::Runtime::new() {
         Ok(runtime) => {
             let exit = runtime.block_on(work(config.clone(), logging));
-            // What had to end in order has. What may still last is a look-up of a name that was given up: the system takes
-            // half a minute and more for one, and no end has to wait for that.
-            runtime.shutdown_background();
+            leave(runtime);
             exit
         }
         Err(error) => {
@@ -266,6 +264,14 @@ fn start<F: Future<Output = Exit>>(config: &Config, work: impl FnOnce(Config, Lo
             Exit::Disk
         }
     }
+}
+
+/// Leaves the threads of a runtime to the end of the process, in which all that had to end in order has. What may still last
+/// is a look-up of a name that was given up: the system takes half a minute and more for one, and no end has to wait for that.
+/// Nor are the others told to end: glibc reads the memory of a thread that it lets go of, which is gone where the thread ends
+/// in that moment.
+fn leave(runtime: tokio::runtime::Runtime) {
+    Box::leak(Box::new(runtime));
 }
 
 async fn run(config: Config, adopt: bool, environment: Environment) -> Exit {

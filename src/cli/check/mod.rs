@@ -15,7 +15,7 @@ use clap::Args;
 use nix::unistd::{Uid, User};
 
 use self::report::{Finding, Report, State};
-use super::{Exit, settings, told};
+use super::{Exit, leave, settings, told};
 use crate::config::{Config, Origin, Problem, Problems, Sources};
 use crate::delivery::{Transport, TransportError};
 use crate::event::Account;
@@ -67,8 +67,7 @@ pub(super) fn run(sources: &Sources, arguments: &Arguments) -> Exit {
                         .filter(|_| transport.endpoint.starts_with("https://")),
                 };
                 findings.extend(runtime.block_on(network::findings(&reach)));
-                // A look-up that was given up may last on in its thread.
-                runtime.shutdown_background();
+                leave(runtime);
             }
             Err(error) => findings.push(Finding::failed("target.endpoint", error, "ulimit -a")),
         },
