@@ -1,6 +1,6 @@
 //! What one commit writes, in the form in which it is written.
 
-use super::frame::{self, Kind};
+use super::frame::{self, End, Kind};
 
 /// Changes that become durable together; of two that concern the same key, the later one counts.
 #[derive(Debug, Default)]
@@ -33,9 +33,9 @@ impl Batch {
         self.frames.len()
     }
 
-    /// The frames of the commit `number`, with the one that ends it.
-    pub(super) fn sealed(mut self, number: u64) -> Vec<u8> {
-        frame::put(&mut self.frames, Kind::End, &[], &self.count.to_le_bytes());
+    /// The frames of the commit `number`, with the one that ends it; `reached` as in [`End`].
+    pub(super) fn sealed(mut self, number: u64, reached: u64) -> Vec<u8> {
+        frame::put_end(&mut self.frames, End { count: self.count, reached });
         frame::seal(&mut self.frames, number);
         self.frames
     }

@@ -206,7 +206,7 @@ impl Engine {
     pub(super) fn commit(&self, batch: Batch) -> Result<(), CommitError> {
         let open = self.opened()?;
         // Before the commit: where this fails, nothing of the commit was written.
-        open.make_room(MOVE_LEAST.max(batch.bytes().saturating_mul(MOVE_SHARE)))?;
+        open.make_room(&self.path, MOVE_LEAST.max(batch.bytes().saturating_mul(MOVE_SHARE)))?;
         open.journal.commit(batch)?;
         #[cfg(test)]
         super::tests::model::meet_full_disk(&self.path)?;
@@ -275,7 +275,8 @@ impl Engine {
 
 impl Open {
     /// Moves what is left of the oldest segments of a full journal into the engine, about `max` bytes.
-    fn make_room(&self, mut max: usize) -> Result<(), CommitError> {
+    fn make_room(&self, path: &Path, mut max: usize) -> Result<(), CommitError> {
+        let mut moved = false;
         while max > 0 && self.journal.is_full() {
             let records = self.journal.next_to_move(max);
             if records.is_empty() {
@@ -299,7 +300,12 @@ impl Open {
             // Each batch is durable before the next one begins, which `salvage/sight.rs` counts on, and before the journal
             // gives up what was in it.
             self.flush()?;
+            moved = true;
             reach("journal", "moved");
+        }
+        // Where the log cannot be read now, the journal says what it said before, which is as true.
+        if moved && let Ok(place) = salvage::log_end(path) {
+            self.journal.engine_reached(place);
         }
         Ok(())
     }
@@ -328,11 +334,12 @@ pub(super) fn create(path: &Path, values: &[(Vec<u8>, Vec<u8>)]) -> Result<(), O
 
 fn open(path: &Path) -> Result<Engine, CommitError> {
     // In one pass: an I/O error has to come out before sled looks, too, since what it cannot read it takes for absent.
-    if let Some(loss) = salvage::would_lose(path, known(path)?)? {
+    // A new database has no folder yet.
+    let mut journal = if path.exists() { Some(replay(path).map_err(sled::Error::Io)?) } else { None };
+    let durable = journal.as_ref().map_or(0, |journal| journal.reached);
+    if let Some(loss) = salvage::would_lose(path, Known { durable, ..known(path)? })? {
         return Err(CommitError::Damaged(loss.to_string()));
     }
-    // Also before the engine makes anything: a new database has no folder yet.
-    let mut journal = if path.exists() { Some(replay(path).map_err(sled::Error::Io)?) } else { None };
     if let Some(Replay { gaps: gaps @ 1.., .. }) = journal {
         return Err(CommitError::Damaged(format!("{gaps} places of the journal cannot be read")));
     }
@@ -412,7 +419,7 @@ pub(super) fn known(path: &Path) -> io::Result<Known> {
     let names = if path.exists() { snapshots(path)? } else { Vec::new() };
     let place = |path: &PathBuf| u64::from_str_radix(path.extension()?.to_str()?, 16).ok();
     let recovered = names.iter().filter_map(place).max().unwrap_or(0);
-    Ok(Known { recovered, reached: recovered })
+    Ok(Known { recovered, reached: recovered, durable: 0 })
 }
 
 /// What a panic said.

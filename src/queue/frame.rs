@@ -4,7 +4,8 @@
 //! journal = commit*
 //! commit  = change* end                       all with the number of the commit
 //! frame   = crc32c u32 · commit u64 · kind u8 · length of the key u32 · length of the value u32 · key · value
-//! end     = a frame without a key, whose value is the count u32 of the changes before it
+//! end     = a frame without a key, whose value is the count u32 of the changes before it · reached u64
+//! reached = the place that the engine's log surely reached; absent in the ends of an older program
 //! ```
 //!
 //! All numbers are little-endian; the checksum is of everything behind it. The numbers of commits grow by one, so that a frame
@@ -39,12 +40,28 @@ pub(super) struct Frame<'a> {
     pub(super) end: usize,
 }
 
+/// What the end of a commit says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct End {
+    /// How many changes come before it.
+    pub(super) count: u32,
+    /// The place that the engine's log surely reached, all of it on stable storage; 0 where nothing is known.
+    pub(super) reached: u64,
+}
+
 impl Frame<'_> {
-    /// The changes that this end of a commit counts.
-    pub(super) fn count(&self) -> Option<u32> {
-        let count = (self.kind == Kind::End).then(|| self.value.try_into().ok()).flatten()?;
-        Some(u32::from_le_bytes(count))
+    /// What this end of a commit says.
+    pub(super) fn end_of_commit(&self) -> Option<End> {
+        let (count, rest) = self.value.split_first_chunk().filter(|_| self.kind == Kind::End)?;
+        let reached = if rest.is_empty() { 0 } else { u64::from_le_bytes(rest.try_into().ok()?) };
+        Some(End { count: u32::from_le_bytes(*count), reached })
     }
+}
+
+/// Adds the end of a commit, as [`put`] does.
+pub(super) fn put_end(into: &mut Vec<u8>, end: End) {
+    let value = [end.count.to_le_bytes().as_slice(), &end.reached.to_le_bytes()].concat();
+    put(into, Kind::End, &[], &value);
 }
 
 /// Adds a frame without its checksum and its number.
@@ -119,22 +136,26 @@ mod tests {
         let mut frames = Vec::new();
         put(&mut frames, Kind::Insert, b"key", b"value");
         put(&mut frames, Kind::Remove, b"gone", b"");
-        put(&mut frames, Kind::End, b"", &2_u32.to_le_bytes());
+        put_end(&mut frames, End { count: 2, reached: 77 });
+        // As an older program wrote it.
+        put(&mut frames, Kind::End, b"", &3_u32.to_le_bytes());
         assert!(read(&frames, 0).is_none(), "not sealed");
         seal(&mut frames, 7);
         let (mut at, mut seen) = (0, Vec::new());
         while let Some(frame) = read(&frames, at) {
             assert_eq!(frame.commit, 7);
-            seen.push((frame.kind, frame.key.to_vec(), frame.value.to_vec(), frame.count()));
+            seen.push((frame.kind, frame.key.to_vec(), frame.value.to_vec(), frame.end_of_commit()));
             at = frame.end;
         }
         assert_eq!(at, frames.len());
+        let value = [2_u32.to_le_bytes().as_slice(), &77_u64.to_le_bytes()].concat();
         assert_eq!(
             seen,
             [
                 (Kind::Insert, b"key".to_vec(), b"value".to_vec(), None),
                 (Kind::Remove, b"gone".to_vec(), Vec::new(), None),
-                (Kind::End, Vec::new(), 2_u32.to_le_bytes().to_vec(), Some(2)),
+                (Kind::End, Vec::new(), value, Some(End { count: 2, reached: 77 })),
+                (Kind::End, Vec::new(), 3_u32.to_le_bytes().to_vec(), Some(End { count: 3, reached: 0 })),
             ]
         );
         let first = HEADER + 8;

@@ -8,6 +8,8 @@
 //! - a commit is durable when [`Journal::commit`] returns, whole or not at all;
 //! - segments leave the journal oldest first, each once the engine has all of it that counts on stable storage. So what is left
 //!   of the journal, applied to the engine in its order, is the queue, wherever a crash strikes;
+//! - each commit says up to which place the engine's log was whole on stable storage, so that damage of what moved there last is
+//!   not taken for the trace of a crash;
 //! - a damaged journal is repaired as a damaged log of the engine is, with everything that can be read. Only commits at its
 //!   very end, of which no end can be read, look as if power had failed in the middle of them, and are left out then.
 
@@ -21,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use super::batch::Batch;
 use super::folder::sync;
-use super::frame;
+use super::frame::{self, End};
 use super::index::{Found, Index};
 use crate::failpoint::reach;
 
@@ -69,6 +71,8 @@ struct Tail {
     changes: u32,
     /// The last key of the oldest segment that the engine was given.
     moved: Vec<u8>,
+    /// The place that the engine's log surely reached.
+    reached: u64,
 }
 
 /// What a journal holds.
@@ -78,6 +82,8 @@ pub(super) struct Replay {
     /// By their numbers, up to where they count.
     segments: BTreeMap<u64, u64>,
     commit: u64,
+    /// The place that the engine's log surely reached, all of it on stable storage; 0 where nothing is known.
+    pub(super) reached: u64,
     /// The places that cannot be read.
     pub(super) gaps: u64,
 }
@@ -157,8 +163,9 @@ impl Replay {
                 group.commit = frame.commit;
             }
             (at, behind) = (frame.end, frame.end);
-            match frame.count() {
-                Some(count) if usize::try_from(count) == Ok(group.frames.len()) => {
+            match frame.end_of_commit() {
+                Some(End { count, reached }) if usize::try_from(count) == Ok(group.frames.len()) => {
+                    self.reached = self.reached.max(reached);
                     gaps += std::mem::take(&mut since);
                     self.apply(number, bytes, &mut group);
                     self.commit = frame.commit;
@@ -200,7 +207,7 @@ impl Journal {
         replay: Replay,
         tops: Option<BTreeMap<u8, Vec<u8>>>,
     ) -> Result<Self, JournalError> {
-        let Replay { mut index, mut segments, commit, .. } = replay;
+        let Replay { mut index, mut segments, commit, reached, .. } = replay;
         index.set_tops(tops);
         let number = segments.last_key_value().map_or(1, |(number, _)| *number);
         let path = segment(database, number);
@@ -218,7 +225,7 @@ impl Journal {
             folder: database.to_owned(),
             limit: AtomicU64::new(MAX_BYTES),
             index: RwLock::new(index),
-            tail: Mutex::new(Tail { segments, file, commit, changes: 0, moved: Vec::new() }),
+            tail: Mutex::new(Tail { segments, file, commit, changes: 0, moved: Vec::new(), reached }),
         })
     }
 
@@ -240,7 +247,7 @@ impl Journal {
         }
         let commit = tail.commit + 1;
         tail.changes = tail.changes.saturating_add(batch.count());
-        let frames = batch.sealed(commit);
+        let frames = batch.sealed(commit, tail.reached);
         // This order is the promise: write, sync. Only then anybody may see it, or be told.
         reach("commit", "begun");
         tail.file.write_all_at(&frames, at).map_err(JournalError::Write)?;
@@ -306,6 +313,12 @@ impl Journal {
     pub(super) fn lie_below(&self, keys: impl Iterator<Item = impl AsRef<[u8]>>) {
         let mut index = self.index_mut();
         keys.for_each(|key| index.lies_below(key.as_ref()));
+    }
+
+    /// The engine's log is on stable storage up to this place: the next commit says so.
+    pub(super) fn engine_reached(&self, place: u64) {
+        let mut tail = self.tail();
+        tail.reached = tail.reached.max(place);
     }
 
     /// Gives the oldest segment up: the engine has all of it on stable storage.

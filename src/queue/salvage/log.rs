@@ -165,6 +165,25 @@ impl Log {
         failed.map_or(Ok(torn.or(cut).unwrap_or(u64::MAX)), Err)
     }
 
+    /// Where it ends: behind the messages of the last segment that join each other.
+    pub(super) fn end(&self) -> io::Result<u64> {
+        let (mut last, mut header) = (None, [0; SEGMENT_HEADER]);
+        for at in (0..self.file.metadata()?.len()).step_by(SEGMENT_BYTES) {
+            let whole = self.read_up_to(at, &mut header)? == SEGMENT_HEADER;
+            let number = read_header(&header).filter(|_| whole).map(|(number, _)| number);
+            last = last.max(number.map(|number| (number, at)));
+        }
+        let Some((number, at)) = last else { return Ok(0) };
+        let mut bytes = Vec::new();
+        self.read_segment(at, &mut bytes)?;
+        let (mut end, mut joins) = (number.saturating_mul(SEGMENT_BYTES as u64), true);
+        walk(&bytes, number, at, |message| {
+            joins &= message.joins;
+            end = if joins { message.end } else { end };
+        });
+        Ok(end)
+    }
+
     /// The body of a message.
     pub(super) fn body(&self, place: Place) -> io::Result<Vec<u8>> {
         let mut body = vec![0; place.bytes];

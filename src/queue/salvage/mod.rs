@@ -30,7 +30,7 @@ use thiserror::Error;
 pub use self::audit::{Audit, Damaged, MAX_TOLD, check};
 pub use self::repair::{Repaired, repair};
 pub(super) use self::repair::{put_away, repair_itself};
-pub(super) use self::sight::{Known, would_lose};
+pub(super) use self::sight::{Known, log_end, would_lose};
 use self::stored::{Item, Stored};
 use super::error::OpenError;
 use super::folder;

@@ -11,6 +11,8 @@
 //! - what an open frees, or truncates, is gone at once, also between the place that a header calls stable and the end. The
 //!   engine then begins at the snapshot of that open; one that replays the log alone takes it for a tear, whatever is
 //!   behind. So no tear lies below the place that a snapshot says the log reached, also where the snapshot is not used;
+//! - nor does one lie below the place that the journal says was on stable storage: what moved into the engine up to there was
+//!   given up by the journal;
 //! - a crash also tears a segment that is used again, in which nothing counts any more: a segment before the end is damaged
 //!   only where a message that the engine passes over is among those that make up a page now.
 
@@ -30,8 +32,9 @@ pub(in crate::queue) enum Loss {
     Inside { pages: u64 },
     /// Nothing: but the commit that the engine gave up at its end, since it could not read a page for it, would count by half.
     Half { lsn: u64 },
-    /// Nothing: but a snapshot leads the engine to pages behind its end, in place of those that are there.
-    Short { end: u64, recovered: u64 },
+    /// Its end: a snapshot leads the engine to pages behind it, in place of those that are there, or the engine would pass over
+    /// the whole batch that begins before it.
+    Short { end: u64, reached: u64 },
 }
 
 impl std::fmt::Display for Loss {
@@ -44,24 +47,31 @@ impl std::fmt::Display for Loss {
                 write!(f, "places in it cannot be read, and behind them are parts of {pages} pages which can")
             }
             Self::Half { lsn } => write!(f, "it ends in a commit that was given up in its middle, at {lsn}"),
-            Self::Short { end, recovered } => write!(f, "it ends at {end}, and reached to {recovered} once"),
+            Self::Short { end, reached } => write!(f, "it ends at {end}, and reached to {reached} once"),
         }
     }
 }
 
-/// What the snapshots of a database tell of its log.
+/// What the snapshots of a database, and its journal, tell of its log.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::queue) struct Known {
     /// The place that the engine begins to replay at: the end of the newest snapshot; 0 where it has none, and replays all.
     pub(in crate::queue) recovered: u64,
     /// The place that the log reached once, by the snapshots that there are or were.
     pub(in crate::queue) reached: u64,
+    /// The place up to which all of it was on stable storage once, by the journal.
+    pub(in crate::queue) durable: u64,
+}
+
+/// Where the log of `database` ends now.
+pub(in crate::queue) fn log_end(database: &Path) -> io::Result<u64> {
+    Log::open(database, Tail::Dropped)?.end()
 }
 
 /// Reads the whole log of `database` once, so that an I/O error comes out, and says what the engine would give up of it.
 /// In memory is a flag for each page.
 pub(in crate::queue) fn would_lose(database: &Path, known: Known) -> io::Result<Option<Loss>> {
-    let Known { recovered, reached } = known;
+    let Known { recovered, reached, durable } = known;
     let log = match Log::open(database, Tail::Kept) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened?,
@@ -69,8 +79,9 @@ pub(in crate::queue) fn would_lose(database: &Path, known: Known) -> io::Result<
     let (segments, stable) = log.segments()?;
     let stable = stable.max(recovered);
     let mut sight = Sight {
-        stable: stable.max(reached),
+        stable: stable.max(reached).max(durable),
         recovered,
+        durable,
         tail: stable / SEGMENT_BYTES as u64,
         expected: stable / SEGMENT_BYTES as u64,
         ..Sight::default()
@@ -85,10 +96,12 @@ pub(in crate::queue) fn would_lose(database: &Path, known: Known) -> io::Result<
 
 #[derive(Default)]
 struct Sight {
-    /// Up to here the log was on stable storage once, by its headers or any snapshot.
+    /// Up to here the log was on stable storage once, by its headers, any snapshot or the journal.
     stable: u64,
     /// A snapshot says so.
     recovered: u64,
+    /// The journal says so.
+    durable: u64,
     /// The segment that the end of the log is looked for from.
     tail: u64,
     /// The next segment of the tail, as long as nothing is missing.
@@ -196,8 +209,9 @@ impl Sight {
             return Some(Loss::Half { lsn });
         }
         let end = self.tear.unwrap_or(self.expected.saturating_mul(SEGMENT_BYTES as u64));
-        if end < self.recovered {
-            return Some(Loss::Short { end, recovered: self.recovered });
+        let reached = self.recovered.max(self.durable);
+        if end < reached {
+            return Some(Loss::Short { end, reached });
         }
         let pages = self.pages.values().filter(|hidden| **hidden).count() as u64;
         (pages > 0).then_some(Loss::Inside { pages })

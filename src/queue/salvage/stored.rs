@@ -85,7 +85,9 @@ impl Stored {
     /// Reads what is where; where the disk `failed`, the commit that met it counts whole or not at all.
     pub(super) fn open(database: &Path, failed: bool) -> Result<Self, SalvageError> {
         let unread = |source| SalvageError::Read { path: database.to_owned(), source };
-        let sure = if failed { Some(known(database).map_err(unread)?.reached) } else { None };
+        let durable = replay(database).map_err(unread)?.reached;
+        let known = Known { durable, ..known(database).map_err(unread)? };
+        let sure = failed.then_some(known.reached.max(durable));
         let read = |tail| {
             let tree = Tree::open(database, tail, sure).map_err(unread)?;
             Ok::<_, SalvageError>(Self {
@@ -95,9 +97,10 @@ impl Stored {
             })
         };
         // The engine would drop what can be read, and never did: it does not open such a log.
-        let damage = would_lose(database, Known::default());
-        if damage.map_err(unread)?.is_some() {
-            return read(Tail::Kept);
+        for known in [Known::default(), known] {
+            if would_lose(database, known).map_err(unread)?.is_some() {
+                return read(Tail::Kept);
+            }
         }
         let stored = read(Tail::Dropped)?;
         // Written once, it is in the engine for good as soon as it has moved there; the counters are always in the journal.

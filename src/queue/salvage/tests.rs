@@ -12,6 +12,7 @@ use crate::event::Account;
 use crate::event::{DeadReason, Moment, Seq};
 use crate::queue::batch::Batch;
 use crate::queue::engine::{CommitError, Engine, SEGMENT_BYTES};
+use crate::queue::journal::replay;
 use crate::queue::keys::{MARK, MEMBERS, numbered};
 use crate::queue::{Burial, keys};
 use crate::queue::{Queue, Settings};
@@ -31,26 +32,30 @@ fn open(path: &Path) -> Queue {
         min_free: 0,
         reserve: 0,
         dead_max_events: 100,
-        journal_bytes: 64 << 10,
+        journal_bytes: 16 << 10,
         adopt: false,
     };
     Queue::open(settings, &account(), std::sync::Arc::new(|| Moment::from_millis(1))).unwrap()
+}
+
+/// A submission of 20 events, with an envelope of so many bytes and more.
+fn submission(number: u64, large: usize) -> Submission {
+    let notification = |event| format!(r#"{{"id":"{number}-{event}","type":"click","timestamp":1}}"#);
+    let notifications = (0..20).map(notification).collect::<Vec<_>>().join(",");
+    let line = format!(
+        r#"{{"session_id":"s{}","request":{{"y":"{}","notifications":[{notifications}]}}}}"#,
+        number % 7,
+        "y".repeat(large)
+    );
+    Submission::parse(line.as_bytes(), &Defaults::default(), 1).unwrap()
 }
 
 /// 30 submissions of 20 events, the last ten of them with a large envelope; every fifth event is delivered, every seventh dead.
 async fn made(path: &Path) {
     let queue = open(path);
     for number in 0..30 {
-        let notification = |event| format!(r#"{{"id":"{number}-{event}","type":"click","timestamp":1}}"#);
-        let notifications = (0..20).map(notification).collect::<Vec<_>>().join(",");
         let large = if number < 20 { 1 } else { 2_000 };
-        let line = format!(
-            r#"{{"session_id":"s{}","request":{{"y":"{}","notifications":[{notifications}]}}}}"#,
-            number % 7,
-            "y".repeat(large)
-        );
-        let line = Submission::parse(line.as_bytes(), &Defaults::default(), 1).unwrap();
-        queue.appender().append(1, vec![line], vec![]).await.await.unwrap();
+        queue.appender().append(1, vec![submission(number, large)], vec![]).await.await.unwrap();
     }
     let seqs = |of: u64| (1..=600).filter(move |seq| seq % of == 0).map(Seq);
     let burial = |seq| Burial { seq, reason: DeadReason::Refused, detail: "bad".to_owned() };
@@ -129,31 +134,48 @@ fn a_whole_log_holds_the_records_that_the_engine_has() {
     }
 }
 
-/// Makes of a batch in a log, counted from its end, one that the engine gave up: it writes the manifest with another kind, and
-/// the rest all the same. Where the manifest lies.
-fn give_up_batch(log: &Path, from_end: usize) -> u64 {
-    let mut bytes = fs::read(log.join("db")).unwrap();
-    let mut batches = Vec::new();
-    for (number, segment) in Log::open(log, Tail::Dropped).unwrap().segments().unwrap().0 {
+/// A message of a log, and where it lies in the file: its beginning, its body, its end.
+struct Written {
+    kind: Kind,
+    lsn: u64,
+    begin: usize,
+    body: usize,
+    end: usize,
+}
+
+/// All messages of a log, in the order in which they were written.
+fn written(database: &Path) -> Vec<Written> {
+    let bytes = fs::read(database.join("db")).unwrap();
+    let mut all = Vec::new();
+    for (number, segment) in Log::open(database, Tail::Dropped).unwrap().segments().unwrap().0 {
         let from = usize::try_from(segment.at).unwrap();
         let whole = &bytes[from..bytes.len().min(from + SEGMENT_BYTES)];
         walk(whole, number, segment.at, |message| {
-            if message.kind == Kind::Batch {
-                let begin = from + usize::try_from(message.place.lsn).unwrap() % SEGMENT_BYTES;
-                batches.push((message.place, begin, from + message.place.end(whole, segment.at)));
-            }
+            let (kind, lsn) = (message.kind, message.place.lsn);
+            let end = from + message.place.end(whole, segment.at);
+            let body = end - usize::try_from(message.place.bytes()).unwrap();
+            let begin = from + usize::try_from(lsn).unwrap() % SEGMENT_BYTES;
+            all.push(Written { kind, lsn, begin, body, end });
         });
     }
-    let (place, begin, end) = batches[batches.len() - from_end];
-    let body = end - usize::try_from(place.bytes()).unwrap();
+    all
+}
+
+/// Makes of a batch in a log, counted from its end, one that the engine gave up: it writes the manifest with another kind, and
+/// the rest all the same. Where the manifest lies.
+fn give_up_batch(database: &Path, from_end: usize) -> u64 {
+    let mut batches = written(database);
+    batches.retain(|message| message.kind == Kind::Batch);
+    let Written { lsn, begin, body, end, .. } = batches[batches.len() - from_end];
+    let mut bytes = fs::read(database.join("db")).unwrap();
     // As `Kind::Canceled` is written.
     bytes[begin + 4] = 1;
     let mut crc = crc32fast::Hasher::new();
     crc.update(&bytes[body..end]);
     crc.update(&bytes[begin + 4..body]);
     bytes[begin..begin + 4].copy_from_slice(&(crc.finalize() ^ u32::MAX).to_le_bytes());
-    fs::write(log.join("db"), bytes).unwrap();
-    place.lsn
+    fs::write(database.join("db"), bytes).unwrap();
+    lsn
 }
 
 #[test]
@@ -191,8 +213,46 @@ fn nothing_counts_of_a_batch_that_was_given_up_at_the_end() {
     assert_eq!(fs::read(folder.path().join("db")).unwrap(), before);
 
     // A snapshot that reaches beyond it has it.
-    let known = Known { recovered: lsn + 1, reached: lsn + 1 };
+    let known = Known { recovered: lsn + 1, reached: lsn + 1, durable: 0 };
     assert_eq!(would_lose(folder.path(), known).unwrap(), None);
+}
+
+/// The journal gave up what moved into the engine last once that was on stable storage: damage there is no trace of a crash.
+#[tokio::test]
+async fn damage_of_what_moved_last_is_not_taken_for_a_tear() {
+    let folder = TempDir::new().unwrap();
+    let queue = open(folder.path());
+    for commit in 0..6 {
+        let lines = (commit * 20..commit * 20 + 20).map(|number| submission(number, 3_000)).collect();
+        queue.appender().append(1, lines, vec![]).await.await.unwrap();
+    }
+    queue.shutdown().await.unwrap();
+    let (log, before) = (database(folder.path()), read(folder.path()).0);
+    assert_eq!(before.len(), 2_400);
+    let sound = fs::read(log.join("db")).unwrap();
+    let all = written(&log);
+    let durable = replay(&log).unwrap().reached;
+    assert_eq!(durable, log_end(&log).unwrap());
+    let last = all.iter().rposition(|message| message.kind == Kind::Batch).unwrap();
+    assert!(all.len() - last > 3, "{} messages", all.len() - last);
+    for message in all[last..].iter().step_by(5) {
+        let mut damaged = sound.clone();
+        damaged[message.end - 1] ^= 1;
+        fs::write(log.join("db"), &damaged).unwrap();
+        let refused = Engine::new_at(&log).unwrap_err();
+        assert!(matches!(refused, CommitError::Damaged(_)), "{}: {refused}", message.lsn);
+        assert_eq!(fs::read(log.join("db")).unwrap(), damaged, "it is not written over");
+        let events = read(folder.path()).0;
+        assert!(events.iter().all(|(seq, event)| before.get(seq).is_none_or(|known| known == event)));
+        // What is damaged is one message, with a page of a commit or two.
+        assert!(events.len() > 2_300, "{}: {} of {}", message.lsn, events.len(), before.len());
+    }
+    let kept = read(folder.path()).0.len() as u64;
+    let queue = open(folder.path());
+    assert!(folder.path().join("quarantine/events.1").exists());
+    let balance = queue.store().ledger().balance;
+    assert_eq!((balance.accepted, balance.pending()), (2_400, kept), "{balance:?}");
+    queue.shutdown().await.unwrap();
 }
 
 #[tokio::test]
