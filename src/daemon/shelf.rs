@@ -58,18 +58,12 @@ impl Backlog for Shelf {
     type Error = Failed;
 
     async fn scan(&self, from: Seq, max: usize) -> Result<(Vec<Entry>, Seq), Failed> {
-        let mut waits = SCAN_WAITS.into_iter();
-        loop {
+        let scan = || {
             let store = self.store.clone();
-            match (blocking(move || store.scan(from, max)).await, waits.next()) {
-                (Ok(scan), _) => return Ok((scan.entries, scan.next)),
-                (Err(error @ Failed::Unread { .. }), Some(wait)) => {
-                    error!(event = "scan_unread", %error, "the queue cannot be read on: it is tried again, and the daemon ends if that does not help. Check the disk: journalctl -k");
-                    tokio::time::sleep(wait).await;
-                }
-                (Err(error), _) => return Err(error),
-            }
-        }
+            blocking(move || store.scan(from, max))
+        };
+        let scan = patiently(scan).await?;
+        Ok((scan.entries, scan.next))
     }
 
     async fn load(&self, seqs: Vec<Seq>) -> Result<Vec<Option<Event>>, Failed> {
@@ -115,9 +109,51 @@ impl Backlog for Shelf {
     }
 }
 
+/// Scans until the disk gives something, or gave nothing for all of [`SCAN_WAITS`].
+async fn patiently<T, F: Future<Output = Result<T, Failed>>>(scan: impl Fn() -> F) -> Result<T, Failed> {
+    let mut waits = SCAN_WAITS.into_iter();
+    loop {
+        match (scan().await, waits.next()) {
+            (Err(error @ Failed::Unread { .. }), Some(wait)) => {
+                error!(event = "scan_unread", %error, "the queue cannot be read on: it is tried again, and the daemon ends if that does not help. Check the disk: journalctl -k");
+                tokio::time::sleep(wait).await;
+            }
+            (scanned, _) => return scanned,
+        }
+    }
+}
+
 /// Reads the disk beside the runtime.
 pub(super) async fn blocking<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, Failed> + Send + 'static,
 ) -> Result<T, Failed> {
     tokio::task::spawn_blocking(read).await.unwrap_or(Err(Failed::Closed))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scan_is_tried_again_for_some_seconds_and_then_ends_the_daemon() {
+        let unread = || Failed::Unread { path: "queue".into(), message: "input/output error".to_owned() };
+        for bad in [0, 1, 5, 6] {
+            let (tries, began) = (Cell::new(0), Instant::now());
+            let scan = || {
+                tries.set(tries.get() + 1);
+                std::future::ready(if tries.get() > bad { Ok(()) } else { Err(unread()) })
+            };
+            let scanned = patiently(scan).await;
+            assert_eq!(scanned, if bad == 6 { Err(unread()) } else { Ok(()) });
+            assert_eq!(tries.get(), (bad + 1).min(6));
+            let waited = Duration::from_millis([0, 250, 0, 0, 0, 7_750, 7_750][bad]);
+            assert_eq!(began.elapsed(), waited, "{bad}");
+        }
+        let closed = patiently(|| std::future::ready(Err::<(), _>(Failed::Closed))).await;
+        assert_eq!(closed, Err(Failed::Closed), "nothing else is waited for");
+    }
 }

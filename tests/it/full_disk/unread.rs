@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use tempfile::TempDir;
 
-use super::{Daemon, Stage, balance, burst_of, says, started};
+use super::{Daemon, Stage, balance, burst, burst_of, says, started};
 use crate::power::preload::preload;
 use crate::process::{LIMIT, Log, terminate};
 use crate::support::missing;
@@ -139,4 +139,23 @@ fn a_place_that_cannot_be_read_holds_up_nothing_but_what_lies_there() {
 #[test]
 fn a_disk_that_gives_nothing_back_for_a_while_loses_nothing() {
     serves(usize::MAX, |_, _| "read@/db:1:EIO:ever".to_owned());
+}
+
+#[test]
+fn a_disk_that_gives_nothing_back_for_ever_ends_the_daemon_and_loses_nothing() {
+    let disk = TempDir::new().expect("a folder");
+    let queue = disk.path().canonicalize().expect("a folder").join("queue");
+    let stage = Stage::new(&queue, 0, 0);
+    let (mut daemon, log) = stage.start();
+    let all = burst(stage.folder.path(), "event", 4_000, 200).queued;
+    assert!(terminate(&mut daemon.0).success(), "{:#?}", log.all());
+    stage.heal();
+    // More reads than a start needs, and fewer than the scan that comes behind it.
+    let fault = "read@/journal:100:EIO:ever";
+    let mut command = stage.command();
+    preload(&mut command, disk.path(), &stage.folder.path().join("record"), fault);
+    let (daemon, mut log) = started(&mut command);
+    log.says("the daemon takes events in");
+    log.says("the queue cannot be read on");
+    ended_for_its_disk(&stage, &queue, daemon, log, &all);
 }
