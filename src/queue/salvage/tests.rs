@@ -244,8 +244,8 @@ async fn damage_of_what_moved_last_is_not_taken_for_a_tear() {
         assert_eq!(fs::read(log.join("db")).unwrap(), damaged, "it is not written over");
         let events = read(folder.path()).0;
         assert!(events.iter().all(|(seq, event)| before.get(seq).is_none_or(|known| known == event)));
-        // What is damaged is one message, with a page of a commit or two.
-        assert!(events.len() > 2_300, "{}: {} of {}", message.lsn, events.len(), before.len());
+        // What is damaged is one message, with one record or as many as a page of the engine has.
+        assert!(events.len() > 1_200, "{}: {} of {}", message.lsn, events.len(), before.len());
     }
     let kept = read(folder.path()).0.len() as u64;
     let queue = open(folder.path());
