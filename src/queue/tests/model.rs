@@ -2,12 +2,14 @@
 //!
 //! What fails is made smaller, and its seed is kept under `proptest-regressions/`, from where every run tries it first.
 
+mod broken;
 mod naive;
 mod pair;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
+pub(in crate::queue) use self::broken::disk_fails;
 use self::pair::Pair;
 pub(in crate::queue) use self::pair::meet_full_disk;
 use super::*;
@@ -27,6 +29,18 @@ enum Action {
     Reopen,
     /// A record, the so many-th of its kind, is damaged while the queue is closed.
     Corrupt(Record, usize),
+    /// The disk fails under the first commit that this takes, or another one; then the next start.
+    Break(Ask, Left),
+}
+
+/// What a failed disk has of the commit that met it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    /// All but its last byte.
+    Part,
+    /// All of it: nobody was told so.
+    All,
 }
 
 #[derive(Clone, Debug)]
@@ -130,6 +144,7 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
     let disk = prop::sample::select(vec![Disk::Free, Disk::Free, Disk::Short, Disk::Low, Disk::Full]);
     let kinds = [Record::Page, Record::Lost, Record::Mark, Record::Members, Record::Letter];
     let record = prop::sample::select(kinds.to_vec());
+    let left = prop::sample::select(vec![Left::Nothing, Left::Part, Left::All, Left::All]);
     let action = prop_oneof![
         12 => (prop::collection::vec(asks(), 1..4), fault).prop_map(|(asks, fault)| Action::Ask(asks, fault)),
         2 => picks().prop_map(Action::Load),
@@ -137,6 +152,7 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
         1 => disk.prop_map(Action::Fill),
         1 => Just(Action::Reopen),
         2 => (record, 0..20_usize).prop_map(|(record, nth)| Action::Corrupt(record, nth)),
+        1 => (asks(), left).prop_map(|(ask, left)| Action::Break(ask, left)),
     ];
     prop::collection::vec(action, 1..24)
 }

@@ -164,6 +164,22 @@ impl Naive {
         self.told.clear();
     }
 
+    /// Whether these are its counters, but for those of what was found in a database that was `repaired`.
+    pub(super) fn counts(&self, ledger: &Ledger, repaired: bool) -> bool {
+        let durable = |of: &Balance| (of.delivered, of.dead, of.expired);
+        let letters = self.letters.len() + if repaired { 0 } else { self.damaged_letters.len() };
+        (ledger.next.0, ledger.dead_held) == (self.next, letters as u64)
+            && durable(&ledger.balance) == durable(&self.balance)
+    }
+
+    /// It was made anew of what could be read.
+    pub(super) fn repaired(&mut self, set_aside: usize) {
+        self.balance.accepted += std::mem::take(&mut self.surplus);
+        self.damaged_letters.clear();
+        self.set_aside = set_aside;
+        self.stolen = 0;
+    }
+
     /// Those of `seqs` that wait were in a page that is set aside.
     pub(super) fn quarantine(&mut self, seqs: std::ops::Range<u64>) {
         self.blurred |= self.surplus > 0;

@@ -30,23 +30,25 @@ pub(in crate::queue) fn meet_full_disk(path: &Path) -> Result<(), CommitError> {
 }
 
 /// What an ask was answered.
-enum Answer {
+pub(super) enum Answer {
     Appended(Vec<Appended>),
     Requeued(Requeued),
     Done,
+    /// Nobody knows.
+    None,
 }
 
 /// What an ask means for the naive queue, given its answer, and whether the disk may have been full meanwhile.
-type Expected = Box<dyn FnOnce(&mut Naive, Answer, bool)>;
+pub(super) type Expected = Box<dyn FnOnce(&mut Naive, Answer, bool)>;
 
 /// The records of a closed database.
 type Records = BTreeMap<Vec<u8>, Vec<u8>>;
 
 pub(super) struct Pair {
-    naive: Naive,
-    settings: Settings,
-    queue: Option<Queue>,
-    live: Option<mpsc::Receiver<Committed>>,
+    pub(super) naive: Naive,
+    pub(super) settings: Settings,
+    pub(super) queue: Option<Queue>,
+    pub(super) live: Option<mpsc::Receiver<Committed>>,
     /// Whether there is a reserve.
     reserve: bool,
     disk: Disk,
@@ -66,16 +68,20 @@ impl Pair {
     }
 
     fn open(&mut self) {
+        self.open_only();
+        self.naive.open();
+    }
+
+    pub(super) fn open_only(&mut self) {
         let now: Now = Arc::new(|| Moment::from_millis(CLOCK.load(Ordering::Relaxed)));
         let probe = |_: &Path| Ok::<_, io::Error>(FREE.load(Ordering::Relaxed));
         let queue = Queue::open_with(self.settings.clone(), &account("acme"), now, probe, false).unwrap();
         self.live = queue.store().live();
         self.queue = Some(queue);
         self.look_at_disk();
-        self.naive.open();
     }
 
-    fn store(&self) -> Store {
+    pub(super) fn store(&self) -> Store {
         self.queue.as_ref().unwrap().store()
     }
 
@@ -135,6 +141,7 @@ impl Pair {
                 self.open();
             }
             Action::Corrupt(record, nth) => self.corrupt(*record, *nth).await,
+            Action::Break(ask, left) => self.break_disk(ask, *left).await,
         }
     }
 
@@ -164,6 +171,7 @@ impl Pair {
         }
         let answers = join_all(asked).await;
         for (apply, answer) in expected.into_iter().zip(answers.into_iter().skip(first)) {
+            assert!(!matches!(answer, Answer::None), "it is answered");
             apply(&mut self.naive, answer, begins);
         }
         if fault == Some(Fault::Next) {
@@ -185,13 +193,13 @@ impl Pair {
         store.commands.send(Command::Reopen(store.view.times_opened().unwrap())).unwrap();
     }
 
-    fn write_down<'a>(&self, store: &'a Store) -> BoxFuture<'a, Answer> {
+    pub(super) fn write_down<'a>(&self, store: &'a Store) -> BoxFuture<'a, Answer> {
         let value = self.step.to_be_bytes().to_vec();
-        store.put_meta("step", value).map(|done| done.map(|()| Answer::Done).unwrap()).boxed()
+        store.put_meta("step", value).map(done).boxed()
     }
 
     /// What is asked of the queue; what that means for the naive one is added to `expected`.
-    fn prepare<'a>(
+    pub(super) fn prepare<'a>(
         &mut self,
         store: &'a Store,
         ask: &Ask,
@@ -204,7 +212,7 @@ impl Pair {
                 naive.deliver(&delivered);
                 naive.bury(&burials);
             }));
-            asked.map(|done| done.map(|()| Answer::Done).unwrap()).boxed()
+            asked.map(done).boxed()
         };
         let waiting = || self.naive.waiting.iter().copied();
         let bury = |seqs: Vec<u64>, reason| -> Vec<Burial> {
@@ -230,7 +238,10 @@ impl Pair {
                 let chosen = pick.of(held.iter().copied());
                 let seqs = seqs_of(&chosen);
                 expected.push(Box::new(move |naive, answer, fault| {
-                    let Answer::Requeued(answer) = answer else { panic!("a requeue is answered") };
+                    let Answer::Requeued(answer) = answer else {
+                        naive.requeue(&chosen, u64::MAX);
+                        return;
+                    };
                     // Before or behind the fault there was room, or not.
                     let room = naive.room;
                     naive.room |= fault;
@@ -241,19 +252,24 @@ impl Pair {
                         assert!(refusal.contains("queue.max_events"), "{refusal}");
                     }
                 }));
-                async move { Answer::Requeued(store.requeue(&seqs).await.unwrap()) }.boxed()
+                async move { store.requeue(&seqs).await.map_or(Answer::None, Answer::Requeued) }.boxed()
             }
             Ask::Delete(pick) => {
                 let chosen = pick.of(held.iter().copied());
                 let asked = store.delete_dead(seqs_of(&chosen));
                 expected.push(Box::new(move |naive, _, _| naive.delete(&chosen)));
-                asked.map(|done| done.map(|()| Answer::Done).unwrap()).boxed()
+                asked.map(done).boxed()
             }
             Ask::Append(_) | Ask::Rest(_) => {
                 let batch = self.batch(ask, expected.len());
                 let submitted = batch.clone();
                 expected.push(Box::new(move |naive, answer, fault| {
-                    let Answer::Appended(answers) = answer else { panic!("an append is answered") };
+                    let Answer::Appended(answers) = answer else {
+                        for submission in &submitted {
+                            let _refused = naive.append(submission);
+                        }
+                        return;
+                    };
                     assert_eq!(answers.len(), submitted.len());
                     for (submission, answer) in submitted.iter().zip(answers) {
                         let refused = match answer {
@@ -275,8 +291,10 @@ impl Pair {
                     }
                 }));
                 let appender = self.queue.as_ref().unwrap().appender();
-                async move { Answer::Appended(appender.append(1, batch, vec![]).await.await.unwrap()) }
-                    .boxed()
+                async move {
+                    appender.append(1, batch, vec![]).await.await.map_or(Answer::None, Answer::Appended)
+                }
+                .boxed()
             }
         }
     }
@@ -369,7 +387,7 @@ impl Pair {
     }
 
     /// What the queue shows, some pages at a time.
-    fn scan(&self) -> Vec<Entry> {
+    pub(super) fn scan(&self) -> Vec<Entry> {
         let (store, mut from, mut entries) = (self.store(), Seq(1), Vec::new());
         loop {
             let scan = store.scan(from, 70).unwrap();
@@ -453,6 +471,10 @@ impl Pair {
     pub(super) async fn end(mut self) {
         self.close().await;
     }
+}
+
+fn done(done: Result<(), Failed>) -> Answer {
+    done.map_or(Answer::None, |()| Answer::Done)
 }
 
 /// Two equal lists; shows the first place where they are not.
