@@ -22,11 +22,15 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
         let ((endpoint, more), folder) = (NOBODY, temporary(settings)?);
         let mut daemon = Daemon::start(settings, folder.path(), endpoint, more)?;
         let before = ready(&mut daemon).await?;
-        let seen = waiting(&mut daemon, producers, SESSIONS, bytes, time).await?;
-        let used = daemon.used()?.since(&before);
+        let seen = waiting(daemon.socket(), producers, SESSIONS, bytes, time).await?;
+        let (used, commits) = (daemon.used()?.since(&before), daemon.commits().await?);
         daemon.end().await?;
         let group = usize::try_from(producers).unwrap_or(1);
         tell(report, &part, settings, &seen, &used, group).await?;
+        grouped(report, &part, &seen, commits);
+        let alone = limits::Socket::listen(folder.path())?;
+        let bare = waiting(&alone.path, producers, SESSIONS, bytes, time).await?;
+        beside_the_socket(report, &part, &seen, &bare);
         for (name, share) in [("reply p50", 0.5), ("reply p99", 0.99), ("reply p99.9", 0.999)] {
             report.add(&part, name, "ms", millis(seen.percentile(share)));
         }
@@ -37,15 +41,19 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
     let mut daemon = Daemon::start(settings, folder.path(), endpoint, more)?;
     let before = ready(&mut daemon).await?;
     let until = Until::Time(time);
-    let seen = pipelined(&mut daemon, connections, window, SESSIONS, bytes, until, 0).await?;
-    let used = daemon.used()?.since(&before);
+    let seen = pipelined(daemon.socket(), connections, window, SESSIONS, bytes, until, 0).await?;
+    let (used, commits) = (daemon.used()?.since(&before), daemon.commits().await?);
     let group = window * usize::try_from(connections).unwrap_or(1);
     tell(report, &part, settings, &seen, &used, group).await?;
+    grouped(report, &part, &seen, commits);
+    let alone = limits::Socket::listen(folder.path())?;
+    let bare = pipelined(&alone.path, connections, window, SESSIONS, bytes, until, 0).await?;
+    beside_the_socket(report, &part, &seen, &bare);
     let parsed = limits::parse(bytes, time / 4).await?;
     report.beside(&part, "accepted", "1/s", rate(seen.events, seen.time), ("serde_json, one thread", parsed));
 
     let half = rate(seen.events, seen.time) / 2.0;
-    let paced = paced(&mut daemon, connections, half, SESSIONS, bytes, time).await?;
+    let paced = paced(daemon.socket(), connections, half, SESSIONS, bytes, time).await?;
     daemon.end().await?;
     let part = "accept, half of the highest rate";
     report.beside(part, "accepted", "1/s", rate(paced.events, paced.time), ("asked for", half));
@@ -79,6 +87,19 @@ async fn tell(
     report.beside(part, "accepted", "1/s", accepted, ("the engine alone", engine));
     costs(report, part, settings, used, seen.events);
     Ok(())
+}
+
+/// What the same producers get through the same kind of socket where nothing is done with their lines.
+fn beside_the_socket(report: &mut Report, part: &str, seen: &Seen, bare: &Seen) {
+    let limit = ("the socket alone", rate(bare.events, bare.time));
+    report.beside(part, "accepted", "1/s", rate(seen.events, seen.time), limit);
+}
+
+/// How many events shared a commit.
+#[expect(clippy::cast_precision_loss, reason = "figures for a person")]
+fn grouped(report: &mut Report, part: &str, seen: &Seen, commits: u64) {
+    report.add(part, "commits, each with a sync", "1/s", rate(commits, seen.time));
+    report.add(part, "events a commit", "", seen.events as f64 / commits.max(1) as f64);
 }
 
 /// What `events` cost the daemon.

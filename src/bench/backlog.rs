@@ -27,7 +27,7 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
         let (producers, window) = PRODUCERS;
         let sessions = events / EVENTS_A_SESSION;
         let until = Until::Events(events);
-        let fills = pipelined(&mut daemon, producers, window, sessions, bytes, until, EVENTS_A_SESSION);
+        let fills = pipelined(daemon.socket(), producers, window, sessions, bytes, until, EVENTS_A_SESSION);
         let seen = fills.await?;
         let part = format!("backlog of {events}, filling");
         report.add(&part, "accepted", "1/s", rate(seen.events, seen.time));

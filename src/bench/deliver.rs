@@ -35,7 +35,7 @@ async fn whole(
     drop(daemon.connect().await?);
     let (before, began) = (daemon.used()?, Instant::now());
     let (producers, window) = PRODUCERS;
-    let submits = pipelined(&mut daemon, producers, window, sessions, bytes, Until::Events(events), each);
+    let submits = pipelined(daemon.socket(), producers, window, sessions, bytes, Until::Events(events), each);
     let seen = submits.await?;
     server.taken(events).await;
     let time = began.elapsed();

@@ -1,18 +1,21 @@
 //! What bare loops do on this machine with the same bytes.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 use super::load::Lines;
 use super::{BenchError, rate, system};
 use crate::queue;
+
+/// A reply as long as the daemon's.
+const STORED: &[u8] = b"{\"status\":\"queued\",\"ids\":[\"0-1000000\"],\"session_id\":\"session-1000000\"}\n";
 
 /// What a loop did that appends and syncs.
 pub(super) struct Appended {
@@ -66,6 +69,44 @@ pub(super) async fn engine(
         Ok(rate)
     });
     appended.await?.map_err(system("the engine alone cannot be measured"))
+}
+
+/// A socket behind which each line is answered at once and nothing is done with it; it goes with this.
+pub(super) struct Socket {
+    pub(super) path: PathBuf,
+    _accepts: JoinSet<()>,
+}
+
+impl Socket {
+    pub(super) fn listen(folder: &Path) -> Result<Self, BenchError> {
+        let path = folder.join("alone.sock");
+        let listener = UnixListener::bind(&path).map_err(system("a socket cannot be made"))?;
+        let mut accepts = JoinSet::new();
+        accepts.spawn(async move {
+            let mut connections = JoinSet::new();
+            // An error ends it, which the load sees.
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(answer(stream));
+            }
+        });
+        Ok(Self { path, _accepts: accepts })
+    }
+}
+
+/// Answers each line as the daemon answers one that is stored.
+async fn answer(stream: UnixStream) -> io::Result<()> {
+    let (mut reading, mut writing) = stream.into_split();
+    let (mut bytes, mut replies) = (vec![0; 64 * 1_024], Vec::new());
+    loop {
+        let count = reading.read(&mut bytes).await?;
+        let read = bytes.get(..count).filter(|read| !read.is_empty());
+        let Some(read) = read else { return Ok(()) };
+        replies.clear();
+        for _ in memchr::memchr_iter(b'\n', read) {
+            replies.extend_from_slice(STORED);
+        }
+        writing.write_all(&replies).await?;
+    }
 }
 
 /// Lines a second that one thread parses to JSON values, without doing anything with them.

@@ -1,6 +1,7 @@
 //! Producers: such that wait for each reply, and such that do not.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -10,7 +11,6 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use super::process::Daemon;
 use super::{BenchError, system};
 use crate::schedule::Random;
 
@@ -100,14 +100,14 @@ async fn reply(reading: &mut BufReader<OwnedReadHalf>, text: &mut String) -> Res
     if text.starts_with(r#"{"status":"queued""#) { Ok(()) } else { Err(BenchError::Refused(text.clone())) }
 }
 
-async fn connect(daemon: &mut Daemon) -> Result<(BufReader<OwnedReadHalf>, OwnedWriteHalf), BenchError> {
-    let (reading, writing) = UnixStream::into_split(daemon.connect().await?);
+async fn connect(socket: &Path) -> Result<(BufReader<OwnedReadHalf>, OwnedWriteHalf), BenchError> {
+    let (reading, writing) = UnixStream::connect(socket).await.map_err(no_answer)?.into_split();
     Ok((BufReader::with_capacity(64 * 1_024, reading), writing))
 }
 
 /// `producers` that write a line when they have the reply to the last one, for `time`.
 pub(super) async fn waiting(
-    daemon: &mut Daemon,
+    socket: &Path,
     producers: u64,
     sessions: u64,
     bytes: usize,
@@ -115,7 +115,7 @@ pub(super) async fn waiting(
 ) -> Result<Seen, BenchError> {
     let mut tasks = JoinSet::new();
     for producer in 0..producers {
-        let (mut reading, mut writing) = connect(daemon).await?;
+        let (mut reading, mut writing) = connect(socket).await?;
         tasks.spawn(async move {
             let (mut lines, mut seen) = (Lines::new(producer, sessions, bytes), Seen::default());
             let (mut text, mut answer) = (Vec::new(), String::new());
@@ -146,7 +146,7 @@ pub(super) enum Until {
 /// `producers` that keep up to `window` lines without a reply each. `each` is how many events in a row a session has;
 /// 0 draws the session of each line at random.
 pub(super) async fn pipelined(
-    daemon: &mut Daemon,
+    socket: &Path,
     producers: u64,
     window: usize,
     sessions: u64,
@@ -156,7 +156,7 @@ pub(super) async fn pipelined(
 ) -> Result<Seen, BenchError> {
     let mut tasks = JoinSet::new();
     for producer in 0..producers {
-        let (mut reading, mut writing) = connect(daemon).await?;
+        let (mut reading, mut writing) = connect(socket).await?;
         let (time, most) = match until {
             Until::Time(time) => (time, u64::MAX),
             Until::Events(events) => {
@@ -211,7 +211,7 @@ pub(super) async fn pipelined(
 
 /// `producers` that together write `rate` lines a second for `time`, whether replies come or not.
 pub(super) async fn paced(
-    daemon: &mut Daemon,
+    socket: &Path,
     producers: u64,
     rate: f64,
     sessions: u64,
@@ -220,7 +220,7 @@ pub(super) async fn paced(
 ) -> Result<Seen, BenchError> {
     let mut tasks = JoinSet::new();
     for producer in 0..producers {
-        let (mut reading, mut writing) = connect(daemon).await?;
+        let (mut reading, mut writing) = connect(socket).await?;
         tasks.spawn(async move {
             let mut lines = Lines::new(producer, sessions, bytes);
             let began = Instant::now();

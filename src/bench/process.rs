@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
@@ -23,6 +24,7 @@ const RECONNECT: Duration = Duration::from_millis(1);
 pub(super) struct Daemon {
     child: Child,
     folder: PathBuf,
+    socket: PathBuf,
 }
 
 /// What a process used since it began.
@@ -106,13 +108,13 @@ impl Daemon {
         command.stderr(log.map_err(system("the daemon's log cannot be kept"))?);
         let program = settings.program.display();
         let child = command.spawn().map_err(system(format!("{program} cannot be started")))?;
-        Ok(Self { child, folder: folder.to_owned() })
+        Ok(Self { child, folder: folder.to_owned(), socket: folder.join("notify.sock") })
     }
 
     /// A connection, as soon as it takes one.
     pub(super) async fn connect(&mut self) -> Result<UnixStream, BenchError> {
         loop {
-            match UnixStream::connect(self.folder.join("notify.sock")).await {
+            match UnixStream::connect(&self.socket).await {
                 Ok(stream) => return Ok(stream),
                 Err(_) => {
                     if let Some(status) =
@@ -126,6 +128,11 @@ impl Daemon {
         }
     }
 
+    /// The producers' socket.
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     fn ended(&self, status: String) -> BenchError {
         let text = fs::read_to_string(self.folder.join("daemon.log")).unwrap_or_default();
         BenchError::Ended { status, last: text.lines().next_back().unwrap_or("none").to_owned() }
@@ -134,6 +141,23 @@ impl Daemon {
     pub(super) fn used(&self) -> Result<Used, BenchError> {
         let process = PathBuf::from(format!("/proc/{}", self.child.id().unwrap_or(0)));
         used(&process).map_err(system("what the daemon used cannot be read"))
+    }
+
+    /// How many commits it made, each with a sync of its own, as its status says.
+    pub(super) async fn commits(&self) -> Result<u64, BenchError> {
+        self.asked().await.map_err(system("the daemon cannot be asked for its status"))
+    }
+
+    async fn asked(&self) -> io::Result<u64> {
+        let mut stream = BufReader::new(UnixStream::connect(self.folder.join("admin.sock")).await?);
+        stream.get_mut().write_all(b"{\"op\":\"status\"}\n").await?;
+        let mut line = String::new();
+        stream.read_line(&mut line).await?;
+        let status: serde_json::Value = serde_json::from_str(&line)?;
+        status
+            .get("commits")
+            .and_then(serde_json::Value::as_u64)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, line))
     }
 
     /// SIGKILL.
