@@ -11,6 +11,7 @@ pub mod figures;
 pub mod forecast;
 pub mod metrics;
 mod pulse;
+mod readers;
 mod reload;
 mod report;
 pub mod scrape;
@@ -104,6 +105,11 @@ pub enum DaemonError {
     /// The disk failed.
     #[error(transparent)]
     Disk(#[from] Failed),
+    /// There may be no more threads.
+    #[error(
+        "the threads that read the queue cannot be started: {0}. Check the limits: ulimit -a, and TasksMax= of the service"
+    )]
+    Threads(std::io::Error),
     /// The flusher ended because the queue cannot be read.
     #[error("delivery ended: {0}")]
     Delivery(String),
@@ -259,7 +265,7 @@ impl Daemon {
         }
         scheduler.restore(clock.now(), admin::restored(&store)?);
         let shown = shown(settings.identifiers, &store).await?;
-        let (shelf, feed) = (Shelf { store: store.clone(), desk }, Feed::default());
+        let (shelf, feed) = (Shelf::new(store.clone(), desk).map_err(DaemonError::Threads)?, Feed::default());
         let slot_limit = settings.transport.timeout + settings.stuck_after;
         let flusher = Flusher {
             backlog: shelf.clone(),

@@ -1,11 +1,13 @@
 //! The queue as its neighbours see it: the ingest's door into it, and the shelf from which the flusher takes.
 
+use std::io;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tracing::error;
 
 use super::desk::Desk;
+use super::readers::Readers;
 use crate::delivery::Backlog;
 use crate::event::{Entry, Event, Seq};
 use crate::ingest::{Admission, Slip};
@@ -50,19 +52,29 @@ impl Admission for Door {
 /// The queue as the flusher sees it.
 #[derive(Clone)]
 pub(super) struct Shelf {
-    pub(super) store: Store,
-    pub(super) desk: Desk,
+    store: Store,
+    desk: Desk,
+    readers: Readers,
+}
+
+impl Shelf {
+    pub(super) fn new(store: Store, desk: Desk) -> io::Result<Self> {
+        Ok(Self { store, desk, readers: Readers::start()? })
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Store) -> Result<T, Failed> + Send + 'static,
+    ) -> Result<T, Failed> {
+        self.readers.read(self.store.clone(), read).await
+    }
 }
 
 impl Backlog for Shelf {
     type Error = Failed;
 
     async fn scan(&self, from: Seq, max: usize) -> Result<(Vec<Entry>, Seq), Failed> {
-        let scan = || {
-            let store = self.store.clone();
-            blocking(move || store.scan(from, max))
-        };
-        let scan = patiently(scan).await?;
+        let scan = patiently(|| self.read(move |store| store.scan(from, max))).await?;
         Ok((scan.entries, scan.next))
     }
 
@@ -71,8 +83,7 @@ impl Backlog for Shelf {
         let absent = |(_, event): &(_, &Option<Event>)| event.is_none();
         let rest: Vec<Seq> = seqs.iter().copied().zip(&events).filter(absent).map(|(seq, _)| seq).collect();
         if !rest.is_empty() {
-            let store = self.store.clone();
-            let read = blocking(move || store.load(&rest)).await?;
+            let read = self.read(move |store| store.load(&rest)).await?;
             let places = events.iter_mut().filter(|event| event.is_none());
             places.zip(read).for_each(|(place, event)| *place = event);
         }
