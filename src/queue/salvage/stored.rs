@@ -85,31 +85,28 @@ impl Stored {
     /// Reads what is where; where the disk `failed`, the commit that met it counts whole or not at all.
     pub(super) fn open(database: &Path, failed: bool) -> Result<Self, SalvageError> {
         let unread = |source| SalvageError::Read { path: database.to_owned(), source };
-        let durable = replay(database).map_err(unread)?.reached;
-        let known = Known { durable, ..known(database).map_err(unread)? };
-        let sure = failed.then_some(known.reached.max(durable));
-        let read = |tail| {
-            let tree = Tree::open(database, tail, sure).map_err(unread)?;
-            Ok::<_, SalvageError>(Self {
-                tree,
-                journal: replay(database).map_err(unread)?,
-                path: database.to_owned(),
-            })
-        };
+        let journal = replay(database).map_err(unread)?;
+        let known = Known { durable: journal.reached, ..known(database).map_err(unread)? };
+        let sure = failed.then_some(known.reached.max(known.durable));
+        let tree = |tail| Tree::open(database, tail, sure).map_err(unread);
+        let stored = |tree| Self { tree, journal, path: database.to_owned() };
         // The engine would drop what can be read, and never did: it does not open such a log.
         for known in [Known::default(), known] {
             if would_lose(database, known).map_err(unread)?.is_some() {
-                return read(Tail::Kept);
+                return Ok(stored(tree(Tail::Kept)?));
             }
         }
-        let stored = read(Tail::Dropped)?;
+        let mut stored = stored(tree(Tail::Dropped)?);
         // Written once, it is in the engine for good as soon as it has moved there; the counters are always in the journal.
         if stored.schema()?.is_some() {
             return Ok(stored);
         }
         // No daemon went on from here, but one may have tried to start: the engine gave up what is behind the damage then.
-        let whole = read(Tail::Kept)?;
-        Ok(if whole.schema()?.is_some() { whole } else { stored })
+        let dropped = std::mem::replace(&mut stored.tree, tree(Tail::Kept)?);
+        if stored.schema()?.is_none() {
+            stored.tree = dropped;
+        }
+        Ok(stored)
     }
 
     fn failed(&self, source: io::Error) -> SalvageError {
