@@ -281,11 +281,12 @@ impl Engine {
 impl Open {
     /// Moves what is left of the oldest segments of a full journal into the engine, about `max` bytes.
     fn make_room(&self, path: &Path, mut max: usize) -> Result<(), CommitError> {
-        let mut moved = false;
+        let mut given_up = false;
         while max > 0 && self.journal.is_full() {
             let records = self.journal.next_to_move(max);
             if records.is_empty() {
                 self.journal.give_up_oldest()?;
+                given_up = true;
                 continue;
             }
             let (mut batch, mut keys) = (sled::Batch::default(), Vec::new());
@@ -305,11 +306,11 @@ impl Open {
             // Each batch is durable before the next one begins, which `salvage/sight.rs` counts on, and before the journal
             // gives up what was in it.
             self.flush()?;
-            moved = true;
             reach("journal", "moved");
         }
-        // Where the log cannot be read now, the journal says what it said before, which is as true.
-        if moved && let Ok(place) = salvage::log_end(path) {
+        // Until a segment is given up the journal has what moved; and the whole log is looked through for its end. Where it cannot
+        // be read now, the journal says what it said before, which is as true.
+        if given_up && let Ok(place) = salvage::log_end(path) {
             self.journal.engine_reached(place);
         }
         Ok(())
