@@ -44,6 +44,8 @@ impl<'a> Bytes<'a> {
 pub(super) struct Leaf {
     /// What all its keys begin with; they are kept without it.
     pub(super) prefix: Vec<u8>,
+    /// The page whose range begins where this one's ends; 0 for none.
+    pub(super) next: u64,
     pub(super) records: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
@@ -63,7 +65,7 @@ impl Range {
 /// The range of a page, and its records where it is no index.
 pub(super) fn node(body: &[u8]) -> Option<(Range, Option<Leaf>)> {
     let mut bytes = Bytes(body);
-    let (_next, _merging_child, _merging) = (bytes.number()?, bytes.number()?, bytes.byte()?);
+    let (next, _merging_child, _merging) = (bytes.number()?, bytes.number()?, bytes.byte()?);
     let prefix = usize::from(bytes.byte()?);
     let range = Range { low: bytes.text()?.to_vec(), high: bytes.text()?.to_vec() };
     let (kind, count) = (bytes.byte()?, bytes.number()?);
@@ -74,7 +76,7 @@ pub(super) fn node(body: &[u8]) -> Option<(Range, Option<Leaf>)> {
     let record = |key: &[u8]| Some((key.to_vec(), bytes.text()?.to_vec()));
     let records = keys.into_iter().map(record).collect::<Option<_>>()?;
     let prefix = range.low.get(..prefix)?.to_vec();
-    Some((range, Some(Leaf { prefix, records })))
+    Some((range, Some(Leaf { prefix, next, records })))
 }
 
 impl Leaf {

@@ -7,6 +7,9 @@
 //! - of a damaged one, each record has a value that it once had: the last that can be read. Where two pages claim a key, since
 //!   a message that took it from one of them is lost, the page that was written last has it.
 //!
+//! A crash in the middle of a split leaves a page that nobody knows of, with old records, and the engine moves it about in its
+//! log for ever, so that it may have been written last. It has no key that a page claims which another one leads to.
+//!
 //! In memory are a place for each message that counts, and one page of records at a time for each kind of them.
 
 use std::cell::RefCell;
@@ -30,10 +33,12 @@ struct Chain {
 /// A page that holds records.
 struct Page {
     range: Range,
+    /// Whether the page before it, or the beginning of all keys, leads to it.
+    led_to: bool,
     chain: Chain,
     /// The highest key, exclusive, that this page or one before it reaches to; empty is beyond all.
     reach: Vec<u8>,
-    /// Later pages that claim a part of its range.
+    /// Pages that have those keys of its range which they claim, too.
     rivals: Vec<usize>,
 }
 
@@ -70,12 +75,24 @@ impl Tree {
             (_, Some(behind)) => behind.push(message),
             (_, None) => apply(&mut chains, message),
         })?;
-        let mut pages = Vec::with_capacity(chains.len());
-        for chain in chains.into_values() {
-            if let Some((range, Some(_))) = node(&log.body(chain.base)?) {
-                pages.push(Page { reach: range.high.clone(), range, chain, rivals: Vec::new() });
+        let (mut pages, mut leads) = (Vec::with_capacity(chains.len()), HashMap::new());
+        for (page, chain) in chains {
+            if let Some((range, Some(leaf))) = node(&log.body(chain.base)?) {
+                leads.entry(leaf.next).or_insert_with(Vec::new).push(range.high.clone());
+                pages.push((
+                    page,
+                    Page { reach: range.high.clone(), range, led_to: false, chain, rivals: Vec::new() },
+                ));
             }
         }
+        let led_to = |page: u64, low: &Vec<u8>| leads.get(&page).is_some_and(|highs| highs.contains(low));
+        let mut pages: Vec<Page> = pages
+            .into_iter()
+            .map(|(number, page)| Page {
+                led_to: page.range.low.is_empty() || led_to(number, &page.range.low),
+                ..page
+            })
+            .collect();
         pages.sort_by(|a, b| (&a.range, a.chain.base.lsn).cmp(&(&b.range, b.chain.base.lsn)));
         let mut reach: Option<Vec<u8>> = None;
         for page in &mut pages {
@@ -86,6 +103,12 @@ impl Tree {
         }
         find_rivals(&mut pages);
         Ok(Self { log, gaps, pages, read: RefCell::default() })
+    }
+
+    /// Whether there is a page that nothing leads to.
+    #[cfg(test)]
+    pub(super) fn has_unknown(&self) -> bool {
+        self.pages.iter().any(|page| !page.led_to)
     }
 
     /// What the pages and their changes take in the log.
@@ -121,7 +144,7 @@ impl Tree {
         for link in &page.chain.links {
             let _unreadable = leaf.apply(&self.log.body(*link)?);
         }
-        let Leaf { prefix, records } = leaf;
+        let Leaf { prefix, records, .. } = leaf;
         let whole = records.into_iter().map(|(key, value)| ([prefix.as_slice(), &key].concat(), value));
         let claimed = |key: &[u8]| {
             let mut rivals = page.rivals.iter().filter_map(|rival| self.pages.get(*rival));
@@ -209,7 +232,8 @@ fn find_rivals(pages: &mut [Page]) {
         let high = &page.range.high;
         let behind = pages.iter().enumerate().skip(number + 1);
         for (other, rival) in behind.take_while(|(_, rival)| high.is_empty() || rival.range.low < *high) {
-            match rival.chain.base.lsn > page.chain.base.lsn {
+            let rank = |page: &Page| (page.led_to, page.chain.base.lsn);
+            match rank(rival) > rank(page) {
                 true => found.push((number, other)),
                 false => found.push((other, number)),
             }
