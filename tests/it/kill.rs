@@ -50,6 +50,7 @@ fn a_kill_at_every_place_that_matters_loses_nothing() {
     }
     // What a crash left: a snapshot that does not open, and the mark of a failed sync.
     for place in ["aside.renamed", "aside.synced"] {
+        world.fill_the_engine();
         world.spoil_snapshots();
         world.round(End::At(place), "");
     }

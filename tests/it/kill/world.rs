@@ -62,8 +62,8 @@ pub(super) enum End {
     InOrder,
 }
 
-/// A log of the engine of so many bytes has pages in several of its segments.
-const FULL_BYTES: u64 = 4 * 1_024 * 1_024;
+/// So many bytes more, and the engine's log has pages in several more of its segments.
+const FULL_BYTES: u64 = 2 * 1_024 * 1_024;
 
 impl World {
     pub(super) fn new() -> Self {
@@ -222,12 +222,14 @@ impl World {
         self.sandbox.faults(Faults { down: !serves, ..Faults::default() });
     }
 
-    /// Rounds in order while Target is down, until the first pages have moved on from the journal into the engine, where
-    /// they can be damaged from here.
+    /// Rounds in order while Target is down, until more pages have moved on from the journal into the engine, where they can
+    /// be damaged from here.
     pub(super) fn fill_the_engine(&mut self) {
         self.serve(false);
-        let log = self.queue().join("events.1/db");
-        while fs::metadata(&log).map_or(0, |log| log.len()) < FULL_BYTES {
+        let bytes =
+            |world: &Self| fs::metadata(database(&world.queue()).join("db")).map_or(0, |log| log.len());
+        let full = bytes(self) + FULL_BYTES;
+        while bytes(self) < full {
             self.round(End::InOrder, "");
         }
     }
@@ -258,14 +260,20 @@ impl World {
         assert_eq!(self.lost.len(), usize::from(key[9]));
     }
 
-    /// Leaves snapshots that do not open beside the database.
+    /// Damages the snapshots of the database.
     pub(super) fn spoil_snapshots(&self) {
-        let database = fs::read_dir(self.queue()).expect("a folder").filter_map(|entry| {
+        let mut spoilt = 0;
+        for entry in fs::read_dir(database(&self.queue())).expect("a folder") {
             let path = entry.expect("a folder can be listed").path();
-            path.file_name()?.to_str()?.starts_with("events.").then_some(path)
-        });
-        fs::write(database.max().expect("a database").join("snap.FFFFFFFFFFFFFFF0"), "zeros")
-            .expect("a file");
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snap.")) {
+                let mut bytes = fs::read(&path).expect("a snapshot");
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                fs::write(path, bytes).expect("a snapshot");
+                spoilt += 1;
+            }
+        }
+        assert!(spoilt > 0, "there is no snapshot");
     }
 
     /// A last daemon delivers what is left; says how many kills that were.
@@ -379,13 +387,23 @@ fn produce(
                 known.dead.extend(ids(&reply["dead"]));
             }
             _ => {
-                // The one fault that these daemons are given is a full disk.
-                assert_eq!(reply["error"]["code"], "storage_full", "{reply}");
+                // The one fault that these daemons are given is a full disk; and Target may be down until the queue is full.
+                let code = reply["error"]["code"].as_str();
+                assert!(matches!(code, Some("storage_full" | "queue_full")), "{reply}");
                 settled += 1;
             }
         }
     }
     writer.join().expect("the writer ends");
+}
+
+/// The database in a queue that counts, once there is one.
+fn database(queue: &Path) -> PathBuf {
+    let folder = fs::read_dir(queue).into_iter().flatten();
+    let databases = folder
+        .map(|entry| entry.expect("a folder can be listed").path())
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("events.")));
+    databases.max().unwrap_or_else(|| queue.join("events.1"))
 }
 
 pub(crate) fn copied(from: &Path, to: &Path) {
