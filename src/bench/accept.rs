@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::load::{Seen, Until, paced, pipelined, waiting};
+use super::load::{Seen, paced, pipelined, waiting};
 use super::process::{Daemon, Used};
 use super::{BenchError, Report, Settings, limits, micros_each, rate, temporary};
 
@@ -40,20 +40,24 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
     let ((endpoint, more), folder) = (NOBODY, temporary(settings)?);
     let mut daemon = Daemon::start(settings, folder.path(), endpoint, more)?;
     let before = ready(&mut daemon).await?;
-    let until = Until::Time(time);
-    let seen = pipelined(daemon.socket(), connections, window, SESSIONS, bytes, until, 0).await?;
+    let seen = pipelined(daemon.socket(), connections, window, SESSIONS, bytes, settings.events, 0).await?;
     let (used, commits) = (daemon.used()?.since(&before), daemon.commits().await?);
-    let group = window * usize::try_from(connections).unwrap_or(1);
+    daemon.end().await?;
+    let group = usize::try_from(seen.events / commits.max(1)).unwrap_or(1).max(1);
     tell(report, &part, settings, &seen, &used, group).await?;
     grouped(report, &part, &seen, commits);
     let alone = limits::Socket::listen(folder.path())?;
-    let bare = pipelined(&alone.path, connections, window, SESSIONS, bytes, until, 0).await?;
+    let bare = pipelined(&alone.path, connections, window, SESSIONS, bytes, settings.events, 0).await?;
     beside_the_socket(report, &part, &seen, &bare);
     let parsed = limits::parse(bytes, time / 4).await?;
     report.beside(&part, "accepted", "1/s", rate(seen.events, seen.time), ("serde_json, one thread", parsed));
 
     let half = rate(seen.events, seen.time) / 2.0;
-    let paced = paced(daemon.socket(), connections, half, SESSIONS, bytes, time).await?;
+    let folder = temporary(settings)?;
+    let mut daemon = Daemon::start(settings, folder.path(), endpoint, more)?;
+    ready(&mut daemon).await?;
+    // As many events as before.
+    let paced = paced(daemon.socket(), connections, half, SESSIONS, bytes, seen.time * 2).await?;
     daemon.end().await?;
     let part = "accept, half of the highest rate";
     report.beside(part, "accepted", "1/s", rate(paced.events, paced.time), ("asked for", half));

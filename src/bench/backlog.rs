@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::accept::costs;
-use super::load::{Until, pipelined};
+use super::load::pipelined;
 use super::process::Daemon;
 use super::server::Server;
 use super::{BenchError, Report, Settings, micros_each, rate, system, temporary};
@@ -26,8 +26,7 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
         let before = daemon.used()?;
         let (producers, window) = PRODUCERS;
         let sessions = events / EVENTS_A_SESSION;
-        let until = Until::Events(events);
-        let fills = pipelined(daemon.socket(), producers, window, sessions, bytes, until, EVENTS_A_SESSION);
+        let fills = pipelined(daemon.socket(), producers, window, sessions, bytes, events, EVENTS_A_SESSION);
         let seen = fills.await?;
         let part = format!("backlog of {events}, filling");
         report.add(&part, "accepted", "1/s", rate(seen.events, seen.time));

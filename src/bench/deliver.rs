@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::accept::costs;
-use super::load::{Until, pipelined};
+use super::load::pipelined;
 use super::process::Daemon;
 use super::server::Server;
 use super::{BenchError, Report, Settings, limits, micros_each, rate, system, temporary};
@@ -35,7 +35,7 @@ async fn whole(
     drop(daemon.connect().await?);
     let (before, began) = (daemon.used()?, Instant::now());
     let (producers, window) = PRODUCERS;
-    let submits = pipelined(daemon.socket(), producers, window, sessions, bytes, Until::Events(events), each);
+    let submits = pipelined(daemon.socket(), producers, window, sessions, bytes, events, each);
     let seen = submits.await?;
     server.taken(events).await;
     let time = began.elapsed();

@@ -135,15 +135,7 @@ pub(super) async fn waiting(
     Seen::join(tasks).await
 }
 
-/// When pipelining producers end.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Until {
-    Time(Duration),
-    /// So many events of all producers together.
-    Events(u64),
-}
-
-/// `producers` that keep up to `window` lines without a reply each. `each` is how many events in a row a session has;
+/// `producers` that keep up to `window` lines without a reply each, until they wrote `events` together. `each` is how many events in a row a session has;
 /// 0 draws the session of each line at random.
 pub(super) async fn pipelined(
     socket: &Path,
@@ -151,25 +143,20 @@ pub(super) async fn pipelined(
     window: usize,
     sessions: u64,
     bytes: usize,
-    until: Until,
+    events: u64,
     each: u64,
 ) -> Result<Seen, BenchError> {
     let mut tasks = JoinSet::new();
     for producer in 0..producers {
         let (mut reading, mut writing) = connect(socket).await?;
-        let (time, most) = match until {
-            Until::Time(time) => (time, u64::MAX),
-            Until::Events(events) => {
-                (Duration::MAX, events / producers + u64::from(producer < events % producers))
-            }
-        };
+        let most = events / producers + u64::from(producer < events % producers);
         tasks.spawn(async move {
             let mut lines = Lines::new(producer, sessions, bytes);
             let room = Semaphore::new(window);
             let began = Instant::now();
             let writes = async {
                 let (mut text, mut written) = (Vec::new(), 0);
-                while began.elapsed() < time && written < most {
+                while written < most {
                     // The semaphore is never closed.
                     let Ok(first) = room.acquire().await else { break };
                     first.forget();
