@@ -20,6 +20,7 @@ mod engine;
 mod error;
 mod folder;
 mod frame;
+mod inbox;
 mod index;
 mod journal;
 mod keys;
@@ -125,7 +126,7 @@ pub struct Queue {
 /// Hands submissions to the writer.
 #[derive(Clone, Debug)]
 pub struct Appender {
-    commands: std::sync::mpsc::Sender<Command>,
+    commands: inbox::Sender,
     /// [`MAX_WAITING_BYTES`], in KiB.
     room: Arc<Semaphore>,
 }
@@ -219,7 +220,7 @@ impl Appender {
             Arc::clone(&self.room).acquire_many_owned(u32::try_from(share).unwrap_or(u32::MAX)).await.ok();
         let (done, pending) = oneshot::channel();
         // A writer that is gone drops the sender, which the receiver is told as a lost commit.
-        let _sent = self.commands.send(Command::Append(Append { producer, batch, hooks, done, _room: room }));
+        self.commands.send(Command::Append(Append { producer, batch, hooks, done, _room: room }));
         pending
     }
 }
@@ -240,7 +241,7 @@ impl Queue {
     /// Commits what waits and closes the database; everything that is handed on later is lost.
     pub async fn shutdown(self) -> Result<(), Failed> {
         let Self { store, appender, writer } = self;
-        let _sent = appender.commands.send(Command::Stop);
+        appender.commands.send(Command::Stop);
         drop(appender);
         // The join is blocking, and short: the last commit.
         let _joined = tokio::task::spawn_blocking(|| writer.join()).await;

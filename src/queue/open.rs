@@ -11,6 +11,7 @@ use super::batch::Batch;
 use super::engine::{CommitError, Engine, create};
 use super::error::OpenError;
 use super::folder::Folder;
+use super::inbox::inbox;
 use super::keys::{PAGE, PageKey, meta, numbered};
 use super::migrations::{self, Change, Record, Records, newest, steps};
 use super::pages::Pages;
@@ -93,7 +94,7 @@ impl Queue {
 
     fn start(parts: Parts) -> Self {
         let Parts { folder, settings, space, engine, ledger, now } = parts;
-        let (commands, asked) = std::sync::mpsc::channel();
+        let (commands, asked) = inbox();
         let (live, taken) = mpsc::channel(MAX_LIVE_COMMITS);
         let (ledgers, failed) = (watch::Sender::new(ledger), watch::Sender::new(None));
         let told = Told { ledger: ledgers, failed, live, recent: Arc::default(), counts: Arc::default() };

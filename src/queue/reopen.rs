@@ -10,7 +10,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use tracing::{info, warn};
 
 use super::engine::{CommitError, Engine};
 use super::error::OpenError;
+use super::inbox::{Receiver, Waited};
 use super::open::ledger;
 use super::writer::{Plan, Writer};
 use super::{Command, Ledger};
@@ -59,7 +59,7 @@ impl Writer {
         &mut self,
         mut plan: Plan,
         error: CommitError,
-        commands: &Receiver<Command>,
+        commands: &Receiver,
         waiting: &mut VecDeque<Command>,
     ) -> Result<(), CommitError> {
         let path = self.engine.path().to_owned();
@@ -90,7 +90,7 @@ impl Writer {
         &mut self,
         full: CommitError,
         plan: &mut Plan,
-        commands: &Receiver<Command>,
+        commands: &Receiver,
         waiting: &mut VecDeque<Command>,
     ) -> Result<(), CommitError> {
         let (path, view) = (self.engine.path().to_owned(), self.view.clone());
@@ -104,7 +104,7 @@ impl Writer {
                         // Another start would fare no better: here producers are answered meanwhile. Those of the commit
                         // are told that nobody knows, which may last.
                         plan.stored.clear();
-                        waiting.extend(commands.try_iter());
+                        waiting.extend(commands.take());
                         self.refuse(waiting);
                         // It may have been asked for with the very commit that failed.
                         if plan.asked.iter().chain(&*waiting).any(|command| matches!(command, Command::Stop))
@@ -137,24 +137,21 @@ impl Writer {
     /// Waits for the end of the pause, and says whether the queue ends before that.
     pub(super) fn wait_for_room(
         &mut self,
-        commands: &Receiver<Command>,
+        commands: &Receiver,
         waiting: &mut VecDeque<Command>,
     ) -> Result<bool, CommitError> {
-        waiting.extend(commands.try_iter());
+        waiting.extend(commands.take());
         self.refuse(waiting);
         let left = self.pause.until.map(|until| until.saturating_duration_since(Instant::now()));
         let stops = waiting.iter().any(|command| matches!(command, Command::Stop));
-        match commands.recv_timeout(left.unwrap_or_default()) {
+        match commands.wait(1, Some(Instant::now() + left.unwrap_or_default())) {
             _ if stops => {}
-            Ok(command) => {
-                waiting.push_back(command);
-                return Ok(false);
-            }
-            Err(RecvTimeoutError::Timeout) => {
+            Waited::Enough => return Ok(false),
+            Waited::TimedOut => {
                 self.pause.until = None;
                 return Ok(false);
             }
-            Err(RecvTimeoutError::Disconnected) => {}
+            Waited::Alone => {}
         }
         // What removes settled pages can wait for the next start; what somebody waits for cannot.
         match waiting.iter().any(|command| command.lasts() || matches!(command, Command::Requeue { .. })) {

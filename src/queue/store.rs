@@ -1,7 +1,6 @@
 //! The reading side: what waits to be delivered, and what became of it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -9,6 +8,7 @@ use tracing::{error, info};
 
 use super::engine::{Engine, met_full_disk};
 use super::error::Failed;
+use super::inbox::Sender;
 use super::keys::{DEAD, MEMBERS, PAGE, PageKey, numbered, seq_of};
 use super::pages::{left, page_at, walk};
 use super::recent::Recent;
@@ -46,7 +46,7 @@ pub struct Committed {
 #[derive(Clone, Debug)]
 pub struct Store {
     pub(super) view: View,
-    pub(super) commands: Sender<Command>,
+    pub(super) commands: Sender,
     pub(super) ledger: watch::Receiver<Ledger>,
     pub(super) failed: watch::Receiver<Option<Failed>>,
     pub(super) live: Arc<Mutex<Option<mpsc::Receiver<Committed>>>>,
@@ -108,11 +108,11 @@ impl Store {
             }
             _ => {
                 // The writer says how many events that is; a queue that is closing does so at its next start.
-                let _sent = self.commands.send(Command::Quarantine(key));
+                self.commands.send(Command::Quarantine(key));
             }
         }
         if left == 0 && there {
-            let _sent = self.commands.send(Command::Trim(key));
+            self.commands.send(Command::Trim(key));
         }
         self.counted(key.first, u64::from(left.count_ones()));
         Ok(())
@@ -140,7 +140,7 @@ impl Store {
                     missing,
                     "events that were accepted are not in the queue: they are counted as quarantined. Check the disk: journalctl -k"
                 );
-                let _sent = self.commands.send(Command::Missing(missing));
+                self.commands.send(Command::Missing(missing));
             }
             None => {
                 let surplus = seen - promised;
@@ -150,7 +150,7 @@ impl Store {
                     surplus,
                     "the queue holds more events than its counters say: they are delivered. Please report it with target-notifyd status --json"
                 );
-                let _sent = self.commands.send(Command::Surplus(surplus));
+                self.commands.send(Command::Surplus(surplus));
             }
         }
     }
@@ -180,7 +180,7 @@ impl Store {
             Ok((events, unreadable))
         })?;
         for page in unreadable {
-            let _sent = self.commands.send(Command::Quarantine(page));
+            self.commands.send(Command::Quarantine(page));
         }
         Ok(events)
     }
@@ -226,7 +226,7 @@ impl Store {
     /// Goes by the limits of `settings` from the next commit on; the folder stays what it is.
     pub fn limit(&self, settings: Settings) {
         self.dead_max_events.store(settings.dead_max_events, Ordering::Relaxed);
-        let _ended = self.commands.send(Command::Limits(settings));
+        self.commands.send(Command::Limits(settings));
     }
 
     /// Returns once the writer has gone through its loop, with whatever commit was under way or waiting.
@@ -248,8 +248,7 @@ impl Store {
     }
 
     async fn ask<T>(&self, command: Command, waiting: oneshot::Receiver<T>) -> Result<T, Failed> {
-        // Dropped at once: a writer that has ended gives the command back, and with it the sender that is waited for.
-        drop(self.commands.send(command));
+        self.commands.send(command);
         waiting.await.map_err(|_| self.failure().unwrap_or(Failed::Closed))
     }
 
@@ -341,7 +340,7 @@ impl Store {
             let Some(opened) = opened.filter(|_| met_full_disk(&error)) else {
                 return Err(self.broken(&error));
             };
-            let _ended = self.commands.send(Command::Reopen(opened));
+            self.commands.send(Command::Reopen(opened));
             if !self.view.wait_past(opened) {
                 return Err(self.broken(&error));
             }

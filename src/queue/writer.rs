@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -13,6 +12,7 @@ use super::batch::Batch;
 use super::engine::{CommitError, Engine, panic_text};
 use super::error::Failed;
 use super::folder::Folder;
+use super::inbox::{Receiver, Waited};
 use super::keys::{self, MARK, MEMBERS, PageKey, cut, meta, numbered, part};
 use super::open_page::OpenPage;
 use super::pages::{PageState, Pages, mark_value};
@@ -39,7 +39,7 @@ const COMMIT_REMOVALS: usize = 1_024;
 /// After this long without work, pages that are settled are removed.
 const IDLE: Duration = Duration::from_millis(50);
 /// A commit may be put off for this part of what the last one took, so that more come along.
-const GATHER_SHARE: u32 = 4;
+const GATHER_SHARE: u32 = 1;
 /// But for no longer than this.
 const LONGEST_GATHER: Duration = Duration::from_millis(2);
 /// When a producer that found no room is told to come back.
@@ -64,9 +64,10 @@ pub(super) struct Writer {
 }
 
 /// What the last commit was like.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct LastCommit {
-    appends: usize,
+    /// The connections that it answered.
+    producers: BTreeSet<u64>,
     time: Duration,
 }
 
@@ -81,6 +82,8 @@ pub(super) struct Plan {
     pub(super) recent: Vec<Event>,
     pub(super) stored: Vec<(oneshot::Sender<Vec<Appended>>, Vec<Appended>)>,
     hooks: Vec<(OnStored, Seq)>,
+    /// The connections whose lines it answers.
+    producers: BTreeSet<u64>,
     /// What it does for others than producers; kept, since it may have to be planned anew.
     pub(super) asked: Vec<Command>,
     /// What became of each requeue among them.
@@ -97,7 +100,7 @@ pub(super) struct Plan {
 
 impl Writer {
     /// Commits until it is told to stop, nobody is left to ask, or the disk fails.
-    pub(super) fn run(mut self, commands: &Receiver<Command>) {
+    pub(super) fn run(mut self, commands: &Receiver) {
         let worked = catch_unwind(AssertUnwindSafe(|| self.work(commands)));
         self.view.end();
         let error = match worked {
@@ -122,7 +125,7 @@ impl Writer {
         self.told.failed.send_replace(Some(failed));
     }
 
-    fn work(&mut self, commands: &Receiver<Command>) -> Result<(), CommitError> {
+    fn work(&mut self, commands: &Receiver) -> Result<(), CommitError> {
         let mut waiting = VecDeque::new();
         let mut stop = false;
         while !stop {
@@ -132,22 +135,13 @@ impl Writer {
                     false => continue,
                 }
             }
-            waiting.extend(commands.try_iter());
-            // Those who came while the last commit was made, and those whom it answered.
-            let awaited = self.last.appends + waiting.iter().filter_map(Command::lines).count();
+            waiting.extend(commands.take());
             if waiting.is_empty() {
-                let received = match self.settled.is_empty() {
-                    true => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                    false => commands.recv_timeout(IDLE),
-                };
-                match received {
-                    Ok(command) => waiting.push_back(command),
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => stop = true,
-                }
+                let idle = (!self.settled.is_empty()).then(|| Instant::now() + IDLE);
+                stop |= commands.wait(1, idle) == Waited::Alone;
             }
-            waiting.extend(commands.try_iter());
-            self.gather(commands, &mut waiting, awaited);
+            waiting.extend(commands.take());
+            self.gather(commands, &mut waiting);
             let (mut appends, asked) = take(&mut waiting);
             let mut plan = Plan { ledger: self.ledger, asked, ..Plan::default() };
             stop |= plan.asked.iter().any(|command| matches!(command, Command::Stop));
@@ -177,18 +171,26 @@ impl Writer {
     }
 
     /// Waits for those who were answered last to come again, for a share of what a commit takes. Without it producers that
-    /// wait for each reply fall into two groups, each of which waits for the other's commit.
-    fn gather(&self, commands: &Receiver<Command>, waiting: &mut VecDeque<Command>, awaited: usize) {
+    /// wait for each reply fall into two groups, each of which waits for the other's commit. Nobody is waited for of whom
+    /// something is there already.
+    fn gather(&self, commands: &Receiver, waiting: &mut VecDeque<Command>) {
         let mut lines: usize = waiting.iter().filter_map(Command::lines).sum();
-        let mut appends = waiting.iter().filter_map(Command::lines).count();
+        if lines == 0 {
+            return;
+        }
+        let there: BTreeSet<u64> = waiting.iter().filter_map(Command::producer).collect();
+        let mut missing: BTreeSet<u64> = self.last.producers.difference(&there).copied().collect();
         let until = Instant::now() + (self.last.time / GATHER_SHARE).min(LONGEST_GATHER);
-        while appends > 0 && appends < awaited && lines < COMMIT_EVENTS {
-            let Ok(command) = commands.recv_timeout(until.saturating_duration_since(Instant::now())) else {
+        while !missing.is_empty() && lines < COMMIT_EVENTS {
+            let waited = commands.wait(missing.len(), Some(until));
+            for command in commands.take() {
+                lines += command.lines().unwrap_or(0);
+                command.producer().map(|producer| missing.remove(&producer));
+                waiting.push_back(command);
+            }
+            if waited != Waited::Enough {
                 return;
-            };
-            lines += command.lines().unwrap_or(0);
-            appends += usize::from(command.lines().is_some());
-            waiting.push_back(command);
+            }
         }
     }
 
@@ -343,6 +345,7 @@ impl Writer {
                     Appended::Stored
                 }));
             }
+            plan.producers.insert(append.producer);
             plan.stored.push((append.done, answers));
         }
         page.close(plan);
@@ -378,7 +381,8 @@ impl Writer {
             plan.reach("planned");
             let began = Instant::now();
             self.engine.commit(std::mem::take(&mut plan.batch))?;
-            self.last = LastCommit { appends: plan.stored.len(), time: began.elapsed() };
+            let producers = std::mem::take(&mut plan.producers);
+            self.last = LastCommit { producers, time: began.elapsed() };
             plan.reach("committed");
             self.told.counts.commit();
             self.pause = Pause::default();
@@ -457,6 +461,14 @@ impl Command {
     fn lines(&self) -> Option<usize> {
         match self {
             Self::Append(append) => Some(append.batch.len()),
+            _ => None,
+        }
+    }
+
+    /// The connection that it comes from, where it is an append.
+    fn producer(&self) -> Option<u64> {
+        match self {
+            Self::Append(append) => Some(append.producer),
             _ => None,
         }
     }

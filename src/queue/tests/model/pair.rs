@@ -190,7 +190,7 @@ impl Pair {
     /// The engine meets the full disk in the next commit.
     fn meet_full_disk(&self) {
         let store = self.store();
-        store.commands.send(Command::Reopen(store.view.times_opened().unwrap())).unwrap();
+        store.commands.send(Command::Reopen(store.view.times_opened().unwrap()));
     }
 
     pub(super) fn write_down<'a>(&self, store: &'a Store) -> BoxFuture<'a, Answer> {
