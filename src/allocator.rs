@@ -10,6 +10,18 @@ use tikv_jemallocator::Jemalloc;
 /// ones take no memory before they are used, of which the storage engine has many.
 const LARGE: usize = 256 * 1_024;
 
+/// Has the system's allocator map each large block by itself, and give it back when it goes. As it stands it takes blocks of a
+/// size that was once given back for small ones from then on, and keeps them in between others.
+#[cfg(target_env = "gnu")]
+pub(crate) fn settle() {
+    // SAFETY: it changes a number, and nothing else runs yet.
+    let _known = unsafe { nix::libc::mallopt(nix::libc::M_MMAP_THRESHOLD, LARGE as nix::libc::c_int) };
+}
+
+/// Other systems have no such number.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn settle() {}
+
 #[global_allocator]
 static ALLOCATOR: BySize = BySize;
 

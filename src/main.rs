@@ -7,5 +7,6 @@ use std::process::ExitCode;
 use target_notifyd::cli;
 
 fn main() -> ExitCode {
+    allocator::settle();
     cli::main().into()
 }

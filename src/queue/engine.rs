@@ -37,7 +37,7 @@ use super::synced;
 use crate::failpoint::reach;
 
 /// What sled keeps in memory of the pages that it read, in bytes.
-const CACHE_BYTES: u64 = 16 * 1_024 * 1_024;
+const CACHE_BYTES: u64 = 4 * 1_024 * 1_024;
 /// The unit in which sled's log grows; it wants the same at every open.
 pub(super) const SEGMENT_BYTES: usize = 512 * 1_024;
 /// How many bytes each commit moves at least out of a full journal into the engine: each time takes a sync.
@@ -306,6 +306,7 @@ impl Open {
             // Each batch is durable before the next one begins, which `salvage/sight.rs` counts on, and before the journal
             // gives up what was in it.
             self.flush()?;
+            let_go();
             reach("journal", "moved");
         }
         // Until a segment is given up the journal has what moved; and the whole log is looked through for its end. Where it cannot
@@ -378,6 +379,15 @@ fn open(path: &Path) -> Result<Engine, CommitError> {
         let journal = Journal::open(path, journal.take().unwrap_or_default(), tops(&db))?;
         let open = Open { db, journal, log, nudge: Nudge::default() };
         return Ok(Engine { open: Some(Arc::new(open)), path: path.to_owned() });
+    }
+}
+
+/// Has the engine free what it has replaced of its pages. It leaves each of them with the thread that replaced it, until that
+/// thread has some dozens, and has used the engine more than a hundred times since: those of large pages are many MiB.
+pub(super) fn let_go() {
+    // What was replaced is free once all threads were seen twice to be done with what they look at.
+    for _ in 0..3 {
+        crossbeam_epoch::pin().flush();
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use crate::event::{Event, Seq};
 
 /// What the events kept here may hold together, in bytes.
-pub const MAX_RECENT_BYTES: usize = 16 * 1_024 * 1_024;
+pub const MAX_RECENT_BYTES: usize = 4 * 1_024 * 1_024;
 
 /// What an event takes beside its notification and its envelope, or did take: its place stays until all before it are gone.
 const PLACE_BYTES: usize = 192;

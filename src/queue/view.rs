@@ -3,7 +3,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::engine::Engine;
+use super::engine::{Engine, let_go};
 
 /// How long a reader waits for the writer to open the database again, after it met the full disk itself.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,7 +33,9 @@ impl View {
     /// One read; nobody opens the database again meanwhile.
     pub(super) fn read<T>(&self, read: impl FnOnce(&Engine) -> T) -> T {
         // Nothing is changed under this lock but as a whole.
-        read(&self.0.engine.read().unwrap_or_else(PoisonError::into_inner))
+        let read = read(&self.0.engine.read().unwrap_or_else(PoisonError::into_inner));
+        let_go();
+        read
     }
 
     /// Takes the database away from the readers, and gives them the one that `open` gives. They wait meanwhile.
