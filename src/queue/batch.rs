@@ -10,6 +10,11 @@ pub(super) struct Batch {
 }
 
 impl Batch {
+    /// An empty one, in memory that was used before.
+    pub(super) fn within(frames: Vec<u8>) -> Self {
+        Self { frames, count: 0 }
+    }
+
     /// The key gets this value.
     pub(super) fn insert(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
         self.add(Kind::Insert, key.as_ref(), value.as_ref());

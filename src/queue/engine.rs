@@ -203,6 +203,11 @@ impl Engine {
         }
     }
 
+    /// An empty batch for the next commit.
+    pub(super) fn batch(&self) -> Batch {
+        self.open.as_ref().map(|open| open.journal.batch()).unwrap_or_default()
+    }
+
     /// Writes `batch`, and returns once it is on stable storage.
     pub(super) fn commit(&self, batch: Batch) -> Result<(), CommitError> {
         let open = self.opened()?;

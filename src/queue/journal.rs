@@ -37,6 +37,8 @@ const MAX_BYTES: u64 = 256 * 1_024 * 1_024;
 const SHARE: u64 = 8;
 /// The smallest segment, in bytes.
 const MIN_SEGMENT_BYTES: u64 = 4 * 1_024;
+/// The most memory that is kept for the next commit, in bytes: as much as most commits take.
+const MAX_SPARE_BYTES: usize = 4 * 1_024 * 1_024;
 /// The most changes that a segment begins a commit with.
 const SEGMENT_CHANGES: u32 = 16_384;
 /// The most records of the index before the oldest segment moves on, however small the journal is: about 20 MiB of memory.
@@ -73,6 +75,8 @@ struct Tail {
     moved: Vec<u8>,
     /// The place that the engine's log surely reached.
     reached: u64,
+    /// Memory for the next commit: what is mapped anew for each one costs more than filling it.
+    spare: Vec<u8>,
 }
 
 /// What a journal holds.
@@ -225,7 +229,15 @@ impl Journal {
             folder: database.to_owned(),
             limit: AtomicU64::new(MAX_BYTES),
             index: RwLock::new(index),
-            tail: Mutex::new(Tail { segments, file, commit, changes: 0, moved: Vec::new(), reached }),
+            tail: Mutex::new(Tail {
+                segments,
+                file,
+                commit,
+                changes: 0,
+                moved: Vec::new(),
+                reached,
+                spare: Vec::new(),
+            }),
         })
     }
 
@@ -262,7 +274,18 @@ impl Journal {
             index.apply(number, at, frame);
             from = frame.end;
         }
+        drop(index);
+        if frames.capacity() <= MAX_SPARE_BYTES {
+            self.tail().spare = frames;
+        }
         Ok(())
+    }
+
+    /// An empty batch.
+    pub(super) fn batch(&self) -> Batch {
+        let mut frames = std::mem::take(&mut self.tail().spare);
+        frames.clear();
+        Batch::within(frames)
     }
 
     /// Begins a segment. Its name is durable before a commit in it is.

@@ -143,7 +143,7 @@ impl Writer {
             waiting.extend(commands.take());
             self.gather(commands, &mut waiting);
             let (mut appends, asked) = take(&mut waiting);
-            let mut plan = Plan { ledger: self.ledger, asked, ..Plan::default() };
+            let mut plan = Plan { batch: self.engine.batch(), ledger: self.ledger, asked, ..Plan::default() };
             stop |= plan.asked.iter().any(|command| matches!(command, Command::Stop));
             match self.store(&mut plan, &mut appends) {
                 Ok(()) => self.publish(plan),
