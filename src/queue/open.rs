@@ -128,6 +128,7 @@ impl Queue {
             now,
             told,
             last: LastCommit::default(),
+            halvings: 0,
             pause,
         };
         let writer = std::thread::spawn(move || writer.run(&asked));

@@ -38,10 +38,10 @@ const COMMIT_LINES_PER_PRODUCER: usize = 256;
 const COMMIT_REMOVALS: usize = 1_024;
 /// After this long without work, pages that are settled are removed.
 const IDLE: Duration = Duration::from_millis(50);
-/// A commit may be put off for this part of what the last one took, so that more come along.
-const GATHER_SHARE: u32 = 1;
-/// But for no longer than this.
+/// The longest that a commit is put off, so that more come along.
 const LONGEST_GATHER: Duration = Duration::from_millis(2);
+/// How often in a row the time to put a commit off is halved at most, where those that are waited for do not come.
+const MAX_HALVINGS: u32 = 4;
 /// When a producer that found no room is told to come back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -61,6 +61,8 @@ pub(super) struct Writer {
     /// Whether the disk is too full even for removals.
     pub(super) pause: Pause,
     pub(super) last: LastCommit,
+    /// How often the time to put a commit off was halved.
+    pub(super) halvings: u32,
 }
 
 /// What the last commit was like.
@@ -170,17 +172,18 @@ impl Writer {
         Ok(())
     }
 
-    /// Waits for those who were answered last to come again, for a share of what a commit takes. Without it producers that
+    /// Waits for those who were answered last to come again, for what a commit takes: for less as long as they do not come, since
+    /// then it is not the answer that they send their lines after. Without it producers that
     /// wait for each reply fall into two groups, each of which waits for the other's commit. Nobody is waited for of whom
     /// something is there already.
-    fn gather(&self, commands: &Receiver, waiting: &mut VecDeque<Command>) {
+    fn gather(&mut self, commands: &Receiver, waiting: &mut VecDeque<Command>) {
         let mut lines: usize = waiting.iter().filter_map(Command::lines).sum();
         if lines == 0 {
             return;
         }
         let there: BTreeSet<u64> = waiting.iter().filter_map(Command::producer).collect();
         let mut missing: BTreeSet<u64> = self.last.producers.difference(&there).copied().collect();
-        let until = Instant::now() + (self.last.time / GATHER_SHARE).min(LONGEST_GATHER);
+        let until = Instant::now() + self.last.time.min(LONGEST_GATHER) / (1 << self.halvings);
         while !missing.is_empty() && lines < COMMIT_EVENTS {
             let waited = commands.wait(missing.len(), Some(until));
             for command in commands.take() {
@@ -189,9 +192,11 @@ impl Writer {
                 waiting.push_back(command);
             }
             if waited != Waited::Enough {
+                self.halvings = (self.halvings + 1).min(MAX_HALVINGS);
                 return;
             }
         }
+        self.halvings = self.halvings.saturating_sub(1);
     }
 
     /// Plans a commit and makes it durable.
