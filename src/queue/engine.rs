@@ -15,7 +15,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +26,7 @@ use tracing::warn;
 
 use super::batch::Batch;
 use super::error::OpenError;
-use super::folder::{Folder, sync_tree};
+use super::folder::{Folder, is_same_file, sync_tree};
 use super::journal::{Journal, JournalError, Replay, replay};
 use super::keys;
 use super::merged::Merged;
@@ -226,12 +225,9 @@ impl Engine {
     /// Errs where the files that are written are no longer the database's: nobody would find what was written to them.
     pub(super) fn is_there(&self) -> Result<(), CommitError> {
         let open = self.opened()?;
-        let same = |there: &fs::Metadata, held: &fs::Metadata| {
-            (there.dev(), there.ino()) == (held.dev(), held.ino())
-        };
-        match (fs::metadata(self.path.join("db")), open.log.metadata()) {
-            (Ok(there), Ok(held)) if same(&there, &held) && open.journal.is_there() => Ok(()),
-            _ => Err(CommitError::Gone(self.path.clone())),
+        match is_same_file(&self.path.join("db"), &open.log) && open.journal.is_there() {
+            true => Ok(()),
+            false => Err(CommitError::Gone(self.path.clone())),
         }
     }
 
@@ -247,17 +243,21 @@ impl Engine {
 
     /// The records from `key` on, in the order of their keys.
     pub(super) fn from(&self, key: Vec<u8>) -> impl Iterator<Item = Result<(IVec, IVec), sled::Error>> {
-        let (merged, closed) = match self.opened() {
-            Ok(open) => (Some(Merged::new(open, key, None)), None),
-            Err(closed) => (None, Some(Err(closed))),
-        };
-        merged.into_iter().flatten().chain(closed)
+        self.merged(key, None)
     }
 
     /// The records whose keys begin with `prefix`, in the order of their keys.
     pub(super) fn parts(&self, prefix: &[u8]) -> impl Iterator<Item = Result<(IVec, IVec), sled::Error>> {
+        self.merged(prefix.to_vec(), behind(prefix))
+    }
+
+    fn merged(
+        &self,
+        from: Vec<u8>,
+        before: Option<Vec<u8>>,
+    ) -> impl Iterator<Item = Result<(IVec, IVec), sled::Error>> {
         let (merged, closed) = match self.opened() {
-            Ok(open) => (Some(Merged::new(open, prefix.to_vec(), behind(prefix))), None),
+            Ok(open) => (Some(Merged::new(open, from, before)), None),
             Err(closed) => (None, Some(Err(closed))),
         };
         merged.into_iter().flatten().chain(closed)

@@ -11,6 +11,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -199,4 +200,12 @@ fn sync_below(path: &Path) -> io::Result<()> {
         }
     }
     sync(path)
+}
+
+/// Whether the file at `path` is still the open one.
+pub(super) fn is_same_file(path: &Path, open: &File) -> bool {
+    match (fs::metadata(path), open.metadata()) {
+        (Ok(there), Ok(held)) => (there.dev(), there.ino()) == (held.dev(), held.ino()),
+        _ => false,
+    }
 }

@@ -16,13 +16,13 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::batch::Batch;
-use super::folder::sync;
+use super::folder::{is_same_file, sync};
 use super::frame::{self, End};
 use super::index::{Found, Index};
 use crate::failpoint::reach;
@@ -363,11 +363,7 @@ impl Journal {
     pub(super) fn is_there(&self) -> bool {
         let tail = self.tail();
         let (number, _) = tail.last();
-        let same = |there: &fs::Metadata, held: &fs::Metadata| {
-            (there.dev(), there.ino()) == (held.dev(), held.ino())
-        };
-        let there = fs::metadata(segment(&self.folder, number));
-        matches!((there, tail.file.metadata()), (Ok(there), Ok(held)) if same(&there, &held))
+        is_same_file(&segment(&self.folder, number), &tail.file)
     }
 
     pub(super) fn index(&self) -> RwLockReadGuard<'_, Index> {
