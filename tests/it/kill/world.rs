@@ -62,8 +62,8 @@ pub(super) enum End {
     InOrder,
 }
 
-/// So many bytes more, and the engine's log has pages in several more of its segments.
-const FULL_BYTES: u64 = 2 * 1_024 * 1_024;
+/// A log of the engine of so many bytes has pages in several of its segments. A full queue has several times as many.
+const FULL_BYTES: u64 = 4 * 1_024 * 1_024;
 
 impl World {
     pub(super) fn new() -> Self {
@@ -222,14 +222,15 @@ impl World {
         self.sandbox.faults(Faults { down: !serves, ..Faults::default() });
     }
 
-    /// Rounds in order while Target is down, until more pages have moved on from the journal into the engine, where they can
-    /// be damaged from here.
+    /// Rounds in order while Target is down, until the first pages have moved on from the journal into the engine, where
+    /// they can be damaged from here.
     pub(super) fn fill_the_engine(&mut self) {
         self.serve(false);
-        let bytes =
-            |world: &Self| fs::metadata(database(&world.queue()).join("db")).map_or(0, |log| log.len());
-        let full = bytes(self) + FULL_BYTES;
-        while bytes(self) < full {
+        let is_full = |world: &Self| {
+            let log = fs::metadata(database(&world.queue()).join("db"));
+            log.is_ok_and(|log| log.len() >= FULL_BYTES)
+        };
+        while !is_full(self) {
             self.round(End::InOrder, "");
         }
     }
