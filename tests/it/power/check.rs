@@ -173,7 +173,7 @@ pub(crate) fn check(
 }
 
 /// The names of the databases in the queue's folder.
-fn databases(path: &Path) -> BTreeSet<String> {
+pub(crate) fn databases(path: &Path) -> BTreeSet<String> {
     // Absent where nothing was begun.
     let entries = std::fs::read_dir(path).into_iter().flatten();
     let names = entries.map(|entry| entry.expect("a folder can be listed").file_name());
