@@ -94,6 +94,11 @@ fn change(root: &Path, change: impl FnOnce(&Engine, &mut Batch)) {
     engine.commit(batch).unwrap();
 }
 
+/// All that the engine has.
+fn records(engine: &Engine) -> Vec<Record> {
+    engine.from(vec![]).map(|record| record.map(|(k, v)| (k.to_vec(), v.to_vec())).unwrap()).collect()
+}
+
 #[test]
 fn a_whole_log_holds_the_records_that_the_engine_has() {
     let folder = TempDir::new().unwrap();
@@ -120,10 +125,7 @@ fn a_whole_log_holds_the_records_that_the_engine_has() {
             open.db.apply_batch(batch).unwrap();
             open.flush().unwrap();
         }
-        let expected: Vec<Record> = engine
-            .from(vec![])
-            .map(|record| record.map(|(k, v)| (k.to_vec(), v.to_vec())).unwrap())
-            .collect();
+        let expected = records(&engine);
         drop(engine);
         let tree = Tree::open(folder.path(), Tail::Dropped, Some(0)).unwrap();
         let found: Vec<Record> = tree.from(vec![]).map(Result::unwrap).collect();
@@ -143,8 +145,7 @@ fn a_split_that_a_crash_cut_in_two_brings_nothing_back() {
         let open = engine.opened().unwrap();
         change(&open.db);
         open.flush().unwrap();
-        let records = engine.from(vec![]).map(|one| one.map(|(k, v)| (k.to_vec(), v.to_vec())).unwrap());
-        records.collect::<Vec<Record>>()
+        records(&engine)
     };
     for number in 0..24_u64 {
         change(folder.path(), &|db| drop(db.insert(number.to_be_bytes(), vec![7; 3_000]).unwrap()));

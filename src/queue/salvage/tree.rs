@@ -13,7 +13,7 @@
 //! In memory are a place for each message that counts, and one page of records at a time for each kind of them.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
@@ -32,6 +32,7 @@ struct Chain {
 
 /// A page that holds records.
 struct Page {
+    id: u64,
     range: Range,
     /// Whether the page before it, or the beginning of all keys, leads to it.
     led_to: bool,
@@ -75,24 +76,23 @@ impl Tree {
             (_, Some(behind)) => behind.push(message),
             (_, None) => apply(&mut chains, message),
         })?;
-        let (mut pages, mut leads) = (Vec::with_capacity(chains.len()), HashMap::new());
-        for (page, chain) in chains {
+        let (mut pages, mut leads) = (Vec::with_capacity(chains.len()), HashSet::new());
+        for (id, chain) in chains {
             if let Some((range, Some(leaf))) = node(&log.body(chain.base)?) {
-                leads.entry(leaf.next).or_insert_with(Vec::new).push(range.high.clone());
-                pages.push((
-                    page,
-                    Page { reach: range.high.clone(), range, led_to: false, chain, rivals: Vec::new() },
-                ));
+                leads.insert((leaf.next, range.high.clone()));
+                pages.push(Page {
+                    id,
+                    reach: range.high.clone(),
+                    range,
+                    led_to: false,
+                    chain,
+                    rivals: Vec::new(),
+                });
             }
         }
-        let led_to = |page: u64, low: &Vec<u8>| leads.get(&page).is_some_and(|highs| highs.contains(low));
-        let mut pages: Vec<Page> = pages
-            .into_iter()
-            .map(|(number, page)| Page {
-                led_to: page.range.low.is_empty() || led_to(number, &page.range.low),
-                ..page
-            })
-            .collect();
+        for page in &mut pages {
+            page.led_to = page.range.low.is_empty() || leads.contains(&(page.id, page.range.low.clone()));
+        }
         pages.sort_by(|a, b| (&a.range, a.chain.base.lsn).cmp(&(&b.range, b.chain.base.lsn)));
         let mut reach: Option<Vec<u8>> = None;
         for page in &mut pages {
@@ -227,12 +227,12 @@ fn reaches(high: &[u8], key: &[u8]) -> bool {
 
 /// Tells each page the later ones that claim a part of its range; `pages` are in the order of their ranges.
 fn find_rivals(pages: &mut [Page]) {
+    let rank = |page: &Page| (page.led_to, page.chain.base.lsn);
     let mut found = Vec::new();
     for (number, page) in pages.iter().enumerate() {
         let high = &page.range.high;
         let behind = pages.iter().enumerate().skip(number + 1);
         for (other, rival) in behind.take_while(|(_, rival)| high.is_empty() || rival.range.low < *high) {
-            let rank = |page: &Page| (page.led_to, page.chain.base.lsn);
             match rank(rival) > rank(page) {
                 true => found.push((number, other)),
                 false => found.push((other, number)),
