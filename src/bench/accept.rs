@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tempfile::TempDir;
+
 use super::load::{Seen, paced, pipelined, waiting};
 use super::process::{Daemon, Used};
 use super::{BenchError, Report, Settings, limits, micros_each, rate, temporary};
@@ -19,9 +21,7 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
     let one_sync = limits::append(folder.path(), bytes, 1, time).await?.sync;
     for producers in [1, 8, 64] {
         let part = format!("accept, {producers} waiting");
-        let ((endpoint, more), folder) = (NOBODY, temporary(settings)?);
-        let mut daemon = Daemon::start(settings, folder.path(), endpoint, more)?;
-        let before = ready(&mut daemon).await?;
+        let (folder, daemon, before) = started(settings).await?;
         let seen = waiting(daemon.socket(), producers, SESSIONS, bytes, time).await?;
         let (used, commits) = (daemon.used()?.since(&before), daemon.commits().await?);
         daemon.end().await?;
@@ -37,9 +37,7 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
     }
     let (connections, window) = PIPELINES;
     let part = format!("accept, {connections} x {window} pipelined");
-    let ((endpoint, more), folder) = (NOBODY, temporary(settings)?);
-    let mut daemon = Daemon::start(settings, folder.path(), endpoint, more)?;
-    let before = ready(&mut daemon).await?;
+    let (folder, daemon, before) = started(settings).await?;
     let seen = pipelined(daemon.socket(), connections, window, SESSIONS, bytes, settings.events, 0).await?;
     let (used, commits) = (daemon.used()?.since(&before), daemon.commits().await?);
     daemon.end().await?;
@@ -53,9 +51,7 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
     report.beside(&part, "accepted", "1/s", rate(seen.events, seen.time), ("serde_json, one thread", parsed));
 
     let half = rate(seen.events, seen.time) / 2.0;
-    let folder = temporary(settings)?;
-    let mut daemon = Daemon::start(settings, folder.path(), endpoint, more)?;
-    ready(&mut daemon).await?;
+    let (_folder, daemon, _) = started(settings).await?;
     // As many events as before.
     let paced = paced(daemon.socket(), connections, half, SESSIONS, bytes, seen.time * 2).await?;
     daemon.end().await?;
@@ -68,10 +64,13 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
     Ok(())
 }
 
-/// Waits until the daemon takes connections; what it used until then.
-async fn ready(daemon: &mut Daemon) -> Result<Used, BenchError> {
+/// A daemon that takes connections, in a folder of its own, and what it used until then.
+async fn started(settings: &Settings) -> Result<(TempDir, Daemon, Used), BenchError> {
+    let ((endpoint, more), folder) = (NOBODY, temporary(settings)?);
+    let mut daemon = Daemon::start(settings, folder.path(), endpoint, more)?;
     drop(daemon.connect().await?);
-    daemon.used()
+    let before = daemon.used()?;
+    Ok((folder, daemon, before))
 }
 
 async fn tell(

@@ -135,8 +135,8 @@ pub(super) async fn waiting(
     Seen::join(tasks).await
 }
 
-/// `producers` that keep up to `window` lines without a reply each, until they wrote `events` together. `each` is how many events in a row a session has;
-/// 0 draws the session of each line at random.
+/// `producers` that keep up to `window` lines without a reply each, until they wrote `events` together. `each` is how many
+/// events in a row a session has; 0 draws the session of each line at random.
 pub(super) async fn pipelined(
     socket: &Path,
     producers: u64,
