@@ -1,7 +1,7 @@
 //! The threads that read the queue for the flusher.
 //!
-//! Threads of its own, and a fixed number of them: each keeps what the engine has replaced of the pages that it read until it
-//! has some dozens of them, so that memory grows with their number. The runtime makes as many as are asked for.
+//! Threads of its own, and a fixed number of them, since memory grows with their number: each keeps the pages that it reads as
+//! long as its read takes. The runtime makes as many as are asked for.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};

@@ -142,9 +142,8 @@ impl Writer {
     ) -> Result<bool, CommitError> {
         waiting.extend(commands.take());
         self.refuse(waiting);
-        let left = self.pause.until.map(|until| until.saturating_duration_since(Instant::now()));
         let stops = waiting.iter().any(|command| matches!(command, Command::Stop));
-        match commands.wait(1, Some(Instant::now() + left.unwrap_or_default())) {
+        match commands.wait(1, Some(self.pause.until.unwrap_or_else(Instant::now))) {
             _ if stops => {}
             Waited::Enough => return Ok(false),
             Waited::TimedOut => {

@@ -137,7 +137,6 @@ impl Writer {
                     false => continue,
                 }
             }
-            waiting.extend(commands.take());
             if waiting.is_empty() {
                 let idle = (!self.settled.is_empty()).then(|| Instant::now() + IDLE);
                 stop |= commands.wait(1, idle) == Waited::Alone;
@@ -172,25 +171,26 @@ impl Writer {
         Ok(())
     }
 
-    /// Waits for those who were answered last to come again, for what a commit takes: for less as long as they do not come, since
-    /// then it is not the answer that they send their lines after. Without it producers that
-    /// wait for each reply fall into two groups, each of which waits for the other's commit. Nobody is waited for of whom
-    /// something is there already.
+    /// Waits for those who were answered last to come again, for what a commit takes: for less as long as they do not come,
+    /// since then it is not the answer that they send their lines after. Without it producers that wait for each reply fall
+    /// into two groups, each of which waits for the other's commit. Nobody is waited for of whom something is there already.
     fn gather(&mut self, commands: &Receiver, waiting: &mut VecDeque<Command>) {
-        let mut lines: usize = waiting.iter().filter_map(Command::lines).sum();
-        if lines == 0 {
-            return;
-        }
-        let there: BTreeSet<u64> = waiting.iter().filter_map(Command::producer).collect();
-        let mut missing: BTreeSet<u64> = self.last.producers.difference(&there).copied().collect();
+        let (mut missing, mut lines, mut seen) = (self.last.producers.clone(), 0, 0);
         let until = Instant::now() + self.last.time.min(LONGEST_GATHER) / (1 << self.halvings);
-        while !missing.is_empty() && lines < COMMIT_EVENTS {
-            let waited = commands.wait(missing.len(), Some(until));
-            for command in commands.take() {
-                lines += command.lines().unwrap_or(0);
-                command.producer().map(|producer| missing.remove(&producer));
-                waiting.push_back(command);
+        loop {
+            for append in waiting.iter().skip(seen).filter_map(Command::append) {
+                missing.remove(&append.producer);
+                lines += append.batch.len();
             }
+            if lines == 0 {
+                return;
+            }
+            if missing.is_empty() || lines >= COMMIT_EVENTS {
+                break;
+            }
+            seen = waiting.len();
+            let waited = commands.wait(missing.len(), Some(until));
+            waiting.extend(commands.take());
             if waited != Waited::Enough {
                 self.halvings = (self.halvings + 1).min(MAX_HALVINGS);
                 return;
@@ -462,18 +462,10 @@ impl Plan {
 }
 
 impl Command {
-    /// How many lines of a producer it brings, where it is an append.
-    fn lines(&self) -> Option<usize> {
+    /// What a producer hands on, where it is that.
+    fn append(&self) -> Option<&Append> {
         match self {
-            Self::Append(append) => Some(append.batch.len()),
-            _ => None,
-        }
-    }
-
-    /// The connection that it comes from, where it is an append.
-    fn producer(&self) -> Option<u64> {
-        match self {
-            Self::Append(append) => Some(append.producer),
+            Self::Append(append) => Some(append),
             _ => None,
         }
     }
