@@ -20,6 +20,7 @@ mod engine;
 mod error;
 mod folder;
 mod frame;
+mod gather;
 mod inbox;
 mod index;
 mod journal;

@@ -1,0 +1,109 @@
+//! What a commit is made of: who is waited for, and what it takes of what waits.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::inbox::{Receiver, Waited};
+use super::writer::Writer;
+use super::{Append, Command};
+use crate::wire::submission::Submission;
+
+/// The most events that one commit adds or settles, but for a last submission that goes beyond.
+const COMMIT_EVENTS: usize = 4_096;
+/// The most bytes that one commit adds, but for a last submission that goes beyond.
+const COMMIT_BYTES: u64 = 1_024 * 1_024;
+/// The most lines of one connection in a commit while others wait.
+const COMMIT_LINES_PER_PRODUCER: usize = 256;
+/// The longest that a commit is put off, so that more come along.
+const LONGEST_GATHER: Duration = Duration::from_millis(2);
+/// How often in a row the time to put a commit off is halved at most, where those that are waited for do not come.
+const MAX_HALVINGS: u32 = 4;
+
+/// What the last commit was like.
+#[derive(Debug, Default)]
+pub(super) struct LastCommit {
+    /// The connections that it answered.
+    pub(super) producers: BTreeSet<u64>,
+    pub(super) time: Duration,
+}
+
+impl Writer {
+    /// Waits for those who were answered last to come again, for what a commit takes: for less as long as they do not come,
+    /// since then it is not the answer that they send their lines after. Without it producers that wait for each reply fall
+    /// into two groups, each of which waits for the other's commit. Nobody is waited for of whom something is there already.
+    pub(super) fn gather(&mut self, commands: &Receiver, waiting: &mut VecDeque<Command>) {
+        let (mut missing, mut lines, mut seen) = (self.last.producers.clone(), 0, 0);
+        let until = Instant::now() + self.last.time.min(LONGEST_GATHER) / (1 << self.halvings);
+        loop {
+            for append in waiting.iter().skip(seen).filter_map(Command::append) {
+                missing.remove(&append.producer);
+                lines += append.batch.len();
+            }
+            if lines == 0 {
+                return;
+            }
+            if missing.is_empty() || lines >= COMMIT_EVENTS {
+                break;
+            }
+            seen = waiting.len();
+            let waited = commands.wait(missing.len(), Some(until));
+            waiting.extend(commands.take());
+            if waited != Waited::Enough {
+                self.halvings = (self.halvings + 1).min(MAX_HALVINGS);
+                return;
+            }
+        }
+        self.halvings = self.halvings.saturating_sub(1);
+    }
+}
+
+impl Command {
+    /// What a producer hands on, where it is that.
+    fn append(&self) -> Option<&Append> {
+        match self {
+            Self::Append(append) => Some(append),
+            _ => None,
+        }
+    }
+}
+
+/// Takes the next commit's share from what waits: the appends, and everything else that was asked for before the bound
+/// was reached. What is left stays in its order for each connection.
+pub(super) fn take(waiting: &mut VecDeque<Command>) -> (Vec<Append>, Vec<Command>) {
+    let (mut appends, mut others, mut left) = (Vec::new(), Vec::new(), VecDeque::new());
+    let mut lines: HashMap<u64, usize> = HashMap::new();
+    let (mut events, mut bytes) = (0, 0);
+    while let Some(command) = waiting.pop_front() {
+        if events >= COMMIT_EVENTS || bytes >= COMMIT_BYTES {
+            left.push_back(command);
+            continue;
+        }
+        match command {
+            Command::Append(append) => {
+                let own = lines.entry(append.producer).or_default();
+                if *own > 0 && *own + append.batch.len() > COMMIT_LINES_PER_PRODUCER {
+                    // From here on all of this connection wait, so that its lines keep their order.
+                    *own = COMMIT_LINES_PER_PRODUCER;
+                    left.push_back(Command::Append(append));
+                    continue;
+                }
+                *own += append.batch.len();
+                events += append.batch.iter().map(|one| one.notifications.len()).sum::<usize>();
+                bytes += append.batch.iter().map(Submission::payload_bytes).sum::<u64>();
+                appends.push(append);
+            }
+            Command::Settle { ref delivered, ref burials, .. } => {
+                events += delivered.len() + burials.len();
+                others.push(command);
+            }
+            Command::Requeue { ref letters, .. } => {
+                events += letters.len();
+                others.push(command);
+            }
+            Command::Stop if !left.is_empty() => left.push_back(command),
+            other => others.push(other),
+        }
+    }
+    *waiting = left;
+    (appends, others)
+}
