@@ -26,7 +26,7 @@ use tracing::warn;
 
 use super::batch::Batch;
 use super::error::OpenError;
-use super::folder::{Folder, is_same_file, sync_tree};
+use super::folder::{Folder, Identity, sync_tree};
 use super::journal::{Journal, JournalError, Replay, replay};
 use super::keys;
 use super::merged::Merged;
@@ -126,6 +126,7 @@ pub(super) struct Open {
     /// The engine's log. Kept, since a sync error is told once for each handle, and a handle opened after the error would
     /// never hear of it.
     log: File,
+    is_log: Identity,
     nudge: Nudge,
 }
 
@@ -225,7 +226,7 @@ impl Engine {
     /// Errs where the files that are written are no longer the database's: nobody would find what was written to them.
     pub(super) fn is_there(&self) -> Result<(), CommitError> {
         let open = self.opened()?;
-        match is_same_file(&self.path.join("db"), &open.log) && open.journal.is_there() {
+        match open.is_log.is_at(&self.path.join("db")) && open.journal.is_there() {
             true => Ok(()),
             false => Err(CommitError::Gone(self.path.clone())),
         }
@@ -382,7 +383,8 @@ fn open(path: &Path) -> Result<Engine, CommitError> {
         reach("open", "synced");
         let log = File::open(path.join("db"))?;
         let journal = Journal::open(path, journal.take().unwrap_or_default(), tops(&db))?;
-        let open = Open { db, journal, log, nudge: Nudge::default() };
+        let is_log = Identity::of(&log)?;
+        let open = Open { db, journal, log, is_log, nudge: Nudge::default() };
         return Ok(Engine { open: Some(Arc::new(open)), path: path.to_owned() });
     }
 }

@@ -11,10 +11,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
 use tracing::error;
 
 use super::error::OpenError;
@@ -202,10 +202,31 @@ fn sync_below(path: &Path) -> io::Result<()> {
     sync(path)
 }
 
-/// Whether the file at `path` is still the open one.
-pub(super) fn is_same_file(path: &Path, open: &File) -> bool {
-    match (fs::metadata(path), open.metadata()) {
-        (Ok(there), Ok(held)) => (there.dev(), there.ino()) == (held.dev(), held.ino()),
-        _ => false,
+/// Which file it is, by whatever name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    device: (u32, u32),
+    inode: u64,
+}
+
+impl Identity {
+    /// Asks for nothing but the number. Whoever asks for the times of a file has the system take a finer one for the next
+    /// write, and some file systems write that to the disk with each sync.
+    const ASKED: StatxFlags = StatxFlags::INO;
+
+    /// The open file's.
+    pub(super) fn of(file: &File) -> io::Result<Self> {
+        Ok(statx(file, "", AtFlags::EMPTY_PATH, Self::ASKED)?.into())
+    }
+
+    /// Whether the file that lies at `path` is this one.
+    pub(super) fn is_at(self, path: &Path) -> bool {
+        statx(CWD, path, AtFlags::empty(), Self::ASKED).is_ok_and(|there| Self::from(there) == self)
+    }
+}
+
+impl From<Statx> for Identity {
+    fn from(file: Statx) -> Self {
+        Self { device: (file.stx_dev_major, file.stx_dev_minor), inode: file.stx_ino }
     }
 }

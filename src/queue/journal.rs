@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::batch::Batch;
-use super::folder::{is_same_file, sync};
+use super::folder::{Identity, sync};
 use super::frame::{self, End};
 use super::index::{Found, Index};
 use crate::failpoint::reach;
@@ -67,6 +67,7 @@ struct Tail {
     /// By their numbers, how long they are; the last one is written.
     segments: BTreeMap<u64, u64>,
     file: Arc<File>,
+    is_file: Identity,
     /// The last commit.
     commit: u64,
     /// How many changes the last segment got from this process.
@@ -231,6 +232,7 @@ impl Journal {
             index: RwLock::new(index),
             tail: Mutex::new(Tail {
                 segments,
+                is_file: Identity::of(&file).map_err(JournalError::Write)?,
                 file,
                 commit,
                 changes: 0,
@@ -297,6 +299,7 @@ impl Journal {
         self.index_mut().add_file(number, Arc::clone(&file));
         tail.segments.insert(number, 0);
         tail.changes = 0;
+        tail.is_file = Identity::of(&file).map_err(JournalError::Write)?;
         tail.file = file;
         Ok(())
     }
@@ -363,7 +366,7 @@ impl Journal {
     pub(super) fn is_there(&self) -> bool {
         let tail = self.tail();
         let (number, _) = tail.last();
-        is_same_file(&segment(&self.folder, number), &tail.file)
+        tail.is_file.is_at(&segment(&self.folder, number))
     }
 
     pub(super) fn index(&self) -> RwLockReadGuard<'_, Index> {
