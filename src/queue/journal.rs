@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::batch::Batch;
+use super::engine::is_full;
 use super::folder::{Identity, sync};
 use super::frame::{self, End};
 use super::index::{Found, Index};
@@ -39,6 +40,13 @@ const SHARE: u64 = 8;
 const MIN_SEGMENT_BYTES: u64 = 4 * 1_024;
 /// The most memory that is kept for the next commit, in bytes: as much as most commits take.
 const MAX_SPARE_BYTES: usize = 4 * 1_024 * 1_024;
+/// How far zeros are written ahead of small commits, in bytes. A commit that goes where they are changes neither the file's length
+/// nor its places on the disk, so that there is nothing to sync but its own bytes: that takes half the time.
+const AHEAD_BYTES: u64 = 1_024 * 1_024;
+/// The largest commit that they are written for, in bytes: those of larger ones cost more than they save.
+const AHEAD_COMMIT_BYTES: u64 = AHEAD_BYTES / 8;
+/// What those zeros are written from.
+static ZEROS: [u8; 64 * 1_024] = [0; 64 * 1_024];
 /// The most changes that a segment begins a commit with.
 const SEGMENT_CHANGES: u32 = 16_384;
 /// The most records of the index before the oldest segment moves on, however small the journal is: about 20 MiB of memory.
@@ -68,6 +76,8 @@ struct Tail {
     segments: BTreeMap<u64, u64>,
     file: Arc<File>,
     is_file: Identity,
+    /// Where the zeros end that were written ahead.
+    ahead: u64,
     /// The last commit.
     commit: u64,
     /// How many changes the last segment got from this process.
@@ -234,6 +244,7 @@ impl Journal {
                 segments,
                 is_file: Identity::of(&file).map_err(JournalError::Write)?,
                 file,
+                ahead: 0,
                 commit,
                 changes: 0,
                 moved: Vec::new(),
@@ -260,11 +271,17 @@ impl Journal {
             reach("journal", "begun");
         }
         let commit = tail.commit + 1;
+        // The first commit of a segment, or after a start, may be the only one.
+        let is_first = tail.changes == 0;
         tail.changes = tail.changes.saturating_add(batch.count());
         let frames = batch.sealed(commit, tail.reached);
         // This order is the promise: write, sync. Only then anybody may see it, or be told.
         reach("commit", "begun");
         tail.file.write_all_at(&frames, at).map_err(JournalError::Write)?;
+        if !is_first && bytes <= AHEAD_COMMIT_BYTES {
+            let end = at + frames.len() as u64;
+            tail.write_ahead(end, self.segment_bytes()).map_err(JournalError::Write)?;
+        }
         reach("commit", "written");
         tail.file.sync_data().map_err(JournalError::Sync)?;
         reach("commit", "synced");
@@ -290,8 +307,15 @@ impl Journal {
         Batch::within(frames)
     }
 
-    /// Begins a segment. Its name is durable before a commit in it is.
+    /// Begins a segment. Its name is durable before a commit in it is, and before that the zeros behind the one before it are
+    /// gone: a segment that others follow has commits up to its end, or is damaged.
     fn begin(&self, tail: &mut Tail, number: u64) -> Result<(), JournalError> {
+        let (_, end) = tail.last();
+        if tail.ahead > end {
+            tail.file.set_len(end).map_err(JournalError::Write)?;
+            reach("journal", "cut");
+            tail.file.sync_data().map_err(JournalError::Sync)?;
+        }
         let path = segment(&self.folder, number);
         let file = File::options().create_new(true).read(true).write(true).open(path);
         let file = Arc::new(file.map_err(JournalError::Write)?);
@@ -301,6 +325,7 @@ impl Journal {
         tail.changes = 0;
         tail.is_file = Identity::of(&file).map_err(JournalError::Write)?;
         tail.file = file;
+        tail.ahead = 0;
         Ok(())
     }
 
@@ -388,6 +413,27 @@ impl Journal {
 }
 
 impl Tail {
+    /// Writes zeros behind a commit that ends at `end`, where there are none any more. A full disk has no room for them, and
+    /// the commit needs none of them.
+    fn write_ahead(&mut self, end: u64, segment_bytes: u64) -> io::Result<()> {
+        if end <= self.ahead {
+            return Ok(());
+        }
+        let until = (end + AHEAD_BYTES).min(segment_bytes);
+        self.ahead = end;
+        while self.ahead < until {
+            let count = usize::try_from(until - self.ahead).unwrap_or(usize::MAX).min(ZEROS.len());
+            match self.file.write_at(ZEROS.get(..count).unwrap_or_default(), self.ahead) {
+                Ok(0) => break,
+                Ok(written) => self.ahead += written as u64,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_full(&error) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// The segment that is written, and where it ends.
     fn last(&self) -> (u64, u64) {
         self.segments.last_key_value().map_or((1, 0), |(number, bytes)| (*number, *bytes))

@@ -48,6 +48,11 @@ fn a_kill_at_every_place_that_matters_loses_nothing() {
     ] {
         world.round(End::At(place), "");
     }
+    // Small commits come one after another in a segment, or do not.
+    let kills = world.kills();
+    while world.kills() == kills {
+        world.round(End::Once("journal.cut"), "");
+    }
     // What a crash left: a snapshot that does not open, and the mark of a failed sync.
     world.fill_the_engine();
     for place in ["aside.renamed", "aside.synced"] {
@@ -63,7 +68,7 @@ fn a_kill_at_every_place_that_matters_loses_nothing() {
         world.round(End::At(place), "");
     }
     let kills = world.end();
-    assert_eq!(kills, 28);
+    assert_eq!(kills, 29);
 }
 
 #[test]
@@ -85,7 +90,8 @@ fn a_kill_while_the_engine_leaves_a_full_disk_loses_nothing() {
     let mut world = World::new();
     world.round(End::InOrder, "");
     for place in ["reopen.closed", "reopen.opened"] {
-        world.round(End::At(place), "write@/journal:4:ENOSPC");
+        // Two in a row: zeros that are written ahead of commits may do without room, the next commit may not.
+        world.round(End::At(place), "write@/journal:4:ENOSPC,write@/journal:4:ENOSPC");
     }
     assert_eq!(world.end(), 2);
 }

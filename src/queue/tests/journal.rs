@@ -35,6 +35,11 @@ fn change(random: &mut Random, batch: &mut Batch, records: &mut Records) {
     }
 }
 
+/// How long a segment is, with the zeros behind it.
+fn length(path: &Path, number: u64) -> Option<u64> {
+    fs::metadata(path.join(format!("journal.{number}"))).ok().map(|file| file.len())
+}
+
 /// Makes a journal of several segments; what it held after each commit, and how long the last segment was then.
 fn made(path: &Path) -> Vec<(Records, u64, u64)> {
     let (mut random, mut now) = (Random::new(5), Records::new());
@@ -47,9 +52,9 @@ fn made(path: &Path) -> Vec<(Records, u64, u64)> {
             change(&mut random, &mut batch, &mut now);
         }
         journal.commit(batch).unwrap();
-        let last = (1..).take_while(|number| path.join(format!("journal.{number}")).exists()).last().unwrap();
-        let bytes = fs::metadata(path.join(format!("journal.{last}"))).unwrap().len();
-        states.push((now.clone(), last, bytes));
+        let last = (1..).take_while(|number| length(path, *number).is_some()).last().unwrap();
+        let before: u64 = (1..last).map(|number| length(path, number).unwrap()).sum();
+        states.push((now.clone(), last, replay(path).unwrap().bytes() - before));
     }
     assert!(states.last().unwrap().1 > 2);
     states
@@ -62,8 +67,9 @@ fn a_torn_end_is_a_commit_that_never_was() {
     let states = made(folder.path());
     let (_, last, bytes) = states.last().unwrap();
     let path = folder.path().join(format!("journal.{last}"));
-    let whole = fs::read(&path).unwrap();
-    assert_eq!(whole.len() as u64, *bytes);
+    let mut whole = fs::read(&path).unwrap();
+    let zeros = whole.split_off(*bytes as usize);
+    assert!(!zeros.is_empty() && zeros.iter().all(|byte| *byte == 0));
     for cut in 0..=whole.len() {
         // What comes behind the cut is absent, or zeros.
         for zeros in [0, whole.len() - cut] {
@@ -98,6 +104,41 @@ fn a_torn_end_is_a_commit_that_never_was() {
     drop(journal);
     let read = replay(folder.path()).unwrap();
     assert!(read.gaps == 0 && records(&read).len() == before.len() + 1);
+}
+
+/// Small commits go where zeros are, and nothing but commits is left of a segment that others follow.
+#[test]
+fn zeros_lie_ahead_of_small_commits_and_go_with_their_segment() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path();
+    let journal = Journal::open(path, Replay::default(), None).unwrap();
+    journal.limit(64 * 1_024 * 1_024);
+    let commit = |bytes| {
+        let mut batch = Batch::default();
+        batch.insert(b"key", vec![7; bytes]);
+        journal.commit(batch).unwrap();
+        (replay(path).unwrap().bytes(), length(path, 1).unwrap())
+    };
+    let (first, length_then) = commit(800);
+    assert_eq!(length_then, first, "no zeros for what may be the only commit");
+    let (second, ahead) = commit(800);
+    assert_eq!(ahead, second + 1_024 * 1_024);
+    for _ in 0..10 {
+        let (end, length) = commit(100_000);
+        assert!(end < ahead && length == ahead, "{end}: {length}");
+    }
+    let (end, ahead) = commit(100_000);
+    assert_eq!(ahead, end + 1_024 * 1_024);
+    for _ in 0..2 {
+        commit(500_000);
+    }
+    let (end, length_then) = commit(500_000);
+    assert_eq!(length_then, end, "no zeros for so large a commit");
+    commit(100);
+    while length(path, 2).is_none() {
+        commit(100_000);
+    }
+    assert_eq!(replay(path).unwrap().gaps, 0, "the first segment ends with its last commit");
 }
 
 /// Damage before the last commit is seen for what it is, and costs what it covers.

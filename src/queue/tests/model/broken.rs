@@ -6,6 +6,7 @@ use super::pair::{Answer, Pair};
 use super::*;
 use crate::queue::engine::CommitError;
 use crate::queue::folder;
+use crate::queue::journal::replay;
 
 /// The database whose next commit fails, and whether that is written before.
 static FAILS: Mutex<Option<(PathBuf, bool)>> = Mutex::new(None);
@@ -61,13 +62,17 @@ impl Pair {
         store.pulse().await.unwrap();
     }
 
-    /// Takes the last byte of the journal away.
+    /// Takes the last byte of the last commit away, with the zeros behind it.
     fn tear(&self) {
         let database = folder::current(&self.settings.path).unwrap().unwrap();
+        let bytes = replay(&database).unwrap().bytes();
         let number = |path: &PathBuf| path.extension()?.to_str()?.parse::<u64>().ok();
         let files = fs::read_dir(database).unwrap().map(|one| one.unwrap().path());
         let journal = files.filter(|path| path.file_stem().is_some_and(|stem| stem == "journal"));
-        let last = fs::File::options().write(true).open(journal.max_by_key(number).unwrap()).unwrap();
-        last.set_len(last.metadata().unwrap().len() - 1).unwrap();
+        let mut journal: Vec<PathBuf> = journal.collect();
+        journal.sort_by_key(number);
+        let last = fs::File::options().write(true).open(journal.pop().unwrap()).unwrap();
+        let before: u64 = journal.iter().map(|path| fs::metadata(path).unwrap().len()).sum();
+        last.set_len(bytes - before - 1).unwrap();
     }
 }
