@@ -501,6 +501,9 @@ impl Scheduler {
     /// room. What lingers, and what waits for a slot, is not blocked. Each lane is looked at once and gone then: a full
     /// index is asked at every turn of the flusher.
     fn forget_blocked(&mut self, now: Moment) -> bool {
+        if self.nothing_goes() {
+            return false;
+        }
         let goal = self.settings.index_max_bytes / 8 * 7;
         while self.used_bytes() > goal
             && self.backing_off.last().is_some_and(|(due, _)| *due > now)
@@ -514,11 +517,10 @@ impl Scheduler {
         {
             self.forget_lane(now, lane, stopped_until);
         }
-        let all_paused = self.all_paused();
         let shut: Vec<(Host, Moment)> = self
             .hosts
             .iter()
-            .filter_map(|(name, host)| match all_paused || host.stopped {
+            .filter_map(|(name, host)| match host.stopped {
                 true => Some((*name, stopped_until)),
                 false => host.opens().filter(|at| host.is_shut() && *at > now).map(|at| (*name, at)),
             })

@@ -35,6 +35,14 @@ impl Scheduler {
         }
     }
 
+    /// Whether no event can go out but as a probe, whichever is read: then it is of no use to read on for others in the place of
+    /// those that are known. Where the answers blame the configuration it is: that of others may be sound.
+    pub(super) fn nothing_goes(&self) -> bool {
+        let is_down =
+            |host: &HostState| host.stopped || matches!(host.gate, Gate::Shut { why: Why::Breaker, .. });
+        self.all_paused() || !self.settings.edge_routing && self.hosts.get(&Host::Client).is_some_and(is_down)
+    }
+
     /// The next host with work that it takes, and whether that is a probe; hosts take turns.
     pub(super) fn next_host(&mut self, now: Moment) -> Option<(Host, bool)> {
         let able = |(host, state): (&Host, &HostState)| {

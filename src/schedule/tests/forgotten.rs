@@ -1,6 +1,6 @@
 //! What a lane that left a full index is not to lose.
 
-use super::super::control::Selection;
+use super::super::control::{Pause, Selection};
 use super::super::index::Index;
 use super::*;
 
@@ -30,6 +30,35 @@ fn an_event_that_no_answer_lists_is_set_aside_though_it_is_forgotten_at_each_wai
     assert_eq!(sim.buried.len(), 40, "{:?}", sim.scheduler.status());
     assert!(sim.buried.values().all(|(reason, _)| *reason == DeadReason::NotAcknowledged));
     assert_eq!(sim.attempts.len(), 40 * 6, "each as often as it takes, and no more");
+}
+
+#[test]
+fn nothing_is_forgotten_for_others_while_nothing_can_go_out() {
+    let healed = Moment::from_millis(1_000_000).after(secs(3_600));
+    for (edge_routing, paused) in [(false, false), (true, false), (true, true)] {
+        let mut sim =
+            Sim::new(25, Settings { edge_routing, ..small() }, |now, _, entries, _| match now < healed {
+                true => (ANSWER, Answer::Failed(Failure::Connect)),
+                false => (ANSWER, all_listed(entries)),
+            });
+        for lane in 0..200 {
+            sim.add(entry(lane), false);
+        }
+        if paused {
+            let pause = Pause { reason: String::new(), since: sim.now, until: None };
+            let _paused = sim.scheduler.pause_host(sim.now, None, pause);
+        }
+        sim.run(healed);
+        let forgotten = sim.scheduler.status().forgotten_buckets;
+        // What is behind those that are known may be another host's, where there may be another.
+        assert_eq!(forgotten > 0, edge_routing && !paused, "{forgotten}");
+        assert!(sim.delivered.is_empty());
+        if paused {
+            let _resumed = sim.scheduler.resume_host(sim.now, None);
+        }
+        sim.run(healed.after(secs(600)));
+        assert_eq!(sim.delivered.len(), 200, "{:?}", sim.scheduler.status());
+    }
 }
 
 #[test]
