@@ -3,7 +3,6 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tracing::error;
 
 use super::desk::Desk;
@@ -14,7 +13,7 @@ use crate::ingest::{Admission, Slip};
 use crate::queue::{Appender, Burial, Failed, OnStored, Store};
 use crate::schedule::Buried;
 use crate::wire::receipt;
-use crate::wire::reply::Appended;
+use crate::wire::reply::Replier;
 use crate::wire::submission::Submission;
 
 /// How long a scan waits that the disk gave nothing for, each time; what is behind such a place cannot be delivered, so it
@@ -40,12 +39,13 @@ impl Admission for Door {
         producer: u64,
         batch: Vec<Submission>,
         slips: Vec<(usize, Slip)>,
-    ) -> oneshot::Receiver<Vec<Appended>> {
+        replier: Box<dyn Replier>,
+    ) {
         let hook = |(position, slip)| {
             let desk = self.desk.clone();
             (position, OnStored(Box::new(move |first| desk.lay(first, slip))))
         };
-        self.appender.append(producer, batch, slips.into_iter().map(hook).collect()).await
+        self.appender.append(producer, batch, slips.into_iter().map(hook).collect(), replier).await;
     }
 }
 

@@ -1,35 +1,32 @@
-//! One producer's connection: a reading half that hands batches on, and a writing half that answers them in order.
+//! One producer's connection, a task: it reads and hands batches on, and writes what is owed where nobody else did.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::control::Rules;
 use super::framing::{Frame, Framer};
+use super::outbox::{Outbox, Place};
 use super::slip::{Receipt, Slip};
 use super::{
     Admission, Control, Counts, LINGER_AT_SHUTDOWN, MAX_BATCH_BYTES, MAX_BATCH_LINES, MAX_REPLY_BYTES,
-    MAX_WAITING_BATCHES, Pending, SHORT_LINE_BYTES, WRITE_STALL,
+    MAX_WAITING_BATCHES, SHORT_LINE_BYTES,
 };
 use crate::event::{EventId, SessionId};
-use crate::wire::reply::{self, Appended, Code, Rejection};
+use crate::wire::reply::{self, Code, Rejection};
 use crate::wire::submission::Submission;
 
 /// The bytes of one read.
 const READ_BYTES: usize = 64 * 1_024;
 
-/// What a reply that waits takes in memory beside its texts, in bytes.
-const PLACE_BYTES: usize = 160;
-/// What an event of a reply that waits takes in memory beside its id, in bytes.
-const PLACE_BYTES_PER_EVENT: usize = 48;
 /// What an event of a submission that waits for its receipt takes in memory beside its id, in bytes.
 const SLIP_BYTES_PER_EVENT: usize = 128;
 /// How long a read at shutdown may take to see bytes that have arrived before it.
@@ -48,60 +45,6 @@ pub(super) struct Shared<A, C> {
     pub(super) counts: Arc<Counts>,
 }
 
-/// A line's place in the order of replies.
-enum Place {
-    /// Answered already.
-    Answered(String),
-    /// Answered by the next [`Appended`] of the batch.
-    Waiting { ids: Vec<EventId>, session: SessionId, reference: Option<String>, no_receipt: bool },
-}
-
-/// What was handed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Handed {
-    /// No line is complete.
-    None,
-    /// At least one line.
-    Lines,
-    /// Nothing: nobody writes replies any more.
-    Gone,
-}
-
-impl Place {
-    /// About what it takes in memory, in bytes.
-    fn bytes(&self) -> usize {
-        let texts = match self {
-            Self::Answered(line) => line.len(),
-            Self::Waiting { ids, session, reference, .. } => {
-                let ids: usize = ids.iter().map(|id| id.as_str().len() + PLACE_BYTES_PER_EVENT).sum();
-                ids + session.as_str().len() + reference.as_ref().map_or(0, String::len)
-            }
-        };
-        PLACE_BYTES + texts
-    }
-}
-
-struct Batch {
-    places: Vec<Place>,
-    pending: Option<Pending>,
-    /// Of [`MAX_REPLY_BYTES`], and for a long line of `buffer_max_bytes`, until the replies are written.
-    shares: Vec<OwnedSemaphorePermit>,
-}
-
-/// What is to be written, and what it holds of limits until it is.
-struct Text {
-    lines: String,
-    shares: Vec<OwnedSemaphorePermit>,
-}
-
-impl Text {
-    fn push(&mut self, receipt: Receipt) {
-        self.lines.push_str(&receipt.text);
-        self.lines.push('\n');
-        self.shares.push(receipt.share);
-    }
-}
-
 /// Serves `stream`, the connection `producer` of `user`, until it ends.
 pub(super) async fn serve<A, C>(stream: UnixStream, user: u32, producer: u64, shared: Arc<Shared<A, C>>)
 where
@@ -109,11 +52,10 @@ where
     C: Fn() -> u64 + Send + Sync + 'static,
 {
     let (reading, writing) = stream.into_split();
-    let (batches, waiting) = mpsc::channel(MAX_WAITING_BATCHES);
     let rules = shared.control.rules();
     let (receipts, due) = mpsc::channel(rules.settings.max_receipts.max(1));
-    let owed = Arc::new(AtomicUsize::new(0));
-    let mut reader = Reader {
+    let outbox = Arc::new(Outbox::new(writing, Arc::clone(&shared.counts)));
+    let reader = Reader {
         shared: &shared,
         producer,
         user,
@@ -121,30 +63,27 @@ where
         framer: Framer::new(rules.settings.max_line),
         rules,
         permit: None,
+        room: Arc::new(Semaphore::new(MAX_WAITING_BATCHES)),
         replies: Arc::new(Semaphore::new(MAX_REPLY_BYTES)),
         handed: 0,
-        owed: Arc::clone(&owed),
+        outbox: Arc::clone(&outbox),
     };
-    let mut writer = Writer { stream: writing, shared: &*shared, owed: &owed };
-    let reads = async {
-        reader.run(Out { batches, receipts }).await;
-        reader
-    };
-    let mut reads = std::pin::pin!(reads);
+    let mut reads = std::pin::pin!(reader.run(receipts));
     let mut finished = None;
-    let mut answers = std::pin::pin!(writer.run(waiting, due));
+    let idle = || shared.control.rules().settings.idle_timeout;
+    let mut answers = std::pin::pin!(outbox.run(due, &shared.shutdown, idle));
     let whole = loop {
         // Dropping the reading half loses only lines that have no reply yet, and only where the connection is lost.
         tokio::select! {
             whole = &mut answers => break whole,
-            reader = &mut reads, if finished.is_none() => finished = Some(reader),
+            stream = &mut reads, if finished.is_none() => finished = Some(stream),
         }
     };
     if whole
-        && let Some(reader) = finished
+        && let Some(stream) = finished
         && shared.shutdown.is_cancelled()
     {
-        discard(reader.stream).await;
+        discard(stream).await;
     }
 }
 
@@ -169,22 +108,24 @@ struct Reader<'s, A, C> {
     rules: Arc<Rules>,
     /// The share of `buffer_max_bytes` that a long line holds.
     permit: Option<OwnedSemaphorePermit>,
+    /// What is left of [`MAX_WAITING_BATCHES`].
+    room: Arc<Semaphore>,
     /// What is left of [`MAX_REPLY_BYTES`].
     replies: Arc<Semaphore>,
     /// How many batches were handed on.
     handed: u64,
-    owed: Arc<AtomicUsize>,
-}
-
-/// The ways from the reading half to the writing half; they end with it.
-struct Out {
-    batches: mpsc::Sender<Batch>,
-    receipts: mpsc::Sender<Receipt>,
+    outbox: Arc<Outbox>,
 }
 
 impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
-    /// Reads until end of file, a timeout or shutdown; what was complete by then is handed on.
-    async fn run(&mut self, out: Out) {
+    /// Reads until end of file, a timeout or shutdown; what was complete by then is handed on. Gives the stream back.
+    async fn run(mut self, receipts: mpsc::Sender<Receipt>) -> OwnedReadHalf {
+        self.read(&receipts).await;
+        self.outbox.end();
+        self.stream
+    }
+
+    async fn read(&mut self, receipts: &mpsc::Sender<Receipt>) {
         let mut bytes = vec![0_u8; READ_BYTES];
         let mut line_began: Option<Instant> = None;
         loop {
@@ -198,28 +139,26 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
                 read = timeout_at(deadline, self.stream.read(&mut bytes)) => match read {
                     Ok(Ok(count)) => count,
                     Ok(Err(_)) => return,
-                    Err(_) if line_began.is_none() && self.owed.load(Ordering::Relaxed) > 0 => continue,
+                    Err(_) if line_began.is_none() && self.outbox.owed.load(Ordering::Relaxed) > 0 => continue,
                     Err(_) => return,
                 },
                 () = self.shared.shutdown.cancelled() => {
-                    self.take_arrived(&mut bytes, &out).await;
+                    self.take_arrived(&mut bytes, receipts).await;
                     return;
                 }
             };
             if count == 0 {
                 if let Some(frame) = self.framer.finish() {
-                    let _gone = self.hand_on(vec![frame], &out).await;
+                    self.hand_on(vec![frame], receipts).await;
                 }
                 return;
             }
             self.rules = self.shared.control.rules();
             self.framer.limit(self.rules.settings.max_line);
             self.framer.push(bytes.get(..count).unwrap_or_default());
-            match self.hand_on_complete(&out).await {
-                Handed::None => {}
+            if self.hand_on_complete(receipts).await {
                 // What is begun now is another line than before.
-                Handed::Lines => line_began = None,
-                Handed::Gone => return,
+                line_began = None;
             }
             line_began = self.framer.begun().then(|| line_began.unwrap_or_else(Instant::now));
             if !self.framer.begun() {
@@ -235,19 +174,18 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
     }
 
     /// Takes what the kernel already holds, so that every complete line that has arrived gets its reply.
-    async fn take_arrived(&mut self, bytes: &mut [u8], out: &Out) {
+    async fn take_arrived(&mut self, bytes: &mut [u8], receipts: &mpsc::Sender<Receipt>) {
         // A read that waits, not `try_read`: the latter knows only what the runtime has heard of so far.
         for _ in 0..MAX_LAST_READS {
             let Ok(Ok(count @ 1..)) = timeout(ARRIVAL_WAIT, self.stream.read(bytes)).await else { return };
             self.framer.push(bytes.get(..count).unwrap_or_default());
-            if self.hand_on_complete(out).await == Handed::Gone {
-                return;
-            }
+            self.hand_on_complete(receipts).await;
         }
     }
 
-    async fn hand_on_complete(&mut self, out: &Out) -> Handed {
-        let mut handed = Handed::None;
+    /// Hands all complete lines on; whether there were any.
+    async fn hand_on_complete(&mut self, receipts: &mpsc::Sender<Receipt>) -> bool {
+        let mut handed = false;
         loop {
             let (mut frames, mut bytes) = (Vec::new(), 0);
             while frames.len() < MAX_BATCH_LINES
@@ -260,36 +198,30 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
             if frames.is_empty() {
                 return handed;
             }
-            handed = Handed::Lines;
-            if !self.hand_on(frames, out).await {
-                return Handed::Gone;
-            }
+            handed = true;
+            self.hand_on(frames, receipts).await;
         }
     }
 
-    /// Parses lines and hands them on; `false` where nobody writes replies any more.
-    async fn hand_on(&mut self, frames: Vec<Frame>, out: &Out) -> bool {
+    /// Parses lines and hands them on.
+    async fn hand_on(&mut self, frames: Vec<Frame>, receipts: &mpsc::Sender<Receipt>) {
         // The place is taken first: with no room for replies nothing more is stored.
-        let Ok(room) = out.batches.reserve().await else { return false };
+        let room = Arc::clone(&self.room).acquire_owned().await.ok();
         let (mut submissions, mut slips) = (Vec::new(), Vec::new());
         let places: Vec<Place> = frames
             .into_iter()
-            .map(|frame| self.place(frame, &out.receipts, &mut submissions, &mut slips))
+            .map(|frame| self.place(frame, receipts, &mut submissions, &mut slips))
             .collect();
-        let bytes = places.iter().map(Place::bytes).sum::<usize>().min(MAX_REPLY_BYTES);
-        let share = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let bytes = places.iter().map(Place::bytes).sum::<usize>();
+        let share = u32::try_from(bytes.min(MAX_REPLY_BYTES)).unwrap_or(u32::MAX);
         // A peer that takes no replies waits here: it has room for no more of them.
         let share = Arc::clone(&self.replies).acquire_many_owned(share).await.ok();
-        let pending = match submissions.is_empty() {
-            true => None,
-            false => Some(self.shared.admission.append(self.producer, submissions, slips).await),
-        };
         self.handed += 1;
-        self.owed.fetch_add(1, Ordering::Relaxed);
         // A long line is the first of its batch, and its share belongs to it until its reply is written.
-        let shares = share.into_iter().chain(self.permit.take()).collect();
-        room.send(Batch { places, pending, shares });
-        true
+        let shares = room.into_iter().chain(share).chain(self.permit.take()).collect();
+        if let Some(asker) = self.outbox.push(places, bytes, shares) {
+            self.shared.admission.append(self.producer, submissions, slips, asker).await;
+        }
     }
 
     fn place(
@@ -335,7 +267,7 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
         let share = u32::try_from(bytes.div_ceil(1_024)).ok()?;
         let share = Arc::clone(&self.shared.slips).try_acquire_many_owned(share).ok()?;
         let place = receipts.clone().try_reserve_owned().ok()?;
-        self.owed.fetch_add(1, Ordering::Relaxed);
+        self.outbox.owed.fetch_add(1, Ordering::Relaxed);
         Some(Slip {
             reference: reference.cloned(),
             ids: ids.to_vec(),
@@ -343,7 +275,7 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
             batch: self.handed,
             place: Some(place),
             share,
-            owed: Arc::clone(&self.owed),
+            owed: Arc::clone(&self.outbox.owed),
         })
     }
 
@@ -356,100 +288,4 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
         );
         Place::Answered(reply::rejected(rejection))
     }
-}
-
-struct Writer<'s, A, C> {
-    stream: OwnedWriteHalf,
-    shared: &'s Shared<A, C>,
-    owed: &'s AtomicUsize,
-}
-
-impl<A, C> Writer<'_, A, C> {
-    /// Answers batches in their order, and writes receipts after the replies to their own lines; `true` once all is
-    /// written and our side is shut down, `false` where the connection has to close at once.
-    async fn run(&mut self, mut batches: mpsc::Receiver<Batch>, mut due: mpsc::Receiver<Receipt>) -> bool {
-        let (mut answered, mut early) = (0, Vec::new());
-        let (mut more, mut owed) = (true, true);
-        let mut until = Instant::now();
-        while more || owed {
-            // Both channels keep what is not taken; the wait for receipts after the last reply has a fixed end.
-            let text = tokio::select! {
-                biased;
-                batch = batches.recv(), if more => match batch {
-                    Some(batch) => {
-                        let Some(mut text) = answer(batch, &self.shared.counts).await else { return false };
-                        answered += 1;
-                        self.owed.fetch_sub(1, Ordering::Relaxed);
-                        let (now, later): (Vec<_>, Vec<_>) =
-                            early.into_iter().partition(|receipt: &Receipt| receipt.batch < answered);
-                        early = later;
-                        now.into_iter().for_each(|receipt| text.push(receipt));
-                        text
-                    }
-                    None => {
-                        more = false;
-                        until = Instant::now() + self.shared.control.rules().settings.idle_timeout;
-                        continue;
-                    }
-                },
-                receipt = due.recv(), if owed => match receipt {
-                    Some(receipt) if receipt.batch < answered => {
-                        let mut text = Text { lines: String::new(), shares: Vec::new() };
-                        text.push(receipt);
-                        text
-                    }
-                    Some(receipt) => {
-                        early.push(receipt);
-                        continue;
-                    }
-                    None => {
-                        owed = false;
-                        continue;
-                    }
-                },
-                () = sleep_until(until), if !more => break,
-                () = self.shared.shutdown.cancelled(), if !more => break,
-            };
-            if !self.write(text.lines.as_bytes()).await {
-                return false;
-            }
-        }
-        self.stream.shutdown().await.is_ok()
-    }
-
-    async fn write(&mut self, mut left: &[u8]) -> bool {
-        while !left.is_empty() {
-            match timeout(WRITE_STALL, self.stream.write(left)).await {
-                Ok(Ok(count @ 1..)) => left = left.get(count..).unwrap_or_default(),
-                _ => return false,
-            }
-        }
-        true
-    }
-}
-
-/// The replies of a batch; `None` where its commit was lost.
-async fn answer(batch: Batch, counts: &Counts) -> Option<Text> {
-    let appended = match batch.pending {
-        Some(pending) => pending.await.ok()?,
-        None => Vec::new(),
-    };
-    let mut appended = appended.into_iter();
-    let mut text = String::new();
-    for place in batch.places {
-        match place {
-            Place::Answered(line) => text.push_str(&line),
-            Place::Waiting { ids, session, reference, no_receipt } => match appended.next()? {
-                Appended::Stored => {
-                    text.push_str(&reply::queued(&ids, &session, reference.as_deref(), no_receipt))
-                }
-                Appended::Refused { code, message, retry_after } => {
-                    counts.unavailable.add(1);
-                    text.push_str(&reply::unavailable(code, &message, reference.as_deref(), retry_after));
-                }
-            },
-        }
-        text.push('\n');
-    }
-    Some(Text { lines: text, shares: batch.shares })
 }

@@ -4,6 +4,7 @@
 //! - one reply for every line, in the order of the lines; one bad line harms no other line;
 //! - a line is answered `queued` only after the [`Admission`] said that it is stored; where the commit was lost, the
 //!   connection closes without a reply, which means "outcome unknown";
+//! - whoever says so writes a short reply himself, where everything before it is written: the queue's thread, on its way;
 //! - memory is bounded: a line by `max_line`; long lines together by `buffer_max_bytes`, until their replies are written;
 //!   what one connection has in work by [`MAX_BATCH_BYTES`], the replies that wait on it by [`MAX_REPLY_BYTES`], the
 //!   receipts on all of them by [`MAX_SLIP_BYTES`]. At a limit the connection is no longer read.
@@ -13,6 +14,7 @@ mod control;
 mod counts;
 mod framing;
 mod listener;
+mod outbox;
 mod slip;
 #[cfg(test)]
 mod tests;
@@ -21,14 +23,12 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
 pub use self::control::Control;
 pub use self::counts::{Counter, Counts};
 pub use self::framing::{Frame, Framer};
 pub use self::listener::{BindError, Listener};
 pub use self::slip::Slip;
-use crate::wire::reply::Appended;
+use crate::wire::reply::Replier;
 use crate::wire::submission::Submission;
 
 /// The most lines of one connection that are handed on together.
@@ -49,20 +49,18 @@ pub const MAX_SLIP_BYTES: usize = 64 * 1_024 * 1_024;
 /// How long a connection is read and discarded after the daemon shut down its writing side.
 pub const LINGER_AT_SHUTDOWN: Duration = Duration::from_secs(1);
 
-/// What becomes of a batch: one [`Appended`] for each submission in its order. An error on receiving means that the
-/// commit was lost: nobody knows what is stored.
-pub type Pending = oneshot::Receiver<Vec<Appended>>;
-
 /// Who takes submissions in: the queue, or its stand-in in a test.
 pub trait Admission: Clone + Send + Sync + 'static {
     /// Hands on a batch of the connection `producer`, and waits while there is no room for it (back-pressure). `slips` are
-    /// the receipts that are asked for, by the position in the batch.
+    /// the receipts that are asked for, by the position in the batch; `replier` hears what became of
+    /// it; where the commit is lost it is dropped.
     fn append(
         &self,
         producer: u64,
         batch: Vec<Submission>,
         slips: Vec<(usize, Slip)>,
-    ) -> impl Future<Output = Pending> + Send;
+        replier: Box<dyn Replier>,
+    ) -> impl Future<Output = ()> + Send;
 }
 
 /// How the socket behaves.

@@ -5,24 +5,28 @@ use futures_util::FutureExt;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::wire::defaults::Defaults;
-use crate::wire::reply::Unavailable;
+use crate::wire::reply::{Appended, Unavailable};
 
 /// Stores all but sessions called `full` and `lost`.
 #[derive(Clone)]
 struct Fake;
 
 impl Admission for Fake {
-    async fn append(&self, _producer: u64, batch: Vec<Submission>, slips: Vec<(usize, Slip)>) -> Pending {
+    async fn append(
+        &self,
+        _producer: u64,
+        batch: Vec<Submission>,
+        slips: Vec<(usize, Slip)>,
+        replier: Box<dyn Replier>,
+    ) {
         for (position, slip) in slips {
             slip.send(format!("receipt {position}"));
         }
-        let (sender, receiver) = oneshot::channel();
         let lost = batch.iter().any(|one| one.envelope.session.as_str() == "lost");
         let answers = batch.iter().map(|one| match one.envelope.session.as_str() {
             "full" => Appended::Refused {
@@ -33,9 +37,9 @@ impl Admission for Fake {
             _ => Appended::Stored,
         });
         if !lost {
-            sender.send(answers.collect()).expect("somebody waits");
+            assert!(!replier.is_gone());
+            replier.reply(answers.collect());
         }
-        receiver
     }
 }
 

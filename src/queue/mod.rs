@@ -9,7 +9,7 @@
 //! - `accepted = delivered + dead + expired + quarantined + pending` holds over crashes: the counters lie in the same
 //!   commit as what they count, and the first scan compares them with what is there.
 //!
-//! One blocking thread does all commits and owns what is written; readers see nothing that is not yet durable. See
+//! One blocking thread does all commits, answers those who asked for them, and owns what is written; readers see nothing that is not yet durable. See
 //! `keys.rs` for the layout.
 
 mod alone;
@@ -64,7 +64,9 @@ pub use self::space::{free_bytes, reserve_bytes, used_bytes};
 pub use self::store::{Committed, Scan, Store};
 pub use self::survey::{Sighting, Survey};
 use crate::event::{DeadReason, Entry, Moment, Seq};
+#[cfg(doc)]
 use crate::wire::reply::Appended;
+use crate::wire::reply::Replier;
 use crate::wire::submission::Submission;
 
 /// What submissions that wait for their commit may hold together, in bytes.
@@ -189,8 +191,8 @@ struct Append {
     batch: Vec<Submission>,
     /// By the position in the batch.
     hooks: Vec<(usize, OnStored)>,
-    done: oneshot::Sender<Vec<Appended>>,
-    /// Held until the commit is over.
+    replier: Box<dyn Replier>,
+    /// Held until the commit is planned.
     _room: Option<OwnedSemaphorePermit>,
 }
 
@@ -206,23 +208,21 @@ struct Told {
 
 impl Appender {
     /// Hands a batch of the connection `producer` to the writer, with hooks by the position in it; waits while
-    /// [`MAX_WAITING_BYTES`] are waiting.
-    ///
-    /// The receiver errs where the commit was lost: nobody knows what is stored then.
+    /// [`MAX_WAITING_BYTES`] are waiting. `replier` hears of it on the writer's thread, once the commit is
+    /// over, or there is no room for it.
     pub async fn append(
         &self,
         producer: u64,
         batch: Vec<Submission>,
         hooks: Vec<(usize, OnStored)>,
-    ) -> oneshot::Receiver<Vec<Appended>> {
+        replier: Box<dyn Replier>,
+    ) {
         let bytes: u64 = batch.iter().map(Submission::payload_bytes).sum();
         let share = bytes.min(MAX_WAITING_BYTES).div_ceil(1_024);
         let room =
             Arc::clone(&self.room).acquire_many_owned(u32::try_from(share).unwrap_or(u32::MAX)).await.ok();
-        let (done, pending) = oneshot::channel();
-        // A writer that is gone drops the sender, which the receiver is told as a lost commit.
-        self.commands.send(Command::Append(Append { producer, batch, hooks, done, _room: room }));
-        pending
+        // A writer that is gone drops the replier, which is how that hears of a lost commit.
+        self.commands.send(Command::Append(Append { producer, batch, hooks, replier, _room: room }));
     }
 }
 

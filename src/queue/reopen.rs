@@ -126,9 +126,9 @@ impl Writer {
     /// Undoes a plan of which nothing was written; what was asked for is planned again.
     fn take_back(&mut self, plan: Plan, waiting: &mut VecDeque<Command>) {
         let refusal = self.storage_full(self.space.free());
-        for (done, mut answers) in plan.stored {
+        for (replier, mut answers) in plan.stored {
             answers.iter_mut().filter(|one| **one == Appended::Stored).for_each(|one| *one = refusal.clone());
-            let _gone = done.send(answers);
+            replier.reply(answers);
         }
         self.settled.extend(plan.removing);
         plan.asked.into_iter().rev().for_each(|command| waiting.push_front(command));
@@ -163,16 +163,13 @@ impl Writer {
     fn refuse(&self, waiting: &mut VecDeque<Command>) {
         let refusal = self.storage_full(self.space.free());
         for command in std::mem::take(waiting) {
-            let _gone = match command {
+            match command {
                 Command::Append(append) => {
-                    append.done.send(vec![refusal.clone(); append.batch.len()]).map_err(drop)
+                    append.replier.reply(vec![refusal.clone(); append.batch.len()]);
                 }
-                Command::Pulse(done) => done.send(()),
-                other => {
-                    waiting.push_back(other);
-                    Ok(())
-                }
-            };
+                Command::Pulse(done) => drop(done.send(())),
+                other => waiting.push_back(other),
+            }
         }
     }
 }

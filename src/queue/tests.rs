@@ -15,7 +15,7 @@ use super::engine::Engine;
 use super::*;
 use crate::event::{Account, Balance};
 use crate::wire::defaults::Defaults;
-use crate::wire::reply::Unavailable;
+use crate::wire::reply::{Appended, Unavailable};
 
 fn account(client: &str) -> Account {
     Account { client: client.to_owned(), organization: "0DD9@AdobeOrg".to_owned() }
@@ -62,8 +62,15 @@ fn submission(session: &str, count: usize, bytes: usize, members: usize) -> Subm
     ))
 }
 
-async fn append(queue: &Queue, batch: Vec<Submission>) -> Vec<Appended> {
-    queue.appender().append(1, batch, vec![]).await.await.unwrap()
+/// What becomes of a batch; `None` where its commit was lost.
+async fn told(appender: Appender, batch: Vec<Submission>) -> Option<Vec<Appended>> {
+    let (sender, answers) = oneshot::channel();
+    appender.append(1, batch, vec![], Box::new(sender)).await;
+    answers.await.ok()
+}
+
+pub(super) async fn append(queue: &Queue, batch: Vec<Submission>) -> Vec<Appended> {
+    told(queue.appender(), batch).await.unwrap()
 }
 
 async fn seqs(store: &Store) -> Vec<u64> {

@@ -5,7 +5,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
 use tracing::error;
 
 use super::batch::Batch;
@@ -26,7 +25,7 @@ use crate::failpoint::reach;
 use crate::schedule::Stitches;
 use crate::wire::hash;
 use crate::wire::record::Apart;
-use crate::wire::reply::{Appended, Unavailable};
+use crate::wire::reply::{Appended, Replier, Unavailable};
 use crate::wire::submission::Submission;
 
 /// The most settled pages that one commit removes.
@@ -65,7 +64,7 @@ pub(super) struct Plan {
     pub(super) fresh: Vec<PageState>,
     pub(super) entries: Vec<Entry>,
     pub(super) recent: Vec<Event>,
-    pub(super) stored: Vec<(oneshot::Sender<Vec<Appended>>, Vec<Appended>)>,
+    pub(super) stored: Vec<(Box<dyn Replier>, Vec<Appended>)>,
     hooks: Vec<(OnStored, Seq)>,
     /// The connections whose lines it answers.
     producers: BTreeSet<u64>,
@@ -292,7 +291,7 @@ impl Writer {
             let mut hooks = append.hooks.into_iter().peekable();
             for (position, submission) in append.batch.into_iter().enumerate() {
                 let hook = hooks.next_if(|(of, _)| *of == position);
-                let refusal = match (room, append.done.is_closed()) {
+                let refusal = match (room, append.replier.is_gone()) {
                     // Whoever asked is gone: its lines were never answered, so nobody counts on them.
                     (_, true) => continue,
                     (Room::RemovalsOnly(free), _) => Some(self.storage_full(free)),
@@ -306,7 +305,7 @@ impl Writer {
                 }));
             }
             plan.producers.insert(append.producer);
-            plan.stored.push((append.done, answers));
+            plan.stored.push((append.replier, answers));
         }
         page.close(plan);
     }
@@ -374,17 +373,17 @@ impl Writer {
         for (hook, first) in plan.hooks {
             hook.0(first);
         }
+        // Before the ledger: whoever knows that one only takes these for left out, and reads them from the disk.
         if !plan.entries.is_empty() {
             // A scheduler that does not keep up reads these from the disk.
             let _full = self.told.live.try_send(committed(first, self.ledger.next, plan.entries));
         }
         self.told.ledger.send_replace(self.ledger);
+        for (replier, answers) in plan.stored {
+            replier.reply(answers);
+        }
         for reason in plan.buried {
             self.told.counts.bury(reason);
-        }
-        for (done, answers) in plan.stored {
-            // A connection that is gone wants no answer.
-            let _gone = done.send(answers);
         }
         let mut requeued = plan.requeued.into_iter();
         for command in plan.asked {

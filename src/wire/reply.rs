@@ -3,8 +3,31 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::sync::oneshot;
 
 use crate::event::{EventId, SessionId};
+
+/// Whoever asked for a batch of submissions to be stored.
+pub trait Replier: std::fmt::Debug + Send {
+    /// Whether nobody waits for the answer any more.
+    fn is_gone(&self) -> bool;
+
+    /// Says what became of the batch: one answer for each submission in its order. It does not block. A replier that is dropped
+    /// instead tells that the commit was lost: nobody knows what is stored.
+    fn reply(self: Box<Self>, answers: Vec<Appended>);
+}
+
+/// Whoever holds the receiver waits; where the commit was lost the receiver errs.
+impl Replier for oneshot::Sender<Vec<Appended>> {
+    fn is_gone(&self) -> bool {
+        self.is_closed()
+    }
+
+    fn reply(self: Box<Self>, answers: Vec<Appended>) {
+        // Who waited may have given up.
+        drop(self.send(answers));
+    }
+}
 
 /// What became of one submission that was handed to the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]

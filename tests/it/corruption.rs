@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use crate::extent::{extent, seed};
 use crate::process::{Log, command, message, terminate};
-use crate::support::{account, queue_settings};
+use crate::support::{account, append, queue_settings};
 
 const EVENTS: u64 = 3_000;
 const DELIVERED: u64 = 600;
@@ -60,7 +60,7 @@ async fn made(path: &Path) -> BTreeMap<u64, Event> {
                 Submission::parse(text.as_bytes(), &Defaults::default(), 1).expect("a good line")
             };
             let lines: Vec<Submission> = (batch..batch + 20).map(line).collect();
-            queue.appender().append(0, lines, vec![]).await.await.expect("a commit");
+            append(&queue, lines).await.expect("a commit");
         }
         let (store, seqs) = (queue.store(), own.map(|number| Seq(number + 1)).collect::<Vec<_>>());
         let events = store.load(&seqs).expect("the queue reads");

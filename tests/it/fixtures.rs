@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::kill::copied;
 use crate::power::check::{is_genuine, now, open, submission};
-use crate::support::{account, queue_settings};
+use crate::support::{account, append, queue_settings};
 
 /// How many submissions a fixture was made of, and how many events these had.
 const LINES: u64 = 60;
@@ -80,7 +80,7 @@ async fn make_a_fixture() {
     let _absent = fs::remove_dir_all(&path);
     let queue = open(queue_settings(&path)).expect("a new queue");
     for number in 0..LINES {
-        queue.appender().append(0, vec![submission(number)], vec![]).await.await.expect("a commit");
+        append(&queue, vec![submission(number)]).await.expect("a commit");
     }
     let store = queue.store();
     assert_eq!(store.tail(), Seq(EVENTS + 1), "EVENTS says how many there are");

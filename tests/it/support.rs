@@ -13,11 +13,13 @@ use target_notifyd::queue::{Ledger, Queue};
 use target_notifyd::sandbox::Sandbox;
 use target_notifyd::schedule::Backoff;
 use target_notifyd::wire::defaults::Defaults;
+use target_notifyd::wire::reply::Appended;
+use target_notifyd::wire::submission::Submission;
 use target_notifyd::{admin, delivery, ingest, queue, schedule};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::UnixStream;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +31,13 @@ const LIMIT: Duration = Duration::from_secs(180);
 
 pub(crate) fn account() -> Account {
     Account { client: "acme".to_owned(), organization: "0DD9@AdobeOrg".to_owned() }
+}
+
+/// What becomes of a batch; `None` where its commit was lost.
+pub(crate) async fn append(queue: &Queue, batch: Vec<Submission>) -> Option<Vec<Appended>> {
+    let (sender, answers) = oneshot::channel();
+    queue.appender().append(0, batch, vec![], Box::new(sender)).await;
+    answers.await.ok()
 }
 
 /// A queue in `path` with room for everything.

@@ -15,6 +15,7 @@ use crate::queue::batch::Batch;
 use crate::queue::engine::{CommitError, Engine, SEGMENT_BYTES};
 use crate::queue::journal::replay;
 use crate::queue::keys::{MARK, MEMBERS, numbered};
+use crate::queue::tests::append;
 use crate::queue::{Burial, keys};
 use crate::queue::{Queue, Settings};
 use crate::schedule::Random;
@@ -56,7 +57,7 @@ async fn made(path: &Path) {
     let queue = open(path);
     for number in 0..30 {
         let large = if number < 20 { 1 } else { 2_000 };
-        queue.appender().append(1, vec![submission(number, large)], vec![]).await.await.unwrap();
+        append(&queue, vec![submission(number, large)]).await;
     }
     let seqs = |of: u64| (1..=600).filter(move |seq| seq % of == 0).map(Seq);
     let burial = |seq| Burial { seq, reason: DeadReason::Refused, detail: "bad".to_owned() };
@@ -262,7 +263,7 @@ async fn damage_of_what_moved_last_is_not_taken_for_a_tear() {
     let queue = open(folder.path());
     for commit in 0..6 {
         let lines = (commit * 20..commit * 20 + 20).map(|number| submission(number, 3_000)).collect();
-        queue.appender().append(1, lines, vec![]).await.await.unwrap();
+        append(&queue, lines).await;
     }
     queue.shutdown().await.unwrap();
     let (log, before) = (database(folder.path()), read(folder.path()).0);

@@ -13,7 +13,7 @@ use target_notifyd::wire::reply::Appended;
 use target_notifyd::wire::submission::Submission;
 
 use super::record::Record;
-use crate::support::{account, queue_settings};
+use crate::support::{account, append, queue_settings};
 
 /// How many sessions the events are of.
 const SESSIONS: u64 = 40;
@@ -228,8 +228,8 @@ async fn goes_on(
     if let Some((_, seq)) = found.pop_first() {
         queue.store().settle(vec![seq], vec![]).await.map_err(failed)?;
     }
-    let answer = queue.appender().append(0, vec![submission(NEW)], vec![]).await.await;
-    if answer.as_deref() != Ok(&[Appended::Stored]) {
+    let answer = append(&queue, vec![submission(NEW)]).await;
+    if answer.as_deref() != Some(&[Appended::Stored]) {
         return Err(format!("it takes no new event: {answer:?}"));
     }
     queue.shutdown().await.map_err(failed)?;

@@ -291,10 +291,7 @@ impl Pair {
                     }
                 }));
                 let appender = self.queue.as_ref().unwrap().appender();
-                async move {
-                    appender.append(1, batch, vec![]).await.await.map_or(Answer::None, Answer::Appended)
-                }
-                .boxed()
+                async move { told(appender, batch).await.map_or(Answer::None, Answer::Appended) }.boxed()
             }
         }
     }

@@ -1,0 +1,536 @@
+//! What one connection is owed: its replies, in the order of its lines.
+//!
+//! Guarantees:
+//! - replies are written in the order of the batches, each once; a receipt is written behind the reply to its own line;
+//! - one at a time writes: the thread that answers a batch, where that is short and everything before it is written, or the
+//!   connection's task. So a producer that waits for its reply has it without another thread having to wake up;
+//! - that thread never waits for a producer: what the socket does not take at once is left to the task;
+//! - a batch that is dropped without an answer has the connection closed, once what comes before it is written.
+
+use std::collections::VecDeque;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use nix::sys::socket::{Shutdown, shutdown};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::slip::Receipt;
+use super::{Counts, WRITE_STALL};
+use crate::event::{EventId, SessionId};
+use crate::wire::reply::{self, Appended, Replier};
+
+/// What a reply that waits takes in memory beside its texts, in bytes.
+const PLACE_BYTES: usize = 160;
+/// What an event of a reply that waits takes in memory beside its id, in bytes.
+const PLACE_BYTES_PER_EVENT: usize = 48;
+/// The most that the places of a batch take in memory, in bytes, whose replies are written by the thread that answers it: all
+/// others wait for that thread.
+const PROMPT_BYTES: usize = 2 * 1_024;
+
+/// A line's place in the order of replies.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// Answered already.
+    Answered(String),
+    /// Answered by the next [`Appended`] of the batch.
+    Waiting { ids: Vec<EventId>, session: SessionId, reference: Option<String>, no_receipt: bool },
+}
+
+impl Place {
+    /// About what it takes in memory, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let texts = match self {
+            Self::Answered(line) => line.len(),
+            Self::Waiting { ids, session, reference, .. } => {
+                let ids: usize = ids.iter().map(|id| id.as_str().len() + PLACE_BYTES_PER_EVENT).sum();
+                ids + session.as_str().len() + reference.as_ref().map_or(0, String::len)
+            }
+        };
+        PLACE_BYTES + texts
+    }
+}
+
+/// The replies of one connection.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    stream: OwnedWriteHalf,
+    state: Mutex<State>,
+    /// There is something for the task to do.
+    wake: Notify,
+    counts: Arc<Counts>,
+    /// How much the connection owes: batches, and receipts.
+    pub(super) owed: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The batches that are not written, the first of them with the number `answered`.
+    batches: VecDeque<Batch>,
+    /// How many were written, or are being written.
+    answered: u64,
+    /// What the socket did not take at once.
+    left: Option<Text>,
+    /// Whether the task is writing.
+    writing: bool,
+    /// Whether the task has receipts that wait for a reply.
+    receipts: bool,
+    /// Whether no more batches come.
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Batch {
+    places: Vec<Place>,
+    /// About what they take in memory.
+    bytes: usize,
+    fate: Fate,
+    /// What it holds of limits, until its replies are written.
+    shares: Vec<OwnedSemaphorePermit>,
+}
+
+#[derive(Debug)]
+enum Fate {
+    Open,
+    Answered(Vec<Appended>),
+    /// Its commit was lost, or its answers are not those to its lines: nobody knows what is stored.
+    Lost,
+}
+
+/// What is to be written, and what it holds of limits until it is.
+#[derive(Debug, Default)]
+struct Text {
+    lines: String,
+    /// How much of it is written, in bytes.
+    written: usize,
+    shares: Vec<OwnedSemaphorePermit>,
+}
+
+/// What the task does next.
+enum Turn {
+    Write(Text),
+    Wait,
+    /// All is answered, and no more comes but receipts.
+    Done,
+    /// A commit was lost: the connection closes without a reply.
+    Lost,
+}
+
+/// Answers one batch of a connection; dropped without an answer, it closes the connection.
+#[derive(Debug)]
+pub(super) struct Asker {
+    outbox: Weak<Outbox>,
+    number: u64,
+    told: bool,
+}
+
+impl Replier for Asker {
+    fn is_gone(&self) -> bool {
+        self.outbox.strong_count() == 0
+    }
+
+    fn reply(mut self: Box<Self>, answers: Vec<Appended>) {
+        self.told = true;
+        if let Some(outbox) = self.outbox.upgrade() {
+            outbox.answer(self.number, Fate::Answered(answers));
+        }
+    }
+}
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        if !self.told
+            && let Some(outbox) = self.outbox.upgrade()
+        {
+            outbox.answer(self.number, Fate::Lost);
+        }
+    }
+}
+
+impl Outbox {
+    pub(super) fn new(stream: OwnedWriteHalf, counts: Arc<Counts>) -> Self {
+        let (wake, owed) = (Notify::new(), Arc::default());
+        Self { stream, state: Mutex::default(), wake, counts, owed }
+    }
+
+    /// Takes the places of a batch, which take about `bytes` in memory; who answers those that wait, if any does. `shares` is
+    /// what it holds of limits.
+    pub(super) fn push(
+        self: &Arc<Self>,
+        places: Vec<Place>,
+        bytes: usize,
+        shares: Vec<OwnedSemaphorePermit>,
+    ) -> Option<Box<Asker>> {
+        let waits = places.iter().any(|place| matches!(place, Place::Waiting { .. }));
+        self.owed.fetch_add(1, Ordering::Relaxed);
+        let fate = if waits { Fate::Open } else { Fate::Answered(Vec::new()) };
+        let mut state = self.state();
+        state.batches.push_back(Batch { places, bytes, fate, shares });
+        let number = state.answered + state.batches.len() as u64 - 1;
+        drop(state);
+        if !waits {
+            self.wake.notify_one();
+            return None;
+        }
+        Some(Box::new(Asker { outbox: Arc::downgrade(self), number, told: false }))
+    }
+
+    /// No more batches come.
+    pub(super) fn end(&self) {
+        self.state().ended = true;
+        self.wake.notify_one();
+    }
+
+    fn answer(&self, number: u64, fate: Fate) {
+        let mut state = self.state();
+        let at = number.checked_sub(state.answered).and_then(|at| usize::try_from(at).ok());
+        let Some(batch) = at.and_then(|at| state.batches.get_mut(at)) else { return };
+        let waiting = batch.places.iter().filter(|place| matches!(place, Place::Waiting { .. })).count();
+        batch.fate = match fate {
+            Fate::Answered(answers) if answers.len() != waiting => Fate::Lost,
+            fate => fate,
+        };
+        let is_short = batch.bytes <= PROMPT_BYTES;
+        let is_next = at == Some(0) && state.left.is_none() && !state.writing && !state.receipts;
+        let is_done = is_short && is_next && self.write_at_once(&mut state);
+        drop(state);
+        if !is_done {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Writes the replies of the first batch as far as the socket takes them; whether the task has nothing left to do.
+    fn write_at_once(&self, state: &mut State) -> bool {
+        let (mut text, Some(batch)) = (Text::default(), self.take(state)) else { return false };
+        self.add(batch, &mut text);
+        match self.stream.try_write(text.lines.as_bytes()) {
+            Ok(written) if written == text.lines.len() => match state.batches.front() {
+                Some(next) => matches!(next.fate, Fate::Open),
+                None => !state.ended,
+            },
+            // The task hears of an error when it goes on.
+            written => {
+                text.written = written.unwrap_or(0);
+                state.left = Some(text);
+                false
+            }
+        }
+    }
+
+    /// Takes the first batch, where it is answered.
+    fn take(&self, state: &mut State) -> Option<Batch> {
+        let batch = state.batches.pop_front_if(|batch| matches!(batch.fate, Fate::Answered(_)))?;
+        state.answered += 1;
+        self.owed.fetch_sub(1, Ordering::Relaxed);
+        Some(batch)
+    }
+
+    /// Adds the replies of a batch that is answered.
+    fn add(&self, batch: Batch, text: &mut Text) {
+        let Fate::Answered(answers) = batch.fate else { return };
+        let (mut answers, lines) = (answers.into_iter(), &mut text.lines);
+        for place in batch.places {
+            match place {
+                Place::Answered(line) => lines.push_str(&line),
+                Place::Waiting { ids, session, reference, no_receipt } => match answers.next() {
+                    // There are as many answers as lines that wait.
+                    None => return,
+                    Some(Appended::Stored) => {
+                        lines.push_str(&reply::queued(&ids, &session, reference.as_deref(), no_receipt));
+                    }
+                    Some(Appended::Refused { code, message, retry_after }) => {
+                        self.counts.unavailable.add(1);
+                        let reference = reference.as_deref();
+                        lines.push_str(&reply::unavailable(code, &message, reference, retry_after));
+                    }
+                },
+            }
+            lines.push('\n');
+        }
+        text.shares.extend(batch.shares);
+    }
+
+    /// What the task does next; those of the `receipts` that may be written are taken out.
+    fn turn(&self, receipts: &mut Vec<Receipt>) -> Turn {
+        let mut state = self.state();
+        let mut text = state.left.take().unwrap_or_default();
+        // One at a time: what it holds of limits is free once it is written.
+        let batch = self.take(&mut state);
+        let (now, later): (Vec<_>, _) =
+            receipts.drain(..).partition(|receipt| receipt.batch < state.answered);
+        *receipts = later;
+        state.receipts = !receipts.is_empty();
+        state.writing = !text.lines.is_empty() || batch.is_some() || !now.is_empty();
+        if !state.writing {
+            return match state.batches.front() {
+                Some(Batch { fate: Fate::Lost, .. }) => Turn::Lost,
+                None if state.ended => Turn::Done,
+                _ => Turn::Wait,
+            };
+        }
+        drop(state);
+        if let Some(batch) = batch {
+            self.add(batch, &mut text);
+        }
+        for receipt in now {
+            text.lines.push_str(&receipt.text);
+            text.lines.push('\n');
+            text.shares.push(receipt.share);
+        }
+        Turn::Write(text)
+    }
+
+    /// Answers batches in their order, and writes receipts after the replies to their own lines; `true` once all is
+    /// written and our side is shut down, `false` where the connection has to close at once. `idle` is how long receipts are
+    /// waited for after the last reply.
+    pub(super) async fn run(
+        &self,
+        mut due: mpsc::Receiver<Receipt>,
+        shutdown: &CancellationToken,
+        idle: impl Fn() -> Duration,
+    ) -> bool {
+        let (mut receipts, mut owed, mut until) = (Vec::new(), true, None);
+        loop {
+            match self.turn(&mut receipts) {
+                Turn::Write(text) if self.write(&text).await => continue,
+                Turn::Write(_) | Turn::Lost => return false,
+                Turn::Done if !owed => break,
+                Turn::Done => until = until.or_else(|| Some(Instant::now() + idle())),
+                Turn::Wait => {}
+            }
+            // The channel keeps what is not taken; the wait for receipts after the last reply has a fixed end. What is due goes
+            // before every end.
+            tokio::select! {
+                biased;
+                () = self.wake.notified() => {}
+                receipt = due.recv(), if owed => match receipt {
+                    Some(receipt) => receipts.push(receipt),
+                    None => owed = false,
+                },
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => break,
+                () = shutdown.cancelled(), if until.is_some() => break,
+            }
+        }
+        self.shut_down()
+    }
+
+    async fn write(&self, text: &Text) -> bool {
+        let mut left = text.lines.as_bytes().get(text.written..).unwrap_or_default();
+        while !left.is_empty() {
+            match timeout(WRITE_STALL, self.write_some(left)).await {
+                Ok(Ok(count @ 1..)) => left = left.get(count..).unwrap_or_default(),
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    async fn write_some(&self, bytes: &[u8]) -> std::io::Result<usize> {
+        loop {
+            self.stream.writable().await?;
+            match self.stream.try_write(bytes) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                written => return written,
+            }
+        }
+    }
+
+    fn shut_down(&self) -> bool {
+        let stream: &UnixStream = self.stream.as_ref();
+        shutdown(stream.as_raw_fd(), Shutdown::Write).is_ok()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Whoever panics in here ends the daemon, or its own connection.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    /// An outbox, and the producer's side.
+    async fn outbox() -> (Arc<Outbox>, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.writable().await.unwrap();
+        let (_, writing) = ours.into_split();
+        (Arc::new(Outbox::new(writing, Arc::default())), theirs)
+    }
+
+    fn waiting(session: &str) -> Vec<Place> {
+        let session = SessionId::new(session).unwrap();
+        vec![Place::Waiting { ids: Vec::new(), session, reference: None, no_receipt: false }]
+    }
+
+    fn line(session: &str) -> String {
+        format!("{{\"status\":\"queued\",\"ids\":[],\"session_id\":\"{session}\"}}\n")
+    }
+
+    async fn read(theirs: &mut UnixStream, text: &str) {
+        let mut bytes = vec![0; text.len()];
+        theirs.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(String::from_utf8(bytes).unwrap(), text);
+    }
+
+    async fn run(outbox: &Outbox) -> bool {
+        outbox.end();
+        let (receipts, due) = mpsc::channel(1);
+        drop(receipts);
+        outbox.run(due, &CancellationToken::new(), Duration::default).await
+    }
+
+    #[tokio::test]
+    async fn who_answers_a_batch_writes_its_reply_where_it_is_the_next() {
+        let (outbox, mut theirs) = outbox().await;
+        let first = outbox.push(waiting("a"), 1, Vec::new()).unwrap();
+        std::thread::spawn(|| first.reply(vec![Appended::Stored])).join().unwrap();
+        read(&mut theirs, &line("a")).await;
+        assert_eq!(outbox.owed.load(Ordering::Relaxed), 0);
+
+        let [second, third] = ["b", "c"].map(|session| outbox.push(waiting(session), 1, Vec::new()).unwrap());
+        assert!(outbox.push(vec![Place::Answered("bad".to_owned())], 1, Vec::new()).is_none());
+        third.reply(vec![Appended::Stored]);
+        assert_eq!(theirs.try_read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        second.reply(vec![Appended::Stored]);
+        read(&mut theirs, &line("b")).await;
+        // What is behind it is the task's.
+        assert!(run(&outbox).await);
+        read(&mut theirs, &(line("c") + "bad\n")).await;
+        assert_eq!(theirs.read(&mut [0]).await.unwrap(), 0, "the stream ends");
+    }
+
+    #[tokio::test]
+    async fn a_full_socket_holds_nobody_up_and_loses_nothing() {
+        let (outbox, mut theirs) = outbox().await;
+        let mut expected = String::new();
+        // Until the socket takes no more, and some beyond.
+        for number in 0.. {
+            let session = format!("{number}");
+            outbox.push(waiting(&session), 1, Vec::new()).unwrap().reply(vec![Appended::Stored]);
+            expected += &line(&session);
+            if outbox.state().batches.len() > 3 {
+                break;
+            }
+        }
+        let (all, ()) = tokio::join!(run(&outbox), read(&mut theirs, &expected));
+        assert!(all);
+    }
+
+    #[tokio::test]
+    async fn a_lost_commit_closes_behind_what_is_answered() {
+        for told in [false, true] {
+            let (outbox, mut theirs) = outbox().await;
+            let [first, second, third] =
+                ["a", "b", "c"].map(|session| outbox.push(waiting(session), 1, Vec::new()).unwrap());
+            assert!(!first.is_gone());
+            match told {
+                true => second.reply(Vec::new()),
+                false => drop(second),
+            }
+            first.reply(vec![Appended::Stored]);
+            third.reply(vec![Appended::Stored]);
+            assert!(!run(&outbox).await);
+            drop(outbox);
+            let mut text = String::new();
+            theirs.read_to_string(&mut text).await.unwrap();
+            assert_eq!(text, line("a"), "nothing in the place of another reply");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn replies_come_in_order_whoever_writes_them() {
+        const BATCHES: usize = 4_000;
+        let (outbox, theirs) = outbox().await;
+        let room = Arc::new(Semaphore::new(64));
+        let (askers, due) = std::sync::mpsc::channel::<Box<Asker>>();
+        let answers =
+            std::thread::spawn(move || due.iter().for_each(|one| one.reply(vec![Appended::Stored])));
+        let runs = tokio::spawn({
+            let outbox = Arc::clone(&outbox);
+            async move {
+                let (receipts, due) = mpsc::channel(1);
+                drop(receipts);
+                outbox.run(due, &CancellationToken::new(), Duration::default).await
+            }
+        });
+        let reads = tokio::spawn(async move {
+            let (mut theirs, mut text) = (theirs, String::new());
+            theirs.read_to_string(&mut text).await.unwrap();
+            text
+        });
+        let mut expected = String::new();
+        for number in 0..BATCHES {
+            let share = Arc::clone(&room).acquire_owned().await.unwrap();
+            let session = format!("{number}");
+            // Some are the task's, and some wait for nobody.
+            let (places, bytes) = match number % 5 {
+                0 => (waiting(&session), PROMPT_BYTES + 1),
+                1 => (vec![Place::Answered(line(&session).trim_end().to_owned())], 1),
+                _ => (waiting(&session), 1),
+            };
+            expected += &line(&session);
+            let asker = outbox.push(places, bytes, vec![share]);
+            asker.into_iter().for_each(|asker| askers.send(asker).unwrap());
+        }
+        outbox.end();
+        drop(askers);
+        assert!(runs.await.unwrap());
+        answers.join().unwrap();
+        assert_eq!((outbox.owed.load(Ordering::Relaxed), room.available_permits()), (0, 64));
+        drop(outbox);
+        assert_eq!(reads.await.unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn receipts_that_are_due_go_before_the_end() {
+        for _ in 0..20 {
+            let (outbox, mut theirs) = outbox().await;
+            let asker = outbox.push(waiting("a"), 1, Vec::new()).unwrap();
+            let all = Arc::new(Semaphore::new(2));
+            let (receipts, due) = mpsc::channel(2);
+            for text in ["first", "second"] {
+                let share = Arc::clone(&all).acquire_owned().await.unwrap();
+                receipts.send(Receipt { batch: 0, text: text.to_owned(), share }).await.unwrap();
+            }
+            let shutdown = CancellationToken::new();
+            shutdown.cancel();
+            outbox.end();
+            asker.reply(vec![Appended::Stored]);
+            // Another receipt might come, so that nothing but the shutdown ends it.
+            assert!(outbox.run(due, &shutdown, || Duration::from_secs(60)).await);
+            drop((outbox, receipts));
+            let mut text = String::new();
+            theirs.read_to_string(&mut text).await.unwrap();
+            assert_eq!(text, line("a") + "first\nsecond\n");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reply_that_nobody_takes_ends_the_connection() {
+        let (outbox, _theirs) = outbox().await;
+        while outbox.state().left.is_none() {
+            outbox.push(waiting("a"), 1, Vec::new()).unwrap().reply(vec![Appended::Stored]);
+        }
+        let began = Instant::now();
+        assert!(!run(&outbox).await);
+        assert_eq!(began.elapsed(), WRITE_STALL);
+    }
+
+    #[tokio::test]
+    async fn whoever_answers_a_connection_that_is_gone_is_told() {
+        let (outbox, _theirs) = outbox().await;
+        let asker = outbox.push(waiting("a"), 1, Vec::new()).unwrap();
+        drop(outbox);
+        assert!(asker.is_gone());
+        asker.reply(vec![Appended::Stored]);
+    }
+}
