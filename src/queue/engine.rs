@@ -43,6 +43,10 @@ pub(super) const SEGMENT_BYTES: usize = 512 * 1_024;
 const MOVE_LEAST: usize = 1_024 * 1_024;
 /// How many times its own bytes it moves, so that the journal shrinks to its size whatever comes.
 const MOVE_SHARE: usize = 2;
+/// A value from this size on, in bytes, has a page of the engine nearly to itself.
+const LARGE_BYTES: usize = 1_024;
+/// How often the page of such a value is read again, see [`Open::note`].
+const NOTES: usize = 3;
 /// How long an open waits for the lock of a database that this process has just closed.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
 
@@ -238,7 +242,11 @@ impl Engine {
         match found {
             Some(found) => found.value().map_err(sled::Error::Io),
             // What leaves the journal meanwhile was in the engine before.
-            None => open.db.get(key),
+            None => {
+                let value = open.db.get(key)?;
+                open.note(key, value.as_ref().map_or(0, |value| value.len()));
+                Ok(value)
+            }
         }
     }
 
@@ -300,15 +308,17 @@ impl Open {
                 max = max.saturating_sub(key.len() + found.bytes());
                 match found.value().map_err(sled::Error::Io)? {
                     Some(value) => {
-                        batch.insert(key.as_slice(), value);
-                        keys.push(key);
+                        keys.push((key.clone(), value.len()));
+                        batch.insert(key, value);
                     }
                     None => batch.remove(key),
                 }
             }
-            self.journal.lie_below(keys.iter());
+            self.journal.lie_below(keys.iter().map(|(key, _)| key));
             self.db.apply_batch(batch)?;
             reach("journal", "applied");
+            // Before the flush: a first look may complete what the batch has begun, and writes that to the log.
+            keys.iter().for_each(|(key, bytes)| self.note(key, *bytes));
             // Each batch is durable before the next one begins, which `salvage/sight.rs` counts on, and before the journal
             // gives up what was in it.
             self.flush()?;
@@ -321,6 +331,16 @@ impl Open {
             self.journal.engine_reached(place);
         }
         Ok(())
+    }
+
+    /// Has the engine take note of the page of a value of so many bytes, which it has just read or written. It looks at what its
+    /// cache holds only when one of 256 lists has taken note of 64 accesses: where each page is accessed once or twice, that are up
+    /// to 100 MiB of pages, however small the cache is to be.
+    pub(super) fn note(&self, key: &[u8], bytes: usize) {
+        if bytes >= LARGE_BYTES {
+            // Whoever wants the value hears of errors.
+            (0..NOTES).for_each(|_| drop(self.db.get(key)));
+        }
     }
 
     /// Returns once all that the engine was given is on stable storage.

@@ -81,7 +81,10 @@ impl<'e> Merged<'e> {
         let mut theirs: Vec<(IVec, Found)> = Vec::new();
         for record in self.open.db.range::<&[u8], _>((from.as_ref().map(Vec::as_slice), upper)) {
             match record {
-                Ok((key, value)) => theirs.push((key, Found::Small(value))),
+                Ok((key, value)) => {
+                    self.open.note(&key, value.len());
+                    theirs.push((key, Found::Small(value)));
+                }
                 Err(error) => {
                     let last = theirs.last().map(|(key, _)| key.to_vec()).unwrap_or_default();
                     return (theirs, Some(last), Some(error));
@@ -134,6 +137,9 @@ pub(super) fn last_to(open: &Open, key: &[u8]) -> Result<Option<(IVec, IVec)>, s
 fn last_place(open: &Open, key: &[u8]) -> Result<Option<(IVec, Found)>, sled::Error> {
     let mut theirs = open.db.range::<&[u8], _>(..=key).rev();
     let mut their = theirs.next().transpose()?;
+    if let Some((key, value)) = &their {
+        open.note(key, value.len());
+    }
     let mut end = Bound::Included(key.to_vec());
     loop {
         let our = open.journal.index().last_to(end.as_ref().map(Vec::as_slice));
