@@ -91,6 +91,8 @@ pub enum TransportError {
 pub struct Transport {
     client: Client,
     settings: Settings,
+    /// Where requests to the client's own host go, but for their session.
+    own: Url,
 }
 
 impl Transport {
@@ -100,28 +102,26 @@ impl Transport {
     /// [`TransportError`] names the setting that is wrong.
     pub fn new(settings: Settings) -> Result<Self, TransportError> {
         let own = settings.endpoint.replace("{client}", &settings.client);
-        checked("target.endpoint", &own, settings.allow_http)?;
+        let own = checked("target.endpoint", &own, settings.allow_http)?;
         if let Some(edge) = &settings.edge_endpoint {
             checked("target.edge_endpoint", &edge.replace("{cluster}", "0"), settings.allow_http)?;
         }
-        Ok(Self { client: builder(&settings)?.build()?, settings })
+        let own = resource(own, &settings);
+        Ok(Self { client: builder(&settings)?.build()?, settings, own })
     }
 
-    fn base(&self, host: Host) -> String {
-        match (host, &self.settings.edge_endpoint) {
-            (Host::Edge(cluster), Some(edge)) => edge.replace("{cluster}", cluster.as_str()),
-            _ => self.settings.endpoint.replace("{client}", &self.settings.client),
-        }
-    }
-
-    fn url(&self, mut url: Url, session: &SessionId) -> Url {
-        let path = format!("{}{PATH}", url.path().trim_end_matches('/'));
-        url.set_path(&path);
-        url.query_pairs_mut()
-            .append_pair("client", &self.settings.client)
-            .append_pair("imsOrgId", &self.settings.organization)
-            .append_pair("sessionId", session.as_str());
-        url
+    /// Where a request of the session goes.
+    fn url(&self, host: Host, session: &SessionId) -> Result<Url, TransportError> {
+        let mut url = match (host, &self.settings.edge_endpoint) {
+            (Host::Edge(cluster), Some(edge)) => {
+                let edge = edge.replace("{cluster}", cluster.as_str());
+                let edge = checked("target.edge_endpoint", &edge, self.settings.allow_http)?;
+                resource(edge, &self.settings)
+            }
+            _ => self.own.clone(),
+        };
+        url.query_pairs_mut().append_pair("sessionId", session.as_str());
+        Ok(url)
     }
 
     async fn read(&self, mut answer: Response, ids: &[&str]) -> (Outcome, Option<Vec<u8>>) {
@@ -163,9 +163,8 @@ impl Edge for Transport {
         body: Vec<u8>,
         ids: &[&str],
     ) -> (Outcome, Option<Vec<u8>>) {
-        let key = "target.endpoint";
-        let url = match checked(key, &self.base(host), self.settings.allow_http) {
-            Ok(url) => self.url(url, session),
+        let url = match self.url(host, session) {
+            Ok(url) => url,
             Err(error) => return (failed(Failure::Dns, &error.to_string()), None),
         };
         let sent = self
@@ -247,6 +246,16 @@ pub(super) fn builder(settings: &Settings) -> Result<ClientBuilder, TransportErr
         builder = builder.proxy(Proxy::all(proxy)?);
     }
     Ok(builder)
+}
+
+/// The Delivery API at `url`, for the account of `settings`.
+fn resource(mut url: Url, settings: &Settings) -> Url {
+    let path = format!("{}{PATH}", url.path().trim_end_matches('/'));
+    url.set_path(&path);
+    url.query_pairs_mut()
+        .append_pair("client", &settings.client)
+        .append_pair("imsOrgId", &settings.organization);
+    url
 }
 
 /// `value` as a URL that may be used.
