@@ -249,7 +249,17 @@ impl Store {
 
     async fn ask<T>(&self, command: Command, waiting: oneshot::Receiver<T>) -> Result<T, Failed> {
         self.commands.send(command);
-        waiting.await.map_err(|_| self.failure().unwrap_or(Failed::Closed))
+        match waiting.await {
+            Ok(answer) => Ok(answer),
+            Err(_) => Err(self.ended().await),
+        }
+    }
+
+    /// Why the writer ends, which drops what it was asked for, and says why only after that.
+    async fn ended(&self) -> Failed {
+        let mut failed = self.failed.clone();
+        let told = failed.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
+        told.unwrap_or(Failed::Closed)
     }
 
     /// What is kept under `name`.

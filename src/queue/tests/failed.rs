@@ -28,3 +28,22 @@ async fn a_start_after_a_failed_disk_keeps_what_lies_behind_freed_parts_of_the_l
         queue.shutdown().await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn whoever_asked_with_the_commit_that_failed_hears_why() {
+    for _ in 0..20 {
+        let folder = TempDir::new().unwrap();
+        let queue = open(settings(folder.path()));
+        let store = queue.store();
+        fs::remove_dir_all(folder.path().join("queue")).unwrap();
+        let failed = store.put_meta("kept", vec![1]).await;
+        assert!(matches!(failed, Err(Failed::Gone(_))), "{failed:?}");
+        assert!(matches!(store.pulse().await, Err(Failed::Gone(_))));
+        assert!(matches!(queue.shutdown().await, Err(Failed::Gone(_))));
+    }
+    let folder = TempDir::new().unwrap();
+    let queue = open(settings(folder.path()));
+    let store = queue.store();
+    queue.shutdown().await.unwrap();
+    assert!(matches!(store.pulse().await, Err(Failed::Closed)), "it ended in order");
+}
