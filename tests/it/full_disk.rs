@@ -262,7 +262,7 @@ fn filled(min_free: u64, reserve: u64, but: u64) {
     let Some(disk) = Small::mount(24 * MIB, 0) else { return };
     let queue = disk.path().join("queue");
     let stage = Stage::new(&queue, min_free, reserve);
-    let (mut daemon, mut log) = stage.start();
+    let (mut daemon, log) = stage.start();
     let mut acknowledged = burst(stage.folder.path(), "before", 400, 2_000).queued;
     assert_eq!(acknowledged.len(), 400);
     disk.fill(but);
@@ -289,14 +289,10 @@ fn filled(min_free: u64, reserve: u64, but: u64) {
         return;
     }
     stage.heal();
-    if but == 0 {
-        // There is no room even for removals, nor for opening the database again: all of it waits.
-        log.says("the disk is full under the database");
-    }
+    // What is delivered meanwhile is removed as far as zeros lie ahead of the commits, and waits for room beyond them.
     disk.free();
     acknowledged.extend(stage.taken_in_again("after"));
-    let log = stage.end(&queue, daemon, log, &acknowledged);
-    assert!(but > 0 || says(&log, AGAIN), "{log:#?}");
+    stage.end(&queue, daemon, log, &acknowledged);
 }
 
 #[test]
