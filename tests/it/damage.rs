@@ -31,14 +31,15 @@ impl Damage {
         file.write_all_at(&vec![0; self.zeros], self.at).expect("the file can be written");
     }
 
-    /// How many events a start that repairs it counts as lost, tried on a copy of the queue; `None` where none has to.
+    /// How many events a start that repairs it counts as lost, tried on a copy of the queue; `None` where none has to, or can.
     fn loses(&self, queue: &Path) -> Option<u64> {
         let tried = TempDir::new().expect("a folder");
         copied(queue, tried.path());
         let inside = self.file.strip_prefix(queue).expect("the file is the queue's");
         Self { file: tried.path().join(inside), ..*self }.strike();
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let opened = open(queue_settings(tried.path())).expect("the queue opens");
+        // Without its counters it is not opened.
+        let opened = open(queue_settings(tried.path())).ok()?;
         let lost = opened.store().ledger().balance.quarantined;
         runtime.block_on(opened.shutdown()).expect("the queue closes");
         tried.path().join("quarantine").join(DATABASE).exists().then_some(lost)
