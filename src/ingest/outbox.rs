@@ -46,6 +46,11 @@ pub(super) enum Place {
 }
 
 impl Place {
+    /// Whether it takes an answer.
+    fn waits(&self) -> bool {
+        matches!(self, Self::Waiting { .. })
+    }
+
     /// About what it takes in memory, in bytes.
     pub(super) fn bytes(&self) -> usize {
         let texts = match self {
@@ -169,7 +174,7 @@ impl Outbox {
         bytes: usize,
         shares: Vec<OwnedSemaphorePermit>,
     ) -> Option<Box<Asker>> {
-        let waits = places.iter().any(|place| matches!(place, Place::Waiting { .. }));
+        let waits = places.iter().any(Place::waits);
         self.owed.fetch_add(1, Ordering::Relaxed);
         let fate = if waits { Fate::Open } else { Fate::Answered(Vec::new()) };
         let mut state = self.state();
@@ -193,7 +198,7 @@ impl Outbox {
         let mut state = self.state();
         let at = number.checked_sub(state.answered).and_then(|at| usize::try_from(at).ok());
         let Some(batch) = at.and_then(|at| state.batches.get_mut(at)) else { return };
-        let waiting = batch.places.iter().filter(|place| matches!(place, Place::Waiting { .. })).count();
+        let waiting = batch.places.iter().filter(|place| place.waits()).count();
         batch.fate = match fate {
             Fate::Answered(answers) if answers.len() != waiting => Fate::Lost,
             fate => fate,

@@ -1,4 +1,4 @@
-//! The lines that a producer reads.
+//! The lines that a producer reads, and who is told what they are to say.
 
 use std::time::Duration;
 
