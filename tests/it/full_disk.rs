@@ -292,7 +292,9 @@ fn filled(min_free: u64, reserve: u64, but: u64) {
     // What is delivered meanwhile is removed as far as zeros lie ahead of the commits, and waits for room beyond them.
     disk.free();
     acknowledged.extend(stage.taken_in_again("after"));
-    stage.end(&queue, daemon, log, &acknowledged);
+    let log = stage.end(&queue, daemon, log, &acknowledged);
+    let met = says(&log, "the disk is full under the database");
+    assert_eq!(met, says(&log, AGAIN), "where it met the full disk it is open again: {log:#?}");
 }
 
 #[test]
