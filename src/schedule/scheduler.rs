@@ -41,6 +41,9 @@ pub const MAX_LEARNED: usize = 100_000;
 
 /// The most forgotten events of which it is remembered how their attempts went: those forgotten last.
 const MAX_PASTS: usize = 32_768;
+/// The most events whose settlement the store may owe: while it owes more, nothing is sent. A crash sends them again, and
+/// memory does not grow where the disk is slower than Target. The last answers may go beyond.
+pub(super) const MAX_SETTLING: usize = 8_192;
 /// How long it is, however seldom they are tried.
 const PAST_KEPT_FOR: Duration = Duration::from_secs(24 * 3_600);
 
@@ -283,8 +286,7 @@ impl Scheduler {
             }
             self.place(now, lane);
         }
-        let full = self.under_way.len() >= self.settings.concurrency;
-        if full || self.rate_from > now || self.all_paused() {
+        if !self.has_slot() || self.rate_from > now || self.all_paused() {
             return None;
         }
         loop {
@@ -382,9 +384,8 @@ impl Scheduler {
         let timer = self.first_timer().map(|(at, _)| at);
         let waiting = self.hosts.values().filter(|host| !host.queue.is_empty());
         let opens = waiting.filter_map(HostState::opens).map(|at| at.max(self.rate_from));
-        let slots = self.under_way.len() < self.settings.concurrency;
         // A host that could take more by now has as many requests as it may: an answer makes room, not time.
-        let host = opens.filter(|at| slots && *at > now && !self.all_paused()).min();
+        let host = opens.filter(|at| self.has_slot() && *at > now && !self.all_paused()).min();
         // Without room nothing is read; what makes room is an outcome, or a timer.
         let room = self.used_bytes() < self.settings.index_max_bytes;
         let pass = self.index.wakes().filter(|_| room);
@@ -399,8 +400,10 @@ impl Scheduler {
         if owed.into_iter().flatten().any(|from| now.since(from) > after) {
             return Some(Stuck::Store);
         }
-        let full = self.under_way.len() >= self.settings.concurrency;
-        if full {
+        if self.settling.len() >= MAX_SETTLING {
+            return None;
+        }
+        if !self.has_slot() {
             let old = self.under_way.values().all(|one| now.since(one.began) > limit);
             return old.then_some(Stuck::Slots);
         }
@@ -429,6 +432,11 @@ impl Scheduler {
     #[must_use]
     pub fn gates(&self, now: Moment) -> Vec<HostGate> {
         self.hosts.iter().map(|(host, state)| HostGate { host: *host, gate: state.seen(now) }).collect()
+    }
+
+    /// Whether one more request may be under way. What was answered counts until it is settled.
+    fn has_slot(&self) -> bool {
+        self.under_way.len() < self.settings.concurrency && self.settling.len() < MAX_SETTLING
     }
 
     fn used_bytes(&self) -> u64 {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::event::{Cluster, Host};
 use crate::schedule::notice::{Notices, WAITING_NOTICES};
+use crate::schedule::scheduler::MAX_SETTLING;
 use crate::schedule::{Changed, MAX_PARKED, MAX_PAUSES, Pause, Selection, Stuck};
 
 fn cluster(number: u64) -> Cluster {
@@ -262,4 +263,38 @@ fn delivery_is_stuck_when_the_store_owes_a_scan_or_a_settlement_for_too_long() {
     assert_eq!((stuck(&scheduler, 221), stuck(&scheduler, 222)), (None, Some(Stuck::Store)));
     scheduler.handle_settled(at(222), &attempts[1].seqs);
     assert_eq!(stuck(&scheduler, 9_999), None);
+}
+
+#[test]
+fn nothing_is_sent_while_the_store_owes_as_many_settlements_as_it_may() {
+    let most = MAX_SETTLING as u64;
+    let settings = Settings { linger: Duration::ZERO, max_events: 1, index_max_bytes: 1 << 30, ..settings() };
+    let mut scheduler = Scheduler::new(settings, 1);
+    let now = Moment::from_millis(1_000_000);
+    let event = |seq| Entry { seq: Seq(seq), id: IdHash(seq), arrived: now, ..entry(seq) };
+    let events: Vec<Entry> = (1..=most + 10).map(event).collect();
+    scheduler.handle_live(now, Seq(1), Seq(most + 11), &events);
+    let accepted = Outcome {
+        answer: Answer::Accepted,
+        retry_after: None,
+        edge: None,
+        known: None,
+        detail: String::new(),
+    };
+    let mut owed = Vec::new();
+    while let Some(attempt) = scheduler.poll_attempt(now) {
+        owed.extend(scheduler.handle_outcome(now, attempt.id, &accepted).delivered);
+    }
+    assert_eq!(owed.len(), MAX_SETTLING, "Target answers, and nothing becomes durable");
+    let soon = now.after(Duration::from_millis(1));
+    assert_eq!(scheduler.next_wake(soon), None, "what makes room is a settlement, not time");
+    assert_eq!(scheduler.stuck(soon, secs(70), secs(60)), None);
+    assert_eq!(scheduler.stuck(now.after(secs(61)), secs(70), secs(60)), Some(Stuck::Store));
+    scheduler.handle_settled(soon, &owed[..3]);
+    let sent: Vec<Seq> = std::iter::from_fn(|| {
+        let attempt = scheduler.poll_attempt(soon)?;
+        scheduler.handle_outcome(soon, attempt.id, &accepted).delivered.pop()
+    })
+    .collect();
+    assert_eq!(sent, [Seq(most + 1), Seq(most + 2), Seq(most + 3)]);
 }
