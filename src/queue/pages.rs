@@ -51,8 +51,7 @@ impl Pages {
         {
             return Ok(Some(*page));
         }
-        let Some(key) = page_of(engine, seq)? else { return Ok(None) };
-        let Some(record) = engine.joined(&numbered(PAGE, key.first))? else { return Ok(None) };
+        let Some((key, record)) = page_record(engine, seq)? else { return Ok(None) };
         let apart = Page::decode(&record).ok().and_then(|page| page.apart());
         let mark = mark(engine, key)?;
         Ok(Some(PageState { key, mark, bytes: record.len() as u64, apart }))
@@ -64,8 +63,18 @@ pub(super) fn page_of(engine: &Engine, seq: Seq) -> Result<Option<PageKey>, sled
     Ok(page_at(engine, seq)?.map(|(key, _)| key))
 }
 
+/// The page that has `seq`: its key and its record.
+pub(super) fn page_record(engine: &Engine, seq: Seq) -> Result<Option<(PageKey, IVec)>, sled::Error> {
+    let Some((key, value)) = page_at(engine, seq)? else { return Ok(None) };
+    let record = match value {
+        Some(value) => Some(value),
+        None => engine.joined(&numbered(PAGE, key.first))?.map(IVec::from),
+    };
+    Ok(record.map(|record| (key, record)))
+}
+
 /// The key of the page that has `seq`, and its record where that is one value.
-pub(super) fn page_at(engine: &Engine, seq: Seq) -> Result<Option<(PageKey, Option<IVec>)>, sled::Error> {
+fn page_at(engine: &Engine, seq: Seq) -> Result<Option<(PageKey, Option<IVec>)>, sled::Error> {
     let end = [numbered(PAGE, seq), vec![u8::MAX; 3]].concat();
     let Some((name, value)) = engine.last_to(&end)? else { return Ok(None) };
     let Some((key, part)) = PageKey::read(&name).filter(|(key, _)| key.bit(seq) != 0) else {

@@ -9,8 +9,8 @@ use tracing::{error, info};
 use super::engine::{Engine, met_full_disk};
 use super::error::Failed;
 use super::inbox::Sender;
-use super::keys::{DEAD, MEMBERS, PAGE, PageKey, numbered, seq_of};
-use super::pages::{left, page_at, walk};
+use super::keys::{DEAD, MEMBERS, PageKey, numbered, seq_of};
+use super::pages::{left, page_record, walk};
 use super::recent::Recent;
 use super::view::View;
 use super::{Burial, Command, Counts, Ledger, Requeued, Settings};
@@ -400,13 +400,8 @@ pub(super) struct Read {
 /// Reads `first` and those of the `seqs` behind it that lie in the same page, at least one.
 pub(super) fn read_events(engine: &Engine, first: Seq, seqs: &[Seq]) -> Result<Read, sled::Error> {
     let none = |unreadable| Ok(Read { events: vec![None], unreadable });
-    let Some((key, last)) = page_at(engine, first)? else { return none(None) };
-    let joined = match last {
-        Some(_) => None,
-        None => engine.joined(&numbered(PAGE, key.first))?,
-    };
-    let record = last.as_deref().or(joined.as_deref()).unwrap_or_default();
-    let Ok(page) = Page::decode(record) else { return none(Some(key)) };
+    let Some((key, record)) = page_record(engine, first)? else { return none(None) };
+    let Ok(page) = Page::decode(&record) else { return none(Some(key)) };
     let stored = match page.apart() {
         Some(apart) => engine.joined(&numbered(MEMBERS, Seq(apart.first)))?,
         None => None,
