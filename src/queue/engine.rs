@@ -27,6 +27,7 @@ use tracing::warn;
 use super::batch::Batch;
 use super::error::OpenError;
 use super::folder::{Folder, Identity, sync_tree};
+use super::index;
 use super::journal::{Journal, JournalError, Replay, replay};
 use super::keys;
 use super::merged::Merged;
@@ -41,7 +42,7 @@ const CACHE_BYTES: u64 = 4 * 1_024 * 1_024;
 pub(super) const SEGMENT_BYTES: usize = 512 * 1_024;
 /// How many bytes each commit moves at least out of a full journal into the engine: each time takes a sync.
 const MOVE_LEAST: usize = 1_024 * 1_024;
-/// How many times its own bytes it moves, so that the journal shrinks to its size whatever comes.
+/// How many times its own cost it moves, so that the journal shrinks to its size whatever comes.
 const MOVE_SHARE: usize = 2;
 /// A value from this size on, in bytes, has a page of the engine nearly to itself.
 const LARGE_BYTES: usize = 1_024;
@@ -216,7 +217,8 @@ impl Engine {
     pub(super) fn commit(&self, batch: Batch) -> Result<(), CommitError> {
         let open = self.opened()?;
         // Before the commit: where this fails, nothing of the commit was written.
-        open.make_room(&self.path, MOVE_LEAST.max(batch.bytes().saturating_mul(MOVE_SHARE)))?;
+        let cost = index::cost(batch.bytes(), batch.count());
+        open.make_room(&self.path, MOVE_LEAST.max(cost.saturating_mul(MOVE_SHARE)))?;
         #[cfg(test)]
         super::tests::model::disk_fails(&self.path, false)?;
         open.journal.commit(batch)?;
@@ -305,7 +307,7 @@ impl Open {
             }
             let (mut batch, mut keys) = (sled::Batch::default(), Vec::new());
             for (key, found) in records {
-                max = max.saturating_sub(key.len() + found.bytes());
+                max = max.saturating_sub(index::cost(key.len() + found.bytes(), 1));
                 match found.value().map_err(sled::Error::Io)? {
                     Some(value) => {
                         keys.push((key.clone(), value.len()));

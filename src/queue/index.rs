@@ -11,11 +11,14 @@ use sled::IVec;
 
 use super::frame::{Frame, Kind};
 
-/// Values up to so many bytes are kept in memory: [`IVec`] holds these without an allocation.
+/// Values up to so many bytes are kept in memory.
 const SMALL_BYTES: usize = 22;
 
-/// How many records move into the engine at once.
-const MOVED_AT_ONCE: usize = 4_096;
+/// How many records move into the engine at once: few enough for the pages that they change to stay in its cache. It changes them in
+/// no order, and frees none of what it reads or replaces before it is done with all.
+const MOVED_AT_ONCE: usize = 256;
+/// What moving a record costs beside its bytes, in bytes: the engine reads a page for it and writes what changes.
+const RECORD_COST: usize = 1_024;
 
 /// A range of keys.
 type Range<'k> = (Bound<&'k [u8]>, Bound<&'k [u8]>);
@@ -23,7 +26,7 @@ type Range<'k> = (Bound<&'k [u8]>, Bound<&'k [u8]>);
 /// The newest change of each key that the journal has one of. Memory grows with the journal, by about 100 bytes a record.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    records: BTreeMap<Vec<u8>, Slot>,
+    records: BTreeMap<Box<[u8]>, Slot>,
     files: BTreeMap<u64, Arc<File>>,
     /// The greatest key that the engine has, by the first byte; `None` where that is not known. A key beyond it is only here,
     /// so that nothing has to be remembered of it once it is removed.
@@ -42,8 +45,8 @@ struct Slot {
 #[derive(Clone, Debug)]
 enum Held {
     Removed,
-    Small(IVec),
-    Large { at: u64, bytes: usize },
+    Small(Box<[u8]>),
+    Large { at: u64, bytes: u32 },
 }
 
 /// What was found for a key.
@@ -62,6 +65,11 @@ pub(super) enum Found {
         /// Its length.
         bytes: usize,
     },
+}
+
+/// What it costs to move so many records of so many bytes together, in bytes.
+pub(super) fn cost(bytes: usize, records: u32) -> usize {
+    bytes.saturating_add(RECORD_COST.saturating_mul(usize::try_from(records).unwrap_or(usize::MAX)))
 }
 
 impl Found {
@@ -113,13 +121,17 @@ impl Index {
             Kind::Insert if frame.value.len() <= SMALL_BYTES => Held::Small(frame.value.into()),
             Kind::Insert => {
                 let bytes = frame.value.len();
-                Held::Large { at: from + (frame.end - bytes) as u64, bytes }
+                // A frame has its length in 32 bits.
+                Held::Large {
+                    at: from + (frame.end - bytes) as u64,
+                    bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+                }
             }
         };
         let slot = Slot { segment, held };
         match self.records.get_mut(frame.key) {
             Some(known) => *known = slot,
-            None => drop(self.records.insert(frame.key.to_vec(), slot)),
+            None => drop(self.records.insert(frame.key.into(), slot)),
         }
     }
 
@@ -152,33 +164,35 @@ impl Index {
     /// The first `count` keys of a range, and what was found for them.
     pub(super) fn within(&self, range: Range<'_>, count: usize) -> Vec<(Vec<u8>, Found)> {
         let records = self.records.range::<[u8], _>(range).take(count);
-        records.filter_map(|(key, slot)| Some((key.clone(), self.found(slot)?))).collect()
+        records.filter_map(|(key, slot)| Some((key.to_vec(), self.found(slot)?))).collect()
     }
 
     /// All keys from `key` on, and what was found for them.
     pub(super) fn all_from(&self, key: Vec<u8>) -> impl Iterator<Item = (Vec<u8>, Found)> {
-        self.records.range(key..).filter_map(|(key, slot)| Some((key.clone(), self.found(slot)?)))
+        self.records
+            .range::<[u8], _>((Bound::Included(&*key), Bound::Unbounded))
+            .filter_map(|(key, slot)| Some((key.to_vec(), self.found(slot)?)))
     }
 
     /// The last key up to `end`, and what was found for it.
     pub(super) fn last_to(&self, end: Bound<&[u8]>) -> Option<(Vec<u8>, Found)> {
         let (key, slot) = self.records.range::<[u8], _>((Bound::Unbounded, end)).next_back()?;
-        Some((key.clone(), self.found(slot)?))
+        Some((key.to_vec(), self.found(slot)?))
     }
 
-    /// The records of a segment behind the key `behind`, until they have `max` bytes, or are [`MOVED_AT_ONCE`].
+    /// The records of a segment behind the key `behind`, until they cost `max` bytes, or are [`MOVED_AT_ONCE`].
     pub(super) fn of_segment(&self, segment: u64, behind: &[u8], max: usize) -> Vec<(Vec<u8>, Found)> {
-        let (mut bytes, mut records) = (0, Vec::new());
+        let (mut spent, mut records) = (0, Vec::new());
         for (key, slot) in self.records.range::<[u8], _>((Bound::Excluded(behind), Bound::Unbounded)) {
             if slot.segment != segment {
                 continue;
             }
-            if bytes >= max || records.len() >= MOVED_AT_ONCE {
+            if spent >= max || records.len() >= MOVED_AT_ONCE {
                 break;
             }
             if let Some(found) = self.found(slot) {
-                bytes += key.len() + found.bytes();
-                records.push((key.clone(), found));
+                spent += cost(key.len() + found.bytes(), 1);
+                records.push((key.to_vec(), found));
             }
         }
         records
@@ -194,10 +208,10 @@ impl Index {
     fn found(&self, slot: &Slot) -> Option<Found> {
         Some(match &slot.held {
             Held::Removed => Found::Removed,
-            Held::Small(value) => Found::Small(value.clone()),
+            Held::Small(value) => Found::Small((&**value).into()),
             Held::Large { at, bytes } => {
                 let file = Arc::clone(self.files.get(&slot.segment)?);
-                Found::Large { file, at: *at, bytes: *bytes }
+                Found::Large { file, at: *at, bytes: usize::try_from(*bytes).unwrap_or(usize::MAX) }
             }
         })
     }

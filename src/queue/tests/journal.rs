@@ -6,7 +6,8 @@ use tempfile::TempDir;
 
 use crate::queue::batch::Batch;
 use crate::queue::engine::{CommitError, Engine};
-use crate::queue::index::Found;
+use crate::queue::frame;
+use crate::queue::index::{Found, Index};
 use crate::queue::journal::{Journal, Replay, replay};
 use crate::schedule::Random;
 
@@ -201,4 +202,40 @@ fn the_journal_moves_into_the_engine_unseen() {
         }
     }
     assert!(moved > 100, "{moved}");
+}
+
+/// Removals take next to no bytes, and a page of the engine each: they move in small batches, and as fast as they come.
+#[test]
+fn many_removals_move_in_small_batches_and_do_not_pile_up() {
+    const KEYS: u32 = 4_000;
+    let folder = TempDir::new().unwrap();
+    let engine = Engine::new_at(&folder.path().join("events.1")).unwrap();
+    engine.limit_journal(16 * 1_024);
+    let key = |number: u32| [b"e".as_slice(), &number.to_be_bytes()].concat();
+    let numbers: Vec<u32> = (0..KEYS).collect();
+    for some in numbers.chunks(100) {
+        let mut batch = Batch::default();
+        some.iter().for_each(|number| batch.insert(key(*number), [7; 900]));
+        engine.commit(batch).unwrap();
+    }
+    let open = engine.opened().unwrap();
+    assert!(open.db.len() > 3_000, "most of them moved");
+    let mut largest = 0;
+    for some in numbers.chunks(500) {
+        let mut batch = Batch::default();
+        some.iter().for_each(|number| batch.remove(key(*number)));
+        engine.commit(batch).unwrap();
+        largest = largest.max(open.journal.index().len());
+    }
+    assert!(largest < 2_000, "{largest} of {KEYS} removals wait in the journal");
+    assert_eq!(engine.from(Vec::new()).count(), 0);
+
+    let mut batch = Batch::default();
+    numbers.iter().for_each(|number| batch.remove(key(*number)));
+    let (frames, mut index, mut from) = (batch.sealed(1, 0), Index::default(), 0);
+    while let Some(frame) = frame::unchecked(&frames, from) {
+        index.apply(1, 0, frame);
+        from = frame.end;
+    }
+    assert_eq!((index.len(), index.of_segment(1, &[], usize::MAX).len()), (4_000, 256));
 }
