@@ -276,7 +276,7 @@ pub(super) async fn set_aside<B: Backlog>(
     while let Some(start) = from {
         let survey = office.survey(start, end).await?;
         from = survey.next;
-        let meant = |entry: &Entry| what.has(entry, settings.own_host(entry.cluster));
+        let meant = |entry: &Entry| what.has(entry.lane, settings.own_host(entry.cluster));
         let events = survey.found.iter().map(|one| &one.entry).filter(|entry| meant(entry));
         let events: Vec<(Lane, Seq)> = events.map(|entry| (entry.lane, entry.seq)).collect();
         let (gone, left) = drop_page(office, events, &detail, dropped).await?;

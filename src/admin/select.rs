@@ -88,7 +88,7 @@ impl<B: Backlog> Office<B> {
         while let Some(start) = from {
             let survey = self.survey(start, end).await?;
             for one in &survey.found {
-                if what.has(&one.entry, settings.own_host(one.entry.cluster)) {
+                if what.has(one.entry.lane, settings.own_host(one.entry.cluster)) {
                     events += 1;
                     if lanes.len() <= MAX_COUNTED {
                         lanes.insert(one.entry.lane);

@@ -3,12 +3,19 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::Settings;
-use crate::event::{Entry, Host, Moment, Seq};
+use crate::event::{Cluster, Entry, Fingerprint, Host, IdHash, Moment, Owner, Seq, Visitor};
 
-/// An event that waits.
+/// An event that waits: what its entry said, but for its lane, which has it.
 #[derive(Clone, Debug)]
 pub(super) struct Waiting {
-    pub(super) entry: Entry,
+    pub(super) seq: Seq,
+    pub(super) envelope: Fingerprint,
+    pub(super) id: IdHash,
+    pub(super) arrived: Moment,
+    pub(super) cluster: Option<Cluster>,
+    pub(super) owner: Owner,
+    pub(super) visitor: Option<Visitor>,
+    pub(super) bytes: u32,
     /// How often in a row an answer left it out.
     pub(super) unlisted: u32,
     /// How often it failed alone, while its host served others.
@@ -19,7 +26,9 @@ pub(super) struct Waiting {
 
 impl Waiting {
     pub(super) fn new(entry: Entry) -> Self {
-        Self { entry, unlisted: 0, alone: 0, boundary: false }
+        let Entry { seq, lane: _, envelope, id, arrived, cluster, owner, visitor, bytes } = entry;
+        let (unlisted, alone, boundary) = (0, 0, false);
+        Self { seq, envelope, id, arrived, cluster, owner, visitor, bytes, unlisted, alone, boundary }
     }
 }
 
@@ -118,12 +127,12 @@ impl LaneState {
     pub(super) fn batch(&self, settings: &Settings) -> (usize, bool) {
         let mut ids = BTreeSet::new();
         let (mut bytes, mut count) = (0_u64, 0);
-        let envelope = self.events.front().map(|first| first.entry.envelope);
+        let envelope = self.events.front().map(|first| first.envelope);
         for event in &self.events {
-            bytes += u64::from(event.entry.bytes);
+            bytes += u64::from(event.bytes);
             let full = count >= settings.max_events.max(1) || (count > 0 && bytes > settings.max_bytes);
-            let ends = count > 0 && event.boundary || Some(event.entry.envelope) != envelope;
-            if full || ends || !ids.insert(event.entry.id) {
+            let ends = count > 0 && event.boundary || Some(event.envelope) != envelope;
+            if full || ends || !ids.insert(event.id) {
                 return (count, false);
             }
             count += 1;
@@ -141,8 +150,8 @@ impl LaneState {
     pub(super) fn batch_due(&self, settings: &Settings) -> Option<Moment> {
         let first = self.events.front()?;
         let (_, grows) = self.batch(settings);
-        let lingers = grows && first.entry.seq > self.flushed;
-        let full = if lingers { first.entry.arrived.after(settings.linger) } else { Moment::ZERO };
+        let lingers = grows && first.seq > self.flushed;
+        let full = if lingers { first.arrived.after(settings.linger) } else { Moment::ZERO };
         Some(full.max(self.not_before))
     }
 
@@ -167,15 +176,14 @@ impl LaneState {
     }
 
     /// Its events, those that are parked last.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        let parked = self.parked.iter().map(|one| &one.event.entry);
-        self.events.iter().map(|one| &one.entry).chain(parked)
+    pub(super) fn all(&self) -> impl Iterator<Item = &Waiting> {
+        self.events.iter().chain(self.parked.iter().map(|one| &one.event))
     }
 
     /// Its oldest event.
-    pub(super) fn first_entry(&self) -> Option<&Entry> {
-        let parked = self.parked.iter().map(|one| &one.event.entry);
-        self.events.front().map(|one| &one.entry).into_iter().chain(parked).min_by_key(|entry| entry.seq)
+    pub(super) fn first(&self) -> Option<&Waiting> {
+        let parked = self.parked.iter().map(|one| &one.event);
+        self.events.front().into_iter().chain(parked).min_by_key(|event| event.seq)
     }
 
     /// Takes an event in behind those that it has; where it was forgotten, with its `past`. One that was parked is so again if
@@ -213,9 +221,9 @@ impl LaneState {
         let first = std::iter::once(standing).chain(std::iter::repeat(None));
         let events = self.events.into_iter().zip(first).map(|(event, standing)| (event, None, standing));
         parked.chain(events).filter_map(|(event, parked, standing)| {
-            let Waiting { entry, unlisted, alone, boundary } = event;
+            let Waiting { seq, unlisted, alone, boundary, .. } = event;
             let worth = unlisted > 0 || alone > 0 || boundary || parked.is_some() || standing.is_some();
-            worth.then_some((entry.seq, Past { unlisted, alone, boundary, parked, standing }))
+            worth.then_some((seq, Past { unlisted, alone, boundary, parked, standing }))
         })
     }
 

@@ -308,7 +308,7 @@ impl Scheduler {
         }
         let Some(attempt) = self.under_way.get_mut(&id) else { return };
         let before = attempt.events.len();
-        attempt.events.retain(|event| !gone.contains(&event.entry.seq));
+        attempt.events.retain(|event| !gone.contains(&event.seq));
         self.indexed = self.indexed.saturating_sub(before - attempt.events.len());
         let rest = attempt.events.split_off(keep.min(attempt.events.len()));
         let lane = attempt.lane;
@@ -459,7 +459,7 @@ impl Scheduler {
         if self.lanes.get(&lane).is_some_and(|state| entry.seq <= state.last) {
             return;
         }
-        let held = self.controls.holds(lane, self.own_host(&entry));
+        let held = self.controls.holds(lane, self.own_host(entry.cluster));
         if held {
             self.index.forget(now, lane, entry.seq, now.after(STOPPED_WAIT));
             return;
@@ -546,8 +546,8 @@ impl Scheduler {
     /// Forgets a lane that was taken from where it waited, and is not due before `due`.
     fn forget_lane(&mut self, now: Moment, lane: Lane, due: Moment) {
         let Some(state) = self.lanes.remove(&lane) else { return };
-        let parked = state.parked.iter().map(|one| one.event.entry.seq);
-        let events = state.events.iter().map(|one| one.entry.seq);
+        let parked = state.parked.iter().map(|one| one.event.seq);
+        let events = state.events.iter().map(|one| one.seq);
         let Some(first) = parked.chain(events).min() else { return };
         self.indexed = self.indexed.saturating_sub(state.len());
         self.parked = self.parked.saturating_sub(state.parked.len());
@@ -644,8 +644,8 @@ impl Scheduler {
         }
         let id = self.next_id;
         self.next_id += 1;
-        let seqs = events.iter().map(|event| event.entry.seq).collect();
-        let visitor = events.first().and_then(|event| event.entry.visitor);
+        let seqs = events.iter().map(|event| event.seq).collect();
+        let visitor = events.first().and_then(|event| event.visitor);
         let parked = !from_lane;
         self.under_way.insert(id, UnderWay { lane, events, host, probe, parked, began: now });
         Some(Attempt { id, lane, seqs, visitor, host, probe })

@@ -14,12 +14,13 @@ impl Scheduler {
             return Host::Client;
         }
         let head = self.lanes.get(&lane).and_then(|state| {
-            let parked = state.parked.iter().map(|one| one.event.entry);
-            state.events.front().map(|first| first.entry).or_else(|| parked.min_by_key(|one| one.seq))
+            let parked = state.parked.iter().map(|one| &one.event);
+            let head = state.events.front().or_else(|| parked.min_by_key(|one| one.seq));
+            head.map(|event| (event.visitor, event.cluster))
         });
-        let visitor = head.and_then(|entry| entry.visitor);
+        let visitor = head.and_then(|(visitor, _)| visitor);
         let home = visitor.and_then(|visitor| self.homes.get(now, &(lane, visitor)).copied());
-        let named = head.and_then(|entry| entry.cluster);
+        let named = head.and_then(|(_, cluster)| cluster);
         let learned = self.edges.get(now, &lane).copied();
         let cluster = home.or(named).or(learned).or(self.settings.default_cluster);
         let Some(cluster) = cluster else { return Host::Client };
@@ -69,8 +70,7 @@ impl Scheduler {
         let lanes = &self.lanes;
         let sound =
             |lane: &&Lane| lanes.get(lane).is_some_and(|one| !one.events.is_empty() && one.strikes == 0);
-        let owner =
-            |lane: &Lane| lanes.get(lane).and_then(|one| one.events.front()).map(|one| one.entry.owner);
+        let owner = |lane: &Lane| lanes.get(lane).and_then(|one| one.events.front()).map(|one| one.owner);
         let foreign = |lane: &&Lane| owner(lane).is_some_and(|owner| !state.refused.contains(&owner));
         let paused = state.paused();
         let chosen = match paused {
@@ -92,7 +92,7 @@ impl Scheduler {
         if let Some(edge) = outcome.edge {
             self.edges.insert(now, attempt.lane, edge);
         }
-        let visitor = attempt.events.first().and_then(|event| event.entry.visitor);
+        let visitor = attempt.events.first().and_then(|event| event.visitor);
         if let (Some(visitor), Some(known)) = (visitor, &outcome.known)
             && let Some(home) = known.home
         {
@@ -112,7 +112,7 @@ impl Scheduler {
         }
         let Some(host) = self.hosts.get_mut(&host_name) else { return };
         let failed = judged == Verdict::Retry { host_failed: true };
-        let owner = attempt.events.first().map_or(Owner(0), |event| event.entry.owner);
+        let owner = attempt.events.first().map_or(Owner(0), |event| event.owner);
         let served = matches!(outcome.answer, Answer::Listed(_) | Answer::Accepted | Answer::Unreadable);
         let detail = outcome.detail.clone();
         if served {
@@ -178,7 +178,7 @@ impl Scheduler {
         let until = if cause == Cause::Misconfigured { now } else { now.after(wait) };
         let foreign = host.queue.iter().any(|lane| {
             let front = self.lanes.get(lane).and_then(|state| state.events.front());
-            front.is_some_and(|event| !host.refused.contains(&event.entry.owner))
+            front.is_some_and(|event| !host.refused.contains(&event.owner))
         });
         let until = if foreign { until } else { now.after(wait) };
         host.shut(now, until, wait, Why::Pause(cause), &detail);

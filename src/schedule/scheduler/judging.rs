@@ -28,7 +28,7 @@ impl Scheduler {
         self.parked -= usize::from(attempt.parked);
         match judged {
             Verdict::Delivered => {
-                settled.delivered.extend(events.iter().map(|event| event.entry.seq));
+                settled.delivered.extend(events.iter().map(|event| event.seq));
                 self.delivers(&attempt);
                 if !attempt.parked {
                     calm(lane);
@@ -77,7 +77,7 @@ impl Scheduler {
         let flags = flags.iter().copied().chain(std::iter::repeat(false));
         let (listed, left): (Vec<_>, Vec<_>) = events.into_iter().zip(flags).partition(|(_, listed)| *listed);
         if !listed.is_empty() {
-            settled.delivered.extend(listed.iter().map(|(event, _)| event.entry.seq));
+            settled.delivered.extend(listed.iter().map(|(event, _)| event.seq));
             self.delivers(attempt);
             lane.failures = 0;
         }
@@ -177,7 +177,7 @@ impl Scheduler {
     }
 
     fn expired(&self, now: Moment, event: &Waiting) -> Option<DeadReason> {
-        let old = now.since(event.entry.arrived) > self.settings.max_age && now >= self.expiry_from;
+        let old = now.since(event.arrived) > self.settings.max_age && now >= self.expiry_from;
         old.then_some(DeadReason::Expired)
     }
 
@@ -229,7 +229,7 @@ impl Scheduler {
         outcome: &Outcome,
         lane: &mut LaneState,
     ) {
-        let seq = event.entry.seq;
+        let seq = event.seq;
         if self.parked >= MAX_PARKED {
             self.notices.add(Notice::ParkedFull { seq });
             lane.put_back(vec![event]);
@@ -261,7 +261,7 @@ impl Scheduler {
             self.pause(now, attempt.host, Cause::Fuse, outcome.detail.clone());
             return Aside::Kept(event);
         }
-        let seq = event.entry.seq;
+        let seq = event.seq;
         if !self.dead_room {
             self.notices.add(Notice::DeadLettersFull { seq });
             if self.parked >= MAX_PARKED {

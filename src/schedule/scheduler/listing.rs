@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Cause, Gate, Host, HostState, Lane, LaneState, Moment, Place, Scheduler, Seq, Why};
-use crate::event::Entry;
+use super::{Cause, Gate, Host, HostState, Lane, LaneState, Moment, Place, Scheduler, Seq, Waiting, Why};
 use crate::schedule::Ages;
 use crate::schedule::control::Selection;
 use crate::schedule::host::Trouble;
@@ -123,8 +122,8 @@ impl Scheduler {
     /// How much of the queue is in memory.
     #[must_use]
     pub fn extent(&self) -> Extent {
-        let lanes = self.lanes.values().filter_map(LaneState::first_entry).map(|entry| entry.seq);
-        let under_way = self.under_way.values().flat_map(|one| &one.events).map(|one| one.entry.seq);
+        let lanes = self.lanes.values().filter_map(LaneState::first).map(|event| event.seq);
+        let under_way = self.under_way.values().flat_map(|one| &one.events).map(|one| one.seq);
         let settling = self.settling.first().copied();
         let all = lanes.chain(under_way).chain(settling).chain(self.index.lowest());
         let lowest = all.min().unwrap_or(self.index.tail);
@@ -134,7 +133,7 @@ impl Scheduler {
     /// The `max` lanes with the oldest events, the oldest first.
     #[must_use]
     pub fn oldest_lanes(&self, now: Moment, max: usize) -> Vec<LaneView> {
-        let under_way = self.entries_under_way();
+        let under_way = self.events_under_way();
         let mut found: Vec<(Seq, Lane)> = self
             .lanes
             .keys()
@@ -151,17 +150,17 @@ impl Scheduler {
     /// What is known of one lane, if it is in memory.
     #[must_use]
     pub fn lane_view(&self, now: Moment, lane: Lane) -> Option<LaneView> {
-        self.view(now, lane, &self.entries_under_way())
+        self.view(now, lane, &self.events_under_way())
     }
 
     /// The ages of all events in memory.
     #[must_use]
     pub fn ages(&self, now: Moment) -> Ages {
         let mut ages = Ages::default();
-        let under_way = self.under_way.values().flat_map(|one| &one.events).map(|one| &one.entry);
-        let waiting = self.lanes.values().flat_map(LaneState::entries);
-        for entry in waiting.chain(under_way) {
-            ages.add(self.own_host(entry), now.since(entry.arrived));
+        let under_way = self.under_way.values().flat_map(|one| &one.events);
+        let waiting = self.lanes.values().flat_map(LaneState::all);
+        for event in waiting.chain(under_way) {
+            ages.add(self.own_host(event.cluster), now.since(event.arrived));
         }
         ages
     }
@@ -183,11 +182,11 @@ impl Scheduler {
     #[must_use]
     pub fn count(&self, what: Selection) -> Counted {
         let mut counted = Counted::default();
-        let has = |entry: &&Entry| what.has(entry, self.own_host(entry));
-        let under_way = self.entries_under_way();
+        let under_way = self.events_under_way();
         for (lane, state) in &self.lanes {
-            let going = under_way.get(lane).map_or(&[][..], |(entries, _)| entries);
-            let events = state.entries().chain(going.iter().copied()).filter(has).count();
+            let going = under_way.get(lane).map_or(&[][..], |(events, _)| events);
+            let has = |event: &&Waiting| what.has(*lane, self.own_host(event.cluster));
+            let events = state.all().chain(going).filter(has).count();
             counted.events += events;
             counted.lanes += usize::from(events > 0);
         }
@@ -205,30 +204,26 @@ impl Scheduler {
         self.errors.insert(now, lane, text);
     }
 
-    fn entries_under_way(&self) -> BTreeMap<Lane, (Vec<&Entry>, Moment)> {
-        let entries = |one: &super::UnderWay| one.events.len();
-        self.under_way
-            .values()
-            .filter(|one| entries(one) > 0)
-            .map(|one| (one.lane, (one.events.iter().map(|event| &event.entry).collect(), one.began)))
-            .collect()
+    fn events_under_way(&self) -> BTreeMap<Lane, (&[Waiting], Moment)> {
+        let some = self.under_way.values().filter(|one| !one.events.is_empty());
+        some.map(|one| (one.lane, (&*one.events, one.began))).collect()
     }
 
     fn oldest_of<'s>(
         &'s self,
         lane: Lane,
-        under_way: &BTreeMap<Lane, (Vec<&'s Entry>, Moment)>,
-    ) -> Option<&'s Entry> {
-        let waiting = self.lanes.get(&lane).and_then(LaneState::first_entry);
-        let going = under_way.get(&lane).and_then(|(entries, _)| entries.first().copied());
-        [waiting, going].into_iter().flatten().min_by_key(|entry| entry.seq)
+        under_way: &BTreeMap<Lane, (&'s [Waiting], Moment)>,
+    ) -> Option<&'s Waiting> {
+        let waiting = self.lanes.get(&lane).and_then(LaneState::first);
+        let going = under_way.get(&lane).and_then(|(events, _)| events.first());
+        [waiting, going].into_iter().flatten().min_by_key(|event| event.seq)
     }
 
     fn view(
         &self,
         now: Moment,
         lane: Lane,
-        under_way: &BTreeMap<Lane, (Vec<&Entry>, Moment)>,
+        under_way: &BTreeMap<Lane, (&[Waiting], Moment)>,
     ) -> Option<LaneView> {
         let state = self.lanes.get(&lane)?;
         let oldest = self.oldest_of(lane, under_way)?;
@@ -237,8 +232,8 @@ impl Scheduler {
             lane,
             first: oldest.seq,
             arrived: oldest.arrived,
-            host: self.own_host(oldest),
-            count: state.len() + going.map_or(0, |(entries, _)| entries.len()),
+            host: self.own_host(oldest.cluster),
+            count: state.len() + going.map_or(0, |(events, _)| events.len()),
             parked: state.parked.len(),
             failures: state.failures,
             standing: self.standing(state, going.map(|(_, began)| *began)),

@@ -5,8 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Host, Lane, Moment, Notice, Place, Scheduler, Seq, Settings};
-use crate::event::Entry;
+use super::{Cluster, Host, Lane, Moment, Notice, Place, Scheduler, Seq, Settings};
 use crate::schedule::control::{Changed, Controls, MAX_HOLDS, MAX_PAUSES, Pause, Selection};
 
 /// How long a lane that an operator holds back is left alone once it was forgotten; a release looks at once.
@@ -159,7 +158,7 @@ impl Scheduler {
     /// settled from now on, and the caller settles them.
     pub fn take_out(&mut self, now: Moment, events: &[(Lane, Seq)]) -> Vec<Seq> {
         let busy: BTreeSet<Seq> =
-            self.under_way.values().flat_map(|one| &one.events).map(|one| one.entry.seq).collect();
+            self.under_way.values().flat_map(|one| &one.events).map(|one| one.seq).collect();
         // What is behind the tail that is known here may still be handed over directly.
         let free = |seq: &Seq| *seq < self.index.tail && !busy.contains(seq) && !self.settling.contains(seq);
         let taken: Vec<(Lane, Seq)> = events.iter().filter(|(_, seq)| free(seq)).copied().collect();
@@ -178,8 +177,8 @@ impl Scheduler {
         for lane in &lanes {
             let Some(state) = self.lanes.get_mut(lane) else { continue };
             let (before, parked) = (state.len(), state.parked.len());
-            state.events.retain(|one| !self.settling.contains(&one.entry.seq));
-            state.parked.retain(|one| !self.settling.contains(&one.event.entry.seq));
+            state.events.retain(|one| !self.settling.contains(&one.seq));
+            state.parked.retain(|one| !self.settling.contains(&one.event.seq));
             self.indexed = self.indexed.saturating_sub(before - state.len());
             self.parked = self.parked.saturating_sub(parked - state.parked.len());
         }
@@ -195,8 +194,8 @@ impl Scheduler {
 
     /// The host that the stored event and the configuration alone give.
     #[must_use]
-    pub fn own_host(&self, entry: &Entry) -> Host {
-        self.settings.own_host(entry.cluster)
+    pub fn own_host(&self, cluster: Option<Cluster>) -> Host {
+        self.settings.own_host(cluster)
     }
 
     pub(super) fn is_held(&self, lane: Lane) -> bool {
@@ -207,9 +206,9 @@ impl Scheduler {
     /// these.
     fn heads(&self, lane: Lane) -> impl Iterator<Item = Host> {
         let state = self.lanes.get(&lane);
-        let front = state.and_then(|state| state.events.front()).map(|one| &one.entry);
-        let parked = state.into_iter().flat_map(|state| &state.parked).map(|one| &one.event.entry);
-        front.into_iter().chain(parked).map(|entry| self.own_host(entry))
+        let front = state.and_then(|state| state.events.front());
+        let parked = state.into_iter().flat_map(|state| &state.parked).map(|one| &one.event);
+        front.into_iter().chain(parked).map(|event| self.own_host(event.cluster))
     }
 
     pub(super) fn lanes_of(&self, what: Selection) -> BTreeSet<Lane> {
@@ -240,7 +239,7 @@ impl Scheduler {
         for lane in lanes {
             if let Some(state) = self.lanes.get_mut(lane).filter(|state| state.place != Place::UnderWay) {
                 state.place = Place::Idle;
-                by_age.push((state.first_entry().map(|entry| entry.seq), *lane));
+                by_age.push((state.first().map(|event| event.seq), *lane));
             }
         }
         // The oldest first, as they would have come.
@@ -252,11 +251,11 @@ impl Scheduler {
 }
 
 impl Selection {
-    /// Whether `entry`, whose own host is `host`, is meant.
+    /// Whether an event of `lane`, whose own host is `host`, is meant.
     #[must_use]
-    pub fn has(self, entry: &Entry, host: Host) -> bool {
+    pub fn has(self, lane: Lane, host: Host) -> bool {
         match self {
-            Self::Lane(one) => one == entry.lane,
+            Self::Lane(one) => one == lane,
             Self::Host(one) => one == host,
             Self::All => true,
         }
