@@ -25,9 +25,10 @@ pub(crate) fn settle() {}
 #[global_allocator]
 static ALLOCATOR: BySize = BySize;
 
-/// Two arenas and a short decay, so that what a burst took is given back.
+/// Two arenas and a short decay, so that what a burst took is given back, and no page more for each large block.
 #[unsafe(export_name = "_rjem_malloc_conf")]
-static SETTINGS: Settings = Settings(c"narenas:2,dirty_decay_ms:200,muzzy_decay_ms:0".as_ptr());
+static SETTINGS: Settings =
+    Settings(c"narenas:2,dirty_decay_ms:200,muzzy_decay_ms:0,cache_oblivious:false".as_ptr());
 
 /// A pointer as the C of jemalloc has it.
 #[repr(transparent)]

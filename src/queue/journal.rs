@@ -49,8 +49,8 @@ const AHEAD_COMMIT_BYTES: u64 = AHEAD_BYTES / 8;
 static ZEROS: [u8; 64 * 1_024] = [0; 64 * 1_024];
 /// The most changes that a segment begins a commit with.
 const SEGMENT_CHANGES: u32 = 16_384;
-/// The most records of the index before the oldest segment moves on, however small the journal is: about 20 MiB of memory.
-const MAX_RECORDS: usize = 200_000;
+/// The most records of the index before the oldest segment moves on, however small the journal is: about 10 MiB of memory.
+const MAX_RECORDS: usize = 100_000;
 
 /// How large a journal is to be beside a queue of `max_bytes` (`queue.max_bytes`), in bytes.
 #[must_use]
