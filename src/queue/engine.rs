@@ -15,6 +15,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -274,9 +275,9 @@ impl Engine {
         merged.into_iter().flatten().chain(closed)
     }
 
-    /// The last record whose key is at most `key`.
-    pub(super) fn last_to(&self, key: &[u8]) -> Result<Option<(IVec, IVec)>, sled::Error> {
-        super::merged::last_to(self.opened()?, key)
+    /// The last record whose key is one of `keys`. What was removed lately is walked over, so `keys` reach no further than they have to.
+    pub(super) fn last_in(&self, keys: RangeInclusive<&[u8]>) -> Result<Option<(IVec, IVec)>, sled::Error> {
+        super::merged::last_in(self.opened()?, &keys)
     }
 
     /// The parts of a record whose keys begin with `prefix`, joined; `None` where there is none.

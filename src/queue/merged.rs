@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 
 use sled::IVec;
 
@@ -119,11 +119,14 @@ impl Iterator for Merged<'_> {
     }
 }
 
-/// The last record whose key is at most `key`.
-pub(super) fn last_to(open: &Open, key: &[u8]) -> Result<Option<(IVec, IVec)>, sled::Error> {
+/// The last record whose key is one of `keys`.
+pub(super) fn last_in(
+    open: &Open,
+    keys: &RangeInclusive<&[u8]>,
+) -> Result<Option<(IVec, IVec)>, sled::Error> {
     loop {
         let epoch = open.journal.index().epoch();
-        let found = last_place(open, key)?;
+        let found = last_place(open, keys)?;
         if open.journal.index().epoch() != epoch {
             continue;
         }
@@ -134,16 +137,16 @@ pub(super) fn last_to(open: &Open, key: &[u8]) -> Result<Option<(IVec, IVec)>, s
 
 /// Both orders are walked down together, so that neither is walked further than the other one reaches: what was removed
 /// lately may be long in both.
-fn last_place(open: &Open, key: &[u8]) -> Result<Option<(IVec, Found)>, sled::Error> {
-    let mut theirs = open.db.range::<&[u8], _>(..=key).rev();
+fn last_place(open: &Open, keys: &RangeInclusive<&[u8]>) -> Result<Option<(IVec, Found)>, sled::Error> {
+    let mut theirs = open.db.range::<&[u8], _>(keys.clone()).rev();
     let mut their = theirs.next().transpose()?;
     if let Some((key, value)) = &their {
         open.note(key, value.len());
     }
-    let mut end = Bound::Included(key.to_vec());
+    let mut end = Bound::Included(keys.end().to_vec());
     loop {
         let our = open.journal.index().last_to(end.as_ref().map(Vec::as_slice));
-        let Some((our, found)) = our else { break };
+        let Some((our, found)) = our.filter(|(our, _)| our.as_slice() >= *keys.start()) else { break };
         let order = their.as_ref().map(|(their, _)| their.as_ref().cmp(our.as_slice()));
         if order == Some(Ordering::Greater) {
             break;

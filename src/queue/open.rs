@@ -264,7 +264,8 @@ pub(super) fn ledger(engine: &Engine) -> Result<Ledger, OpenError> {
     let mut ledger = Ledger::decode(&value).map_err(|error| damaged(engine, "ledger", error.to_string()))?;
     // Never reuse a number, whatever the counters say.
     let end = [numbered(PAGE, Seq(u64::MAX)), vec![u8::MAX; 3]].concat();
-    let last = engine.last_to(&end).map_err(|error| damaged(engine, "ledger", error.to_string()))?;
+    let last =
+        engine.last_in(&[PAGE][..]..=&*end).map_err(|error| damaged(engine, "ledger", error.to_string()))?;
     if let Some((page, _)) = last.and_then(|(key, _)| PageKey::read(&key)) {
         ledger.next = ledger.next.max(page.next());
     }

@@ -7,7 +7,7 @@ use sled::IVec;
 use super::engine::Engine;
 use super::keys::{self, PAGE, PageKey, numbered};
 use crate::event::Seq;
-use crate::wire::record::{Apart, Page};
+use crate::wire::record::{Apart, PAGE_EVENTS, Page};
 
 /// The most pages remembered; others are read again.
 const REMEMBERED_PAGES: usize = 16_384;
@@ -75,8 +75,10 @@ pub(super) fn page_record(engine: &Engine, seq: Seq) -> Result<Option<(PageKey, 
 
 /// The key of the page that has `seq`, and its record where that is one value.
 fn page_at(engine: &Engine, seq: Seq) -> Result<Option<(PageKey, Option<IVec>)>, sled::Error> {
+    // No page before this one reaches to it. One that was removed has hundreds of thousands before it that were.
+    let first = numbered(PAGE, Seq(seq.0.saturating_sub(PAGE_EVENTS as u64 - 1)));
     let end = [numbered(PAGE, seq), vec![u8::MAX; 3]].concat();
-    let Some((name, value)) = engine.last_to(&end)? else { return Ok(None) };
+    let Some((name, value)) = engine.last_in(&*first..=&*end)? else { return Ok(None) };
     let Some((key, part)) = PageKey::read(&name).filter(|(key, _)| key.bit(seq) != 0) else {
         return Ok(None);
     };

@@ -8,6 +8,7 @@ use super::pages::{self, page_of, walk};
 use super::writer::{Plan, Writer};
 use crate::event::Seq;
 use crate::wire::record::Page;
+use crate::wire::submission::MAX_NOTIFICATIONS;
 
 impl Writer {
     /// Moves a page that cannot be read aside, with the events that it had left.
@@ -54,8 +55,9 @@ impl Writer {
 
     /// The large envelope to which no page refers once the page `key` is gone. The page itself cannot tell any more.
     fn left_alone(&self, plan: &Plan, key: PageKey) -> Result<Option<Seq>, CommitError> {
+        let begin = numbered(MEMBERS, Seq(key.first.0.saturating_sub(MAX_NOTIFICATIONS as u64)));
         let end = [numbered(MEMBERS, key.first), vec![u8::MAX; 2]].concat();
-        let last = self.engine.last_to(&end)?;
+        let last = self.engine.last_in(&*begin..=&*end)?;
         let Some(first) = last.and_then(|(name, _)| seq_of(MEMBERS, &name)) else { return Ok(None) };
         // Only the pages of its submission refer to it, and they follow each other from its number on: the first that is
         // left decides. One that cannot be read either is set aside by itself, and then it decides.

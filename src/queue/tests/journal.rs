@@ -191,8 +191,11 @@ fn the_journal_moves_into_the_engine_unseen() {
                 [&b"esv"[..][(random.bits() % 3) as usize..][..1], &[(random.bits() % 40) as u8]].concat();
             let value = engine.value(&key).unwrap().map(|value| value.to_vec());
             assert_eq!(value.as_ref(), now.get(&key));
-            let last = engine.last_to(&key).unwrap().map(|(key, _)| key.to_vec());
-            assert_eq!(last.as_ref(), now.range(..=key.clone()).next_back().map(|(key, _)| key));
+            let mut ends = [key, [&b"esv"[..1], &[(random.bits() % 40) as u8]].concat()];
+            ends.sort();
+            let [from, to] = ends;
+            let last = engine.last_in(&*from..=&*to).unwrap().map(|(key, _)| key.to_vec());
+            assert_eq!(last.as_ref(), now.range(from..=to).next_back().map(|(key, _)| key));
             let open = engine.opened().unwrap();
             moved += usize::from(!open.db.is_empty());
             let index = open.journal.index();
