@@ -41,11 +41,11 @@ pub const MAX_LEARNED: usize = 100_000;
 
 /// The most forgotten events of which it is remembered how their attempts went: those forgotten last.
 const MAX_PASTS: usize = 32_768;
-/// The most events whose settlement the store may owe: while it owes more, nothing is sent. A crash sends them again, and
-/// memory does not grow where the disk is slower than Target. The last answers may go beyond.
-pub(super) const MAX_SETTLING: usize = 8_192;
 /// How long it is, however seldom they are tried.
 const PAST_KEPT_FOR: Duration = Duration::from_secs(24 * 3_600);
+/// The most events whose settlement the store may owe: while it owes as many, nothing is sent. A crash sends them again, and
+/// memory does not grow where the disk is slower than Target. The answers to what is under way then go beyond.
+pub(super) const MAX_SETTLING: usize = 8_192;
 
 /// A request that is due.
 #[derive(Clone, Debug, PartialEq, Eq)]

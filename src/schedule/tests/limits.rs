@@ -268,9 +268,15 @@ fn delivery_is_stuck_when_the_store_owes_a_scan_or_a_settlement_for_too_long() {
 #[test]
 fn nothing_is_sent_while_the_store_owes_as_many_settlements_as_it_may() {
     let most = MAX_SETTLING as u64;
-    let settings = Settings { linger: Duration::ZERO, max_events: 1, index_max_bytes: 1 << 30, ..settings() };
+    let settings = Settings {
+        linger: Duration::ZERO,
+        max_events: 1,
+        index_max_bytes: 1 << 30,
+        rate_limit: 1_000,
+        ..settings()
+    };
     let mut scheduler = Scheduler::new(settings, 1);
-    let now = Moment::from_millis(1_000_000);
+    let mut now = Moment::from_millis(1_000_000);
     let event = |seq| Entry { seq: Seq(seq), id: IdHash(seq), arrived: now, ..entry(seq) };
     let events: Vec<Entry> = (1..=most + 10).map(event).collect();
     scheduler.handle_live(now, Seq(1), Seq(most + 11), &events);
@@ -284,16 +290,21 @@ fn nothing_is_sent_while_the_store_owes_as_many_settlements_as_it_may() {
     let mut owed = Vec::new();
     while let Some(attempt) = scheduler.poll_attempt(now) {
         owed.extend(scheduler.handle_outcome(now, attempt.id, &accepted).delivered);
+        if owed.len() < MAX_SETTLING {
+            // Only the rate makes the next one wait.
+            now = scheduler.next_wake(now).unwrap();
+        }
     }
     assert_eq!(owed.len(), MAX_SETTLING, "Target answers, and nothing becomes durable");
-    let soon = now.after(Duration::from_millis(1));
-    assert_eq!(scheduler.next_wake(soon), None, "what makes room is a settlement, not time");
-    assert_eq!(scheduler.stuck(soon, secs(70), secs(60)), None);
+    assert_eq!(scheduler.next_wake(now), None, "what makes room is a settlement, not time");
+    assert_eq!(scheduler.stuck(now.after(secs(1)), secs(70), secs(60)), None);
     assert_eq!(scheduler.stuck(now.after(secs(61)), secs(70), secs(60)), Some(Stuck::Store));
-    scheduler.handle_settled(soon, &owed[..3]);
+    now = now.after(secs(1));
+    scheduler.handle_settled(now, &owed[..3]);
     let sent: Vec<Seq> = std::iter::from_fn(|| {
-        let attempt = scheduler.poll_attempt(soon)?;
-        scheduler.handle_outcome(soon, attempt.id, &accepted).delivered.pop()
+        let attempt = scheduler.poll_attempt(now)?;
+        now = now.after(Duration::from_millis(1));
+        scheduler.handle_outcome(now, attempt.id, &accepted).delivered.pop()
     })
     .collect();
     assert_eq!(sent, [Seq(most + 1), Seq(most + 2), Seq(most + 3)]);
