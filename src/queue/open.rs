@@ -111,6 +111,10 @@ impl Queue {
             dead_max_events: Arc::new(AtomicU64::new(settings.dead_max_events)),
             counts: Arc::clone(&told.counts),
         };
+        if ledger.next <= Seq(1) {
+            // Nobody scans a new queue before it has an event, which is no part of this account.
+            store.counted(ledger.next, 0);
+        }
         let kib = usize::try_from(MAX_WAITING_BYTES / 1_024).unwrap_or(usize::MAX);
         let appender = Appender { commands, room: Arc::new(Semaphore::new(kib)) };
         let (pages, settled) = (Pages::default(), Vec::new());

@@ -119,7 +119,7 @@ impl Store {
     }
 
     /// Counts a page that begins at `first` with `left` unsettled events, if the first scan has not passed it yet.
-    fn counted(&self, first: Seq, left: u64) {
+    pub(super) fn counted(&self, first: Seq, left: u64) {
         let mut guard = self.count.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(count) = &mut *guard else { return };
         if first < count.end && first >= count.reached {
