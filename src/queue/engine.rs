@@ -43,8 +43,14 @@ const CACHE_BYTES: u64 = 4 * 1_024 * 1_024;
 pub(super) const SEGMENT_BYTES: usize = 512 * 1_024;
 /// How many bytes each commit moves at least out of a full journal into the engine: each time takes a sync.
 const MOVE_LEAST: usize = 1_024 * 1_024;
-/// How many times its own cost it moves, so that the journal shrinks to its size whatever comes.
+/// How many times its own bytes and changes it moves, so that the journal shrinks to its size.
 const MOVE_SHARE: usize = 2;
+/// What a commit moves for the number of its changes at most, as [`index::cost`] has it: a page of the engine for each takes
+/// longer than the commit itself.
+const MOVE_FOR_CHANGES: usize = 4 * MOVE_LEAST;
+/// How many times as much it moves at most, where the journal is as many times as large as it may be: removals take few of
+/// its bytes and much to move, so that what comes may be more than what goes.
+const MOVE_TIMES: usize = 8;
 /// A value from this size on, in bytes, has a page of the engine nearly to itself.
 const LARGE_BYTES: usize = 1_024;
 /// How often the page of such a value is read again, see [`Open::note`].
@@ -218,8 +224,10 @@ impl Engine {
     pub(super) fn commit(&self, batch: Batch) -> Result<(), CommitError> {
         let open = self.opened()?;
         // Before the commit: where this fails, nothing of the commit was written.
-        let cost = index::cost(batch.bytes(), batch.count());
-        open.make_room(&self.path, MOVE_LEAST.max(cost.saturating_mul(MOVE_SHARE)))?;
+        let bytes = MOVE_LEAST.max(batch.bytes().saturating_mul(MOVE_SHARE));
+        let changes = index::cost(0, batch.count()).saturating_mul(MOVE_SHARE).min(MOVE_FOR_CHANGES);
+        let times = open.journal.times_full().min(MOVE_TIMES);
+        open.make_room(&self.path, bytes.saturating_add(changes).saturating_mul(times))?;
         #[cfg(test)]
         super::tests::model::disk_fails(&self.path, false)?;
         open.journal.commit(batch)?;

@@ -17,7 +17,8 @@ const SMALL_BYTES: usize = 22;
 /// How many records move into the engine at once: few enough for the pages that they change to stay in its cache. It changes them in
 /// no order, and frees none of what it reads or replaces before it is done with all.
 const MOVED_AT_ONCE: usize = 256;
-/// What moving a record costs beside its bytes, in bytes: the engine reads a page for it and writes what changes.
+/// What moving a record costs beside its bytes, in bytes: the engine reads a page for it and writes what changes. Moves are
+/// measured in that, not the journal's size.
 const RECORD_COST: usize = 1_024;
 
 /// A range of keys.

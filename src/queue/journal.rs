@@ -49,7 +49,7 @@ const AHEAD_COMMIT_BYTES: u64 = AHEAD_BYTES / 8;
 static ZEROS: [u8; 64 * 1_024] = [0; 64 * 1_024];
 /// The most changes that a segment begins a commit with.
 const SEGMENT_CHANGES: u32 = 16_384;
-/// The most records of the index before the oldest segment moves on, however small the journal is: about 10 MiB of memory.
+/// The most records of the index before the oldest segment moves on, however small the journal is: about 12 MiB of memory.
 const MAX_RECORDS: usize = 100_000;
 
 /// How large a journal is to be beside a queue of `max_bytes` (`queue.max_bytes`), in bytes.
@@ -344,10 +344,19 @@ impl Journal {
 
     /// Whether it is larger than it may be, and has more than one segment.
     pub(super) fn is_full(&self) -> bool {
+        self.times_full() > 0
+    }
+
+    /// How many times as large as it may be it is; 0 where it is not full.
+    pub(super) fn times_full(&self) -> usize {
         let tail = self.tail();
-        let bytes: u64 = tail.segments.values().sum();
-        let is_large = bytes > self.limit.load(Ordering::Relaxed) || self.index().len() > MAX_RECORDS;
-        tail.segments.len() > 1 && is_large
+        let (bytes, most): (u64, u64) = (tail.segments.values().sum(), self.limit.load(Ordering::Relaxed));
+        let records = self.index().len();
+        if tail.segments.len() < 2 || bytes <= most && records <= MAX_RECORDS {
+            return 0;
+        }
+        let times = usize::try_from(bytes / most.max(1)).unwrap_or(usize::MAX);
+        times.max(records / MAX_RECORDS).max(1)
     }
 
     /// The next records of the oldest segment for the engine, about `max` bytes; empty where it has them all.

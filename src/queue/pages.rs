@@ -75,7 +75,7 @@ pub(super) fn page_record(engine: &Engine, seq: Seq) -> Result<Option<(PageKey, 
 
 /// The key of the page that has `seq`, and its record where that is one value.
 fn page_at(engine: &Engine, seq: Seq) -> Result<Option<(PageKey, Option<IVec>)>, sled::Error> {
-    // No page before this one reaches to it. One that was removed has hundreds of thousands before it that were.
+    // No page that begins before this reaches to it. Without it the look would walk over all that were removed lately.
     let first = numbered(PAGE, Seq(seq.0.saturating_sub(PAGE_EVENTS as u64 - 1)));
     let end = [numbered(PAGE, seq), vec![u8::MAX; 3]].concat();
     let Some((name, value)) = engine.last_in(&*first..=&*end)? else { return Ok(None) };

@@ -82,7 +82,8 @@ impl Space {
                 return Room::RemovalsOnly(0);
             }
         };
-        // The journal takes a batch, and moves twice as much into the engine, which opens a segment ahead.
+        // The journal takes a batch, and moves about twice as much into the engine, which opens a segment ahead. Where it moves
+        // more, and meets the full disk, the database is opened again with the reserve.
         let needed = bytes.saturating_mul(3).saturating_add(SEGMENT_BYTES as u64);
         if free < needed && self.held && self.reserve > 0 {
             self.give_up();

@@ -210,7 +210,7 @@ fn the_journal_moves_into_the_engine_unseen() {
 /// Removals take next to no bytes, and a page of the engine each: they move in small batches, and as fast as they come.
 #[test]
 fn many_removals_move_in_small_batches_and_do_not_pile_up() {
-    const KEYS: u32 = 4_000;
+    const KEYS: u32 = 12_000;
     let folder = TempDir::new().unwrap();
     let engine = Engine::new_at(&folder.path().join("events.1")).unwrap();
     engine.limit_journal(16 * 1_024);
@@ -222,15 +222,15 @@ fn many_removals_move_in_small_batches_and_do_not_pile_up() {
         engine.commit(batch).unwrap();
     }
     let open = engine.opened().unwrap();
-    assert!(open.db.len() > 3_000, "most of them moved");
+    assert!(open.db.len() > 11_000, "most of them moved");
     let mut largest = 0;
-    for some in numbers.chunks(500) {
+    for some in numbers.chunks(2_000) {
         let mut batch = Batch::default();
         some.iter().for_each(|number| batch.remove(key(*number)));
         engine.commit(batch).unwrap();
         largest = largest.max(open.journal.index().len());
     }
-    assert!(largest < 2_000, "{largest} of {KEYS} removals wait in the journal");
+    assert!(largest < 5_000, "{largest} of {KEYS} removals wait in the journal");
     assert_eq!(engine.from(Vec::new()).count(), 0);
 
     let mut batch = Batch::default();
@@ -240,5 +240,5 @@ fn many_removals_move_in_small_batches_and_do_not_pile_up() {
         index.apply(1, 0, frame);
         from = frame.end;
     }
-    assert_eq!((index.len(), index.of_segment(1, &[], usize::MAX).len()), (4_000, 256));
+    assert_eq!((index.len(), index.of_segment(1, &[], usize::MAX).len()), (12_000, 256));
 }
