@@ -207,7 +207,7 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
     async fn hand_on(&mut self, frames: Vec<Frame>, receipts: &mpsc::Sender<Receipt>) {
         // The place is taken first: with no room for replies nothing more is stored.
         let room = Arc::clone(&self.room).acquire_owned().await.ok();
-        let (mut submissions, mut slips) = (Vec::new(), Vec::new());
+        let (mut submissions, mut slips) = (Vec::with_capacity(frames.len()), Vec::new());
         let places: Vec<Place> = frames
             .into_iter()
             .map(|frame| self.place(frame, receipts, &mut submissions, &mut slips))

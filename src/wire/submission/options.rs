@@ -57,7 +57,7 @@ impl Options {
     /// Reads the options of a line, and returns what else it holds.
     pub(super) fn read<'a>(top: &'a Members<'a>, now_unix_ms: u64) -> Result<(Self, Rest<'a>), Fault> {
         let mut options = Self::default();
-        let mut rest = Vec::new();
+        let mut rest = Vec::with_capacity(top.0.len());
         let mut seen: Vec<&str> = Vec::new();
         let mut cookie = Cookie::default();
         for (name, raw) in &top.0 {

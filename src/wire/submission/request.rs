@@ -22,6 +22,9 @@ pub(super) const SHORT: [(&str, &str); 5] = [
     ("experienceCloud", "experienceCloud"),
 ];
 
+/// So many members are filled in where a notification leaves them out: `id`, `timestamp` and `impressionId`.
+const FILLED_IN: usize = 3;
+
 /// A request that follows every rule.
 pub(super) struct Request<'a> {
     /// Its members but for `notifications` and `requestId`.
@@ -78,8 +81,8 @@ pub(super) fn long(raw: &RawValue) -> Result<Request<'_>, Fault> {
 
 /// Reads a line whose top level is itself one notification.
 pub(super) fn short<'a>(rest: &Rest<'a>) -> Result<Request<'a>, Fault> {
-    let mut shared: Checked<'a> = Vec::new();
-    let mut notification: Checked<'a> = Vec::new();
+    let mut shared: Checked<'a> = Vec::with_capacity(SHORT.len());
+    let mut notification: Checked<'a> = Vec::with_capacity(rest.len() + FILLED_IN);
     for (name, raw) in rest.iter().filter(|(name, _)| *name != "request") {
         let path = Path::Root.key(name);
         if let Some((_, api)) = SHORT.iter().find(|(written, _)| written == name) {

@@ -303,7 +303,7 @@ fn list<'a>(raw: &'a RawValue, max: usize, each: &Rule, path: &Path<'_>) -> Resu
 
 /// An object of finished members.
 pub(crate) fn braced(members: &Checked<'_>) -> String {
-    let mut out = String::with_capacity(joined_bytes(members) + "{}".len());
+    let mut out = String::with_capacity(exact_bytes(members) + "{}".len());
     out.push('{');
     push_members(&mut out, members);
     out.push('}');
@@ -312,7 +312,7 @@ pub(crate) fn braced(members: &Checked<'_>) -> String {
 
 /// Finished members, joined by commas.
 pub(crate) fn unbraced(members: &Checked<'_>) -> String {
-    let mut out = String::with_capacity(joined_bytes(members));
+    let mut out = String::with_capacity(exact_bytes(members));
     push_members(&mut out, members);
     out
 }
@@ -321,6 +321,11 @@ fn push_members(out: &mut String, members: &Checked<'_>) {
     for (name, value) in members {
         push_member(out, name, value);
     }
+}
+
+/// What members take joined by commas, in bytes, unless a name has escapes: a text of just that capacity becomes a box as it is.
+fn exact_bytes(members: &Checked<'_>) -> usize {
+    joined_bytes(members).saturating_sub(",".len())
 }
 
 /// What members take with the quotes of their names, a colon and a comma each, in bytes.
