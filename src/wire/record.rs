@@ -24,6 +24,8 @@ use crate::event::{DeadReason, Event, Moment, Seq};
 
 /// The version of the shapes below.
 const VERSION: u8 = 1;
+/// What a record takes beside its body, and a page's body beside its envelopes and events, at most.
+const FRAME_BYTES: usize = 16;
 /// An envelope with more bytes than this is stored once for its submission, apart from the pages.
 pub const SMALL_ENVELOPE_BYTES: usize = 1_024;
 
@@ -71,7 +73,7 @@ pub struct DeadLetter {
 /// The record of the members of a large envelope.
 #[must_use]
 pub fn encode_members(members: &[u8]) -> Vec<u8> {
-    seal(&serde_bytes::Bytes::new(members))
+    seal_of(&serde_bytes::Bytes::new(members), members.len())
 }
 
 /// Reads the record of a large envelope.
@@ -124,8 +126,15 @@ pub fn decode_dead(record: &[u8]) -> Result<DeadLetter, Damage> {
 
 /// Closes a body with its version and checksum.
 pub(crate) fn seal(body: &impl Serialize) -> Vec<u8> {
+    seal_of(body, 0)
+}
+
+/// Closes a body of about `bytes`; more makes it slower, as the record then grows while it is written.
+fn seal_of(body: &impl Serialize, bytes: usize) -> Vec<u8> {
+    let mut record = Vec::with_capacity(bytes + FRAME_BYTES);
+    record.push(VERSION);
     // Plain data into a vector cannot fail; an empty record would be told as damage when it is read.
-    let mut record = postcard::to_extend(body, vec![VERSION]).unwrap_or_default();
+    let mut record = postcard::to_extend(body, record).unwrap_or_default();
     record.extend_from_slice(&crc32c::crc32c(&record).to_le_bytes());
     record
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Damage, open, seal};
+use super::{Damage, open, seal_of};
 use crate::event::{
     Cluster, Entry, Envelope, Event, EventId, Fingerprint, Moment, Owner, Seq, SessionId, Visitor,
 };
@@ -126,7 +126,7 @@ impl PageBuilder {
     /// The finished record.
     #[must_use]
     pub fn finish(&self) -> Vec<u8> {
-        seal(&self.shape())
+        seal_of(&self.shape(), self.bytes)
     }
 
     /// Its events, the first of which has the number `first`.
