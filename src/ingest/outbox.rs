@@ -242,6 +242,8 @@ impl Outbox {
     fn add(&self, batch: Batch, text: &mut Text) {
         let Fate::Answered(answers) = batch.fate else { return };
         let (mut answers, lines) = (answers.into_iter(), &mut text.lines);
+        // More than the replies are long, and what is counted for them all the time.
+        lines.reserve(batch.bytes);
         for place in batch.places {
             match place {
                 Place::Answered(line) => lines.push_str(&line),
@@ -249,7 +251,7 @@ impl Outbox {
                     // There are as many answers as lines that wait.
                     None => return,
                     Some(Appended::Stored) => {
-                        lines.push_str(&reply::queued(&ids, &session, reference.as_deref(), no_receipt));
+                        reply::push_queued(lines, &ids, &session, reference.as_deref(), no_receipt);
                     }
                     Some(Appended::Refused { code, message, retry_after }) => {
                         self.counts.unavailable.add(1);

@@ -12,3 +12,4 @@ pub mod reply;
 pub mod request;
 pub mod response;
 pub mod submission;
+mod text;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use super::text::push_text;
 use crate::event::{EventId, SessionId};
 
 /// Whoever asked for a batch of submissions to be stored.
@@ -117,17 +118,6 @@ pub struct Rejection {
 }
 
 #[derive(Serialize)]
-struct Queued<'a> {
-    status: &'static str,
-    ids: Vec<&'a str>,
-    session_id: &'a str,
-    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
-    reference: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    receipt: Option<bool>,
-}
-
-#[derive(Serialize)]
 struct Refused<'a> {
     status: &'static str,
     error: Error<'a>,
@@ -145,21 +135,31 @@ struct Error<'a> {
     path: Option<&'a str>,
 }
 
-/// The reply to a stored line, without its line end.
-#[must_use]
-pub fn queued(
+/// Appends the reply to a stored line, without its line end.
+pub fn push_queued(
+    out: &mut String,
     ids: &[EventId],
     session: &SessionId,
     reference: Option<&str>,
     receipt_refused: bool,
-) -> String {
-    line(&Queued {
-        status: "queued",
-        ids: ids.iter().map(EventId::as_str).collect(),
-        session_id: session.as_str(),
-        reference,
-        receipt: receipt_refused.then_some(false),
-    })
+) {
+    out.push_str(r#"{"status":"queued","ids":["#);
+    for (position, id) in ids.iter().enumerate() {
+        if position > 0 {
+            out.push(',');
+        }
+        push_text(out, id.as_str());
+    }
+    out.push_str(r#"],"session_id":"#);
+    push_text(out, session.as_str());
+    if let Some(reference) = reference {
+        out.push_str(r#","ref":"#);
+        push_text(out, reference);
+    }
+    if receipt_refused {
+        out.push_str(r#","receipt":false"#);
+    }
+    out.push('}');
 }
 
 /// The reply to a line that is refused for good, without its line end.
@@ -203,13 +203,14 @@ mod tests {
     fn replies_read_as_the_protocol_says() {
         let session = SessionId::new("s1").unwrap();
         let ids = [EventId::new("a"), EventId::new("\"b\"")];
+        let mut told = String::new();
+        push_queued(&mut told, &ids, &session, None, false);
+        assert_eq!(told, r#"{"status":"queued","ids":["a","\"b\""],"session_id":"s1"}"#);
+        told.clear();
+        push_queued(&mut told, &ids[..1], &session, Some("\u{1f}r"), true);
         assert_eq!(
-            queued(&ids, &session, None, false),
-            r#"{"status":"queued","ids":["a","\"b\""],"session_id":"s1"}"#
-        );
-        assert_eq!(
-            queued(&ids[..1], &session, Some("r"), true),
-            r#"{"status":"queued","ids":["a"],"session_id":"s1","ref":"r","receipt":false}"#
+            told,
+            r#"{"status":"queued","ids":["a"],"session_id":"s1","ref":"\u001fr","receipt":false}"#
         );
         let rejection = Rejection {
             code: Code::InvalidEvent,

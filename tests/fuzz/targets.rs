@@ -83,7 +83,10 @@ fn taken(mut submission: Submission) {
         assert_eq!(submission.envelope.members.len(), members);
     }
     let ids: Vec<EventId> = submission.notifications.iter().map(|one| one.id.clone()).collect();
-    one_line(&reply::queued(&ids, &submission.envelope.session, submission.reference.as_deref(), true));
+    let mut told = String::new();
+    let reference = submission.reference.as_deref();
+    reply::push_queued(&mut told, &ids, &submission.envelope.session, reference, true);
+    one_line(&told);
     let json = submission.notifications.iter().map(|one| &*one.json);
     let members = &submission.envelope.members;
     for tnt_id in [None, submission.envelope.visitor.map(|_| "a\"b.35_0")] {

@@ -11,6 +11,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::wire::reply::Code;
+use crate::wire::text::push_text;
 
 /// The deepest nesting of objects and arrays in a line.
 pub(crate) const MAX_DEPTH: usize = 64;
@@ -238,15 +239,4 @@ pub(crate) fn push_member(out: &mut String, name: &str, value: &str) {
     push_text(out, name);
     out.push(':');
     out.push_str(value);
-}
-
-/// Appends a text as a JSON string.
-pub(crate) fn push_text(out: &mut String, text: &str) {
-    if text.bytes().any(|byte| byte < b' ' || matches!(byte, b'"' | b'\\')) {
-        out.push_str(&serde_json::Value::from(text).to_string());
-        return;
-    }
-    out.push('"');
-    out.push_str(text);
-    out.push('"');
 }
