@@ -116,10 +116,10 @@ pub fn edge_cluster(host: &str) -> Option<Cluster> {
 /// before the location hint.
 #[must_use]
 pub fn is_tnt_id(text: &str) -> bool {
-    !text.is_empty()
-        && text.encode_utf16().count() <= MAX_TNT_ID_UNITS
-        && !text.chars().any(char::is_control)
-        && text.matches('.').count() <= 1
+    // A text has no more UTF-16 units than bytes.
+    let is_short = text.len() <= MAX_TNT_ID_UNITS || text.encode_utf16().count() <= MAX_TNT_ID_UNITS;
+    let dots = text.bytes().filter(|byte| *byte == b'.').count();
+    !text.is_empty() && is_short && dots <= 1 && !text.chars().any(char::is_control)
 }
 
 /// The cluster of the location hint inside a `tntId`: `35` of `abc.35_0`.

@@ -9,19 +9,6 @@ use super::schema::{CUSTOMER_ID, check, length};
 use crate::event::{Cluster, SessionId};
 use crate::wire::cookie::Cookie;
 
-/// Each option field: its name, and its camelCase spelling where that differs.
-const FIELDS: [(&str, &str); 8] = [
-    ("session_id", "sessionId"),
-    ("target_cookie", "targetCookie"),
-    ("target_location_hint", "targetLocationHint"),
-    ("consumer_id", "consumerId"),
-    ("customer_ids", "customerIds"),
-    ("ref", "ref"),
-    ("receipt", "receipt"),
-    // Known so that a `null` beside the short form counts as absent.
-    ("request", "request"),
-];
-
 /// The authenticated states by their number in the VisitorId form.
 const STATES: [&str; 3] = ["unknown", "authenticated", "logged_out"];
 
@@ -58,22 +45,20 @@ impl Options {
     pub(super) fn read<'a>(top: &'a Members<'a>, now_unix_ms: u64) -> Result<(Self, Rest<'a>), Fault> {
         let mut options = Self::default();
         let mut rest = Vec::with_capacity(top.0.len());
-        let mut seen: Vec<&str> = Vec::new();
         let mut cookie = Cookie::default();
-        for (name, raw) in &top.0 {
-            let Some((field, _)) = FIELDS.iter().find(|(snake, camel)| name == snake || name == camel) else {
+        for (position, (name, raw)) in top.0.iter().enumerate() {
+            let Some(field) = field(name) else {
                 rest.push((name.as_ref(), *raw));
                 continue;
             };
             let path = Path::Root.key(name);
-            if seen.contains(field) {
+            if top.0.iter().take(position).any(|(before, _)| self::field(before) == Some(field)) {
                 return Err(path.invalid(format!("is the second spelling of {field} in one line")));
             }
-            seen.push(field);
             if is_null(raw) {
                 continue;
             }
-            match *field {
+            match field {
                 "session_id" => {
                     let id = SessionId::new(&text(raw, &path)?)
                         .map_err(|error| path.invalid(error.to_string()))?;
@@ -101,6 +86,22 @@ impl Options {
         options.device = cookie.device;
         Ok((options, rest))
     }
+}
+
+/// The option field that `name` stands for, if it is one: each has a camelCase spelling too, where that differs.
+fn field(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "session_id" | "sessionId" => "session_id",
+        "target_cookie" | "targetCookie" => "target_cookie",
+        "target_location_hint" | "targetLocationHint" => "target_location_hint",
+        "consumer_id" | "consumerId" => "consumer_id",
+        "customer_ids" | "customerIds" => "customer_ids",
+        "ref" => "ref",
+        "receipt" => "receipt",
+        // Known so that a `null` beside the short form counts as absent.
+        "request" => "request",
+        _ => return None,
+    })
 }
 
 fn boolean(raw: &RawValue, path: &Path<'_>) -> Result<bool, Fault> {
