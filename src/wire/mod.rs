@@ -12,4 +12,3 @@ pub mod reply;
 pub mod request;
 pub mod response;
 pub mod submission;
-mod text;

@@ -5,7 +5,6 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use super::text::push_text;
 use crate::event::{EventId, SessionId};
 
 /// Whoever asked for a batch of submissions to be stored.
@@ -188,6 +187,17 @@ pub fn unavailable(
         retry_after_ms: Some(u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX)),
         reference,
     })
+}
+
+/// Appends `text` as a JSON string.
+fn push_text(out: &mut String, text: &str) {
+    if text.bytes().any(|byte| byte < b' ' || matches!(byte, b'"' | b'\\')) {
+        out.push_str(&serde_json::Value::from(text).to_string());
+        return;
+    }
+    out.push('"');
+    out.push_str(text);
+    out.push('"');
 }
 
 fn line(reply: &impl Serialize) -> String {

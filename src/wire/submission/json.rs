@@ -11,7 +11,6 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::wire::reply::Code;
-use crate::wire::text::push_text;
 
 /// The deepest nesting of objects and arrays in a line.
 pub(crate) const MAX_DEPTH: usize = 64;
@@ -144,25 +143,20 @@ pub(crate) fn unquoted(json: &str) -> Result<Cow<'_, str>, serde_json::Error> {
     }
 }
 
-/// The elements of a JSON array.
-pub(crate) fn array<'a>(raw: &'a RawValue, path: &Path<'_>) -> Result<Vec<&'a RawValue>, Fault> {
-    if !raw.get().starts_with('[') {
+/// The elements of the JSON array that `text` is.
+pub(crate) fn array<'a>(text: &'a str, path: &Path<'_>) -> Result<Vec<&'a RawValue>, Fault> {
+    if !text.starts_with('[') {
         return Err(path.invalid("must be an array"));
     }
-    serde_json::from_str(raw.get()).map_err(|error| path.invalid(format!("is not a valid array: {error}")))
+    serde_json::from_str(text).map_err(|error| path.invalid(format!("is not a valid array: {error}")))
 }
 
 /// The members of a JSON object; a key that stands there twice is a fault at that key.
 pub(crate) fn object<'a>(raw: &'a RawValue, path: &Path<'_>) -> Result<Members<'a>, Fault> {
-    members(raw.get(), path)
-}
-
-/// The members of the object that `text` is.
-pub(crate) fn members<'a>(text: &'a str, path: &Path<'_>) -> Result<Members<'a>, Fault> {
-    if !text.starts_with('{') {
+    if !raw.get().starts_with('{') {
         return Err(path.invalid("must be an object"));
     }
-    let mut reader = serde_json::Deserializer::from_str(text);
+    let mut reader = serde_json::Deserializer::from_str(raw.get());
     let members = reader
         .deserialize_map(Collect)
         .map_err(|error| path.invalid(format!("is not a valid object: {error}")))?;
@@ -231,12 +225,20 @@ impl<'de> serde::Deserialize<'de> for Name<'de> {
     }
 }
 
-/// Appends `"name":value` to a list of members, with a comma where it is not the first.
+/// Appends `"name":value` to a list of members, with a comma where it is not the first; `name` has nothing to escape.
 pub(crate) fn push_member(out: &mut String, name: &str, value: &str) {
     if !out.is_empty() && !out.ends_with('{') {
         out.push(',');
     }
-    push_text(out, name);
-    out.push(':');
+    out.push('"');
+    out.push_str(name);
+    out.push_str("\":");
     out.push_str(value);
+}
+
+/// `name` as it stands between the quotes.
+pub(crate) fn escaped(name: &str) -> String {
+    let quoted = serde_json::Value::from(name).to_string();
+    let plain = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    plain.map(str::to_owned).unwrap_or_default()
 }

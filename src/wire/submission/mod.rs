@@ -6,6 +6,7 @@
 //! - an error names the field by its path, as the producer wrote the line.
 
 mod again;
+mod checked;
 mod json;
 mod options;
 mod request;
@@ -18,9 +19,9 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 pub use self::again::{Again, Fidelity, again};
+use self::checked::{Checked, braced, get};
 use self::json::{Fault, Path, is_null};
 use self::options::Options;
-use self::schema::Checked;
 use crate::event::{Envelope, EventId, SessionId};
 use crate::wire::defaults::Defaults;
 use crate::wire::hash;
@@ -138,9 +139,8 @@ fn parse(
         let at = shared.members.find(&fresh)?;
         Some(Stitch { consumer, fresh, at })
     });
-    let owner = hash::owner(shared.token.as_deref(), shared.environment);
-    let cluster = shared.cluster.or(options.hint);
-    let members = shared.members.into_bytes().into_boxed_slice();
+    let (cluster, owner) = (shared.cluster.or(options.hint), shared.owner);
+    let members: Box<[u8]> = shared.members.as_bytes().into();
     let fingerprint = hash::fingerprint(&session, cluster, owner, &members);
     let envelope = Envelope { session, cluster, owner, visitor: shared.visitor, members, fingerprint };
 
@@ -169,7 +169,7 @@ fn unknown(name: &str) -> Fault {
 
 /// Fills in what a notification leaves out.
 fn finish(mut members: Checked<'_>, give_impression: bool, now_unix_ms: u64) -> Notification {
-    let has = |members: &Checked<'_>, name: &str| members.iter().any(|(found, _)| found == name);
+    let has = |members: &Checked<'_>, name: &str| get(members, name).is_some();
     let quoted = || format!("\"{}\"", Uuid::new_v4());
     if !has(&members, "id") {
         members.insert(0, ("id".into(), quoted().into()));
@@ -180,7 +180,7 @@ fn finish(mut members: Checked<'_>, give_impression: bool, now_unix_ms: u64) -> 
     if give_impression && !has(&members, "impressionId") {
         members.push(("impressionId".into(), quoted().into()));
     }
-    let id = members.iter().find(|(name, _)| name == "id").map_or("\"\"", |(_, value)| value.as_ref());
+    let id = get(&members, "id").map_or("\"\"", |id| &id.json);
     let id = EventId::new(&json::unquoted(id).unwrap_or_default());
-    Notification { id, json: schema::braced(&members).into_bytes().into_boxed_slice() }
+    Notification { id, json: braced(&members).into_bytes().into_boxed_slice() }
 }

@@ -1,7 +1,5 @@
 //! The option fields of a line: everything beside the request, in both spellings.
 
-use std::borrow::Cow;
-
 use serde_json::value::RawValue;
 
 use super::json::{Fault, Members, Path, array, is_null, object, push_member, text};
@@ -111,8 +109,8 @@ fn boolean(raw: &RawValue, path: &Path<'_>) -> Result<bool, Fault> {
 /// `customer_ids` in either form, as the API's objects.
 fn customer_ids(raw: &RawValue, path: &Path<'_>) -> Result<Vec<String>, Fault> {
     if raw.get().starts_with('[') {
-        let each = array(raw, path)?.into_iter().enumerate();
-        return each.map(|(i, one)| check(&CUSTOMER_ID, one, &path.index(i)).map(Cow::into_owned)).collect();
+        let one = |(i, one)| Ok(check(&CUSTOMER_ID, one, &path.index(i))?.json.into_owned());
+        return array(raw.get(), path)?.into_iter().enumerate().map(one).collect();
     }
     if !raw.get().starts_with('{') {
         return Err(path.invalid("must be an array of customer ids, or an object of ids by integration code"));

@@ -4,14 +4,15 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::json::{self, Fault, Path, array, is_null, object};
+use super::checked::{Checked, FILLED_IN_BYTES, Value, filled, get, joined, joined_bytes, own, push_members};
+use super::json::{self, Fault, Path, array, is_null};
 use super::options::Rest;
-use super::schema::{Checked, NOTIFICATION, REQUEST, braced, check, joined_bytes, members, unbraced};
+use super::schema::{self, NOTIFICATION, REQUEST, check};
 use super::{MAX_MEMBERS_BYTES, MAX_NOTIFICATIONS, unknown};
-use crate::event::{Cluster, Visitor};
+use crate::event::{Cluster, Owner, Visitor};
 use crate::wire::defaults::Defaults;
 use crate::wire::hash;
-use crate::wire::response::tnt_id_cluster;
+use crate::wire::response::{is_tnt_id, tnt_id_cluster};
 
 /// The request members that the short form takes: as the line names them, and as the API does.
 pub(super) const SHORT: [(&str, &str); 5] = [
@@ -38,8 +39,7 @@ pub(super) struct Request<'a> {
 /// What the events of a submission share, finished.
 pub(super) struct Shared {
     pub(super) members: String,
-    pub(super) token: Option<String>,
-    pub(super) environment: Option<i64>,
+    pub(super) owner: Owner,
     pub(super) cluster: Option<Cluster>,
     pub(super) has_impression: bool,
     pub(super) visitor: Option<Visitor>,
@@ -48,16 +48,17 @@ pub(super) struct Shared {
 /// Reads the member `request` of a line.
 pub(super) fn long(raw: &RawValue) -> Result<Request<'_>, Fault> {
     let path = Path::Root.key("request");
-    let mut checked = members(REQUEST, raw, &path)?;
+    let mut members = schema::object(REQUEST, raw, &path)?.members;
     for refused in ["execute", "prefetch"] {
-        if checked.iter().any(|(name, _)| name == refused) {
+        if get(&members, refused).is_some() {
             return Err(path.key(refused).invalid("is refused: its answer would reach nobody"));
         }
     }
     let here = path.key("notifications");
-    let all = object(raw, &path)?;
-    let list = all.0.iter().find(|(name, value)| name == "notifications" && !is_null(value));
-    let Some((_, list)) = list else { return Err(here.invalid("is required")) };
+    // No rule of theirs rewrites them.
+    let Some(Value { json: Cow::Borrowed(list), .. }) = get(&members, "notifications") else {
+        return Err(here.invalid("is required"));
+    };
     let elements = array(list, &here)?;
     if elements.is_empty() || elements.len() > MAX_NOTIFICATIONS {
         return Err(
@@ -67,16 +68,16 @@ pub(super) fn long(raw: &RawValue) -> Result<Request<'_>, Fault> {
     let mut notifications = Vec::with_capacity(elements.len());
     for (position, element) in elements.into_iter().enumerate() {
         let one = here.index(position);
-        notifications.push(exclusive(members(NOTIFICATION, element, &one)?, &one)?);
+        notifications.push(exclusive(schema::object(NOTIFICATION, element, &one)?.members, &one)?);
     }
-    checked.retain(|(name, _)| name != "notifications" && name != "requestId");
-    let bytes = joined_bytes(&checked);
+    members.retain(|(name, _)| name != "notifications" && name != "requestId");
+    let bytes = joined_bytes(&members);
     if bytes > MAX_MEMBERS_BYTES {
         let message =
             format!("has {bytes} bytes beside its notifications, at most {MAX_MEMBERS_BYTES} are taken");
         return Err(path.invalid(message));
     }
-    Ok(Request { members: checked, visitor: "request.id", notifications })
+    Ok(Request { members, visitor: "request.id", notifications })
 }
 
 /// Reads a line whose top level is itself one notification.
@@ -102,10 +103,10 @@ pub(super) fn short<'a>(rest: &Rest<'a>) -> Result<Request<'a>, Fault> {
     if notification.is_empty() {
         return Err(Path::Root.key("request").invalid("is required"));
     }
-    if !notification.iter().any(|(name, _)| name == "type") {
+    if get(&notification, "type").is_none() {
         return Err(Path::Root.key("type").invalid("is required"));
     }
-    let bytes: usize = shared.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let bytes: usize = shared.iter().map(|(name, value)| name.len() + value.json.len()).sum();
     if bytes > MAX_MEMBERS_BYTES {
         let message =
             format!("the request members have {bytes} bytes, at most {MAX_MEMBERS_BYTES} are taken");
@@ -117,8 +118,7 @@ pub(super) fn short<'a>(rest: &Rest<'a>) -> Result<Request<'a>, Fault> {
 
 /// `mbox` and `view` exclude each other.
 fn exclusive<'a>(notification: Checked<'a>, path: &Path<'_>) -> Result<Checked<'a>, Fault> {
-    let has = |name: &str| notification.iter().any(|(found, _)| found == name);
-    if has("mbox") && has("view") {
+    if get(&notification, "mbox").is_some() && get(&notification, "view").is_some() {
         return Err(path.key("view").invalid("excludes mbox: a notification is about one of them"));
     }
     Ok(notification)
@@ -134,134 +134,102 @@ impl Request<'_> {
         defaults: &Defaults,
         fresh: Option<&str>,
     ) -> Result<Shared, Fault> {
-        let mut all: Checked<'_> = lent(&self.members);
-        let (visitor, tnt_id) = self.joined_visitor(get(&all, "id"), customer_ids, device)?;
-        set(&mut all, "id", visitor);
-        let joined = context(get(&all, "context"), defaults)?;
-        set(&mut all, "context", Some(joined));
-        let joined = experience_cloud(get(&all, "experienceCloud"), defaults, fresh)?;
-        set(&mut all, "experienceCloud", joined);
-        let (property, token) = property(get(&all, "property"), defaults)?;
-        set(&mut all, "property", property);
-        let given = get(&all, "environmentId").and_then(|value| value.parse().ok());
-        let environment = given.or(defaults.environment_id);
-        set(&mut all, "environmentId", environment.map(|id| id.to_string()));
+        let given = |name| get(&self.members, name);
+        let (id, tnt_id) = self.visitor(customer_ids, device)?;
+        let visitor = tnt_id.is_none().then(|| hash::visitor(id.as_deref()));
+        let cloud = experience_cloud(given("experienceCloud"), defaults, fresh);
+        let (property, token) = property(given("property"), defaults);
+        let environment = given("environmentId").and_then(|id| id.json.parse().ok());
+        let environment: Option<i64> = environment.or(defaults.environment_id);
+        let set = [
+            ("id", id.map(Cow::Owned)),
+            ("context", Some(context(given("context"), defaults).into())),
+            ("experienceCloud", cloud.map(Cow::Owned)),
+            ("property", property.map(Cow::Owned)),
+            ("environmentId", environment.map(|id| id.to_string().into())),
+        ];
+        let mut members = String::with_capacity(joined_bytes(&self.members) + FILLED_IN_BYTES);
+        push_members(&mut members, &self.members, &set);
         Ok(Shared {
-            has_impression: get(&all, "impressionId").is_some(),
-            visitor: tnt_id.is_none().then(|| hash::visitor(get(&all, "id"))),
-            members: unbraced(&all),
-            token,
-            environment,
+            members,
+            owner: hash::owner(token.as_deref(), environment),
             cluster: tnt_id.as_deref().and_then(tnt_id_cluster),
+            has_impression: given("impressionId").is_some(),
+            visitor,
         })
     }
 
     /// The `id` object with the option's customer ids before its own and the cookie's device id, and its `tntId`.
-    fn joined_visitor(
-        &self,
-        given: Option<&str>,
+    fn visitor<'v>(
+        &'v self,
         customer_ids: &[String],
-        device: Option<&str>,
-    ) -> Result<(Option<String>, Option<String>), Fault> {
-        let mut own = split(given)?;
-        if get(&own, "tntId").is_none()
-            && let Some(device) = device
-            && crate::wire::response::is_tnt_id(device)
-        {
-            set(&mut own, "tntId", Some(serde_json::Value::from(device).to_string()));
+        device: Option<&'v str>,
+    ) -> Result<(Option<String>, Option<Cow<'v, str>>), Fault> {
+        let given = get(&self.members, "id");
+        let tnt_id = get(own(given), "tntId").and_then(|id| json::unquoted(&id.json).ok());
+        let device = device.filter(|device| tnt_id.is_none() && is_tnt_id(device));
+        let customer_ids = self.customer_ids(get(own(given), "customerIds"), customer_ids)?;
+        if given.is_none() && device.is_none() && customer_ids.is_none() {
+            return Ok((None, None));
         }
-        if !customer_ids.is_empty() {
-            let listed = get(&own, "customerIds")
-                .map(|list| list.trim().trim_start_matches('[').trim_end_matches(']'));
-            let rest = listed.map(str::trim).filter(|rest| !rest.is_empty()).map(str::to_owned);
-            let joined: Vec<String> = customer_ids.iter().cloned().chain(rest).collect();
-            let joined = format!("[{}]", joined.join(","));
-            let count: Vec<&RawValue> = serde_json::from_str(&joined)
-                .map_err(|error| Path::Root.key("customer_ids").invalid(error.to_string()))?;
-            if count.len() > 50 {
-                let message = format!(
-                    "makes {} customer ids with those of {}, at most 50 are taken",
-                    count.len(),
-                    self.visitor
-                );
-                return Err(Path::Root.key("customer_ids").invalid(message));
-            }
-            set(&mut own, "customerIds", Some(joined));
+        let set = [
+            ("tntId", device.map(|device| serde_json::Value::from(device).to_string().into())),
+            ("customerIds", customer_ids.map(Cow::Owned)),
+        ];
+        Ok((Some(joined(given, &set)), tnt_id.or(device.map(Cow::Borrowed))))
+    }
+
+    /// The option's customer ids before those that the visitor has; none where the option brings none.
+    fn customer_ids(
+        &self,
+        own: Option<&Value<'_>>,
+        customer_ids: &[String],
+    ) -> Result<Option<String>, Fault> {
+        if customer_ids.is_empty() {
+            return Ok(None);
         }
-        let tnt_id = get(&own, "tntId").and_then(|id| serde_json::from_str(id).ok());
-        let changed = given.is_some() || !own.is_empty();
-        Ok((changed.then(|| braced(&own)), tnt_id))
+        let own = own.map(|list| list.json.trim().trim_start_matches('[').trim_end_matches(']').trim());
+        let own = own.filter(|own| !own.is_empty()).map(str::to_owned);
+        let joined: Vec<String> = customer_ids.iter().cloned().chain(own).collect();
+        let joined = format!("[{}]", joined.join(","));
+        let path = Path::Root.key("customer_ids");
+        let count = array(&joined, &path)?.len();
+        if count > 50 {
+            let message =
+                format!("makes {count} customer ids with those of {}, at most 50 are taken", self.visitor);
+            return Err(path.invalid(message));
+        }
+        Ok(Some(joined))
     }
 }
 
-/// The members as borrowed ones.
-fn lent<'m>(members: &'m Checked<'_>) -> Checked<'m> {
-    let lent = |(name, value): &'m (Cow<'_, str>, Cow<'_, str>)| {
-        (Cow::Borrowed(name.as_ref()), Cow::Borrowed(value.as_ref()))
-    };
-    members.iter().map(lent).collect()
+fn context(given: Option<&Value<'_>>, defaults: &Defaults) -> String {
+    let channel = defaults.channel.then_some("\"web\"".into());
+    let offset = defaults.time_offset.map(|minutes| minutes.to_string().into());
+    filled(given, [("channel", channel), ("timeOffsetInMinutes", offset)])
 }
 
-fn get<'m>(members: &'m Checked<'_>, name: &str) -> Option<&'m str> {
-    members.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_ref())
-}
-
-/// Sets a member in its place, or behind the others; `None` changes nothing.
-fn set(members: &mut Checked<'_>, name: &'static str, value: Option<String>) {
-    let Some(value) = value else { return };
-    match members.iter_mut().find(|(found, _)| found == name) {
-        Some((_, old)) => *old = Cow::Owned(value),
-        None => members.push((Cow::Borrowed(name), Cow::Owned(value))),
-    }
-}
-
-/// The members of an object that was checked before; none where it is absent.
-fn split(given: Option<&str>) -> Result<Checked<'_>, Fault> {
-    let Some(given) = given else { return Ok(Vec::new()) };
-    let members = json::members(given, &Path::Root)?.0;
-    Ok(members.into_iter().map(|(name, value)| (name, Cow::Borrowed(value.get()))).collect())
-}
-
-fn context(given: Option<&str>, defaults: &Defaults) -> Result<String, Fault> {
-    let mut own = split(given)?;
-    if defaults.channel && get(&own, "channel").is_none() {
-        set(&mut own, "channel", Some("\"web\"".to_owned()));
-    }
-    if get(&own, "timeOffsetInMinutes").is_none() {
-        set(&mut own, "timeOffsetInMinutes", defaults.time_offset.map(|minutes| minutes.to_string()));
-    }
-    Ok(braced(&own))
-}
-
-fn experience_cloud(
-    given: Option<&str>,
-    defaults: &Defaults,
-    fresh: Option<&str>,
-) -> Result<Option<String>, Fault> {
+fn experience_cloud(given: Option<&Value<'_>>, defaults: &Defaults, fresh: Option<&str>) -> Option<String> {
     if !defaults.analytics_logging && fresh.is_none() {
-        return Ok(None);
+        return None;
     }
-    let mut own = split(given)?;
-    let mut analytics = split(get(&own, "analytics"))?;
-    if defaults.analytics_logging && get(&analytics, "logging").is_none() {
-        set(&mut analytics, "logging", Some("\"server_side\"".to_owned()));
-    }
-    if get(&analytics, "supplementalDataId").is_none() {
-        set(&mut analytics, "supplementalDataId", fresh.map(|id| format!("\"{id}\"")));
-    }
-    let analytics = braced(&analytics);
-    set(&mut own, "analytics", Some(analytics));
-    Ok(Some(braced(&own)))
+    let logging = defaults.analytics_logging.then_some("\"server_side\"".into());
+    let fresh = fresh.map(|id| format!("\"{id}\"").into());
+    let analytics = get(own(given), "analytics");
+    let analytics = filled(analytics, [("logging", logging), ("supplementalDataId", fresh)]);
+    Some(joined(given, &[("analytics", Some(analytics.into()))]))
 }
 
 /// The property with the configured token where it brings none, and the token it is sent under.
-fn property(given: Option<&str>, defaults: &Defaults) -> Result<(Option<String>, Option<String>), Fault> {
-    let mut own = split(given)?;
-    let token: Option<String> = get(&own, "token").and_then(|token| serde_json::from_str(token).ok());
+fn property<'p>(
+    given: Option<&'p Value<'_>>,
+    defaults: &'p Defaults,
+) -> (Option<String>, Option<Cow<'p, str>>) {
+    let token = get(own(given), "token").and_then(|token| json::unquoted(&token.json).ok());
     if token.is_some() {
-        return Ok((None, token));
+        return (None, token);
     }
-    let Some(configured) = &defaults.property_token else { return Ok((None, None)) };
-    set(&mut own, "token", Some(serde_json::Value::from(configured.as_str()).to_string()));
-    Ok((Some(braced(&own)), Some(configured.clone())))
+    let Some(configured) = defaults.property_token.as_deref() else { return (None, None) };
+    let token = serde_json::Value::from(configured).to_string();
+    (Some(filled(given, [("token", Some(token.into()))])), Some(configured.into()))
 }

@@ -7,7 +7,8 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::json::{Fault, Path, array, is_null, object, push_member, text};
+use super::checked::{Value, braced, get};
+use super::json::{self, Fault, Path, array, is_null, text};
 use crate::wire::response::is_tnt_id;
 
 /// What a member's value must be.
@@ -161,50 +162,35 @@ pub(crate) static REQUEST: &[Member] = &[
     may("telemetry", Rule::Any),
 ];
 
-/// The members of an object, checked, nulls of known members left out, each value as finished JSON.
-pub(crate) type Checked<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
-
-/// The members of an object, and whether it has to be put together anew: nulls were left out, or values rewritten.
-struct Read<'a> {
-    checked: Checked<'a>,
-    changed: bool,
-}
-
 /// Checks the members of `raw` against `table`.
-pub(crate) fn members<'a>(
-    table: &[Member],
-    raw: &'a RawValue,
-    path: &Path<'_>,
-) -> Result<Checked<'a>, Fault> {
-    Ok(read(table, raw, path)?.checked)
-}
-
-fn read<'a>(table: &[Member], raw: &'a RawValue, path: &Path<'_>) -> Result<Read<'a>, Fault> {
-    let found = object(raw, path)?;
-    let mut checked = Vec::with_capacity(found.0.len());
+pub(crate) fn object<'a>(table: &[Member], raw: &'a RawValue, path: &Path<'_>) -> Result<Value<'a>, Fault> {
+    let found = json::object(raw, path)?;
+    let mut members = Vec::with_capacity(found.0.len());
+    // Whether it has to be put together anew: nulls were left out, or values rewritten.
     let mut changed = false;
     for (name, value) in found.0 {
         match table.iter().find(|member| member.name == name) {
             Some(_) if is_null(value) => changed = true,
             Some(member) => {
                 let finished = check(&member.rule, value, &path.key(&name))?;
-                changed |= matches!(finished, Cow::Owned(_));
-                checked.push((name, finished));
+                changed |= matches!(finished.json, Cow::Owned(_));
+                members.push((name, finished));
             }
             None => {
                 if let Some(right) = right_spelling(table, &name) {
                     return Err(path.key(&name).invalid(format!("is spelt '{right}' in the Delivery API")));
                 }
-                checked.push((name, Cow::Borrowed(value.get())));
+                members.push((name, value.get().into()));
             }
         }
     }
     for member in table.iter().filter(|member| member.required) {
-        if !checked.iter().any(|(name, _)| name == member.name) {
+        if get(&members, member.name).is_none() {
             return Err(path.key(member.name).invalid("is required"));
         }
     }
-    Ok(Read { checked, changed })
+    let json = if changed { Cow::Owned(braced(&members)) } else { Cow::Borrowed(raw.get()) };
+    Ok(Value { json, members })
 }
 
 /// The documented name that `name` means in the style of the Python SDK's models, if it is such a spelling.
@@ -221,9 +207,8 @@ fn right_spelling(table: &[Member], name: &str) -> Option<&'static str> {
     table.iter().map(|member| member.name).find(|right| *right != name && snake(right) == name)
 }
 
-/// Checks one value; returns it as finished JSON.
-pub(crate) fn check<'a>(rule: &Rule, raw: &'a RawValue, path: &Path<'_>) -> Result<Cow<'a, str>, Fault> {
-    let as_written = Cow::Borrowed(raw.get());
+/// Checks one value.
+pub(crate) fn check<'a>(rule: &Rule, raw: &'a RawValue, path: &Path<'_>) -> Result<Value<'a>, Fault> {
     match rule {
         Rule::Any => {}
         Rule::Text { min, max } => {
@@ -275,62 +260,25 @@ pub(crate) fn check<'a>(rule: &Rule, raw: &'a RawValue, path: &Path<'_>) -> Resu
                 return Err(path.invalid("must be true or false"));
             }
         }
-        Rule::Object(table) => {
-            let Read { checked, changed } = read(table, raw, path)?;
-            return Ok(if changed { Cow::Owned(braced(&checked)) } else { as_written });
-        }
+        Rule::Object(table) => return object(table, raw, path),
         Rule::Array { max, each } => return list(raw, *max, each, path),
         Rule::ProductIds => product_ids(raw, path)?,
         Rule::Parameters { page } => parameters(raw, *page, path)?,
     }
-    Ok(as_written)
+    Ok(raw.get().into())
 }
 
-fn list<'a>(raw: &'a RawValue, max: usize, each: &Rule, path: &Path<'_>) -> Result<Cow<'a, str>, Fault> {
-    let elements = array(raw, path)?;
+fn list<'a>(raw: &'a RawValue, max: usize, each: &Rule, path: &Path<'_>) -> Result<Value<'a>, Fault> {
+    let elements = array(raw.get(), path)?;
     if elements.len() > max {
         return Err(path.invalid(format!("must have at most {max} elements")));
     }
     let mut finished = Vec::with_capacity(elements.len());
-    let mut changed = false;
-    for (position, element) in elements.iter().enumerate() {
-        let value = check(each, element, &path.index(position))?;
-        changed |= matches!(value, Cow::Owned(_));
-        finished.push(value);
+    for (position, element) in elements.into_iter().enumerate() {
+        finished.push(check(each, element, &path.index(position))?.json);
     }
-    Ok(if changed { Cow::Owned(format!("[{}]", finished.join(","))) } else { Cow::Borrowed(raw.get()) })
-}
-
-/// An object of finished members.
-pub(crate) fn braced(members: &Checked<'_>) -> String {
-    let mut out = String::with_capacity(exact_bytes(members) + "{}".len());
-    out.push('{');
-    push_members(&mut out, members);
-    out.push('}');
-    out
-}
-
-/// Finished members, joined by commas.
-pub(crate) fn unbraced(members: &Checked<'_>) -> String {
-    let mut out = String::with_capacity(exact_bytes(members));
-    push_members(&mut out, members);
-    out
-}
-
-fn push_members(out: &mut String, members: &Checked<'_>) {
-    for (name, value) in members {
-        push_member(out, name, value);
-    }
-}
-
-/// What members take joined by commas, in bytes, unless a name has escapes: a text of just that capacity becomes a box as it is.
-fn exact_bytes(members: &Checked<'_>) -> usize {
-    joined_bytes(members).saturating_sub(",".len())
-}
-
-/// What members take with the quotes of their names, a colon and a comma each, in bytes.
-pub(crate) fn joined_bytes(members: &Checked<'_>) -> usize {
-    members.iter().map(|(name, value)| name.len() + value.len() + "\"\":,".len()).sum()
+    let changed = finished.iter().any(|value| matches!(value, Cow::Owned(_)));
+    Ok(if changed { format!("[{}]", finished.join(",")).into() } else { raw.get().into() })
 }
 
 /// Whether `told` has `min` to `max` UTF-16 units, as Adobe's servers count.
@@ -355,7 +303,7 @@ pub(crate) fn length(told: &str, min: usize, max: usize, path: &Path<'_>) -> Res
 
 fn product_ids(raw: &RawValue, path: &Path<'_>) -> Result<(), Fault> {
     let mut joined = 0_usize;
-    for (position, element) in array(raw, path)?.into_iter().enumerate() {
+    for (position, element) in array(raw.get(), path)?.into_iter().enumerate() {
         let here = path.index(position);
         let told = text(element, &here)?;
         length(&told, 0, 50, &here)?;
@@ -368,7 +316,7 @@ fn product_ids(raw: &RawValue, path: &Path<'_>) -> Result<(), Fault> {
 }
 
 fn parameters(raw: &RawValue, page: bool, path: &Path<'_>) -> Result<(), Fault> {
-    let found = object(raw, path)?;
+    let found = json::object(raw, path)?;
     if found.0.len() > MAX_PARAMETERS {
         return Err(path.invalid(format!("must have at most {MAX_PARAMETERS} members")));
     }
