@@ -21,7 +21,7 @@ const ROUNDS: u64 = 400;
 /// The most instructions of a round, as `cargo test` builds: a submission of 800 bytes, an event from its commit to its
 /// settlement in batches of ten, a body of ten events, and an event of a page of eight that is read back.
 const BOUNDS: [(&str, u64); 4] = [
-    ("measured_parse", 62_000),
+    ("measured_parse", 51_000),
     ("measured_schedule", 12_000),
     ("measured_body", 5_700),
     ("measured_decode", 13_700),
