@@ -33,7 +33,7 @@ const SEGMENT: &str = "journal.";
 /// How many segments a full journal has.
 const SEGMENTS: u64 = 16;
 /// The largest journal, in bytes.
-const MAX_BYTES: u64 = 256 * 1_024 * 1_024;
+const MAX_BYTES: u64 = 512 * 1_024 * 1_024;
 /// The part of `queue.max_bytes` that a journal has at most.
 const SHARE: u64 = 8;
 /// The smallest segment, in bytes.
