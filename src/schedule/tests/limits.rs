@@ -10,6 +10,10 @@ fn cluster(number: u64) -> Cluster {
     Cluster::parse(&number.to_string()).unwrap()
 }
 
+fn outcome(answer: Answer) -> Outcome {
+    Outcome { answer, retry_after: None, edge: None, known: None, detail: String::new() }
+}
+
 #[test]
 fn no_more_requests_a_second_than_the_rate() {
     let settings = Settings { rate_limit: 10, ..settings() };
@@ -115,13 +119,7 @@ fn what_is_held_stays_behind_an_event_of_another_host_that_is_parked() {
     let event = |seq, cluster| Entry { seq: Seq(seq), id: IdHash(seq), arrived: now, cluster, ..entry(1) };
     scheduler.handle_live(now, Seq(1), Seq(3), &[event(1, None), event(2, Some(cluster(35)))]);
     let first = scheduler.poll_attempt(now).unwrap();
-    let failed = Outcome {
-        answer: Answer::Status(500),
-        retry_after: None,
-        edge: None,
-        known: None,
-        detail: String::new(),
-    };
+    let failed = outcome(Answer::Status(500));
     scheduler.handle_outcome(now, first.id, &failed);
     assert_eq!((first.seqs, scheduler.status().parked), (vec![Seq(1)], 1));
     let edge = Selection::Host(Host::Edge(cluster(35)));
@@ -246,13 +244,7 @@ fn delivery_is_stuck_when_the_store_owes_a_scan_or_a_settlement_for_too_long() {
     let entries = [Entry { seq: Seq(1), ..entry(1) }, Entry { seq: Seq(2), ..entry(2) }];
     scheduler.handle_scan(at(100), &entries, Seq(3));
     let attempts = [scheduler.poll_attempt(at(100)).unwrap(), scheduler.poll_attempt(at(100)).unwrap()];
-    let accepted = Outcome {
-        answer: Answer::Accepted,
-        retry_after: None,
-        edge: None,
-        known: None,
-        detail: String::new(),
-    };
+    let accepted = outcome(Answer::Accepted);
     for attempt in &attempts {
         let settled = scheduler.handle_outcome(at(100), attempt.id, &accepted);
         assert_eq!(settled.delivered, attempt.seqs);
@@ -280,13 +272,7 @@ fn nothing_is_sent_while_the_store_owes_as_many_settlements_as_it_may() {
     let event = |seq| Entry { seq: Seq(seq), id: IdHash(seq), arrived: now, ..entry(seq) };
     let events: Vec<Entry> = (1..=most + 10).map(event).collect();
     scheduler.handle_live(now, Seq(1), Seq(most + 11), &events);
-    let accepted = Outcome {
-        answer: Answer::Accepted,
-        retry_after: None,
-        edge: None,
-        known: None,
-        detail: String::new(),
-    };
+    let accepted = outcome(Answer::Accepted);
     let mut owed = Vec::new();
     while let Some(attempt) = scheduler.poll_attempt(now) {
         owed.extend(scheduler.handle_outcome(now, attempt.id, &accepted).delivered);
