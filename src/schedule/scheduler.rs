@@ -401,6 +401,7 @@ impl Scheduler {
             return Some(Stuck::Store);
         }
         if self.settling.len() >= MAX_SETTLING {
+            // The store owes these, and not for too long yet.
             return None;
         }
         if !self.has_slot() {
@@ -459,7 +460,7 @@ impl Scheduler {
         if self.lanes.get(&lane).is_some_and(|state| entry.seq <= state.last) {
             return;
         }
-        let held = self.controls.holds(lane, self.own_host(entry.cluster));
+        let held = self.controls.holds(lane, self.settings.own_host(entry.cluster));
         if held {
             self.index.forget(now, lane, entry.seq, now.after(STOPPED_WAIT));
             return;

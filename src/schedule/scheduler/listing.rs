@@ -160,7 +160,7 @@ impl Scheduler {
         let under_way = self.under_way.values().flat_map(|one| &one.events);
         let waiting = self.lanes.values().flat_map(LaneState::all);
         for event in waiting.chain(under_way) {
-            ages.add(self.own_host(event.cluster), now.since(event.arrived));
+            ages.add(self.settings.own_host(event.cluster), now.since(event.arrived));
         }
         ages
     }
@@ -185,7 +185,7 @@ impl Scheduler {
         let under_way = self.events_under_way();
         for (lane, state) in &self.lanes {
             let going = under_way.get(lane).map_or(&[][..], |(events, _)| events);
-            let has = |event: &&Waiting| what.has(*lane, self.own_host(event.cluster));
+            let has = |event: &&Waiting| what.has(*lane, self.settings.own_host(event.cluster));
             let events = state.all().chain(going).filter(has).count();
             counted.events += events;
             counted.lanes += usize::from(events > 0);
@@ -232,7 +232,7 @@ impl Scheduler {
             lane,
             first: oldest.seq,
             arrived: oldest.arrived,
-            host: self.own_host(oldest.cluster),
+            host: self.settings.own_host(oldest.cluster),
             count: state.len() + going.map_or(0, |(events, _)| events.len()),
             parked: state.parked.len(),
             failures: state.failures,

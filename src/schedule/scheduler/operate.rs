@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Cluster, Host, Lane, Moment, Notice, Place, Scheduler, Seq, Settings};
+use super::{Host, Lane, Moment, Notice, Place, Scheduler, Seq, Settings};
 use crate::schedule::control::{Changed, Controls, MAX_HOLDS, MAX_PAUSES, Pause, Selection};
 
 /// How long a lane that an operator holds back is left alone once it was forgotten; a release looks at once.
@@ -192,12 +192,6 @@ impl Scheduler {
         &self.settings
     }
 
-    /// The host that the stored event and the configuration alone give.
-    #[must_use]
-    pub fn own_host(&self, cluster: Option<Cluster>) -> Host {
-        self.settings.own_host(cluster)
-    }
-
     pub(super) fn is_held(&self, lane: Lane) -> bool {
         !self.controls.holds.is_empty() && self.heads(lane).any(|host| self.controls.holds(lane, host))
     }
@@ -208,7 +202,7 @@ impl Scheduler {
         let state = self.lanes.get(&lane);
         let front = state.and_then(|state| state.events.front());
         let parked = state.into_iter().flat_map(|state| &state.parked).map(|one| &one.event);
-        front.into_iter().chain(parked).map(|event| self.own_host(event.cluster))
+        front.into_iter().chain(parked).map(|event| self.settings.own_host(event.cluster))
     }
 
     pub(super) fn lanes_of(&self, what: Selection) -> BTreeSet<Lane> {
