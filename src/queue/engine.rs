@@ -34,6 +34,7 @@ use super::keys;
 use super::merged::Merged;
 use super::nudge::Nudge;
 use super::salvage::{self, Known};
+use super::slack::with_slack;
 use super::synced;
 use crate::failpoint::reach;
 
@@ -373,7 +374,10 @@ pub(super) fn create(path: &Path, values: &[(Vec<u8>, Vec<u8>)]) -> Result<(), O
     for (key, value) in values {
         batch.insert(key.as_slice(), value.as_slice());
     }
-    engine.commit(batch).map_err(failed)
+    engine.commit(batch).map_err(failed)?;
+    // The engine starts its threads when it writes for the first time: here that is when it is closed.
+    with_slack(|| drop(engine));
+    Ok(())
 }
 
 fn open(path: &Path) -> Result<Engine, CommitError> {
@@ -395,7 +399,7 @@ fn open(path: &Path) -> Result<Engine, CommitError> {
             .segment_size(SEGMENT_BYTES)
             .flush_every_ms(None);
         // sled panics on some damage where it should err.
-        let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+        let opened = with_slack(|| catch_unwind(AssertUnwindSafe(|| config.open())));
         let db = match opened {
             Ok(Ok(db)) => db,
             Ok(Err(sled::Error::Io(error)))

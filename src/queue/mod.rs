@@ -38,6 +38,7 @@ mod quarantine;
 mod recent;
 mod reopen;
 pub mod salvage;
+mod slack;
 mod space;
 mod store;
 mod survey;

@@ -21,6 +21,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::fdatasync;
 
+use super::slack::without_slack;
+
 /// What a write has at most that waits for the next one, in bytes: a manifest, and the header of a segment before it.
 const SMALL_BYTES: i64 = 64;
 /// How long it waits for the next one to begin its sync.
@@ -59,7 +61,7 @@ pub(super) fn in_effect() -> bool {
 )]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn sync_file_range(file: c_int, _from: i64, bytes: i64, _flags: c_uint) -> c_int {
-    let shared = if bytes <= SMALL_BYTES { wait_for_next(file) } else { None };
+    let shared = if bytes <= SMALL_BYTES { without_slack(|| wait_for_next(file)) } else { None };
     // SAFETY: sled owns the file and holds it open for the whole call.
     let good = shared.unwrap_or_else(|| sync(file, unsafe { BorrowedFd::borrow_raw(file) }));
     if good {

@@ -29,6 +29,7 @@ mod floors;
 mod full_disk;
 mod fuzz;
 mod http2;
+mod idle;
 mod instructions;
 mod kill;
 mod load;
