@@ -1,6 +1,6 @@
 //! What a commit is made of: who is waited for, and what it takes of what waits.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::inbox::{Receiver, Waited};
@@ -22,9 +22,17 @@ const MAX_HALVINGS: u32 = 4;
 /// What the last commit was like.
 #[derive(Debug, Default)]
 pub(super) struct LastCommit {
-    /// The connections that it answered.
+    /// The connections that it answered one line. Who writes more at once does not wait for the reply to the first.
     pub(super) producers: BTreeSet<u64>,
     pub(super) time: Duration,
+}
+
+impl LastCommit {
+    /// A commit that answered so many lines of each connection.
+    pub(super) fn of(lines: &BTreeMap<u64, usize>, time: Duration) -> Self {
+        let alone = lines.iter().filter(|(_, lines)| **lines == 1);
+        Self { producers: alone.map(|(producer, _)| *producer).collect(), time }
+    }
 }
 
 impl Writer {
@@ -106,4 +114,15 @@ pub(super) fn take(waiting: &mut VecDeque<Command>) -> (Vec<Append>, Vec<Command
     }
     *waiting = left;
     (appends, others)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_writes_several_lines_at_once_is_not_waited_for() {
+        let last = LastCommit::of(&BTreeMap::from([(1, 1), (2, 64), (3, 2), (4, 1)]), Duration::ZERO);
+        assert_eq!(last.producers, BTreeSet::from([1, 4]));
+    }
 }

@@ -66,8 +66,8 @@ pub(super) struct Plan {
     pub(super) recent: Vec<Event>,
     pub(super) stored: Vec<(Box<dyn Replier>, Vec<Appended>)>,
     hooks: Vec<(OnStored, Seq)>,
-    /// The connections whose lines it answers.
-    producers: BTreeSet<u64>,
+    /// How many lines of which connection it answers.
+    lines: BTreeMap<u64, usize>,
     /// What it does for others than producers; kept, since it may have to be planned anew.
     pub(super) asked: Vec<Command>,
     /// What became of each requeue among them.
@@ -287,6 +287,7 @@ impl Writer {
         let now = (self.now)();
         let mut page = OpenPage::default();
         for append in appends {
+            *plan.lines.entry(append.producer).or_default() += append.batch.len();
             let mut answers = Vec::with_capacity(append.batch.len());
             let mut hooks = append.hooks.into_iter().peekable();
             for (position, submission) in append.batch.into_iter().enumerate() {
@@ -304,7 +305,6 @@ impl Writer {
                     Appended::Stored
                 }));
             }
-            plan.producers.insert(append.producer);
             plan.stored.push((append.replier, answers));
         }
         page.close(plan);
@@ -340,8 +340,7 @@ impl Writer {
             plan.reach("planned");
             let began = Instant::now();
             self.engine.commit(std::mem::take(&mut plan.batch))?;
-            let producers = std::mem::take(&mut plan.producers);
-            self.last = LastCommit { producers, time: began.elapsed() };
+            self.last = LastCommit::of(&plan.lines, began.elapsed());
             plan.reach("committed");
             self.told.counts.commit();
             self.pause = Pause::default();
