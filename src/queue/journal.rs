@@ -42,9 +42,9 @@ const MIN_SEGMENT_BYTES: u64 = 4 * 1_024;
 const MAX_SPARE_BYTES: usize = 4 * 1_024 * 1_024;
 /// How far zeros are written ahead of small commits, in bytes. A commit that goes where they are changes neither the file's length
 /// nor its places on the disk, so that there is nothing to sync but its own bytes: that takes half the time.
-const AHEAD_BYTES: u64 = 1_024 * 1_024;
+const AHEAD_BYTES: u64 = 128 * 1_024;
 /// The largest commit that they are written for, in bytes: those of larger ones cost more than they save.
-const AHEAD_COMMIT_BYTES: u64 = AHEAD_BYTES / 8;
+const AHEAD_COMMIT_BYTES: u64 = AHEAD_BYTES / 4;
 /// What those zeros are written from.
 static ZEROS: [u8; 64 * 1_024] = [0; 64 * 1_024];
 /// The most changes that a segment begins a commit with.

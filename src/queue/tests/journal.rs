@@ -123,17 +123,17 @@ fn zeros_lie_ahead_of_small_commits_and_go_with_their_segment() {
     let (first, length_then) = commit(800);
     assert_eq!(length_then, first, "no zeros for what may be the only commit");
     let (second, ahead) = commit(800);
-    assert_eq!(ahead, second + 1_024 * 1_024);
-    for _ in 0..10 {
-        let (end, length) = commit(100_000);
+    assert_eq!(ahead, second + 128 * 1_024);
+    for _ in 0..4 {
+        let (end, length) = commit(30_000);
         assert!(end < ahead && length == ahead, "{end}: {length}");
     }
-    let (end, ahead) = commit(100_000);
-    assert_eq!(ahead, end + 1_024 * 1_024);
+    let (end, ahead) = commit(30_000);
+    assert_eq!(ahead, end + 128 * 1_024);
     for _ in 0..2 {
-        commit(500_000);
+        commit(50_000);
     }
-    let (end, length_then) = commit(500_000);
+    let (end, length_then) = commit(50_000);
     assert_eq!(length_then, end, "no zeros for so large a commit");
     commit(100);
     while length(path, 2).is_none() {
