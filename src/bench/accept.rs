@@ -54,9 +54,11 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
     let (_folder, daemon, _) = started(settings).await?;
     // As many events as before.
     let paced = paced(daemon.socket(), connections, half, SESSIONS, bytes, seen.time * 2).await?;
+    let commits = daemon.commits().await?;
     daemon.end().await?;
     let part = "accept, half of the highest rate";
     report.beside(part, "accepted", "1/s", rate(paced.events, paced.time), ("asked for", half));
+    grouped(report, part, &paced, commits);
     for (name, share) in [("reply p50", 0.5), ("reply p99", 0.99), ("reply p99.9", 0.999)] {
         let limit = ("one append with its sync", millis(one_sync));
         report.beside(part, name, "ms", millis(paced.percentile(share)), limit);

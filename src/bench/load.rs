@@ -1,7 +1,9 @@
 //! Producers: such that wait for each reply, and such that do not.
 
 use std::collections::VecDeque;
+use std::io;
 use std::path::Path;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -9,7 +11,6 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
 
 use super::{BenchError, system};
 use crate::schedule::Random;
@@ -17,7 +18,9 @@ use crate::schedule::Random;
 /// The most lines that one write carries.
 const LINES_A_WRITE: usize = 64;
 /// How often a producer with a rate writes what is due.
-const TICK: Duration = Duration::from_millis(1);
+const TICK: Duration = Duration::from_millis(4);
+/// The bytes that such a producer keeps while the socket takes none; what is due then, it writes later.
+const MAX_UNTAKEN: usize = 1_024 * 1_024;
 
 /// The lines of one producer: no two of all producers have the same id.
 pub(super) struct Lines {
@@ -90,7 +93,7 @@ impl Seen {
     }
 }
 
-fn no_answer(error: std::io::Error) -> BenchError {
+fn no_answer(error: io::Error) -> BenchError {
     system("the daemon does not answer")(error)
 }
 
@@ -196,7 +199,8 @@ pub(super) async fn pipelined(
     Seen::join(tasks).await
 }
 
-/// `producers` that together write `rate` lines a second for `time`, whether replies come or not.
+/// `producers` that together write `rate` lines a second for `time`, whether replies come or not: one after the other, each once
+/// within [`TICK`].
 pub(super) async fn paced(
     socket: &Path,
     producers: u64,
@@ -205,58 +209,101 @@ pub(super) async fn paced(
     bytes: usize,
     time: Duration,
 ) -> Result<Seen, BenchError> {
-    let mut tasks = JoinSet::new();
+    let began = Instant::now();
+    let (mut tasks, mut paces) = (JoinSet::new(), Vec::new());
+    #[expect(clippy::cast_precision_loss, reason = "a handful of producers")]
+    let share = rate / producers as f64;
     for producer in 0..producers {
-        let (mut reading, mut writing) = connect(socket).await?;
-        tasks.spawn(async move {
-            let mut lines = Lines::new(producer, sessions, bytes);
-            let began = Instant::now();
-            let (sent, mut sendings) = tokio::sync::mpsc::unbounded_channel();
-            let writes = async {
-                let (mut text, mut written) = (Vec::new(), 0.0);
-                #[expect(clippy::cast_precision_loss, reason = "a handful of producers")]
-                let share = rate / producers as f64;
-                let mut ticks = tokio::time::interval(TICK);
-                ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-                while began.elapsed() < time {
-                    ticks.tick().await;
-                    text.clear();
-                    let mut count = 0_u64;
-                    while written < began.elapsed().as_secs_f64() * share {
-                        lines.push(&mut text);
-                        written += 1.0;
-                        count += 1;
-                    }
-                    let now = Instant::now();
-                    // The reader ends after the writer.
-                    let _sent = sent.send((now, count));
-                    writing.write_all(&text).await.map_err(no_answer)?;
-                }
-                drop(sent);
-                writing.shutdown().await.map_err(no_answer)?;
-                Ok::<_, BenchError>(())
-            };
-            let reads = async {
-                let (mut answer, mut waits) = (String::new(), Vec::new());
-                let mut open: VecDeque<(Instant, u64)> = VecDeque::new();
-                while !reading.fill_buf().await.map_err(no_answer)?.is_empty() {
-                    reply(&mut reading, &mut answer).await?;
-                    while let Ok(sending) = sendings.try_recv() {
-                        open.push_back(sending);
-                    }
-                    while open.front().is_some_and(|(_, left)| *left == 0) {
-                        open.pop_front();
-                    }
-                    if let Some((at, left)) = open.front_mut() {
-                        waits.push(at.elapsed());
-                        *left -= 1;
-                    }
-                }
-                Ok::<_, BenchError>(waits)
-            };
-            let ((), waits) = tokio::try_join!(writes, reads)?;
-            Ok(Seen { events: waits.len() as u64, time: began.elapsed(), waits })
-        });
+        let (reading, writing) = connect(socket).await?;
+        let (sent, sendings) = mpsc::channel();
+        tasks.spawn(timed(reading, sendings, began));
+        let lines = Lines::new(producer, sessions, bytes);
+        paces.push(Pace { lines, writing, sent, share, written: 0.0, text: Vec::new() });
     }
+    // A thread: the runtime's timers have no finer step than a millisecond.
+    tokio::task::spawn_blocking(move || write_in_turn(paces, began, time))
+        .await
+        .map_err(|panic| no_answer(panic.into()))?
+        .map_err(no_answer)?;
     Seen::join(tasks).await
+}
+
+/// A producer with a rate.
+struct Pace {
+    lines: Lines,
+    writing: OwnedWriteHalf,
+    /// When it wrote how many lines.
+    sent: mpsc::Sender<(Instant, u64)>,
+    /// Lines a second.
+    share: f64,
+    written: f64,
+    /// What the socket has not taken yet.
+    text: Vec<u8>,
+}
+
+impl Pace {
+    /// Writes the lines that are due since `began`.
+    fn write(&mut self, began: Instant) -> io::Result<()> {
+        let (now, mut count) = (Instant::now(), 0_u64);
+        let due = now.duration_since(began).as_secs_f64() * self.share;
+        while self.written < due && self.text.len() < MAX_UNTAKEN {
+            self.lines.push(&mut self.text);
+            self.written += 1.0;
+            count += 1;
+        }
+        // The reader ends after the writer.
+        let _sent = self.sent.send((now, count));
+        if self.text.is_empty() {
+            return Ok(());
+        }
+        match self.writing.try_write(&self.text) {
+            Ok(taken) => drop(self.text.drain(..taken)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+/// Lets each of `paces` write in its turn for `time`, and then until all is written.
+fn write_in_turn(mut paces: Vec<Pace>, began: Instant, time: Duration) -> io::Result<()> {
+    let step = TICK / u32::try_from(paces.len().max(1)).unwrap_or(u32::MAX);
+    let mut turn = began;
+    while began.elapsed() < time {
+        for pace in &mut paces {
+            turn += step;
+            std::thread::sleep(turn.saturating_duration_since(Instant::now()));
+            pace.write(began)?;
+        }
+    }
+    while paces.iter().any(|pace| !pace.text.is_empty()) {
+        std::thread::sleep(TICK);
+        for pace in &mut paces {
+            pace.share = 0.0;
+            pace.write(began)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads the replies to what was sent, until the daemon closes.
+async fn timed(
+    mut reading: BufReader<OwnedReadHalf>,
+    sendings: mpsc::Receiver<(Instant, u64)>,
+    began: Instant,
+) -> Result<Seen, BenchError> {
+    let (mut answer, mut waits) = (String::new(), Vec::new());
+    let mut open: VecDeque<(Instant, u64)> = VecDeque::new();
+    while !reading.fill_buf().await.map_err(no_answer)?.is_empty() {
+        reply(&mut reading, &mut answer).await?;
+        open.extend(sendings.try_iter());
+        while open.front().is_some_and(|(_, left)| *left == 0) {
+            open.pop_front();
+        }
+        if let Some((at, left)) = open.front_mut() {
+            waits.push(at.elapsed());
+            *left -= 1;
+        }
+    }
+    Ok(Seen { events: waits.len() as u64, time: began.elapsed(), waits })
 }
