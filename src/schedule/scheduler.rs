@@ -10,6 +10,8 @@ mod hosts;
 mod judging;
 mod listing;
 mod operate;
+mod placing;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -24,12 +26,7 @@ use crate::event::{Answer, Cluster, DeadReason, Entry, Host, Lane, Moment, Outco
 
 pub use self::listing::{Counted, Extent, Hindrance, HostView, LaneView, LastError, Standing};
 use self::listing::{ERRORS_FOR, MAX_ERRORS};
-use self::operate::STOPPED_WAIT;
 
-/// What an event costs in the index, in bytes: itself and its share of lanes and queues.
-const EVENT_BYTES: u64 = 256;
-/// What a lane costs, in bytes.
-const LANE_BYTES: u64 = 384;
 /// The most events that are parked at a time.
 pub const MAX_PARKED: usize = 10_000;
 /// An arrival so far in the future tells that the clock was set back since.
@@ -438,183 +435,6 @@ impl Scheduler {
     /// Whether one more request may be under way. What was answered counts until it is settled.
     fn has_slot(&self) -> bool {
         self.under_way.len() < self.settings.concurrency && self.settling.len() < MAX_SETTLING
-    }
-
-    fn used_bytes(&self) -> u64 {
-        self.indexed as u64 * EVENT_BYTES + self.lanes.len() as u64 * LANE_BYTES
-    }
-
-    fn admit_new(&mut self, now: Moment, entry: Entry) {
-        if self.index.is_marked(entry.lane) || self.lane_is_full(entry.lane) {
-            self.index.forget(now, entry.lane, entry.seq, now);
-            return;
-        }
-        self.admit(now, entry);
-    }
-
-    fn admit_again(&mut self, now: Moment, entry: Entry) {
-        let lane = entry.lane;
-        if !self.index.is_marked(lane) {
-            return;
-        }
-        if self.lanes.get(&lane).is_some_and(|state| entry.seq <= state.last) {
-            return;
-        }
-        let held = self.controls.holds(lane, self.settings.own_host(entry.cluster));
-        if held {
-            self.index.forget(now, lane, entry.seq, now.after(STOPPED_WAIT));
-            return;
-        }
-        let full = self.used_bytes() >= self.settings.index_max_bytes || self.lane_is_full(lane);
-        if full || self.index.has_skipped(lane) || self.index.waits(now, lane) {
-            // No sooner than a second from now: a pass that finds no room is not to be followed by another at once.
-            self.index.forget(now, lane, entry.seq, now.after(Duration::from_secs(1)));
-            return;
-        }
-        self.admit(now, entry);
-    }
-
-    fn admit(&mut self, now: Moment, entry: Entry) {
-        if entry.arrived.since(now) > CLOCK_SLACK && self.expiry_from <= now {
-            let until = now.after(self.settings.max_age);
-            self.delay_expiry(until);
-            self.notices.add(Notice::ArrivedInFuture { seq: entry.seq, ahead: entry.arrived.since(now) });
-        }
-        let past = self.pasts.remove(now, &(entry.lane, entry.seq));
-        let lane = self.lanes.entry(entry.lane).or_insert_with(LaneState::new);
-        let (parked, room) = (lane.parked.len(), self.parked < MAX_PARKED);
-        let bare = lane.events.is_empty();
-        lane.admit(entry, past, room);
-        self.parked += lane.parked.len() - parked;
-        self.indexed += 1;
-        // What waits for a moment may be full now, and what is in a host's queue for a parked event alone is of another
-        // host now, or held; what else is there, or under way, is looked at again later.
-        if matches!(lane.place, Place::Idle | Place::Timer(_))
-            || bare && matches!(lane.place, Place::Ready(_))
-        {
-            self.place(now, entry.lane);
-        }
-    }
-
-    /// One session takes at most an eighth of the window.
-    fn lane_is_full(&self, lane: Lane) -> bool {
-        let most = (self.settings.index_max_bytes / EVENT_BYTES / 8).max(self.settings.max_events as u64);
-        self.lanes.get(&lane).is_some_and(|state| state.len() as u64 >= most)
-    }
-
-    fn first_timer(&self) -> Option<(Moment, Lane)> {
-        [self.lingering.first(), self.backing_off.first()].into_iter().flatten().min().copied()
-    }
-
-    /// Forgets lanes that are blocked, those due last first, until an eighth of the index is free; says whether there is
-    /// room. What lingers, and what waits for a slot, is not blocked. Each lane is looked at once and gone then: a full
-    /// index is asked at every turn of the flusher.
-    fn forget_blocked(&mut self, now: Moment) -> bool {
-        if self.nothing_goes() {
-            return false;
-        }
-        let goal = self.settings.index_max_bytes / 8 * 7;
-        while self.used_bytes() > goal
-            && self.backing_off.last().is_some_and(|(due, _)| *due > now)
-            && let Some((due, lane)) = self.backing_off.pop_last()
-        {
-            self.forget_lane(now, lane, due);
-        }
-        let stopped_until = now.after(STOPPED_WAIT);
-        while self.used_bytes() > goal
-            && let Some(lane) = self.held.pop_first()
-        {
-            self.forget_lane(now, lane, stopped_until);
-        }
-        let shut: Vec<(Host, Moment)> = self
-            .hosts
-            .iter()
-            .filter_map(|(name, host)| match host.stopped {
-                true => Some((*name, stopped_until)),
-                false => host.opens().filter(|at| host.is_shut() && *at > now).map(|at| (*name, at)),
-            })
-            .collect();
-        for (name, until) in shut {
-            while self.used_bytes() > goal
-                && let Some(lane) = self.hosts.get_mut(&name).and_then(|host| host.queue.pop_back())
-            {
-                self.forget_lane(now, lane, until);
-            }
-        }
-        self.used_bytes() < self.settings.index_max_bytes
-    }
-
-    /// Forgets a lane that was taken from where it waited, and is not due before `due`.
-    fn forget_lane(&mut self, now: Moment, lane: Lane, due: Moment) {
-        let Some(state) = self.lanes.remove(&lane) else { return };
-        let parked = state.parked.iter().map(|one| one.event.seq);
-        let events = state.events.iter().map(|one| one.seq);
-        let Some(first) = parked.chain(events).min() else { return };
-        self.indexed = self.indexed.saturating_sub(state.len());
-        self.parked = self.parked.saturating_sub(state.parked.len());
-        for (seq, past) in state.into_pasts(now) {
-            self.pasts.insert(now, (lane, seq), past);
-        }
-        self.index.forget(now, lane, first, due);
-    }
-
-    /// Puts a lane where it now has to wait.
-    fn place(&mut self, now: Moment, lane: Lane) {
-        self.unplace(lane);
-        let Some(state) = self.lanes.get(&lane) else { return };
-        let Some(due) = state.due(&self.settings) else {
-            self.lanes.remove(&lane);
-            return;
-        };
-        let lingers = state.failures == 0 && state.parked.is_empty();
-        if self.is_held(lane) {
-            self.held.insert(lane);
-            self.set_place(lane, Place::Held);
-            return;
-        }
-        if due > now {
-            let timers = match lingers {
-                true => &mut self.lingering,
-                false => &mut self.backing_off,
-            };
-            timers.insert((due, lane));
-            self.set_place(lane, Place::Timer(due));
-            return;
-        }
-        let host = self.host_of(now, lane);
-        let entry = self.hosts.entry(host).or_insert_with(HostState::new);
-        entry.queue.push_back(lane);
-        self.set_place(lane, Place::Ready(host));
-    }
-
-    fn set_place(&mut self, lane: Lane, place: Place) {
-        if let Some(state) = self.lanes.get_mut(&lane) {
-            state.place = place;
-        }
-    }
-
-    /// Takes a lane away from where it waits.
-    fn unplace(&mut self, lane: Lane) {
-        match self.lanes.get(&lane).map(|state| state.place) {
-            Some(Place::Timer(at)) => {
-                self.lingering.remove(&(at, lane));
-                self.backing_off.remove(&(at, lane));
-            }
-            Some(Place::Ready(host)) => {
-                if let Some(host) = self.hosts.get_mut(&host) {
-                    host.queue.retain(|other| *other != lane);
-                }
-            }
-            Some(Place::Held) => drop(self.held.remove(&lane)),
-            Some(Place::Idle | Place::UnderWay) | None => return,
-        }
-        self.set_place(lane, Place::Idle);
-    }
-
-    /// The lane's request is over.
-    fn free(&mut self, now: Moment, lane: Lane) {
-        self.set_place(lane, Place::Idle);
-        self.place(now, lane);
     }
 
     fn begin(&mut self, now: Moment, lane: Lane, host: Host, probe: bool) -> Option<Attempt> {

@@ -1,0 +1,68 @@
+//! Where a lane waits: for a moment, for its host, or for the end of a hold.
+
+use super::{HostState, Lane, Moment, Place, Scheduler};
+
+impl Scheduler {
+    pub(super) fn first_timer(&self) -> Option<(Moment, Lane)> {
+        [self.lingering.first(), self.backing_off.first()].into_iter().flatten().min().copied()
+    }
+
+    /// Puts a lane where it now has to wait.
+    pub(super) fn place(&mut self, now: Moment, lane: Lane) {
+        self.unplace(lane);
+        let Some(state) = self.lanes.get(&lane) else { return };
+        let Some(due) = state.due(&self.settings) else {
+            self.lanes.remove(&lane);
+            return;
+        };
+        let lingers = state.failures == 0 && state.parked.is_empty();
+        if self.is_held(lane) {
+            self.held.insert(lane);
+            self.set_place(lane, Place::Held);
+            return;
+        }
+        if due > now {
+            let timers = match lingers {
+                true => &mut self.lingering,
+                false => &mut self.backing_off,
+            };
+            timers.insert((due, lane));
+            self.set_place(lane, Place::Timer(due));
+            return;
+        }
+        let host = self.host_of(now, lane);
+        let entry = self.hosts.entry(host).or_insert_with(HostState::new);
+        entry.queue.push_back(lane);
+        self.set_place(lane, Place::Ready(host));
+    }
+
+    pub(super) fn set_place(&mut self, lane: Lane, place: Place) {
+        if let Some(state) = self.lanes.get_mut(&lane) {
+            state.place = place;
+        }
+    }
+
+    /// Takes a lane away from where it waits.
+    pub(super) fn unplace(&mut self, lane: Lane) {
+        match self.lanes.get(&lane).map(|state| state.place) {
+            Some(Place::Timer(at)) => {
+                self.lingering.remove(&(at, lane));
+                self.backing_off.remove(&(at, lane));
+            }
+            Some(Place::Ready(host)) => {
+                if let Some(host) = self.hosts.get_mut(&host) {
+                    host.queue.retain(|other| *other != lane);
+                }
+            }
+            Some(Place::Held) => drop(self.held.remove(&lane)),
+            Some(Place::Idle | Place::UnderWay) | None => return,
+        }
+        self.set_place(lane, Place::Idle);
+    }
+
+    /// The lane's request is over.
+    pub(super) fn free(&mut self, now: Moment, lane: Lane) {
+        self.set_place(lane, Place::Idle);
+        self.place(now, lane);
+    }
+}

@@ -1,0 +1,127 @@
+//! The window: what the index takes in, and what it lets go of again where it is full.
+
+use super::operate::STOPPED_WAIT;
+use super::{
+    CLOCK_SLACK, Duration, Entry, Host, Lane, LaneState, MAX_PARKED, Moment, Notice, Place, Scheduler,
+};
+
+/// What an event costs in the index, in bytes: itself and its share of lanes and queues.
+const EVENT_BYTES: u64 = 256;
+/// What a lane costs, in bytes.
+const LANE_BYTES: u64 = 384;
+
+impl Scheduler {
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.indexed as u64 * EVENT_BYTES + self.lanes.len() as u64 * LANE_BYTES
+    }
+
+    pub(super) fn admit_new(&mut self, now: Moment, entry: Entry) {
+        if self.index.is_marked(entry.lane) || self.lane_is_full(entry.lane) {
+            self.index.forget(now, entry.lane, entry.seq, now);
+            return;
+        }
+        self.admit(now, entry);
+    }
+
+    pub(super) fn admit_again(&mut self, now: Moment, entry: Entry) {
+        let lane = entry.lane;
+        if !self.index.is_marked(lane) {
+            return;
+        }
+        if self.lanes.get(&lane).is_some_and(|state| entry.seq <= state.last) {
+            return;
+        }
+        let held = self.controls.holds(lane, self.settings.own_host(entry.cluster));
+        if held {
+            self.index.forget(now, lane, entry.seq, now.after(STOPPED_WAIT));
+            return;
+        }
+        let full = self.used_bytes() >= self.settings.index_max_bytes || self.lane_is_full(lane);
+        if full || self.index.has_skipped(lane) || self.index.waits(now, lane) {
+            // No sooner than a second from now: a pass that finds no room is not to be followed by another at once.
+            self.index.forget(now, lane, entry.seq, now.after(Duration::from_secs(1)));
+            return;
+        }
+        self.admit(now, entry);
+    }
+
+    fn admit(&mut self, now: Moment, entry: Entry) {
+        if entry.arrived.since(now) > CLOCK_SLACK && self.expiry_from <= now {
+            let until = now.after(self.settings.max_age);
+            self.delay_expiry(until);
+            self.notices.add(Notice::ArrivedInFuture { seq: entry.seq, ahead: entry.arrived.since(now) });
+        }
+        let past = self.pasts.remove(now, &(entry.lane, entry.seq));
+        let lane = self.lanes.entry(entry.lane).or_insert_with(LaneState::new);
+        let (parked, room) = (lane.parked.len(), self.parked < MAX_PARKED);
+        let bare = lane.events.is_empty();
+        lane.admit(entry, past, room);
+        self.parked += lane.parked.len() - parked;
+        self.indexed += 1;
+        // What waits for a moment may be full now, and what is in a host's queue for a parked event alone is of another
+        // host now, or held; what else is there, or under way, is looked at again later.
+        if matches!(lane.place, Place::Idle | Place::Timer(_))
+            || bare && matches!(lane.place, Place::Ready(_))
+        {
+            self.place(now, entry.lane);
+        }
+    }
+
+    /// One session takes at most an eighth of the window.
+    fn lane_is_full(&self, lane: Lane) -> bool {
+        let most = (self.settings.index_max_bytes / EVENT_BYTES / 8).max(self.settings.max_events as u64);
+        self.lanes.get(&lane).is_some_and(|state| state.len() as u64 >= most)
+    }
+
+    /// Forgets lanes that are blocked, those due last first, until an eighth of the index is free; says whether there is
+    /// room. What lingers, and what waits for a slot, is not blocked. Each lane is looked at once and gone then: a full
+    /// index is asked at every turn of the flusher.
+    pub(super) fn forget_blocked(&mut self, now: Moment) -> bool {
+        if self.nothing_goes() {
+            return false;
+        }
+        let goal = self.settings.index_max_bytes / 8 * 7;
+        while self.used_bytes() > goal
+            && self.backing_off.last().is_some_and(|(due, _)| *due > now)
+            && let Some((due, lane)) = self.backing_off.pop_last()
+        {
+            self.forget_lane(now, lane, due);
+        }
+        let stopped_until = now.after(STOPPED_WAIT);
+        while self.used_bytes() > goal
+            && let Some(lane) = self.held.pop_first()
+        {
+            self.forget_lane(now, lane, stopped_until);
+        }
+        let shut: Vec<(Host, Moment)> = self
+            .hosts
+            .iter()
+            .filter_map(|(name, host)| match host.stopped {
+                true => Some((*name, stopped_until)),
+                false => host.opens().filter(|at| host.is_shut() && *at > now).map(|at| (*name, at)),
+            })
+            .collect();
+        for (name, until) in shut {
+            while self.used_bytes() > goal
+                && let Some(lane) = self.hosts.get_mut(&name).and_then(|host| host.queue.pop_back())
+            {
+                self.forget_lane(now, lane, until);
+            }
+        }
+        self.used_bytes() < self.settings.index_max_bytes
+    }
+
+    /// Forgets a lane that was taken from where it waited, and is not due before `due`.
+    fn forget_lane(&mut self, now: Moment, lane: Lane, due: Moment) {
+        let Some(state) = self.lanes.remove(&lane) else { return };
+        let parked = state.parked.iter().map(|one| one.event.seq);
+        let events = state.events.iter().map(|one| one.seq);
+        let Some(first) = parked.chain(events).min() else { return };
+        self.indexed = self.indexed.saturating_sub(state.len());
+        self.parked = self.parked.saturating_sub(state.parked.len());
+        for (seq, past) in state.into_pasts(now) {
+            self.pasts.insert(now, (lane, seq), past);
+        }
+        self.index.forget(now, lane, first, due);
+    }
+}
