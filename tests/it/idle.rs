@@ -1,23 +1,29 @@
 //! What an idle daemon leaves alone.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::process::{Child, Stdio};
 
 use tempfile::TempDir;
 
 use crate::process::{command, connect, terminate};
 
-/// The name of each thread, and by how many nanoseconds its timers may be late.
-fn slack(daemon: &Child) -> Vec<(String, u64)> {
+/// The name of each thread, and by how many nanoseconds its timers may be late; `None` where the system keeps that to root.
+fn slack(daemon: &Child) -> Option<Vec<(String, u64)>> {
     let threads = fs::read_dir(format!("/proc/{}/task", daemon.id())).expect("the daemon runs");
-    let of = |thread: fs::DirEntry| {
-        // One may end meanwhile.
-        let name = fs::read_to_string(thread.path().join("comm")).ok()?.trim().to_owned();
+    let mut found = Vec::new();
+    for thread in threads {
+        let thread = thread.expect("a thread");
         let id = thread.file_name().into_string().expect("a number");
-        let slack = fs::read_to_string(format!("/proc/{id}/timerslack_ns")).ok()?;
-        Some((name, slack.trim().parse().expect("a number")))
-    };
-    threads.filter_map(|thread| of(thread.expect("a thread"))).collect()
+        let name = fs::read_to_string(thread.path().join("comm"));
+        match (name, fs::read_to_string(format!("/proc/{id}/timerslack_ns"))) {
+            (Ok(name), Ok(slack)) => found.push((name, slack.trim().parse().expect("a number"))),
+            (_, Err(error)) if error.kind() == ErrorKind::PermissionDenied => return None,
+            // It ended meanwhile.
+            _ => {}
+        }
+    }
+    Some(found)
 }
 
 #[test]
@@ -30,11 +36,15 @@ fn only_the_timers_of_the_engines_threads_may_be_late() {
             .spawn()
             .expect("the daemon starts");
         drop(connect(folder.path()));
+        let found = slack(&daemon);
+        assert!(terminate(&mut daemon).success());
+        let Some(found) = found else {
+            return eprintln!("the slack of threads was not looked at: the system shows it to root alone");
+        };
         let (engine, others): (Vec<_>, Vec<_>) =
-            slack(&daemon).into_iter().partition(|(name, _)| name.starts_with("sled-io"));
+            found.into_iter().partition(|(name, _)| name.starts_with("sled-io"));
         assert!(engine.len() >= 7 && !others.is_empty(), "{start}: {engine:?}, {others:?}");
         assert!(engine.iter().all(|(_, nanos)| *nanos >= 60_000_000_000), "{start}: {engine:?}");
         assert!(others.iter().all(|(_, nanos)| *nanos < 1_000_000_000), "{start}: {others:?}");
-        assert!(terminate(&mut daemon).success());
     }
 }
