@@ -242,8 +242,8 @@ struct Pace {
 }
 
 impl Pace {
-    /// Writes the lines that are due since `began`.
-    fn write(&mut self, began: Instant) -> io::Result<()> {
+    /// Adds the lines that are due since `began`.
+    fn add_due(&mut self, began: Instant) {
         let (now, mut count) = (Instant::now(), 0_u64);
         let due = now.duration_since(began).as_secs_f64() * self.share;
         while self.written < due && self.text.len() < MAX_UNTAKEN {
@@ -253,6 +253,10 @@ impl Pace {
         }
         // The reader ends after the writer.
         let _sent = self.sent.send((now, count));
+    }
+
+    /// Writes what the socket takes.
+    fn write(&mut self) -> io::Result<()> {
         if self.text.is_empty() {
             return Ok(());
         }
@@ -273,15 +277,13 @@ fn write_in_turn(mut paces: Vec<Pace>, began: Instant, time: Duration) -> io::Re
         for pace in &mut paces {
             turn += step;
             std::thread::sleep(turn.saturating_duration_since(Instant::now()));
-            pace.write(began)?;
+            pace.add_due(began);
+            pace.write()?;
         }
     }
     while paces.iter().any(|pace| !pace.text.is_empty()) {
         std::thread::sleep(TICK);
-        for pace in &mut paces {
-            pace.share = 0.0;
-            pace.write(began)?;
-        }
+        paces.iter_mut().try_for_each(Pace::write)?;
     }
     Ok(())
 }
