@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use target_notifyd::sandbox::{self, Faults, Mark, Sandbox};
 use tempfile::TempDir;
 
-use crate::process::{LIMIT, command, connect, terminate};
+use crate::process::{LIMIT, NOBODY, command, connect, terminate};
 
 /// A daemon on a folder of its own, and a stand-in for Target.
 struct Machine {
@@ -223,7 +223,7 @@ fn one_screen_tells_what_waits_and_why() {
 fn nobody_answers_without_a_daemon() {
     let folder = TempDir::new().expect("a folder");
     for arguments in [&["status"][..], &["queue"], &["dead", "list"], &["flush"], &["resume"], &["tail"]] {
-        let output = command(folder.path(), "http://127.0.0.1:9", arguments).output().expect("it runs");
+        let output = command(folder.path(), NOBODY, arguments).output().expect("it runs");
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(69), "{arguments:?}: {told}");
         assert!(told.contains("admin.sock") && told.contains("is the daemon running?"), "{told}");

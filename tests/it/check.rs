@@ -9,11 +9,9 @@ use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
-use crate::process::{command, connect, terminate};
+use crate::process::{NOBODY, command, connect, terminate};
 use crate::tls::{Terminator, noted, proxy};
 
-/// Nobody listens there.
-const NOWHERE: &str = "http://127.0.0.1:9";
 /// `target.connect_timeout` where nothing is to reach it, however slow the machine is.
 const AMPLE: &str = "2m";
 
@@ -42,7 +40,7 @@ fn names(folder: &Path) -> BTreeSet<String> {
 fn what_a_daemon_would_run_with_is_told_and_nothing_is_left_behind() {
     let folder = TempDir::new().expect("a folder");
     let more = ["-o", "batch.max_events=7", "-o", "target.property_token=s3cret", "--json"];
-    let mut command = check(folder.path(), NOWHERE, &more);
+    let mut command = check(folder.path(), NOBODY, &more);
     command.env("TARGET_NOTIFYD_BATCH__MAX_BYTES", "9KiB");
     let (code, out, _) = ended(command);
     assert!(code == Some(0) && !out.contains("s3cret"), "{code:?} {out}");
@@ -64,10 +62,10 @@ fn what_a_daemon_would_run_with_is_told_and_nothing_is_left_behind() {
     assert_eq!(lines[lines.len() - 1]["exit"], 0);
 
     // A daemon that runs is no problem, and is not asked.
-    let mut daemon = crate::process::command(folder.path(), NOWHERE, &["run"]);
+    let mut daemon = crate::process::command(folder.path(), NOBODY, &["run"]);
     let mut daemon = daemon.stderr(Stdio::null()).spawn().expect("the daemon starts");
     drop(connect(folder.path()));
-    let (code, out, _) = ended(check(folder.path(), NOWHERE, &[]));
+    let (code, out, _) = ended(check(folder.path(), NOBODY, &[]));
     assert!(code == Some(0) && out.contains("is served"), "{code:?} {out}");
     assert!(terminate(&mut daemon).success());
 }
@@ -82,7 +80,7 @@ fn everything_that_is_wrong_is_told_in_one_go() {
     let (free, files) = ("queue.min_free=900TiB", "ingest.max_connections=1000000");
     let authority = format!("target.ca_file={}", file.display());
     let wrong = ["-o", &queue, "-o", &admin, "-o", free, "-o", files, "-o", &authority];
-    let (code, out, told) = ended(check(folder.path(), NOWHERE, &wrong));
+    let (code, out, told) = ended(check(folder.path(), NOBODY, &wrong));
     assert_eq!(code, Some(1), "{out} {told}");
     for (state, key, text) in [
         ("FAILED", "queue.path", "is no folder"),
@@ -96,7 +94,7 @@ fn everything_that_is_wrong_is_told_in_one_go() {
     }
 
     // Problems of the configuration have their lines, and hide nothing of the rest.
-    let mut command = check(folder.path(), NOWHERE, &wrong);
+    let mut command = check(folder.path(), NOBODY, &wrong);
     let path = folder.path().join("config.toml");
     let text = std::fs::read_to_string(&path).expect("the configuration");
     std::fs::write(&path, text.replace("linger = \"10ms\"", "lingr = 1\nmax_events = 51")).expect("a file");
@@ -107,7 +105,7 @@ fn everything_that_is_wrong_is_told_in_one_go() {
     for place in ["config.toml:13: batch.lingr ", "config.toml:14: batch.max_events ", "target.client "] {
         assert!(told.contains(place), "{place}: {told}");
     }
-    let (code, _, told) = ended(check(folder.path(), NOWHERE, &["-o", "target.ca_file=/nowhere.pem"]));
+    let (code, _, told) = ended(check(folder.path(), NOBODY, &["-o", "target.ca_file=/nowhere.pem"]));
     assert!(code == Some(78) && told.contains("target.ca_file") && told.contains("/nowhere.pem"), "{told}");
 }
 

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
 
-use crate::process::{command, connect, terminate};
+use crate::process::{NOBODY, command, connect, terminate};
 
 fn run(command: &mut Command) -> (Option<i32>, String) {
     let Output { status, stderr, .. } = command.output().expect("the executable runs");
@@ -17,9 +17,6 @@ fn run(command: &mut Command) -> (Option<i32>, String) {
 fn folder() -> TempDir {
     tempfile::tempdir().expect("a folder")
 }
-
-/// Nobody listens there.
-const NOWHERE: &str = "http://127.0.0.1:9";
 
 fn submit(folder: &Path) {
     use std::io::{BufRead, BufReader, Write};
@@ -33,28 +30,28 @@ fn submit(folder: &Path) {
 #[test]
 fn a_queue_with_events_of_another_account_is_refused_until_it_is_adopted() {
     let folder = folder();
-    let mut daemon = command(folder.path(), NOWHERE, &["run"])
+    let mut daemon = command(folder.path(), NOBODY, &["run"])
         .stderr(std::process::Stdio::null())
         .spawn()
         .expect("the daemon starts");
     submit(folder.path());
-    let (code, told) = run(&mut command(folder.path(), NOWHERE, &["run"]));
+    let (code, told) = run(&mut command(folder.path(), NOBODY, &["run"]));
     assert!(code == Some(75), "{code:?}: {told}");
     daemon.kill().expect("the daemon is there");
     daemon.wait().expect("the daemon is gone");
 
     let other = "target.client=other";
-    let (code, told) = run(&mut command(folder.path(), NOWHERE, &["run", "-o", other]));
+    let (code, told) = run(&mut command(folder.path(), NOBODY, &["run", "-o", other]));
     assert!(code == Some(78) && told.contains("acme") && told.contains("other"), "{code:?}: {told}");
     let adopt = &["run", "--adopt-queue", "-o", other];
-    let mut daemon = command(folder.path(), NOWHERE, adopt)
+    let mut daemon = command(folder.path(), NOBODY, adopt)
         .stderr(std::process::Stdio::null())
         .spawn()
         .expect("the daemon starts");
     submit(folder.path());
     assert!(terminate(&mut daemon).success());
     // It belongs to the other one now.
-    let (code, told) = run(&mut command(folder.path(), NOWHERE, &["run"]));
+    let (code, told) = run(&mut command(folder.path(), NOBODY, &["run"]));
     assert!(code == Some(78) && told.contains("--adopt-queue"), "{code:?}: {told}");
 }
 
@@ -149,7 +146,7 @@ fn exit_codes_tell_what_is_wrong() {
         (&["send", "--timeout", "0s", "/dev/null"], 0, ""),
     ];
     for (arguments, expected, text) in cases {
-        let (code, told) = run(&mut command(folder.path(), NOWHERE, arguments));
+        let (code, told) = run(&mut command(folder.path(), NOBODY, arguments));
         assert_eq!(code, Some(expected), "{arguments:?}: {told}");
         assert!(told.contains(text), "{arguments:?}: {told}");
     }

@@ -18,15 +18,13 @@ use target_notifyd::wire::submission::Submission;
 use tempfile::TempDir;
 
 use crate::extent::{extent, seed};
-use crate::process::{Log, command, message, terminate};
+use crate::process::{Log, NOBODY, command, message, terminate};
 use crate::support::{account, append, queue_settings};
 
 const EVENTS: u64 = 3_000;
 const DELIVERED: u64 = 600;
 const DEAD: u64 = 85;
 const WAITING: u64 = EVENTS - DELIVERED - DEAD;
-/// Nobody listens there: everything is kept.
-const NOBODY: &str = "http://127.0.0.1:1";
 /// No start of so small a queue takes as long.
 const LIMIT: Duration = Duration::from_secs(120);
 

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 
 use tempfile::TempDir;
 
-use crate::process::{command, connect, terminate};
+use crate::process::{NOBODY, command, connect, terminate};
 
 /// The name of each thread, and by how many nanoseconds its timers may be late; `None` where the system keeps that to root.
 fn slack(daemon: &Child) -> Option<Vec<(String, u64)>> {
@@ -31,7 +31,7 @@ fn only_the_timers_of_the_engines_threads_may_be_late() {
     let folder = TempDir::new().expect("a folder");
     // With a new database, and with one that is there.
     for start in ["the first start", "the second start"] {
-        let mut daemon = command(folder.path(), "http://127.0.0.1:9", &["run"])
+        let mut daemon = command(folder.path(), NOBODY, &["run"])
             .stderr(Stdio::null())
             .spawn()
             .expect("the daemon starts");

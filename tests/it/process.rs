@@ -14,6 +14,9 @@ use crate::extent::extent;
 /// No start and no end takes as long.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
+/// Nobody listens there: nothing is delivered, everything is kept.
+pub(crate) const NOBODY: &str = "http://127.0.0.1:9";
+
 /// Ends the tests, with a failure, where one of them waits for what never comes: all of them take less by far.
 fn watch_over_the_tests() {
     static WATCH: Once = Once::new();

@@ -11,16 +11,13 @@ use serde_json::Value;
 use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
 
-use crate::process::{LIMIT, Log, command, connect, message, terminate};
+use crate::process::{LIMIT, Log, NOBODY, command, connect, message, terminate};
 use crate::support::display;
 
 /// What the daemon may hold with this crowd connected, as README says.
 const MOST_MEMORY: u64 = 256 << 20;
 /// What the crowd takes of open files on either side, and what else is open.
 const CROWD_FILES: u64 = 4_096;
-/// Nobody listens there: nothing is delivered, everything is kept.
-const NOBODY: &str = "http://127.0.0.1:1";
-
 /// A producer who does as he should: each line has its reply.
 fn served(folder: &Path, name: &str, events: usize) {
     served_on(&connect(folder), name, events);

@@ -12,10 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::process::{LIMIT, command, connect, terminate};
-
-/// Nobody listens there.
-const NOWHERE: &str = "http://127.0.0.1:9";
+use crate::process::{LIMIT, NOBODY, command, connect, terminate};
 
 /// The manager's side of the notification socket, which holds ten messages and loses more: somebody always reads it.
 struct Manager(Receiver<String>);
@@ -87,7 +84,7 @@ fn reply(stream: &mut UnixStream, line: &str) -> String {
 fn the_manager_is_told_of_the_start_the_progress_a_reload_and_the_end() {
     let folder = TempDir::new().expect("a folder");
     let manager = Manager::at(&folder.path().join("manager"));
-    let mut command = command(folder.path(), NOWHERE, &["run", "-o", "batch.max_events=7"]);
+    let mut command = command(folder.path(), NOBODY, &["run", "-o", "batch.max_events=7"]);
     command.env("NOTIFY_SOCKET", folder.path().join("manager")).env("WATCHDOG_USEC", "300000");
     let mut daemon = command.stderr(Stdio::piped()).spawn().expect("the daemon starts");
     let log = log(&mut daemon);
@@ -165,7 +162,7 @@ fn an_inherited_socket_is_served_and_outlives_the_daemon() {
     let path = folder.path().join("inherited.sock");
     let socket = OwnedFd::from(UnixListener::bind(&path).expect("a socket"));
     let inode = std::fs::metadata(&path).expect("the socket's file").ino();
-    let plain = command(folder.path(), NOWHERE, &["run"]);
+    let plain = command(folder.path(), NOBODY, &["run"]);
     let mut held = Vec::new();
     for _ in 0..2 {
         // Whoever comes while nobody serves waits, and is served by the next.

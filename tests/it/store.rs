@@ -11,11 +11,8 @@ use std::process::{Child, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::process::{Log, command, connect, terminate};
+use crate::process::{Log, NOBODY, command, connect, terminate};
 use crate::support::display;
-
-/// Nobody listens there: everything is kept.
-const NOBODY: &str = "http://127.0.0.1:1";
 
 /// How many events the queue is given.
 const EVENTS: u64 = 240;

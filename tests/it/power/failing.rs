@@ -5,7 +5,8 @@ use super::check::{check, open};
 use super::images::{all_whole, is_complete};
 use super::plan;
 use super::record::Record;
-use super::run::{Run, UNREACHABLE};
+use super::run::Run;
+use crate::process::NOBODY;
 
 const COPIED: &str = "the database was copied";
 
@@ -22,7 +23,7 @@ fn goes_on(mode: &'static str, run: &Run) {
 #[test]
 fn what_fails_under_a_commit_ends_the_daemon_and_is_copied() {
     for fault in ["write@/journal:30:EIO", "sync@/journal:30:EIO"] {
-        let run = Run::new(UNREACHABLE);
+        let run = Run::new(NOBODY);
         let mut daemon = run.start(fault);
         // This ends only as the daemon closes the connection.
         let acknowledged = run.try_submit(0..200, &mut daemon);
@@ -37,7 +38,7 @@ fn what_fails_under_a_commit_ends_the_daemon_and_is_copied() {
 #[test]
 fn what_fails_as_the_database_opens_is_copied_before_anything_is_acknowledged() {
     for fault in ["sync@/db:1:EIO", "sync@/db:2:EIO", "write@/db:1:EIO"] {
-        let run = Run::new(UNREACHABLE);
+        let run = Run::new(NOBODY);
         // A commit that was written but not synced: the next start is the one that syncs it.
         let mut daemon = run.start("sync@/journal:20:KILL");
         run.try_submit(0..100, &mut daemon);
@@ -54,7 +55,7 @@ fn what_fails_as_the_database_opens_is_copied_before_anything_is_acknowledged() 
 #[test]
 fn what_cannot_be_read_never_makes_a_smaller_queue() {
     for marked in [false, true] {
-        let run = Run::new(UNREACHABLE);
+        let run = Run::new(NOBODY);
         let queue = run.disk().join("queue");
         let mut daemon = run.start("");
         run.submit(0..150, 3, 20);

@@ -19,8 +19,9 @@ use target_notifyd::schedule::Random;
 use self::check::{ids, open, rehearse};
 use self::images::{Plan, all_whole, failures, is_complete, reused_segments};
 use self::record::Record;
-use self::run::{Run, UNREACHABLE};
+use self::run::Run;
 use crate::extent::{extent, seed};
+use crate::process::NOBODY;
 use crate::support::arrive;
 
 /// The unit of the engine's log, as `src/queue/engine.rs` has it.
@@ -34,7 +35,7 @@ fn plan(mode: &'static str, run: &Run) -> Plan {
 
 #[test]
 fn power_may_fail_while_events_are_taken_in() {
-    let run = Run::new(UNREACHABLE);
+    let run = Run::new(NOBODY);
     let mut daemon = run.start("");
     run.submit(0..400, 3, 60);
     daemon.terminate();
@@ -55,7 +56,7 @@ fn power_may_fail_while_events_are_delivered() {
 
 #[test]
 fn power_may_fail_at_the_first_start() {
-    let run = Run::new(UNREACHABLE);
+    let run = Run::new(NOBODY);
     let mut daemon = run.start("");
     run.submit(0..3, 1, 1);
     daemon.terminate();
@@ -64,7 +65,7 @@ fn power_may_fail_at_the_first_start() {
 
 #[test]
 fn power_may_fail_at_any_start() {
-    let run = Run::new(UNREACHABLE);
+    let run = Run::new(NOBODY);
     let mut random = Random::new(seed());
     let mut one_of = |count: u64| 1 + random.bits() % count;
     // Killed before a call on the disk each time, so that starts find what others left half done.
@@ -114,7 +115,7 @@ fn power_may_fail_while_the_engine_writes_over_what_was_drained() {
 /// The test of the tests: without the sync of each commit they see losses.
 #[test]
 fn without_the_sync_of_a_commit_events_are_lost() {
-    let run = Run::new(UNREACHABLE);
+    let run = Run::new(NOBODY);
     let mut daemon = run.start("");
     run.submit(0..200, 3, 20);
     daemon.terminate();
@@ -126,7 +127,7 @@ fn without_the_sync_of_a_commit_events_are_lost() {
 
 #[test]
 fn power_may_fail_during_a_migration() {
-    let run = Run::new(UNREACHABLE);
+    let run = Run::new(NOBODY);
     let mut daemon = run.start("");
     run.submit(0..300, 3, 100);
     daemon.terminate();

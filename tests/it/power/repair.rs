@@ -8,9 +8,10 @@ use target_notifyd::schedule::Random;
 use super::images::{Plan, all_whole, is_complete};
 use super::plan;
 use super::record::{Record, strike};
-use super::run::{Run, UNREACHABLE};
+use super::run::Run;
 use crate::damage::{Damage, hidden_segment, lost_commits, lost_pages};
 use crate::extent::{extent, seed};
+use crate::process::NOBODY;
 
 /// Less than the journal has room for is left in it: the engine has the rest.
 const LINES: u64 = 1_200;
@@ -19,7 +20,7 @@ const IMAGES: (u64, u64) = (9, 70);
 
 /// Damages a queue, and has it repaired by two starts, of which the first is killed in the middle.
 fn power_may_fail(mode: &'static str, damage: fn(&Path) -> Damage) {
-    let run = Run::new(UNREACHABLE);
+    let run = Run::new(NOBODY);
     let mut daemon = run.start("");
     run.submit(0..LINES, 3, 60);
     daemon.terminate();

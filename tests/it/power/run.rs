@@ -13,9 +13,6 @@ use super::check::line;
 use super::preload::preload;
 use crate::process::{LIMIT, command, terminate};
 
-/// A host that takes nothing.
-pub(crate) const UNREACHABLE: &str = "http://127.0.0.1:9";
-
 /// A folder with a configuration, a queue and a record.
 pub(crate) struct Run {
     folder: TempDir,
