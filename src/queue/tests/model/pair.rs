@@ -1,16 +1,17 @@
 //! The real queue beside the naive one.
 
+mod compare;
+mod damage;
+
 use std::sync::Mutex;
 
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use tokio::sync::mpsc;
 
+use self::compare::{records_of, same};
 use super::naive::{MAX_EVENTS, Naive, No};
 use super::*;
-use crate::queue::batch::Batch;
 use crate::queue::engine::{CommitError, Engine};
-use crate::queue::keys::{DEAD, MARK, MEMBERS, PAGE, PageKey, QUARANTINE, numbered, seq_of};
-use crate::wire::record::Page;
 
 const MIN_FREE: u64 = 1 << 24;
 const RESERVE: u64 = 1 << 20;
@@ -311,160 +312,6 @@ impl Pair {
         sizes.map(|(at, (count, bytes, members))| submission(&name(at), count, bytes, members)).collect()
     }
 
-    async fn corrupt(&mut self, record: Record, nth: usize) {
-        let (path, records) = self.close().await;
-        let tag = match record {
-            Record::Page | Record::Lost => PAGE,
-            Record::Mark => MARK,
-            Record::Members => MEMBERS,
-            Record::Letter => DEAD,
-        };
-        let all: Vec<&Vec<u8>> = records.keys().filter(|key| key.first() == Some(&tag)).collect();
-        let Some(name) = nth.checked_rem(all.len()).map(|at| all[at].clone()) else { return self.open() };
-        let mut batch = Batch::default();
-        // The same bytes damaged, since bytes that are held are counted by their number.
-        let damaged: Vec<u8> = records[&name].iter().map(|byte| byte.wrapping_add(0x55)).collect();
-        batch.insert(name.as_slice(), damaged);
-        let seq = seq_of(tag, &name).unwrap();
-        let pages = pages_of(&records);
-        let users = |first: Seq| pages.iter().filter(move |(_, apart)| **apart == Some(first));
-        let parts = |prefix: Vec<u8>| records.keys().filter(move |key| key.starts_with(&prefix));
-        let (mut gone, mut set_aside) = (Vec::new(), Vec::new());
-        match record {
-            Record::Page | Record::Lost => {
-                let page = PageKey::read(&name).unwrap().0;
-                set_aside.extend(parts(numbered(PAGE, seq)));
-                let alone = pages[&page].filter(|first| users(*first).count() == 1);
-                set_aside.extend(alone.into_iter().flat_map(|first| parts(numbered(MEMBERS, first))));
-                gone.push(page);
-            }
-            Record::Members => {
-                set_aside.extend(parts(numbered(MEMBERS, seq)));
-                for (page, _) in users(seq) {
-                    set_aside.extend(parts(numbered(PAGE, page.first)));
-                    gone.push(*page);
-                }
-            }
-            Record::Mark => {
-                let page = pages.keys().find(|page| page.first == seq).unwrap();
-                let back = (page.first.0..page.next().0).filter(|seq| self.naive.settled.contains(seq));
-                self.naive.waiting.extend(back);
-            }
-            Record::Letter => {
-                self.naive.letters.remove(&seq.0);
-                self.naive.damaged_letters.insert(seq.0);
-            }
-        }
-        if record == Record::Lost {
-            for key in &set_aside {
-                batch.remove(key.as_slice());
-                self.naive.stolen += records[*key].len() as u64;
-            }
-            batch.remove(numbered(MARK, seq));
-            gone.drain(..).for_each(|page| self.naive.waiting.retain(|seq| page.bit(Seq(*seq)) == 0));
-            set_aside.clear();
-        }
-        let engine = Engine::new_at(&path).unwrap();
-        engine.commit(batch).unwrap();
-        drop(engine);
-        self.open();
-        let entries = self.scan();
-        if record == Record::Members {
-            // Nobody looks at it before somebody sends its events.
-            assert_eq!(entries, self.naive.entries());
-            let lost: Vec<Seq> =
-                gone.iter().flat_map(|page| (page.first.0..page.next().0).map(Seq)).collect();
-            assert!(self.store().load(&lost).unwrap().iter().all(Option::is_none));
-            self.store().pulse().await.unwrap();
-        }
-        for page in gone {
-            self.naive.quarantine(page.first.0..page.next().0);
-        }
-        self.naive.set_aside += set_aside.len();
-    }
-
-    /// What the queue shows, some pages at a time.
-    pub(super) fn scan(&self) -> Vec<Entry> {
-        let (store, mut from, mut entries) = (self.store(), Seq(1), Vec::new());
-        loop {
-            let scan = store.scan(from, 70).unwrap();
-            entries.extend(scan.entries);
-            from = scan.next;
-            if scan.end {
-                return entries;
-            }
-        }
-    }
-
-    /// Holds the queue against the naive one.
-    pub(super) async fn compare(&mut self) {
-        let store = self.store();
-        // Whatever was settled is removed by the commit after that, and needs no scan for it.
-        store.pulse().await.unwrap();
-        let pages = records(&store, b"e").into_iter().filter_map(|(name, _)| PageKey::read(&name));
-        let covered = |page: PageKey| self.naive.waiting.range(page.first.0..page.next().0).next();
-        assert!(pages.map(|(page, _)| covered(page)).all(|some| some.is_some()), "a settled page is left");
-        let (entries, expected) = (self.scan(), self.naive.entries());
-        // What a scan finds is counted by the commit before this.
-        store.pulse().await.unwrap();
-        let survey = store.survey(Seq(0), Seq(u64::MAX), usize::MAX).unwrap();
-        let seen: Vec<_> = survey.found.into_iter().map(|one| one.entry).collect();
-        let ledger = store.ledger();
-        let naive = &mut self.naive;
-        same(&entries, &expected);
-        same(&seen, &expected);
-        assert_eq!((ledger.balance, ledger.next.0), (naive.balance, naive.next));
-        if !naive.blurred {
-            assert_eq!(ledger.imbalance(), naive.imbalance());
-        }
-        let letters = store.dead(Seq(0), usize::MAX).unwrap();
-        same(&letters, &naive.letters.values().cloned().collect::<Vec<_>>());
-        assert_eq!(ledger.dead_held, (letters.len() + naive.damaged_letters.len()) as u64);
-        for (reason, count) in store.counts().buried() {
-            assert_eq!(count, naive.buried.iter().filter(|one| **one == reason).count() as u64, "{reason:?}");
-        }
-        assert_eq!(store.counts().surplus(), naive.surplus);
-        let live = self.live.as_mut().unwrap();
-        let told: Vec<_> =
-            std::iter::from_fn(|| live.try_recv().ok()).flat_map(|committed| committed.entries).collect();
-        same(&told, &std::mem::take(&mut naive.told));
-        let some = Pick { from: self.step % 7, step: 7 }.of(naive.waiting.iter().copied());
-        let loaded = store.load(&seqs_of(&some)).unwrap();
-        let events = some.iter().map(|seq| Some(naive.events[seq].clone()));
-        same(&loaded, &events.collect::<Vec<_>>());
-        // Removals go on meanwhile: a look at the records counts between two equal looks at the counters.
-        let (held, ledger) = loop {
-            let before = store.meta("ledger").unwrap().unwrap();
-            let all = [b"e", b"v", b"d"].into_iter().flat_map(|tag| records(&store, tag));
-            let held: u64 = all.map(|(_, value)| value.len() as u64).sum();
-            if store.meta("ledger").unwrap().as_deref() == Some(&before) {
-                break (held, Ledger::decode(&before).unwrap());
-            }
-        };
-        assert_eq!(ledger.held_bytes, held + naive.stolen);
-        assert_eq!(records(&store, b"q").len(), naive.set_aside);
-    }
-
-    /// Holds what lies on the disk of a closed queue against the naive one: nothing is left behind.
-    fn look_at_records(&self, records: &Records, ledger: &Ledger) {
-        let naive = &self.naive;
-        assert_eq!((ledger.balance, ledger.next.0), (naive.balance, naive.next));
-        let of = |tag: u8| records.iter().filter(move |(key, _)| key.first() == Some(&tag));
-        let held: usize = [PAGE, MEMBERS, DEAD].into_iter().flat_map(of).map(|(_, value)| value.len()).sum();
-        assert_eq!(ledger.held_bytes, held as u64 + naive.stolen);
-        let pages = pages_of(records);
-        let covered = |page: &PageKey| naive.waiting.range(page.first.0..page.next().0).count();
-        assert!(pages.keys().all(|page| covered(page) > 0), "a settled page is left behind");
-        assert_eq!(pages.keys().map(covered).sum::<usize>(), naive.waiting.len());
-        let numbers = |tag| of(tag).map(|(key, _)| seq_of(tag, key).unwrap()).collect::<BTreeSet<Seq>>();
-        assert!(numbers(MARK).is_subset(&numbers(PAGE)), "a mark is left behind");
-        let used: BTreeSet<Seq> = pages.values().flatten().copied().collect();
-        assert_eq!(numbers(MEMBERS), used, "an envelope is left behind, or gone");
-        let letters = naive.letters.keys().chain(&naive.damaged_letters).copied().map(Seq);
-        assert_eq!(numbers(DEAD), letters.collect());
-        assert_eq!(of(QUARANTINE).count(), naive.set_aside);
-    }
-
     pub(super) async fn end(mut self) {
         self.close().await;
     }
@@ -474,37 +321,6 @@ fn done(done: Result<(), Failed>) -> Answer {
     done.map_or(Answer::None, |()| Answer::Done)
 }
 
-/// Two equal lists; shows the first place where they are not.
-#[track_caller]
-fn same<T: PartialEq + std::fmt::Debug>(found: &[T], expected: &[T]) {
-    let differs = (0..found.len().max(expected.len())).find(|at| found.get(*at) != expected.get(*at));
-    let text = |list: &[T], at| format!("{:.400?}", list.get(at));
-    if let Some(at) = differs {
-        let (lengths, one) = ((found.len(), expected.len()), text(found, at));
-        panic!("at {at}, of {lengths:?} found and expected: {one:.400} is not {:.400}", text(expected, at));
-    }
-}
-
 fn seqs_of(numbers: &[u64]) -> Vec<Seq> {
     numbers.iter().copied().map(Seq).collect()
-}
-
-fn records_of(engine: &Engine) -> Records {
-    let record = |record: Result<(sled::IVec, sled::IVec), sled::Error>| {
-        let (key, value) = record.unwrap();
-        (key.to_vec(), value.to_vec())
-    };
-    engine.from(vec![]).map(record).collect()
-}
-
-/// The pages, each with the place of the large envelope that it refers to.
-fn pages_of(records: &Records) -> BTreeMap<PageKey, Option<Seq>> {
-    let mut joined: BTreeMap<PageKey, Vec<u8>> = BTreeMap::new();
-    for (name, value) in records {
-        if let Some((key, _)) = PageKey::read(name) {
-            joined.entry(key).or_default().extend(value);
-        }
-    }
-    let apart = |record: &[u8]| Page::decode(record).unwrap().apart().map(|apart| Seq(apart.first));
-    joined.iter().map(|(key, record)| (*key, apart(record))).collect()
 }
