@@ -81,6 +81,11 @@ pub enum OpenError {
         /// The newest schema that is known here.
         known: u32,
     },
+    /// There may be no more threads.
+    #[error(
+        "the thread that writes the queue cannot be started: {0}. Check the limits: ulimit -a, and TasksMax= of the service"
+    )]
+    Thread(io::Error),
     /// The queue holds events for another account.
     #[error(
         "the queue {} holds {pending} events to deliver and {dead} dead letters for client \"{}\" of organization \"{}\", but the configuration names client \"{}\" of organization \"{}\": correct target.client and target.organization_id, or send them to the new account with run --adopt-queue",

@@ -32,6 +32,10 @@ struct Flush {
     until: Instant,
 }
 
+fn named() -> thread::Builder {
+    thread::Builder::new().name("queue-nudge".to_owned())
+}
+
 impl Nudge {
     /// Flushes `db`, and sees to it that this ends.
     pub(super) fn flush(&self, db: &Db) -> Result<(), sled::Error> {
@@ -41,7 +45,7 @@ impl Nudge {
         if !state.watched {
             let watch = self.clone();
             // Where the system has no thread for it, the flush is not watched.
-            state.watched = thread::Builder::new().spawn(move || watch.run()).is_ok();
+            state.watched = named().spawn(move || watch.run()).is_ok();
         }
         drop(state);
         let flushed = db.flush();
@@ -64,7 +68,7 @@ impl Nudge {
             flush.until += flush.wait;
             let db = flush.db.clone();
             // In a thread of its own: where there is no error yet, it waits too, and a later one wakes it.
-            let _spawned = thread::Builder::new().spawn(move || drop(db.flush()));
+            let _spawned = named().spawn(move || drop(db.flush()));
         }
     }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
+use std::{io, thread};
 
 use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{error, info, warn};
@@ -90,10 +91,10 @@ impl Queue {
         }
         stamp(&engine, &folder, &settings, account, &ledger)?;
         engine.limit_journal(settings.journal_bytes);
-        Ok(Self::start(Parts { folder, settings, space, engine, ledger, now }))
+        Self::start(Parts { folder, settings, space, engine, ledger, now }).map_err(OpenError::Thread)
     }
 
-    fn start(parts: Parts) -> Self {
+    fn start(parts: Parts) -> io::Result<Self> {
         let Parts { folder, settings, space, engine, ledger, now } = parts;
         let (commands, asked) = inbox();
         let (live, taken) = mpsc::channel(MAX_LIVE_COMMITS);
@@ -136,8 +137,9 @@ impl Queue {
             halvings: 0,
             pause,
         };
-        let writer = std::thread::spawn(move || writer.run(&asked));
-        Self { store, appender, writer }
+        let thread = thread::Builder::new().name("queue-writer".to_owned());
+        let writer = thread.spawn(move || writer.run(&asked))?;
+        Ok(Self { store, appender, writer })
     }
 }
 
