@@ -6,7 +6,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::Value;
 use target_notifyd::event::{Clock, DeadReason, Event, Moment, Seq};
@@ -18,15 +17,13 @@ use target_notifyd::wire::submission::Submission;
 use tempfile::TempDir;
 
 use crate::extent::{extent, seed};
-use crate::process::{Log, NOBODY, command, message, terminate};
+use crate::process::{LIMIT, Log, NOBODY, command, message, terminate};
 use crate::support::{account, append, queue_settings};
 
 const EVENTS: u64 = 3_000;
 const DELIVERED: u64 = 600;
 const DEAD: u64 = 85;
 const WAITING: u64 = EVENTS - DELIVERED - DEAD;
-/// No start of so small a queue takes as long.
-const LIMIT: Duration = Duration::from_secs(120);
 
 fn open(path: &Path) -> Result<Queue, OpenError> {
     let now: Arc<dyn Fn() -> Moment + Send + Sync> = Arc::new(|| Clock::start().now());

@@ -18,6 +18,7 @@ use crate::support::display;
 const MOST_MEMORY: u64 = 256 << 20;
 /// What the crowd takes of open files on either side, and what else is open.
 const CROWD_FILES: u64 = 4_096;
+
 /// A producer who does as he should: each line has its reply.
 fn served(folder: &Path, name: &str, events: usize) {
     served_on(&connect(folder), name, events);
