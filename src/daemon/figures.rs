@@ -9,7 +9,6 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -17,11 +16,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::blocking;
 use super::forecast::{self, Limits};
-use crate::delivery::{self, Ask, Latency};
+use crate::delivery::{self, Ask, Latency, Operation};
 use crate::event::{Balance, Clock, Moment, Seq};
 use crate::ingest;
 use crate::queue::{self, Ledger, Store};
-use crate::schedule::{HostGate, Status};
+use crate::schedule::{HostGate, Scheduler, Status};
 
 /// How often a sample is taken.
 pub const SAMPLE_EVERY: Duration = Duration::from_secs(5);
@@ -136,8 +135,6 @@ pub struct Meter {
     samples: Arc<watch::Sender<Samples>>,
     /// What may be held; a reload changes it.
     limits: Arc<watch::Sender<Limits>>,
-    /// Where the oldest event was found last: no older one comes back.
-    oldest: Arc<AtomicU64>,
 }
 
 /// What a meter reads.
@@ -164,7 +161,7 @@ impl Meter {
         let first = sample(clock.now(), &store.ledger(), went.latency());
         let samples = Arc::new(watch::Sender::new(Samples(VecDeque::from([first]))));
         let (began, limits) = (clock.now(), Arc::new(watch::Sender::new(limits)));
-        Self { store, folder, clock, came, went, asks, began, samples, limits, oldest: Arc::default() }
+        Self { store, folder, clock, came, went, asks, began, samples, limits }
     }
 
     /// The queue's folder.
@@ -192,8 +189,8 @@ impl Meter {
 
     /// The figures now.
     pub async fn figures(&self) -> Figures {
-        let (status, disk) = tokio::join!(self.status(), self.disk());
-        let Disk { oldest, used, free } = disk;
+        let (status, lowest) = self.scheduled().await;
+        let Disk { oldest, used, free } = self.disk(lowest).await;
         let ledger = self.store.ledger();
         // It may have been delivered since it was looked for.
         let oldest = oldest.filter(|_| ledger.counted() > 0);
@@ -267,20 +264,24 @@ impl Meter {
         sample(self.clock.now(), &self.store.ledger(), self.went.latency())
     }
 
-    async fn status(&self) -> Status {
-        let (answer, status) = oneshot::channel();
+    /// What the scheduler has to tell, and the lowest number that may wait.
+    async fn scheduled(&self) -> (Status, Option<Seq>) {
+        let (answer, told) = oneshot::channel();
+        let tell = move |scheduler: &mut Scheduler, _| {
+            // Who asked may have given up.
+            let _gone = answer.send((scheduler.status(), Some(scheduler.extent().lowest)));
+        };
         // A flusher that has ended has nothing to tell.
-        let asked = self.asks.send(Ask::Status(answer)).await.is_ok();
-        if asked { status.await.unwrap_or_default() } else { Status::default() }
+        let asked = self.asks.send(Ask::Operate(Operation(Box::new(tell)))).await.is_ok();
+        if asked { told.await.unwrap_or_default() } else { Default::default() }
     }
 
-    async fn disk(&self) -> Disk {
-        let (store, folder, from) = (self.store.clone(), self.folder.clone(), Arc::clone(&self.oldest));
+    /// `lowest` is where the look for the oldest event begins: from further ahead it would read all that was settled since and
+    /// still lies in the engine.
+    async fn disk(&self, lowest: Option<Seq>) -> Disk {
+        let (store, folder) = (self.store.clone(), self.folder.clone());
         let look = move || {
-            let oldest = store.oldest(Seq(from.load(Ordering::Relaxed)))?;
-            if let Some((seq, _)) = oldest {
-                from.fetch_max(seq.0, Ordering::Relaxed);
-            }
+            let oldest = lowest.map(|lowest| store.oldest(lowest)).transpose()?.flatten();
             let (used, free) = (queue::used_bytes(&folder).ok(), queue::free_bytes(&folder).ok());
             Ok(Disk { oldest: oldest.map(|(_, arrived)| arrived), used, free })
         };
