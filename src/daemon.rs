@@ -5,6 +5,7 @@
 //! - at the end producers are answered first, then requests under way are waited for, then the queue is closed: nothing
 //!   that was acknowledged depends on any of it.
 
+mod aside;
 mod descriptors;
 mod desk;
 pub mod figures;
@@ -27,6 +28,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use self::aside::Aside;
 pub use self::descriptors::Files;
 use self::desk::Desk;
 use self::figures::{Meter, Sources};
@@ -110,6 +112,11 @@ pub enum DaemonError {
         "the threads that read the queue cannot be started: {0}. Check the limits: ulimit -a, and TasksMax= of the service"
     )]
     Threads(std::io::Error),
+    /// The system gives too little for the runtime of delivery.
+    #[error(
+        "delivery cannot be started: {0}. Check the limits: ulimit -a, and TasksMax= and LimitNOFILE= of the service"
+    )]
+    Delivering(std::io::Error),
     /// The flusher ended because the queue cannot be read.
     #[error("delivery ended: {0}")]
     Delivery(String),
@@ -280,7 +287,8 @@ impl Daemon {
             slot_limit,
             stuck_after: settings.stuck_after,
         };
-        let mut flushing = tokio::spawn(flusher.run(live, tails, asks, stopped.clone()));
+        let delivery = flusher.run(live, tails, asks, stopped.clone());
+        let mut delivering = Aside::start(delivery).map_err(DaemonError::Delivering)?;
         let telling = tokio::spawn(tell(store.clone(), added, tail, stopped.clone()));
         let office = Office {
             store: store.clone(),
@@ -324,7 +332,7 @@ impl Daemon {
             tokio::select! {
                 () = closing.cancelled() => break None,
                 failed = store.failed() => break Some(Err(DaemonError::Disk(failed))),
-                flushed = &mut flushing => break Some(Ok(flushed)),
+                flushed = delivering.ended() => break Some(Ok(flushed)),
                 Some(Reload { settings, done }) = reloads.recv() => match reach.apply(settings).await {
                     Ok(()) => drop(done.send(())),
                     Err(failed) => break Some(Err(DaemonError::Disk(failed))),
@@ -344,11 +352,11 @@ impl Daemon {
         stopped.cancel();
         let flushed = match ended {
             Some(Err(error)) => {
-                flushing.abort();
+                delivering.give_up().await;
                 return Err(error);
             }
             Some(Ok(flushed)) => flushed,
-            None => flushing.await,
+            None => delivering.ended().await,
         };
         telling.await?;
         reporting.await?;
@@ -361,7 +369,7 @@ impl Daemon {
         over.cancel();
         telling_manager.await?;
         closed?;
-        flushed?.map_err(DaemonError::Delivery)?;
+        flushed.map_err(DaemonError::Delivery)?;
         let ledger = *ledger.borrow();
         report::ended(&ledger);
         Ok(ledger)

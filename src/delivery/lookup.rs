@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use thiserror::Error;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -30,24 +31,52 @@ pub(super) enum LookupError {
 }
 
 /// Asks the system for addresses.
+#[derive(Clone)]
 pub(super) struct Lookup {
     limit: Duration,
     places: Arc<Semaphore>,
+    /// The runtime that it was made in, where there was one: who asks may be in one that ends before the system answers.
+    runtime: Option<Handle>,
 }
 
 impl Lookup {
     /// Look-ups for connections that have to be made within `connect_timeout`.
     pub(super) fn new(connect_timeout: Duration) -> Self {
         // With less than a tenth of it left no connection would be made in time.
-        Self { limit: connect_timeout * 9 / 10, places: Arc::new(Semaphore::new(MAX_LOOKUPS)) }
+        let limit = connect_timeout * 9 / 10;
+        Self { limit, places: Arc::new(Semaphore::new(MAX_LOOKUPS)), runtime: Handle::try_current().ok() }
+    }
+
+    async fn find(self, name: String) -> Result<Vec<SocketAddr>, LookupError> {
+        let limit = self.limit;
+        match timeout(limit, self.addresses(name.clone())).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(source)) => Err(LookupError::System { name, source }),
+            Err(_) => Err(LookupError::Silent { name, limit }),
+        }
+    }
+
+    async fn addresses(self, name: String) -> io::Result<Vec<SocketAddr>> {
+        let place = self.places.acquire_owned().await.map_err(io::Error::other)?;
+        let ask = move || {
+            // Held until the system is done, even where nobody waits any more.
+            let _place = place;
+            // The port of the URL is put in the place of 0.
+            Ok((name.as_str(), 0).to_socket_addrs()?.collect())
+        };
+        let asked = match self.runtime {
+            Some(runtime) => runtime.spawn_blocking(ask),
+            None => tokio::task::spawn_blocking(ask),
+        };
+        asked.await.map_err(io::Error::other)?
     }
 }
 
 impl Resolve for Lookup {
     fn resolve(&self, name: Name) -> Resolving {
-        let (limit, places, name) = (self.limit, Arc::clone(&self.places), name.as_str().to_owned());
+        let (lookup, name) = (self.clone(), name.as_str().to_owned());
         Box::pin(async move {
-            let found = within(limit, name, places).await?;
+            let found = lookup.find(name).await?;
             Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
@@ -55,29 +84,5 @@ impl Resolve for Lookup {
 
 /// The addresses of `name`, looked up as for a connection that has to be made within `connect_timeout`.
 pub(super) async fn found(name: String, connect_timeout: Duration) -> Result<Vec<SocketAddr>, LookupError> {
-    let Lookup { limit, places } = Lookup::new(connect_timeout);
-    within(limit, name, places).await
-}
-
-async fn within(
-    limit: Duration,
-    name: String,
-    places: Arc<Semaphore>,
-) -> Result<Vec<SocketAddr>, LookupError> {
-    match timeout(limit, addresses(name.clone(), places)).await {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(source)) => Err(LookupError::System { name, source }),
-        Err(_) => Err(LookupError::Silent { name, limit }),
-    }
-}
-
-async fn addresses(name: String, places: Arc<Semaphore>) -> io::Result<Vec<SocketAddr>> {
-    let place = places.acquire_owned().await.map_err(io::Error::other)?;
-    let asked = tokio::task::spawn_blocking(move || {
-        // Held until the system is done, even where nobody waits any more.
-        let _place = place;
-        // The port of the URL is put in the place of 0.
-        Ok((name.as_str(), 0).to_socket_addrs()?.collect())
-    });
-    asked.await.map_err(io::Error::other)?
+    Lookup::new(connect_timeout).find(name).await
 }
