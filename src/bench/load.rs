@@ -2,13 +2,14 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::runtime::Builder;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -108,6 +109,14 @@ async fn connect(socket: &Path) -> Result<(BufReader<OwnedReadHalf>, OwnedWriteH
     Ok((BufReader::with_capacity(64 * 1_024, reading), writing))
 }
 
+/// Runs producers in one thread, where none of them wakes another thread: that would be processor time that the daemon lacks.
+async fn in_one_thread<F: Future<Output = Result<Seen, BenchError>>>(
+    producers: impl FnOnce() -> F + Send + 'static,
+) -> Result<Seen, BenchError> {
+    let run = || Builder::new_current_thread().enable_all().build().map_err(no_answer)?.block_on(producers());
+    tokio::task::spawn_blocking(run).await.map_err(|panic| no_answer(panic.into()))?
+}
+
 /// `producers` that write a line when they have the reply to the last one, for `time`.
 pub(super) async fn waiting(
     socket: &Path,
@@ -116,9 +125,20 @@ pub(super) async fn waiting(
     bytes: usize,
     time: Duration,
 ) -> Result<Seen, BenchError> {
+    let socket = socket.to_owned();
+    in_one_thread(move || one_at_a_time(socket, producers, sessions, bytes, time)).await
+}
+
+async fn one_at_a_time(
+    socket: PathBuf,
+    producers: u64,
+    sessions: u64,
+    bytes: usize,
+    time: Duration,
+) -> Result<Seen, BenchError> {
     let mut tasks = JoinSet::new();
     for producer in 0..producers {
-        let (mut reading, mut writing) = connect(socket).await?;
+        let (mut reading, mut writing) = connect(&socket).await?;
         tasks.spawn(async move {
             let (mut lines, mut seen) = (Lines::new(producer, sessions, bytes), Seen::default());
             let (mut text, mut answer) = (Vec::new(), String::new());
@@ -149,9 +169,22 @@ pub(super) async fn pipelined(
     events: u64,
     each: u64,
 ) -> Result<Seen, BenchError> {
+    let socket = socket.to_owned();
+    in_one_thread(move || pipeline(socket, producers, window, sessions, bytes, events, each)).await
+}
+
+async fn pipeline(
+    socket: PathBuf,
+    producers: u64,
+    window: usize,
+    sessions: u64,
+    bytes: usize,
+    events: u64,
+    each: u64,
+) -> Result<Seen, BenchError> {
     let mut tasks = JoinSet::new();
     for producer in 0..producers {
-        let (mut reading, mut writing) = connect(socket).await?;
+        let (mut reading, mut writing) = connect(&socket).await?;
         let most = events / producers + u64::from(producer < events % producers);
         tasks.spawn(async move {
             let mut lines = Lines::new(producer, sessions, bytes);
