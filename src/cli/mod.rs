@@ -14,7 +14,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -28,10 +27,6 @@ use crate::sandbox::{self, Sandbox};
 use crate::service::Service;
 use crate::telemetry::{self, Logging};
 use crate::{admin, demo, queue, schedule};
-
-/// The most threads that serve producers: one takes in some hundred thousand events a second, and all of them go through the
-/// one that commits.
-const MOST_SERVERS: usize = 4;
 
 /// What the process ends with; part of the contract with scripts and service managers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,11 +188,10 @@ pub fn main() -> Exit {
         Command::Operate(command) => operate::run(&config.admin.socket, command),
         Command::Store { command } => store::run(&config, command),
         Command::Run { adopt_queue } => match service {
-            Ok(service) => {
-                let run =
-                    |config, logging| run(config, adopt_queue, Environment { sources, logging, service });
-                start(&config, Builder::new_multi_thread().worker_threads(servers()), run)
-            }
+            Ok(service) => start(&config, |config, logging| {
+                let environment = Environment { sources, logging, service };
+                run(config, adopt_queue, environment)
+            }),
             Err(error) => {
                 told(&error.to_string());
                 Exit::Socket
@@ -208,16 +202,10 @@ pub fn main() -> Exit {
         }
         Command::Demo { sessions, events, seed, json } => {
             let demo = |program| demo::Settings { program, overrides, sessions, events, seed };
-            start(&config, &mut Builder::new_multi_thread(), move |_, _| {
-                show(std::env::current_exe().map(demo), json)
-            })
+            start(&config, move |_, _| show(std::env::current_exe().map(demo), json))
         }
-        Command::Bench(arguments) => {
-            start(&config, &mut Builder::new_multi_thread(), move |_, _| bench::run(arguments, overrides))
-        }
-        Command::Sandbox { listen } => {
-            start(&config, &mut Builder::new_multi_thread(), move |_, _| serve(listen))
-        }
+        Command::Bench(arguments) => start(&config, move |_, _| bench::run(arguments, overrides)),
+        Command::Sandbox { listen } => start(&config, move |_, _| serve(listen)),
         Command::Check(_) | Command::Completions { .. } | Command::Man { .. } => Exit::Success,
     }
 }
@@ -257,17 +245,7 @@ fn told(text: &str) {
     let _closed = writeln!(io::stderr(), "{text}");
 }
 
-/// How many threads serve producers: as many as there are processors beside those that commit and deliver.
-fn servers() -> usize {
-    std::thread::available_parallelism().map_or(1, |all| all.get().saturating_sub(2)).clamp(1, MOST_SERVERS)
-}
-
-/// Does some work in a runtime.
-fn start<F: Future<Output = Exit>>(
-    config: &Config,
-    runtime: &mut Builder,
-    work: impl FnOnce(Config, Logging) -> F,
-) -> Exit {
+fn start<F: Future<Output = Exit>>(config: &Config, work: impl FnOnce(Config, Logging) -> F) -> Exit {
     let logging = match telemetry::init(&config.log) {
         Ok(logging) => logging,
         Err(error) => {
@@ -275,7 +253,7 @@ fn start<F: Future<Output = Exit>>(
             return Exit::Configuration;
         }
     };
-    match runtime.enable_all().build() {
+    match tokio::runtime::Runtime::new() {
         Ok(runtime) => {
             let exit = runtime.block_on(work(config.clone(), logging));
             leave(runtime);
