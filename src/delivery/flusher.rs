@@ -22,7 +22,7 @@ use super::feed::{self, Feed};
 use super::told::Told;
 use super::{Counts, notice};
 use crate::event::{Cluster, Entry, Event, Host, Lane, Moment, Outcome, Seq, SessionId, Visitor};
-use crate::schedule::{self, Attempt, Buried, HostGate, Remembered, Scheduler, Settled, Status, Stuck};
+use crate::schedule::{self, Attempt, Buried, HostGate, Remembered, Scheduler, Settled, Stuck};
 use crate::wire::{receipt, request};
 
 /// The most events that one scan asks for.
@@ -93,8 +93,6 @@ pub struct Added {
 /// What the flusher is asked from outside.
 #[derive(Debug)]
 pub enum Ask {
-    /// The state in numbers.
-    Status(oneshot::Sender<Status>),
     /// What each host does with requests.
     Hosts(oneshot::Sender<Vec<HostGate>>),
     /// Let nothing expire before this: the clock was set.
@@ -292,9 +290,8 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
                     self.scheduler.handle_live(now, added.first, added.next, &added.entries);
                 }
                 Happened::Tail => self.scheduler.handle_tail(*tail.borrow_and_update()),
-                // Who asked may have given up.
-                Happened::Asked(Ask::Status(answer)) => drop(answer.send(self.scheduler.status())),
                 Happened::Asked(Ask::Operate(Operation(operation))) => operation(&mut self.scheduler, now),
+                // Who asked may have given up.
                 Happened::Asked(Ask::Hosts(answer)) => drop(answer.send(self.scheduler.gates(now))),
                 Happened::Asked(Ask::DelayExpiry(until)) => self.scheduler.delay_expiry(until),
                 Happened::Asked(Ask::Pulse(answer)) => drop(answer.send(stuck)),

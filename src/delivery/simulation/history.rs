@@ -4,15 +4,15 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::disk::Disk;
-use super::operator::Operator;
+use super::operator::{Operator, operate};
 use super::plan::{Fault, Plan, below, one_in, pick};
 use super::target::Target;
-use super::world::{Command, Counts, Draft, Shared};
+use super::world::{Command, Counts, Draft, Shared, World};
 use crate::delivery::{Ask, Feed, Flusher, KnownVisitors};
 use crate::event::{Cluster, Envelope, EventId, Owner, SessionId};
 use crate::schedule::{LEARNED_FOR, MAX_LEARNED, Random, Scheduler};
@@ -308,10 +308,7 @@ pub(super) fn draft(serial: u64, session: &str, cluster: Option<Cluster>, kind: 
 
 /// Asks the flusher for its numbers, and holds them against the limits.
 pub(super) async fn look(shared: &Shared, ask: &mpsc::Sender<Ask>) {
-    let (answer, status) = oneshot::channel();
-    if ask.send(Ask::Status(answer)).await.is_ok()
-        && let Ok(status) = status.await
-    {
-        shared.world().check_status(&status);
-    }
+    let look = |scheduler: &mut Scheduler, world: &mut World, _| world.check_status(&scheduler.status());
+    // A flusher that has ended has no numbers.
+    let _ended = operate(shared, ask, look).await;
 }

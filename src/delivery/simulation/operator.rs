@@ -200,7 +200,7 @@ async fn look(shared: &Shared, ask: &mpsc::Sender<Ask>) {
 }
 
 /// Does something with the scheduler, and takes it down, at one moment. `None` where the flusher has ended.
-async fn operate<T: Send + 'static>(
+pub(super) async fn operate<T: Send + 'static>(
     shared: &Shared,
     ask: &mpsc::Sender<Ask>,
     deed: impl FnOnce(&mut Scheduler, &mut World, Moment) -> T + Send + 'static,
