@@ -28,7 +28,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use self::aside::Aside;
+use self::aside::{Aside, runtime};
 pub use self::descriptors::Files;
 use self::desk::Desk;
 use self::figures::{Meter, Sources};
@@ -252,6 +252,8 @@ impl Daemon {
             "the daemon takes events in"
         );
 
+        // Before producers are served, who may take all the descriptors that it needs.
+        let runtime = runtime().map_err(DaemonError::Delivering)?;
         let desk = Desk::default();
         let closing = shutdown.child_token();
         let control = listener.control();
@@ -288,7 +290,7 @@ impl Daemon {
             stuck_after: settings.stuck_after,
         };
         let delivery = flusher.run(live, tails, asks, stopped.clone());
-        let mut delivering = Aside::start(delivery).map_err(DaemonError::Delivering)?;
+        let mut delivering = Aside::start(runtime, delivery).map_err(DaemonError::Delivering)?;
         let telling = tokio::spawn(tell(store.clone(), added, tail, stopped.clone()));
         let office = Office {
             store: store.clone(),

@@ -6,12 +6,20 @@
 use std::io;
 use std::thread::{self, JoinHandle};
 
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// What `top -H` and the like show.
 const NAME: &str = "delivery";
+
+/// What delivery runs in. Nothing in it blocks: names are looked up by the runtime that the daemon was opened in.
+///
+/// # Errors
+/// The system has no descriptors left.
+pub(super) fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
 
 /// Delivery under way. Dropped, it is given up.
 pub(super) struct Aside {
@@ -21,15 +29,14 @@ pub(super) struct Aside {
 }
 
 impl Aside {
-    /// Runs `delivery` in a thread of its own, until it ends or is given up.
+    /// Runs `delivery` in a thread of its own, in a `runtime` of [`runtime`], until it ends or is given up.
     ///
     /// # Errors
-    /// The system has no thread left, or no descriptors.
+    /// The system has no thread left.
     pub(super) fn start(
+        runtime: Runtime,
         delivery: impl Future<Output = Result<(), String>> + Send + 'static,
     ) -> io::Result<Self> {
-        // Nothing in it blocks: names are looked up by the runtime that the daemon was opened in.
-        let runtime = Builder::new_current_thread().enable_all().build()?;
         let (end, ended) = oneshot::channel();
         let given_up = CancellationToken::new();
         let stopped = given_up.clone();
@@ -76,9 +83,9 @@ mod tests {
         let told = |ended: Result<(), &str>| ended.map_err(str::to_owned);
         for result in [told(Ok(())), told(Err("the disk"))] {
             let expected = result.clone();
-            assert_eq!(Aside::start(async { result }).unwrap().ended().await, expected);
+            assert_eq!(Aside::start(runtime().unwrap(), async { result }).unwrap().ended().await, expected);
         }
-        let panicked = Aside::start(async { panic!("a bug") }).unwrap().ended().await;
+        let panicked = Aside::start(runtime().unwrap(), async { panic!("a bug") }).unwrap().ended().await;
         assert_eq!(panicked, told(Err("it panicked, please report it")));
     }
 
@@ -87,7 +94,7 @@ mod tests {
         let held = std::sync::Arc::new(());
         let forever = || {
             let held = std::sync::Arc::clone(&held);
-            Aside::start(async move {
+            Aside::start(runtime().unwrap(), async move {
                 std::future::pending::<()>().await;
                 drop(held);
                 Ok(())
@@ -105,7 +112,7 @@ mod tests {
         let (tell, told) = oneshot::channel();
         let name =
             async { tell.send(thread::current().name().map(str::to_owned)).map_err(|_| String::new()) };
-        assert_eq!(Aside::start(name).unwrap().ended().await, Ok(()));
+        assert_eq!(Aside::start(runtime().unwrap(), name).unwrap().ended().await, Ok(()));
         assert_eq!(told.await.unwrap().as_deref(), Some(NAME));
     }
 }
