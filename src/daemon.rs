@@ -28,7 +28,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use self::aside::{Aside, runtime};
+use self::aside::Aside;
 pub use self::descriptors::Files;
 use self::desk::Desk;
 use self::figures::{Meter, Sources};
@@ -252,19 +252,10 @@ impl Daemon {
             "the daemon takes events in"
         );
 
-        // Before producers are served, who may take all the descriptors that it needs.
-        let runtime = runtime().map_err(DaemonError::Delivering)?;
         let desk = Desk::default();
         let closing = shutdown.child_token();
         let control = listener.control();
         let (pace, paces) = watch::channel(Pace::of(&settings));
-        let serving = tokio::spawn(listener.run(
-            settings.ingest,
-            Arc::new(settings.defaults),
-            Door { appender: queue.appender(), desk: desk.clone() },
-            move || clock.wall_ms(),
-            closing.clone(),
-        ));
         let (added, live) = mpsc::channel(queue::MAX_LIVE_COMMITS);
         let (tail, tails) = watch::channel(store.tail());
         let stopped = CancellationToken::new();
@@ -274,7 +265,8 @@ impl Daemon {
         }
         scheduler.restore(clock.now(), admin::restored(&store)?);
         let shown = shown(settings.identifiers, &store).await?;
-        let (shelf, feed) = (Shelf::new(store.clone(), desk).map_err(DaemonError::Threads)?, Feed::default());
+        let (shelf, feed) =
+            (Shelf::new(store.clone(), desk.clone()).map_err(DaemonError::Threads)?, Feed::default());
         let slot_limit = settings.transport.timeout + settings.stuck_after;
         let flusher = Flusher {
             backlog: shelf.clone(),
@@ -290,7 +282,7 @@ impl Daemon {
             stuck_after: settings.stuck_after,
         };
         let delivery = flusher.run(live, tails, asks, stopped.clone());
-        let mut delivering = Aside::start(runtime, delivery).map_err(DaemonError::Delivering)?;
+        let mut delivering = Aside::start(delivery).map_err(DaemonError::Delivering)?;
         let telling = tokio::spawn(tell(store.clone(), added, tail, stopped.clone()));
         let office = Office {
             store: store.clone(),
@@ -306,6 +298,14 @@ impl Daemon {
             closing: closing.clone(),
         };
         let administering = administer(&settings.admin, office);
+        // Behind all that may fail, and that takes descriptors: producers may take what is left of them.
+        let serving = tokio::spawn(listener.run(
+            settings.ingest,
+            Arc::new(settings.defaults),
+            Door { appender: queue.appender(), desk },
+            move || clock.wall_ms(),
+            closing.clone(),
+        ));
         let ask = meter.asks();
         let reporter =
             Reporter { store: store.clone(), clock, asks: ask.clone(), meter: meter.clone(), pace: paces };

@@ -4,6 +4,7 @@
 //! producers wait for none of it.
 
 use std::io;
+use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use tokio::runtime::{Builder, Runtime};
@@ -13,14 +14,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// What `top -H` and the like show.
 const NAME: &str = "delivery";
 
-/// What delivery runs in. Nothing in it blocks: names are looked up by the runtime that the daemon was opened in.
-///
-/// # Errors
-/// The system has no descriptors left.
-pub(super) fn runtime() -> io::Result<Runtime> {
-    Builder::new_current_thread().enable_all().build()
-}
-
 /// Delivery under way. Dropped, it is given up.
 pub(super) struct Aside {
     ended: oneshot::Receiver<Result<(), String>>,
@@ -29,18 +22,20 @@ pub(super) struct Aside {
 }
 
 impl Aside {
-    /// Runs `delivery` in a thread of its own, in a `runtime` of [`runtime`], until it ends or is given up.
+    /// Runs `delivery` in a thread of its own until it ends or is given up.
     ///
     /// # Errors
-    /// The system has no thread left.
+    /// The system has no thread or no descriptors left.
     pub(super) fn start(
-        runtime: Runtime,
         delivery: impl Future<Output = Result<(), String>> + Send + 'static,
     ) -> io::Result<Self> {
         let (end, ended) = oneshot::channel();
         let given_up = CancellationToken::new();
         let stopped = given_up.clone();
+        let (hand_over, handed) = mpsc::channel::<(Runtime, _)>();
         let run = move || {
+            // Nothing comes where the start failed.
+            let Ok((runtime, delivery)) = handed.recv() else { return };
             let result = runtime.block_on(stopped.run_until_cancelled(delivery));
             // With its connections.
             drop(runtime);
@@ -48,6 +43,11 @@ impl Aside {
             let _gone = end.send(result.unwrap_or(Ok(())));
         };
         let thread = thread::Builder::new().name(NAME.to_owned()).spawn(run)?;
+        // Nothing in it blocks: names are looked up by the runtime that the daemon was opened in. It is made behind the thread,
+        // which alone may drop it: a task that drops a runtime panics.
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        // The thread waits for it.
+        let _taken = hand_over.send((runtime, delivery));
         Ok(Self { ended, thread: Some(thread), given_up: Some(given_up.drop_guard()) })
     }
 
@@ -83,9 +83,9 @@ mod tests {
         let told = |ended: Result<(), &str>| ended.map_err(str::to_owned);
         for result in [told(Ok(())), told(Err("the disk"))] {
             let expected = result.clone();
-            assert_eq!(Aside::start(runtime().unwrap(), async { result }).unwrap().ended().await, expected);
+            assert_eq!(Aside::start(async { result }).unwrap().ended().await, expected);
         }
-        let panicked = Aside::start(runtime().unwrap(), async { panic!("a bug") }).unwrap().ended().await;
+        let panicked = Aside::start(async { panic!("a bug") }).unwrap().ended().await;
         assert_eq!(panicked, told(Err("it panicked, please report it")));
     }
 
@@ -94,7 +94,7 @@ mod tests {
         let held = std::sync::Arc::new(());
         let forever = || {
             let held = std::sync::Arc::clone(&held);
-            Aside::start(runtime().unwrap(), async move {
+            Aside::start(async move {
                 std::future::pending::<()>().await;
                 drop(held);
                 Ok(())
@@ -112,7 +112,7 @@ mod tests {
         let (tell, told) = oneshot::channel();
         let name =
             async { tell.send(thread::current().name().map(str::to_owned)).map_err(|_| String::new()) };
-        assert_eq!(Aside::start(runtime().unwrap(), name).unwrap().ended().await, Ok(()));
+        assert_eq!(Aside::start(name).unwrap().ended().await, Ok(()));
         assert_eq!(told.await.unwrap().as_deref(), Some(NAME));
     }
 }
