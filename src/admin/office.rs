@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::figures::Meter;
-use crate::delivery::{Ask, Backlog, Feed, Operation, Shown};
+use crate::delivery::{Ask, Backlog, Feed, Shown};
 use crate::event::{Account, Clock, Moment};
 use crate::queue::{Failed, Store};
 use crate::schedule::Scheduler;
@@ -84,14 +84,7 @@ impl<B: Backlog> Office<B> {
         &self,
         operation: impl FnOnce(&mut Scheduler, Moment) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
-        let (answer, result) = oneshot::channel();
-        let operation = move |scheduler: &mut Scheduler, now: Moment| {
-            // Who asked may have given up.
-            let _gone = answer.send(operation(scheduler, now));
-        };
-        let asked = self.asks.send(Ask::Operate(Operation(Box::new(operation)))).await;
-        asked.map_err(|_| Refusal::ShuttingDown)?;
-        result.await.map_err(|_| Refusal::ShuttingDown)
+        Ask::operate(&self.asks, operation).await.ok_or(Refusal::ShuttingDown)
     }
 
     /// Reads the disk beside the runtime.

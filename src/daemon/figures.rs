@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::blocking;
 use super::forecast::{self, Limits};
-use crate::delivery::{self, Ask, Latency, Operation};
+use crate::delivery::{self, Ask, Latency};
 use crate::event::{Balance, Clock, Moment, Seq};
 use crate::ingest;
 use crate::queue::{self, Ledger, Store};
@@ -266,14 +266,9 @@ impl Meter {
 
     /// What the scheduler has to tell, and the lowest number that may wait.
     async fn scheduled(&self) -> (Status, Option<Seq>) {
-        let (answer, told) = oneshot::channel();
-        let tell = move |scheduler: &mut Scheduler, _| {
-            // Who asked may have given up.
-            let _gone = answer.send((scheduler.status(), Some(scheduler.extent().lowest)));
-        };
+        let tell = |scheduler: &mut Scheduler, _| (scheduler.status(), Some(scheduler.extent().lowest));
         // A flusher that has ended has nothing to tell.
-        let asked = self.asks.send(Ask::Operate(Operation(Box::new(tell)))).await.is_ok();
-        if asked { told.await.unwrap_or_default() } else { Default::default() }
+        Ask::operate(&self.asks, tell).await.unwrap_or_default()
     }
 
     /// `lowest` is where the look for the oldest event begins: from further ahead it would read all that was settled since and

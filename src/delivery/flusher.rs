@@ -105,6 +105,22 @@ pub enum Ask {
     Change(Box<Manner>),
 }
 
+impl Ask {
+    /// Has the flusher do something with the scheduler, at one moment; `None` where the flusher has ended.
+    pub async fn operate<T: Send + 'static>(
+        asks: &mpsc::Sender<Self>,
+        operation: impl FnOnce(&mut Scheduler, Moment) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (answer, result) = oneshot::channel();
+        let operation = move |scheduler: &mut Scheduler, now: Moment| {
+            // Who asked may have given up.
+            let _gone = answer.send(operation(scheduler, now));
+        };
+        asks.send(Self::Operate(Operation(Box::new(operation)))).await.ok()?;
+        result.await.ok()
+    }
+}
+
 /// Something that is done once, by the owner of the scheduler.
 type Change = Box<dyn FnOnce(&mut Scheduler, Moment) + Send>;
 

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::disk::Disk;
 use super::plan::{below, one_in, pick};
 use super::world::{Shared, World};
-use crate::delivery::{Ask, Backlog, Operation};
+use crate::delivery::{Ask, Backlog};
 use crate::event::{Cluster, DeadReason, Host, Moment, SessionId};
 use crate::schedule::{Buried, Changed, Pause, Random, Scheduler, Selection};
 use crate::wire::hash;
@@ -205,13 +205,6 @@ pub(super) async fn operate<T: Send + 'static>(
     ask: &mpsc::Sender<Ask>,
     deed: impl FnOnce(&mut Scheduler, &mut World, Moment) -> T + Send + 'static,
 ) -> Option<T> {
-    let (done, waiting) = oneshot::channel();
     let there = shared.clone();
-    let operation = move |scheduler: &mut Scheduler, now: Moment| {
-        let result = deed(scheduler, &mut there.world(), now);
-        // Who asked may be gone.
-        let _gone = done.send(result);
-    };
-    ask.send(Ask::Operate(Operation(Box::new(operation)))).await.ok()?;
-    waiting.await.ok()
+    Ask::operate(ask, move |scheduler, now| deed(scheduler, &mut there.world(), now)).await
 }
