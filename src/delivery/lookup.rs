@@ -64,11 +64,8 @@ impl Lookup {
             // The port of the URL is put in the place of 0.
             Ok((name.as_str(), 0).to_socket_addrs()?.collect())
         };
-        let asked = match self.runtime {
-            Some(runtime) => runtime.spawn_blocking(ask),
-            None => tokio::task::spawn_blocking(ask),
-        };
-        asked.await.map_err(io::Error::other)?
+        let runtime = self.runtime.unwrap_or_else(Handle::current);
+        runtime.spawn_blocking(ask).await.map_err(io::Error::other)?
     }
 }
 
