@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -104,7 +104,9 @@ async fn reply(reading: &mut BufReader<OwnedReadHalf>, text: &mut String) -> Res
     if text.starts_with(r#"{"status":"queued""#) { Ok(()) } else { Err(BenchError::Refused(text.clone())) }
 }
 
-async fn connect(socket: &Path) -> Result<(BufReader<OwnedReadHalf>, OwnedWriteHalf), BenchError> {
+type Connection = (BufReader<OwnedReadHalf>, OwnedWriteHalf);
+
+async fn connect(socket: &Path) -> Result<Connection, BenchError> {
     let (reading, writing) = UnixStream::connect(socket).await.map_err(no_answer)?.into_split();
     Ok((BufReader::with_capacity(64 * 1_024, reading), writing))
 }
@@ -126,36 +128,33 @@ pub(super) async fn waiting(
     time: Duration,
 ) -> Result<Seen, BenchError> {
     let socket = socket.to_owned();
-    in_one_thread(move || one_at_a_time(socket, producers, sessions, bytes, time)).await
+    in_one_thread(move || async move {
+        let mut tasks = JoinSet::new();
+        for producer in 0..producers {
+            tasks.spawn(wait_for_each(connect(&socket).await?, Lines::new(producer, sessions, bytes), time));
+        }
+        Seen::join(tasks).await
+    })
+    .await
 }
 
-async fn one_at_a_time(
-    socket: PathBuf,
-    producers: u64,
-    sessions: u64,
-    bytes: usize,
+async fn wait_for_each(
+    (mut reading, mut writing): Connection,
+    mut lines: Lines,
     time: Duration,
 ) -> Result<Seen, BenchError> {
-    let mut tasks = JoinSet::new();
-    for producer in 0..producers {
-        let (mut reading, mut writing) = connect(&socket).await?;
-        tasks.spawn(async move {
-            let (mut lines, mut seen) = (Lines::new(producer, sessions, bytes), Seen::default());
-            let (mut text, mut answer) = (Vec::new(), String::new());
-            let began = Instant::now();
-            while began.elapsed() < time {
-                text.clear();
-                lines.push(&mut text);
-                let written = Instant::now();
-                writing.write_all(&text).await.map_err(no_answer)?;
-                reply(&mut reading, &mut answer).await?;
-                seen.waits.push(written.elapsed());
-                seen.events += 1;
-            }
-            Ok(Seen { time: began.elapsed(), ..seen })
-        });
+    let (mut seen, mut text, mut answer) = (Seen::default(), Vec::new(), String::new());
+    let began = Instant::now();
+    while began.elapsed() < time {
+        text.clear();
+        lines.push(&mut text);
+        let written = Instant::now();
+        writing.write_all(&text).await.map_err(no_answer)?;
+        reply(&mut reading, &mut answer).await?;
+        seen.waits.push(written.elapsed());
+        seen.events += 1;
     }
-    Seen::join(tasks).await
+    Ok(Seen { time: began.elapsed(), ..seen })
 }
 
 /// `producers` that keep up to `window` lines without a reply each, until they wrote `events` together. `each` is how many
@@ -170,66 +169,64 @@ pub(super) async fn pipelined(
     each: u64,
 ) -> Result<Seen, BenchError> {
     let socket = socket.to_owned();
-    in_one_thread(move || pipeline(socket, producers, window, sessions, bytes, events, each)).await
+    in_one_thread(move || async move {
+        let mut tasks = JoinSet::new();
+        for producer in 0..producers {
+            let most = events / producers + u64::from(producer < events % producers);
+            let session = move |number: u64| Some(number.checked_div(each)? * producers + producer);
+            let lines = Lines::new(producer, sessions, bytes);
+            tasks.spawn(pipeline(connect(&socket).await?, lines, window, most, session));
+        }
+        Seen::join(tasks).await
+    })
+    .await
 }
 
+/// Writes `most` lines; `session` says which session each of them is of, `None` is any.
 async fn pipeline(
-    socket: PathBuf,
-    producers: u64,
+    (mut reading, mut writing): Connection,
+    mut lines: Lines,
     window: usize,
-    sessions: u64,
-    bytes: usize,
-    events: u64,
-    each: u64,
+    most: u64,
+    session: impl Fn(u64) -> Option<u64>,
 ) -> Result<Seen, BenchError> {
-    let mut tasks = JoinSet::new();
-    for producer in 0..producers {
-        let (mut reading, mut writing) = connect(&socket).await?;
-        let most = events / producers + u64::from(producer < events % producers);
-        tasks.spawn(async move {
-            let mut lines = Lines::new(producer, sessions, bytes);
-            let room = Semaphore::new(window);
-            let began = Instant::now();
-            let writes = async {
-                let (mut text, mut written) = (Vec::new(), 0);
-                while written < most {
-                    // The semaphore is never closed.
-                    let Ok(first) = room.acquire().await else { break };
-                    first.forget();
-                    let more = room.available_permits().min(LINES_A_WRITE - 1);
-                    let more = u64::try_from(more).unwrap_or(0).min(most - written - 1);
-                    if let Some(rest) =
-                        u32::try_from(more).ok().and_then(|more| room.try_acquire_many(more).ok())
-                    {
-                        rest.forget();
-                    }
-                    text.clear();
-                    for number in written..=written + more {
-                        match number.checked_div(each) {
-                            Some(session) => lines.push_of(session * producers + producer, &mut text),
-                            None => lines.push(&mut text),
-                        }
-                    }
-                    written += more + 1;
-                    writing.write_all(&text).await.map_err(no_answer)?;
+    let room = Semaphore::new(window);
+    let began = Instant::now();
+    let writes = async {
+        let (mut text, mut written) = (Vec::new(), 0);
+        while written < most {
+            // The semaphore is never closed.
+            let Ok(first) = room.acquire().await else { break };
+            first.forget();
+            let more = room.available_permits().min(LINES_A_WRITE - 1);
+            let more = u64::try_from(more).unwrap_or(0).min(most - written - 1);
+            if let Some(rest) = u32::try_from(more).ok().and_then(|more| room.try_acquire_many(more).ok()) {
+                rest.forget();
+            }
+            text.clear();
+            for number in written..=written + more {
+                match session(number) {
+                    Some(session) => lines.push_of(session, &mut text),
+                    None => lines.push(&mut text),
                 }
-                writing.shutdown().await.map_err(no_answer)?;
-                Ok::<_, BenchError>(written)
-            };
-            let reads = async {
-                let (mut answer, mut replies) = (String::new(), 0_u64);
-                while !reading.fill_buf().await.map_err(no_answer)?.is_empty() {
-                    reply(&mut reading, &mut answer).await?;
-                    replies += 1;
-                    room.add_permits(1);
-                }
-                Ok::<_, BenchError>((replies, began.elapsed()))
-            };
-            let (_written, (events, time)) = tokio::try_join!(writes, reads)?;
-            Ok(Seen { events, time, waits: Vec::new() })
-        });
-    }
-    Seen::join(tasks).await
+            }
+            written += more + 1;
+            writing.write_all(&text).await.map_err(no_answer)?;
+        }
+        writing.shutdown().await.map_err(no_answer)?;
+        Ok::<_, BenchError>(written)
+    };
+    let reads = async {
+        let (mut answer, mut replies) = (String::new(), 0_u64);
+        while !reading.fill_buf().await.map_err(no_answer)?.is_empty() {
+            reply(&mut reading, &mut answer).await?;
+            replies += 1;
+            room.add_permits(1);
+        }
+        Ok::<_, BenchError>((replies, began.elapsed()))
+    };
+    let (_written, (events, time)) = tokio::try_join!(writes, reads)?;
+    Ok(Seen { events, time, waits: Vec::new() })
 }
 
 /// `producers` that together write `rate` lines a second for `time`, whether replies come or not: one after the other, each once
