@@ -89,7 +89,7 @@ fn skip(reason: &str) {
 }
 
 #[test]
-fn the_package_under_a_booted_systemd() {
+fn the_package_under_systemd() {
     if let Some(reason) = machine::missing().or_else(package::missing) {
         return skip(&reason);
     }

@@ -87,7 +87,7 @@ pub(super) fn a_stop_waits_for_requests_under_way(site: &Site) {
 
 pub(super) fn a_start_may_take_as_long_as_the_queue_takes_to_open(site: &Site) {
     let slow = site.machine.path("/usr/lib/slow.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/systemd/slow.c");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/booted/slow.c");
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
     let built = Command::new(compiler).args(["-shared", "-fPIC", "-o"]).arg(slow).arg(source).status();
     assert!(built.expect("a C compiler").success());

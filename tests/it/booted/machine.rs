@@ -64,7 +64,7 @@ impl Machine {
     pub(crate) fn boot() -> Result<Self, String> {
         let folder = TempDir::new().expect("a folder");
         let group = format!("target-notifyd-test-{}", std::process::id());
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/systemd/boot.sh");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/booted/boot.sh");
         let told = folder.path().join("told");
         // Where this process is killed, all of it goes too.
         let mut outer = Command::new("setpriv")
