@@ -244,25 +244,50 @@ impl<'a> Page<'a> {
     /// page has one. `None` where there is no such event, or no such members.
     #[must_use]
     pub fn event(&self, first: Seq, position: usize, members: Option<&[u8]>) -> Option<Event> {
-        let event = self.0.events.get(position)?;
-        let envelope = self.0.envelopes.get(usize::from(event.envelope))?;
+        let seq = Seq(first.0.checked_add(u64::try_from(position).ok()?)?);
+        self.events(first, [seq], members).next().flatten()
+    }
+
+    /// Those of the events `seqs` of a page whose first is `first`; `members` are those of the large envelope, where the page
+    /// has one. `None` where there is no such event, or no such members.
+    pub fn events(
+        &self,
+        first: Seq,
+        seqs: impl IntoIterator<Item = Seq>,
+        members: Option<&[u8]>,
+    ) -> impl Iterator<Item = Option<Event>> {
+        let mut envelopes: Vec<Option<Arc<Envelope>>> = vec![None; self.0.envelopes.len()];
+        seqs.into_iter().map(move |seq| {
+            let event = self.0.events.get(usize::try_from(seq.0.checked_sub(first.0)?).ok()?)?;
+            let position = usize::from(event.envelope);
+            let known = envelopes.get_mut(position)?;
+            let envelope = match known {
+                Some(envelope) => Arc::clone(envelope),
+                None => Arc::clone(known.insert(Arc::new(self.envelope(position, members)?))),
+            };
+            Some(Event {
+                seq,
+                id: EventId::new(event.id),
+                arrived: Moment::from_micros(event.arrived),
+                notification: event.notification.into(),
+                envelope,
+            })
+        })
+    }
+
+    fn envelope(&self, position: usize, members: Option<&[u8]>) -> Option<Envelope> {
+        let envelope = self.0.envelopes.get(position)?;
         let members = match envelope.members {
             MembersShape::Here(members) => members,
             MembersShape::Apart(_) => members?,
         };
-        Some(Event {
-            seq: Seq(first.0.checked_add(u64::try_from(position).ok()?)?),
-            id: EventId::new(event.id),
-            arrived: Moment::from_micros(event.arrived),
-            notification: event.notification.into(),
-            envelope: Arc::new(Envelope {
-                session: SessionId::new(envelope.session).ok()?,
-                cluster: envelope.cluster.and_then(Cluster::parse),
-                owner: Owner(envelope.owner),
-                visitor: envelope.visitor.map(Visitor),
-                members: members.into(),
-                fingerprint: Fingerprint(envelope.fingerprint),
-            }),
+        Some(Envelope {
+            session: SessionId::new(envelope.session).ok()?,
+            cluster: envelope.cluster.and_then(Cluster::parse),
+            owner: Owner(envelope.owner),
+            visitor: envelope.visitor.map(Visitor),
+            members: members.into(),
+            fingerprint: Fingerprint(envelope.fingerprint),
         })
     }
 }
