@@ -73,8 +73,11 @@ impl Shelf {
 impl Backlog for Shelf {
     type Error = Failed;
 
-    async fn scan(&self, from: Seq, max: usize) -> Result<(Vec<Entry>, Seq), Failed> {
-        let scan = patiently(|| self.read(move |store| store.scan(from, max))).await?;
+    async fn scan(&self, from: Seq, max: usize, is_next: bool) -> Result<(Vec<Entry>, Seq), Failed> {
+        let scan = patiently(|| {
+            self.read(move |store| if is_next { store.scan_next(from, max) } else { store.scan(from, max) })
+        });
+        let scan = scan.await?;
         Ok((scan.entries, scan.next))
     }
 

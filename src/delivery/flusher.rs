@@ -22,11 +22,11 @@ use super::feed::{self, Feed};
 use super::told::Told;
 use super::{Counts, notice};
 use crate::event::{Cluster, Entry, Event, Host, Lane, Moment, Outcome, Seq, SessionId, Visitor};
-use crate::schedule::{self, Attempt, Buried, HostGate, Remembered, Scheduler, Settled, Stuck};
+use crate::schedule::{self, Attempt, Buried, HostGate, Reading, Remembered, Scheduler, Settled, Stuck};
 use crate::wire::{receipt, request};
 
 /// The most events that one scan asks for.
-const SCAN_EVENTS: usize = 2_048;
+const SCAN_EVENTS: usize = 1_024;
 
 /// The shortest time between two looks at whether delivery is stuck, doubled.
 const SHORTEST_LOOK: Duration = Duration::from_millis(20);
@@ -35,11 +35,13 @@ const SHORTEST_LOOK: Duration = Duration::from_millis(20);
 pub trait Backlog: Clone + Send + Sync + 'static {
     /// Why it no longer works.
     type Error: std::fmt::Display + Send;
-    /// The unsettled events from `from` on, at least about `max` if there are as many, and where the next scan begins.
+    /// The unsettled events from `from` on, at least about `max` if there are as many, and where the next scan begins. Where
+    /// that `is_next`, they are soon wanted.
     fn scan(
         &self,
         from: Seq,
         max: usize,
+        is_next: bool,
     ) -> impl Future<Output = Result<(Vec<Entry>, Seq), Self::Error>> + Send;
     /// The events `seqs`, each `None` where it cannot be read.
     fn load(&self, seqs: Vec<Seq>) -> impl Future<Output = Result<Vec<Option<Event>>, Self::Error>> + Send;
@@ -347,9 +349,10 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
 
     /// Starts everything that is due.
     fn plan(&mut self, now: Moment, work: &Work<B::Error>, told: &mut Told) {
-        if let Some(from) = self.scheduler.poll_read(now) {
+        if let Some(Reading { from, is_next }) = self.scheduler.poll_read(now) {
             let backlog = self.backlog.clone();
-            work.push(Box::pin(async move { Happened::Scanned(backlog.scan(from, SCAN_EVENTS).await) }));
+            let scan = async move { Happened::Scanned(backlog.scan(from, SCAN_EVENTS, is_next).await) };
+            work.push(Box::pin(scan));
         }
         while let Some(attempt) = self.scheduler.poll_attempt(now) {
             let (backlog, edge) = (self.backlog.clone(), self.edge.clone());

@@ -59,8 +59,8 @@ pub use self::error::{Failed, OpenError};
 pub use self::folder::failed_before;
 pub use self::journal::journal_bytes;
 pub use self::ledger::Ledger;
+use self::recent::Kept;
 pub use self::recent::MAX_RECENT_BYTES;
-use self::recent::Recent;
 pub use self::space::{free_bytes, reserve_bytes, used_bytes};
 pub use self::store::{Committed, Scan, Store};
 pub use self::survey::{Sighting, Survey};
@@ -203,7 +203,7 @@ struct Told {
     ledger: watch::Sender<Ledger>,
     failed: watch::Sender<Option<Failed>>,
     live: mpsc::Sender<Committed>,
-    recent: Arc<Mutex<Recent>>,
+    kept: Arc<Mutex<Kept>>,
     counts: Arc<Counts>,
 }
 

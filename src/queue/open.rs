@@ -99,7 +99,7 @@ impl Queue {
         let (commands, asked) = inbox();
         let (live, taken) = mpsc::channel(MAX_LIVE_COMMITS);
         let (ledgers, failed) = (watch::Sender::new(ledger), watch::Sender::new(None));
-        let told = Told { ledger: ledgers, failed, live, recent: Arc::default(), counts: Arc::default() };
+        let told = Told { ledger: ledgers, failed, live, kept: Arc::default(), counts: Arc::default() };
         let count = Count { reached: Seq(0), end: ledger.next, seen: 0, promised: ledger.balance.pending() };
         let store = Store {
             view: View::new(engine.clone()),
@@ -107,7 +107,7 @@ impl Queue {
             ledger: told.ledger.subscribe(),
             failed: told.failed.subscribe(),
             live: Arc::new(Mutex::new(Some(taken))),
-            recent: Arc::clone(&told.recent),
+            kept: Arc::clone(&told.kept),
             count: Arc::new(Mutex::new(Some(count))),
             dead_max_events: Arc::new(AtomicU64::new(settings.dead_max_events)),
             counts: Arc::clone(&told.counts),

@@ -1,9 +1,10 @@
-//! The events that were stored last, kept in memory: what goes out soon after is not read back from the disk.
+//! The events that were stored, or read, last, kept in memory: what goes out soon after is not read from the disk for that.
 //!
 //! Guarantees:
 //! - only what is on stable storage is here, and it is what the disk holds, byte for byte;
-//! - what is settled is not here any more;
-//! - memory is bounded by [`MAX_RECENT_BYTES`]; beyond it those stored first go, and are read from the disk like all others.
+//! - what is settled is not here any more, but for what was being read meanwhile;
+//! - memory is bounded, by [`MAX_RECENT_BYTES`] for each of both; beyond it the first ones go, and are read from the disk like
+//!   all others.
 
 use std::collections::VecDeque;
 
@@ -15,6 +16,28 @@ pub const MAX_RECENT_BYTES: usize = 4 * 1_024 * 1_024;
 /// What an event takes beside its notification and its envelope, or did take: its place stays until all before it are gone.
 const PLACE_BYTES: usize = 192;
 
+/// So many numbers in a row may be left out; what comes behind more begins anew.
+const MAX_GAP: usize = 1_024;
+
+/// The events that were stored last, and those that were read last for what goes out next.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub(super) stored: Recent,
+    pub(super) read: Recent,
+}
+
+impl Kept {
+    /// Takes an event out, if it is here: who needs it a second time reads it from the disk.
+    pub(super) fn take(&mut self, seq: Seq) -> Option<Event> {
+        self.stored.take(seq).or_else(|| self.read.take(seq))
+    }
+
+    /// Events that are settled, whoever did it, are wanted by nobody any more.
+    pub(super) fn forget(&mut self, settled: &[Seq]) {
+        settled.iter().for_each(|seq| drop(self.take(*seq)));
+    }
+}
+
 /// Consecutive events; those that were taken out leave their places empty.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
@@ -24,13 +47,17 @@ pub(super) struct Recent {
 }
 
 impl Recent {
-    /// Keeps the events of one commit, which follow those of the last one.
+    /// Keeps events that follow those that it was given last: between them there may be some that are not wanted.
     pub(super) fn add(&mut self, events: Vec<Event>) {
-        let Some(first) = events.first().map(|event| event.seq) else { return };
-        if self.at(first) != Some(self.places.len()) {
-            *self = Self { first, ..Self::default() };
-        }
         for event in events {
+            let gap = self.at(event.seq).and_then(|at| at.checked_sub(self.places.len()));
+            match gap.filter(|gap| *gap <= MAX_GAP) {
+                Some(gap) => {
+                    self.bytes += gap * PLACE_BYTES;
+                    self.places.extend(std::iter::repeat_n(None, gap));
+                }
+                None => *self = Self { first: event.seq, ..Self::default() },
+            }
             self.bytes += PLACE_BYTES + payload(&event);
             self.places.push_back(Some(event));
         }
@@ -41,19 +68,11 @@ impl Recent {
         }
     }
 
-    /// Takes an event out, if it is here: who needs it a second time reads it from the disk.
-    pub(super) fn take(&mut self, seq: Seq) -> Option<Event> {
+    fn take(&mut self, seq: Seq) -> Option<Event> {
         let at = self.at(seq)?;
         let event = self.places.get_mut(at)?.take()?;
         self.bytes = self.bytes.saturating_sub(payload(&event));
         Some(event)
-    }
-
-    /// Events that are settled, whoever did it, are wanted by nobody any more.
-    pub(super) fn forget(&mut self, settled: &[Seq]) {
-        for seq in settled {
-            drop(self.take(*seq));
-        }
     }
 
     fn at(&self, seq: Seq) -> Option<usize> {
@@ -96,11 +115,19 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_follow_begins_anew() {
+    fn a_gap_is_left_and_what_does_not_follow_begins_anew() {
         let mut recent = Recent::default();
-        recent.add(vec![event(1)]);
+        recent.add(vec![event(1), event(4)]);
         recent.add(vec![event(7)]);
-        assert_eq!((recent.take(Seq(1)), recent.take(Seq(7))), (None, Some(event(7))));
-        assert_eq!(recent.places.len(), 1);
+        assert_eq!(
+            (recent.take(Seq(3)), recent.take(Seq(4)), recent.places.len()),
+            (None, Some(event(4)), 7)
+        );
+        for other in [6, 8 + MAX_GAP as u64 + 1] {
+            recent.add(vec![event(other)]);
+            assert_eq!((recent.take(Seq(7)), recent.take(Seq(other))), (None, Some(event(other))));
+            assert_eq!(recent.places.len(), 1);
+            recent.add(vec![event(7)]);
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::error::Failed;
 use super::inbox::Sender;
 use super::keys::{DEAD, MEMBERS, PageKey, numbered, seq_of};
 use super::pages::{left, page_record, walk};
-use super::recent::Recent;
+use super::recent::Kept;
 use super::view::View;
 use super::{Burial, Command, Counts, Ledger, Requeued, Settings};
 use crate::event::{Entry, Event, Moment, Seq};
@@ -50,7 +50,7 @@ pub struct Store {
     pub(super) ledger: watch::Receiver<Ledger>,
     pub(super) failed: watch::Receiver<Option<Failed>>,
     pub(super) live: Arc<Mutex<Option<mpsc::Receiver<Committed>>>>,
-    pub(super) recent: Arc<Mutex<Recent>>,
+    pub(super) kept: Arc<Mutex<Kept>>,
     pub(super) count: Arc<Mutex<Option<Count>>>,
     pub(super) dead_max_events: Arc<AtomicU64>,
     pub(super) counts: Arc<Counts>,
@@ -72,15 +72,35 @@ impl Store {
     /// # Errors
     /// [`Failed`]: the engine cannot read.
     pub fn scan(&self, from: Seq, max: usize) -> Result<Scan, Failed> {
-        self.read(|engine| self.scan_in(engine, from, max))
+        self.read(|engine| self.scan_in(engine, from, max, None))
     }
 
-    fn scan_in(&self, engine: &Engine, from: Seq, max: usize) -> Result<Scan, sled::Error> {
+    /// As [`Store::scan`], for what goes out next: the last of these events stay in memory for [`Store::take_recent`].
+    ///
+    /// # Errors
+    /// [`Failed`]: the engine cannot read.
+    pub fn scan_next(&self, from: Seq, max: usize) -> Result<Scan, Failed> {
+        let (scan, events) = self.read(|engine| {
+            let mut events = Vec::new();
+            let scan = self.scan_in(engine, from, max, Some(&mut events))?;
+            Ok((scan, events))
+        })?;
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).read.add(events);
+        Ok(scan)
+    }
+
+    fn scan_in(
+        &self,
+        engine: &Engine,
+        from: Seq,
+        max: usize,
+        mut kept: Option<&mut Vec<Event>>,
+    ) -> Result<Scan, sled::Error> {
         // What is behind the tail may be applied, but not durable yet.
         let tail = self.tail();
         let mut scan = Scan { entries: Vec::new(), next: from, end: false };
         let more = walk(engine, from, tail, |page, record| {
-            self.page(engine, page, record, from, &mut scan)?;
+            self.page(engine, page, record, from, &mut scan, kept.as_deref_mut())?;
             Ok(scan.entries.len() >= max)
         })?;
         if let Some(next) = more {
@@ -97,6 +117,7 @@ impl Store {
         record: &[u8],
         from: Seq,
         scan: &mut Scan,
+        kept: Option<&mut Vec<Event>>,
     ) -> Result<(), sled::Error> {
         let found = left(engine, key)?;
         let (there, left) = (found.is_some(), found.unwrap_or(0));
@@ -104,7 +125,15 @@ impl Store {
             Ok(page) if page.len() == usize::from(key.count) => {
                 let open =
                     page.entries(key.first).filter(|one| left & key.bit(one.seq) != 0 && one.seq >= from);
+                let before = scan.entries.len();
                 scan.entries.extend(open);
+                if let Some(kept) = kept {
+                    let seqs = scan.entries.iter().skip(before).map(|one| one.seq);
+                    // What cannot be read now is read when it goes out, and holds up nothing else until then.
+                    kept.extend(
+                        events_of(engine, &page, key, seqs).unwrap_or_default().into_iter().flatten(),
+                    );
+                }
             }
             _ => {
                 // The writer says how many events that is; a queue that is closing does so at its next start.
@@ -155,12 +184,12 @@ impl Store {
         }
     }
 
-    /// Those of the events `seqs` that were stored so lately that they are still in memory, and only once: they are not
-    /// kept any longer. Does not block.
+    /// Those of the events `seqs` that were stored, or read, so lately that they are still in memory, and only once: they are
+    /// not kept any longer. Does not block.
     #[must_use]
     pub fn take_recent(&self, seqs: &[Seq]) -> Vec<Option<Event>> {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        seqs.iter().map(|seq| recent.take(*seq)).collect()
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        seqs.iter().map(|seq| kept.take(*seq)).collect()
     }
 
     /// The events `seqs`, each `None` where it cannot be read: then it is moved to quarantine with its page. Blocks on the
@@ -404,17 +433,23 @@ pub(super) fn read_events(engine: &Engine, first: Seq, seqs: &[Seq]) -> Result<R
     let none = |unreadable| Ok(Read { events: vec![None], unreadable });
     let Some((key, record)) = page_record(engine, first)? else { return none(None) };
     let Ok(page) = Page::decode(&record) else { return none(Some(key)) };
+    let here = seqs.iter().take_while(|seq| key.bit(**seq) != 0);
+    let events = events_of(engine, &page, key, here.copied())?;
+    let unreadable = events.iter().any(Option::is_none).then_some(key);
+    Ok(Read { events, unreadable })
+}
+
+/// The events `seqs` of a page, each `None` where it or its envelope is damaged.
+fn events_of(
+    engine: &Engine,
+    page: &Page<'_>,
+    key: PageKey,
+    seqs: impl Iterator<Item = Seq>,
+) -> Result<Vec<Option<Event>>, sled::Error> {
     let stored = match page.apart() {
         Some(apart) => engine.joined(&numbered(MEMBERS, Seq(apart.first)))?,
         None => None,
     };
     let members = stored.as_deref().and_then(|record| decode_members(record).ok());
-    let here = seqs.iter().take_while(|seq| key.bit(**seq) != 0);
-    let event = |seq: &Seq| {
-        let position = usize::try_from(seq.0.saturating_sub(key.first.0)).unwrap_or(usize::MAX);
-        page.event(key.first, position, members)
-    };
-    let events: Vec<_> = here.map(event).collect();
-    let unreadable = events.iter().any(Option::is_none).then_some(key);
-    Ok(Read { events, unreadable })
+    Ok(page.events(key.first, seqs, members).collect())
 }

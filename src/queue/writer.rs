@@ -364,10 +364,10 @@ impl Writer {
                 self.settled.push(page);
             }
         }
-        let mut recent = self.told.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.forget(&plan.settled);
-        recent.add(plan.recent);
-        drop(recent);
+        let mut kept = self.told.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.forget(&plan.settled);
+        kept.stored.add(plan.recent);
+        drop(kept);
         // Before anybody can send and settle these events.
         for (hook, first) in plan.hooks {
             hook.0(first);

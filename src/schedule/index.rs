@@ -72,8 +72,8 @@ impl Index {
         }
     }
 
-    /// What to read next, as far as there is `room`.
-    pub(super) fn next(&mut self, now: Moment, room: bool) -> Option<(Reader, Seq)> {
+    /// What to read next, as far as there is `room`; nothing new where what is known `is_enough`.
+    pub(super) fn next(&mut self, now: Moment, room: bool, is_enough: bool) -> Option<(Reader, Seq)> {
         if self.reading.is_some() || !room {
             return None;
         }
@@ -89,7 +89,7 @@ impl Index {
         let found = match &self.pass {
             // By turns, so that neither a long pass nor a long backlog holds the other up.
             Some(pass) if self.cursor >= self.tail || pass.at <= self.cursor => Some((Reader::Pass, pass.at)),
-            _ => (self.cursor < self.tail).then_some((Reader::Cursor, self.cursor)),
+            _ => (self.cursor < self.tail && !is_enough).then_some((Reader::Cursor, self.cursor)),
         };
         self.reading = found.map(|(reader, _)| reader);
         found

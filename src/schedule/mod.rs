@@ -9,6 +9,7 @@ mod index;
 mod lane;
 mod notice;
 mod remembered;
+mod revisits;
 mod scheduler;
 mod settings;
 mod stitch;
@@ -27,7 +28,7 @@ pub use self::notice::{Cause, Notice};
 pub use self::remembered::Remembered;
 pub use self::scheduler::{
     Attempt, Buried, CLOCK_SLACK, Counted, Extent, Hindrance, HostView, LEARNED_FOR, LaneView, LastError,
-    MAX_LEARNED, MAX_PARKED, Scheduler, Settled, Standing, Status, Stuck,
+    MAX_LEARNED, MAX_PARKED, Reading, Scheduler, Settled, Standing, Status, Stuck,
 };
 pub use self::settings::Settings;
 pub use self::stitch::Stitches;

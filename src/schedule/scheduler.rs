@@ -21,11 +21,13 @@ use super::host::{Gate, HostState, Row, Why};
 use super::index::{Index, Reader};
 use super::lane::{LaneState, Parked, Past, Place, Waiting};
 use super::notice::{Cause, Notice, Notices};
+use super::revisits::Revisits;
 use super::{HostGate, Random, Remembered, Settings, Verdict, verdict};
 use crate::event::{Answer, Cluster, DeadReason, Entry, Host, Lane, Moment, Outcome, Owner, Seq, Visitor};
 
 pub use self::listing::{Counted, Extent, Hindrance, HostView, LaneView, LastError, Standing};
 use self::listing::{ERRORS_FOR, MAX_ERRORS};
+use self::window::SLOW;
 
 /// The most events that are parked at a time.
 pub const MAX_PARKED: usize = 10_000;
@@ -79,6 +81,15 @@ pub struct Settled {
     pub delivered: Vec<Seq>,
     /// These are set aside.
     pub buried: Vec<Buried>,
+}
+
+/// A reading of the store that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Where it begins.
+    pub from: Seq,
+    /// Whether what it finds is what goes out next.
+    pub is_next: bool,
 }
 
 /// How delivery is stuck.
@@ -167,6 +178,11 @@ pub struct Scheduler {
     reading_from: Option<Moment>,
     /// Since when the store owes settlements, and made none durable.
     settling_from: Option<Moment>,
+    /// When the cursor last moved.
+    read_at: Moment,
+    /// Whether what is due lasts for long: then others may go beside it, and it is read on for them.
+    is_slow: bool,
+    revisits: Revisits,
     /// When it was last asked for an attempt.
     last_seen: Moment,
     notices: Notices,
@@ -204,6 +220,9 @@ impl Scheduler {
             last_begun: Moment::ZERO,
             reading_from: None,
             settling_from: None,
+            read_at: Moment::ZERO,
+            is_slow: false,
+            revisits: Revisits::default(),
             last_seen: Moment::ZERO,
             notices: Notices::default(),
         }
@@ -220,11 +239,12 @@ impl Scheduler {
     }
 
     /// Where a scan of the store is to begin, if one is wanted; one is under way at a time.
-    pub fn poll_read(&mut self, now: Moment) -> Option<Seq> {
+    pub fn poll_read(&mut self, now: Moment) -> Option<Reading> {
         let room = self.used_bytes() < self.settings.index_max_bytes || self.forget_blocked(now);
-        let (_, from) = self.index.next(now, room)?;
+        let is_fed = self.is_fed(now);
+        let (reader, from) = self.index.next(now, room, is_fed)?;
         self.reading_from = Some(now);
-        Some(from)
+        Some(Reading { from, is_next: reader == Reader::Cursor && !self.reads_far() })
     }
 
     /// A scan came back: the unsettled events from where it began up to `next`.
@@ -244,6 +264,10 @@ impl Scheduler {
         }
         self.settled.clear();
         self.index.read(now, reader, next);
+        if reader == Reader::Cursor {
+            self.read_at = now;
+            self.revisits.note(entries);
+        }
     }
 
     /// A commit added events; they are taken directly where the cursor stands at the first.
@@ -257,6 +281,7 @@ impl Scheduler {
             self.admit_new(now, *entry);
         }
         self.index.cursor = next;
+        self.read_at = now;
     }
 
     /// These settlements are durable.
@@ -386,7 +411,10 @@ impl Scheduler {
         // Without room nothing is read; what makes room is an outcome, or a timer.
         let room = self.used_bytes() < self.settings.index_max_bytes;
         let pass = self.index.wakes().filter(|_| room);
-        [timer, host, pass, self.controls.next_end()].into_iter().flatten().min()
+        let unread = self.index.cursor < self.index.tail && self.index.reading.is_none();
+        let read = self.read_at.after(SLOW);
+        let read = (room && unread && read > now).then_some(read);
+        [timer, host, pass, read, self.controls.next_end()].into_iter().flatten().min()
     }
 
     /// Whether delivery is stuck: asked right after everything that is due was taken, with `limit` for how long a slot may be

@@ -3,6 +3,7 @@
 mod expiry;
 mod forgotten;
 mod limits;
+mod reading;
 mod sim;
 
 use std::collections::BTreeSet;

@@ -54,7 +54,7 @@ impl Disk {
 impl Backlog for Disk {
     type Error = String;
 
-    async fn scan(&self, from: Seq, max: usize) -> Result<(Vec<Entry>, Seq), String> {
+    async fn scan(&self, from: Seq, max: usize, _is_next: bool) -> Result<(Vec<Entry>, Seq), String> {
         self.pause().await;
         self.read()?;
         let found = self.0.world().scan(from, max);

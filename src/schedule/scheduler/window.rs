@@ -10,7 +10,26 @@ const EVENT_BYTES: u64 = 256;
 /// What a lane costs, in bytes.
 const LANE_BYTES: u64 = 384;
 
+/// So many lanes that are due are enough for each request that may be under way.
+const LANES_A_SLOT: usize = 4;
+/// What is due is slow to go out if as many lanes are still due so long after the last of them was read.
+pub(super) const SLOW: Duration = Duration::from_secs(5);
+
 impl Scheduler {
+    /// Whether nothing new is to be read yet: enough is due, and waits on the disk as well as here.
+    pub(super) fn is_fed(&mut self, now: Moment) -> bool {
+        let able = self.hosts.values().filter(|host| host.takes(now) == Some(false));
+        let due: usize = able.map(|host| host.queue.len()).sum();
+        let enough = due >= self.settings.concurrency.saturating_mul(LANES_A_SLOT);
+        self.is_slow = enough && (self.is_slow || now.since(self.read_at) >= SLOW);
+        enough && !self.reads_far()
+    }
+
+    /// Whether the index is filled: for hosts beside those that are slow, or since what is read joins what waits.
+    pub(super) fn reads_far(&self) -> bool {
+        self.is_slow || self.revisits.are_frequent()
+    }
+
     pub(super) fn used_bytes(&self) -> u64 {
         self.indexed as u64 * EVENT_BYTES + self.lanes.len() as u64 * LANE_BYTES
     }

@@ -131,7 +131,8 @@ fn what_cannot_be_read_does_not_come_back_with_a_scan_from_before() {
         .collect();
     scheduler.hold(now, Selection::Lane(entries[0].lane));
     scheduler.handle_live(now, Seq(1), Seq(9), &entries);
-    assert_eq!(scheduler.poll_read(now), Some(Seq(1)), "a pass from the held event on");
+    let pass = Some(Reading { from: Seq(1), is_next: false });
+    assert_eq!(scheduler.poll_read(now), pass, "a pass from the held event on");
     let attempt = scheduler.poll_attempt(now).unwrap();
     assert_eq!(attempt.seqs, [Seq(2), Seq(3)]);
     scheduler.handle_cut(now, attempt.id, 0, &attempt.seqs);

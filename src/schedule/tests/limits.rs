@@ -239,7 +239,7 @@ fn delivery_is_stuck_when_the_store_owes_a_scan_or_a_settlement_for_too_long() {
     let at = |seconds| Moment::ZERO.after(secs(seconds));
     let stuck = |scheduler: &Scheduler, seconds| scheduler.stuck(at(seconds), limit, after);
     scheduler.handle_tail(Seq(3));
-    assert_eq!(scheduler.poll_read(at(1)), Some(Seq(1)));
+    assert_eq!(scheduler.poll_read(at(1)).map(|one| one.from), Some(Seq(1)));
     assert_eq!((stuck(&scheduler, 61), stuck(&scheduler, 62)), (None, Some(Stuck::Store)));
     let entries = [Entry { seq: Seq(1), ..entry(1) }, Entry { seq: Seq(2), ..entry(2) }];
     scheduler.handle_scan(at(100), &entries, Seq(3));

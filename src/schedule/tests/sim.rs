@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::event::{Answer, DeadReason, Entry, Fingerprint, IdHash, Lane, Moment, Outcome, Owner, Seq};
-use crate::schedule::{Attempt, Backoff, Notice, Random, Scheduler, Settings};
+use crate::schedule::{Attempt, Backoff, Notice, Random, Reading, Scheduler, Settings};
 
 const SCAN: Duration = Duration::from_millis(1);
 const COMMIT: Duration = Duration::from_millis(5);
 pub(super) const ANSWER: Duration = Duration::from_millis(20);
-const PAGE: usize = 256;
+pub(super) const PAGE: usize = 256;
 
 pub(super) fn settings() -> Settings {
     Settings {
@@ -78,6 +78,9 @@ pub(super) struct Sim<'p> {
     count: u64,
     in_flight: BTreeMap<u64, Attempt>,
     pub(super) attempts: Vec<(Moment, Attempt)>,
+    pub(super) readings: Vec<Reading>,
+    /// The most events that were in the index at a time.
+    pub(super) most_indexed: usize,
     pub(super) notices: Vec<Notice>,
     /// The newest event of each lane that was sent.
     sent: BTreeMap<Lane, Seq>,
@@ -105,6 +108,8 @@ impl<'p> Sim<'p> {
             count: 0,
             in_flight: BTreeMap::new(),
             attempts: Vec::new(),
+            readings: Vec::new(),
+            most_indexed: 0,
             notices: Vec::new(),
             sent: BTreeMap::new(),
             policy: Box::new(policy),
@@ -136,7 +141,8 @@ impl<'p> Sim<'p> {
 
     /// Does all that is to be done now.
     pub(super) fn act(&mut self) {
-        if let Some(from) = self.scheduler.poll_read(self.now) {
+        if let Some(reading @ Reading { from, .. }) = self.scheduler.poll_read(self.now) {
+            self.readings.push(reading);
             let rest = self.events.iter().skip(from.0 as usize - 1).take(PAGE);
             let next = Seq(from.0 + rest.clone().count() as u64);
             // The answer shows the store as it was when it was read, which is when it was asked for.
@@ -164,6 +170,7 @@ impl<'p> Sim<'p> {
             self.notices.push(notice);
         }
         let status = self.scheduler.status();
+        self.most_indexed = self.most_indexed.max(status.indexed);
         let bytes = status.indexed as u64 * 256;
         assert!(bytes <= self.settings.index_max_bytes + PAGE as u64 * 256, "seed {}: {status:?}", self.seed);
     }
