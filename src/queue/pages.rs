@@ -12,6 +12,9 @@ use crate::wire::record::{Apart, PAGE_EVENTS, Page};
 /// The most pages remembered; others are read again.
 const REMEMBERED_PAGES: usize = 16_384;
 
+/// The most pages kept that scans found, the last ones.
+const FOUND_PAGES: usize = 4_096;
+
 /// What is known of a page.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PageState {
@@ -44,18 +47,54 @@ impl Pages {
         self.0.remove(&first);
     }
 
-    /// The page that has `seq`; `None` where it is not in the queue.
-    pub(super) fn of(&self, engine: &Engine, seq: Seq) -> Result<Option<PageState>, sled::Error> {
-        if let Some((_, page)) = self.0.range(..=seq).next_back()
-            && page.key.bit(seq) != 0
-        {
-            return Ok(Some(*page));
-        }
-        let Some((key, record)) = page_record(engine, seq)? else { return Ok(None) };
-        let apart = Page::decode(&record).ok().and_then(|page| page.apart());
-        let mark = mark(engine, key)?;
-        Ok(Some(PageState { key, mark, bytes: record.len() as u64, apart }))
+    /// The page that has `seq`, if it is remembered.
+    pub(super) fn of(&self, seq: Seq) -> Option<PageState> {
+        let (_, page) = self.0.range(..=seq).next_back()?;
+        (page.key.bit(seq) != 0).then_some(*page)
     }
+}
+
+/// What scans found of pages whose events go out next: settling these need not read them once more.
+///
+/// Guarantee: no commit changed a page that is here since it was read. Whoever publishes a commit says what it changed, and what
+/// is added later is believed only where it lies behind all of that.
+#[derive(Debug, Default)]
+pub(super) struct FoundPages {
+    pages: Pages,
+    /// The last page in the order of the queue that any commit changed.
+    changed: Seq,
+}
+
+impl FoundPages {
+    /// Keeps pages as they were read, but for those that may have changed since.
+    pub(super) fn add(&mut self, pages: Vec<PageState>) {
+        let Pages(known) = &mut self.pages;
+        known.extend(
+            pages.into_iter().map(|page| (page.key.first, page)).filter(|(first, _)| *first > self.changed),
+        );
+        while known.len() > FOUND_PAGES {
+            known.pop_first();
+        }
+    }
+
+    /// The page that has `seq`, if it was found lately and is as it was.
+    pub(super) fn of(&self, seq: Seq) -> Option<PageState> {
+        self.pages.of(seq)
+    }
+
+    /// A commit changed or removed the page that begins at `first`.
+    pub(super) fn change(&mut self, first: Seq) {
+        self.pages.forget(first);
+        self.changed = self.changed.max(first);
+    }
+}
+
+/// Reads the page that has `seq`; `None` where it is not in the queue.
+pub(super) fn read_page(engine: &Engine, seq: Seq) -> Result<Option<PageState>, sled::Error> {
+    let Some((key, record)) = page_record(engine, seq)? else { return Ok(None) };
+    let apart = Page::decode(&record).ok().and_then(|page| page.apart());
+    let mark = mark(engine, key)?;
+    Ok(Some(PageState { key, mark, bytes: record.len() as u64, apart }))
 }
 
 /// The key of the page that has `seq`.
@@ -144,4 +183,48 @@ pub(super) fn read_mark(value: &[u8]) -> Option<u64> {
 pub(super) fn mark_value(mark: u64) -> Vec<u8> {
     let bits = mark.to_le_bytes();
     [&bits[..], &crc32c::crc32c(&bits).to_le_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(first: u64) -> PageState {
+        PageState { key: PageKey { first: Seq(first), count: 10 }, mark: 1, bytes: 100, apart: None }
+    }
+
+    fn there(pages: &FoundPages, seq: u64) -> Option<u64> {
+        pages.of(Seq(seq)).map(|page| page.key.first.0)
+    }
+
+    #[test]
+    fn a_page_that_was_found_is_believed_until_it_changes() {
+        let mut pages = FoundPages::default();
+        pages.add(vec![page(1), page(11), page(31)]);
+        assert_eq!(
+            [5, 20, 25, 40, 41].map(|seq| there(&pages, seq)),
+            [Some(1), Some(11), None, Some(31), None]
+        );
+        pages.change(Seq(11));
+        assert_eq!([5, 20, 40].map(|seq| there(&pages, seq)), [Some(1), None, Some(31)]);
+        // A scan that began before may have read it as it was then, and so may one that read any page before it.
+        pages.add(vec![page(1), page(11), page(21)]);
+        assert_eq!([5, 20, 30].map(|seq| there(&pages, seq)), [Some(1), None, Some(21)]);
+        pages.change(Seq(1));
+        pages.add(vec![page(1)]);
+        assert_eq!(there(&pages, 5), None);
+    }
+
+    #[test]
+    fn no_more_pages_are_kept_than_may_be() {
+        let mut pages = FoundPages::default();
+        let all = (0..FOUND_PAGES as u64 + 3).map(|number| page(1 + 10 * number));
+        pages.add(all.collect());
+        assert_eq!(pages.pages.0.len(), FOUND_PAGES);
+        assert_eq!(
+            [1, 25, 31].map(|seq| there(&pages, seq)),
+            [None, None, Some(31)],
+            "the last ones are kept"
+        );
+    }
 }

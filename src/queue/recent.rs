@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 
+use super::pages::FoundPages;
 use crate::event::{Event, Seq};
 
 /// What the events kept here may hold together, in bytes.
@@ -19,11 +20,12 @@ const PLACE_BYTES: usize = 192;
 /// So many numbers in a row may be left out; what comes behind more begins anew.
 const MAX_GAP: usize = 1_024;
 
-/// The events that were stored last, and those that were read last for what goes out next.
+/// The events that were stored last, and those that were read last for what goes out next, with their pages.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     pub(super) stored: Recent,
     pub(super) read: Recent,
+    pub(super) pages: FoundPages,
 }
 
 impl Kept {

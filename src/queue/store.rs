@@ -10,7 +10,7 @@ use super::engine::{Engine, met_full_disk};
 use super::error::Failed;
 use super::inbox::Sender;
 use super::keys::{DEAD, MEMBERS, PageKey, numbered, seq_of};
-use super::pages::{left, page_record, walk};
+use super::pages::{PageState, left, page_record, walk};
 use super::recent::Kept;
 use super::view::View;
 use super::{Burial, Command, Counts, Ledger, Requeued, Settings};
@@ -40,6 +40,13 @@ pub struct Committed {
     pub next: Seq,
     /// The events, in their order.
     pub entries: Vec<Entry>,
+}
+
+/// What a scan read of that which goes out next.
+#[derive(Default)]
+struct Next {
+    events: Vec<Event>,
+    pages: Vec<PageState>,
 }
 
 /// Reads the queue, and tells the writer what is settled.
@@ -80,12 +87,14 @@ impl Store {
     /// # Errors
     /// [`Failed`]: the engine cannot read.
     pub fn scan_next(&self, from: Seq, max: usize) -> Result<Scan, Failed> {
-        let (scan, events) = self.read(|engine| {
-            let mut events = Vec::new();
-            let scan = self.scan_in(engine, from, max, Some(&mut events))?;
-            Ok((scan, events))
+        let (scan, Next { events, pages }) = self.read(|engine| {
+            let mut next = Next::default();
+            let scan = self.scan_in(engine, from, max, Some(&mut next))?;
+            Ok((scan, next))
         })?;
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).read.add(events);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.read.add(events);
+        kept.pages.add(pages);
         Ok(scan)
     }
 
@@ -94,13 +103,13 @@ impl Store {
         engine: &Engine,
         from: Seq,
         max: usize,
-        mut kept: Option<&mut Vec<Event>>,
+        mut next: Option<&mut Next>,
     ) -> Result<Scan, sled::Error> {
         // What is behind the tail may be applied, but not durable yet.
         let tail = self.tail();
         let mut scan = Scan { entries: Vec::new(), next: from, end: false };
         let more = walk(engine, from, tail, |page, record| {
-            self.page(engine, page, record, from, &mut scan, kept.as_deref_mut())?;
+            self.page(engine, page, record, from, &mut scan, next.as_deref_mut())?;
             Ok(scan.entries.len() >= max)
         })?;
         if let Some(next) = more {
@@ -117,7 +126,7 @@ impl Store {
         record: &[u8],
         from: Seq,
         scan: &mut Scan,
-        kept: Option<&mut Vec<Event>>,
+        next: Option<&mut Next>,
     ) -> Result<(), sled::Error> {
         let found = left(engine, key)?;
         let (there, left) = (found.is_some(), found.unwrap_or(0));
@@ -127,12 +136,13 @@ impl Store {
                     page.entries(key.first).filter(|one| left & key.bit(one.seq) != 0 && one.seq >= from);
                 let before = scan.entries.len();
                 scan.entries.extend(open);
-                if let Some(kept) = kept {
+                if let Some(next) = next {
                     let seqs = scan.entries.iter().skip(before).map(|one| one.seq);
                     // What cannot be read now is read when it goes out, and holds up nothing else until then.
-                    kept.extend(
-                        events_of(engine, &page, key, seqs).unwrap_or_default().into_iter().flatten(),
-                    );
+                    let events = events_of(engine, &page, key, seqs).unwrap_or_default();
+                    next.events.extend(events.into_iter().flatten());
+                    let (mark, bytes) = (key.full() & !left, record.len() as u64);
+                    next.pages.push(PageState { key, mark, bytes, apart: page.apart() });
                 }
             }
             _ => {

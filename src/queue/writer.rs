@@ -15,7 +15,7 @@ use super::gather::{LastCommit, take};
 use super::inbox::{Receiver, Waited};
 use super::keys::{self, MARK, MEMBERS, PageKey, cut, meta, numbered, part};
 use super::open_page::OpenPage;
-use super::pages::{PageState, Pages, mark_value};
+use super::pages::{PageState, Pages, mark_value, read_page};
 use super::reopen::Pause;
 use super::space::{Room, Space};
 use super::view::View;
@@ -238,7 +238,7 @@ impl Writer {
             Command::Trim(key) => {
                 let known = self.settled.iter().any(|page| page.key == *key);
                 if !known && !plan.removed.contains(&key.first) {
-                    let found = self.pages.of(&self.engine, key.first)?;
+                    let found = self.page(key.first)?;
                     self.settled.extend(found.filter(|page| page.key == *key && page.mark == key.full()));
                 }
             }
@@ -267,7 +267,7 @@ impl Writer {
         let staged = staged.filter(|page| page.key.bit(seq) != 0);
         let found = match staged {
             Some(page) => Some(page),
-            None => self.pages.of(&self.engine, seq)?,
+            None => self.page(seq)?,
         };
         let Some(mut page) = found else { return Ok(false) };
         let bit = page.key.bit(seq);
@@ -279,6 +279,17 @@ impl Writer {
         plan.touched.insert(page.key.first, page);
         plan.settled.push(seq);
         Ok(true)
+    }
+
+    /// The page that has `seq`; `None` where it is not in the queue.
+    fn page(&self, seq: Seq) -> Result<Option<PageState>, sled::Error> {
+        let known = self.pages.of(seq);
+        let found =
+            known.or_else(|| self.told.kept.lock().unwrap_or_else(PoisonError::into_inner).pages.of(seq));
+        match found {
+            Some(page) => Ok(Some(page)),
+            None => read_page(&self.engine, seq),
+        }
     }
 
     fn plan_appends(&mut self, plan: &mut Plan, appends: Vec<Append>) {
@@ -356,6 +367,11 @@ impl Writer {
         for first in &plan.removed {
             self.pages.forget(*first);
         }
+        let mut kept = self.told.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        plan.touched.keys().chain(&plan.removed).for_each(|first| kept.pages.change(*first));
+        kept.forget(&plan.settled);
+        kept.stored.add(plan.recent);
+        drop(kept);
         let first = self.ledger.next;
         self.ledger = plan.ledger;
         for page in plan.touched.into_values() {
@@ -364,10 +380,6 @@ impl Writer {
                 self.settled.push(page);
             }
         }
-        let mut kept = self.told.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.forget(&plan.settled);
-        kept.stored.add(plan.recent);
-        drop(kept);
         // Before anybody can send and settle these events.
         for (hook, first) in plan.hooks {
             hook.0(first);
