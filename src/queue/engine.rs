@@ -309,6 +309,16 @@ impl Open {
     fn make_room(&self, path: &Path, mut max: usize) -> Result<(), CommitError> {
         let mut given_up = false;
         while max > 0 && self.journal.is_full() {
+            let removals = self.journal.next_to_remove();
+            if !removals.is_empty() {
+                max = max.saturating_sub(removals.iter().map(|key| index::cost(key.len(), 1)).sum());
+                let mut batch = sled::Batch::default();
+                removals.iter().for_each(|key| batch.remove(&**key));
+                self.apply(batch, &[])?;
+                // Only now: who finds nothing in the journal believes the engine.
+                self.journal.forget_removals(&removals);
+                continue;
+            }
             let records = self.journal.next_to_move(max);
             if records.is_empty() {
                 self.journal.give_up_oldest()?;
@@ -327,21 +337,27 @@ impl Open {
                 }
             }
             self.journal.lie_below(keys.iter().map(|(key, _)| key));
-            self.db.apply_batch(batch)?;
-            reach("journal", "applied");
-            // Before the flush: a first look may complete what the batch has begun, and writes that to the log.
-            keys.iter().for_each(|(key, bytes)| self.note(key, *bytes));
-            // Each batch is durable before the next one begins, which `salvage/sight.rs` counts on, and before the journal
-            // gives up what was in it.
-            self.flush()?;
-            let_go();
-            reach("journal", "moved");
+            self.apply(batch, &keys)?;
         }
         // Until a segment is given up the journal has what moved; and the whole log is looked through for its end. Where it cannot
         // be read now, the journal says what it said before, which is as true.
         if given_up && let Ok(place) = salvage::log_end(path) {
             self.journal.engine_reached(place);
         }
+        Ok(())
+    }
+
+    /// Has the engine apply a batch, which inserts `keys` with values of so many bytes; returns once that is durable.
+    fn apply(&self, batch: sled::Batch, keys: &[(Vec<u8>, usize)]) -> Result<(), CommitError> {
+        self.db.apply_batch(batch)?;
+        reach("journal", "applied");
+        // Before the flush: a first look may complete what the batch has begun, and writes that to the log.
+        keys.iter().for_each(|(key, bytes)| self.note(key, *bytes));
+        // Each batch is durable before the next one begins, which `salvage/sight.rs` counts on, and before the journal gives up
+        // what was in it.
+        self.flush()?;
+        let_go();
+        reach("journal", "moved");
         Ok(())
     }
 

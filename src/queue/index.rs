@@ -28,6 +28,8 @@ type Range<'k> = (Bound<&'k [u8]>, Bound<&'k [u8]>);
 #[derive(Debug, Default)]
 pub(super) struct Index {
     records: BTreeMap<Box<[u8]>, Slot>,
+    /// How many of them are removals.
+    removals: usize,
     files: BTreeMap<u64, Arc<File>>,
     /// The greatest key that the engine has, by the first byte; `None` where that is not known. A key beyond it is only here,
     /// so that nothing has to be remembered of it once it is removed.
@@ -41,6 +43,12 @@ pub(super) struct Index {
 struct Slot {
     segment: u64,
     held: Held,
+}
+
+impl Slot {
+    fn is_removal(&self) -> bool {
+        matches!(self.held, Held::Removed)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -98,7 +106,8 @@ impl Index {
     pub(super) fn set_tops(&mut self, tops: Option<BTreeMap<u8, Vec<u8>>>) {
         self.tops = tops;
         let mut records = std::mem::take(&mut self.records);
-        records.retain(|key, slot| !matches!(slot.held, Held::Removed) || self.is_below(key));
+        records.retain(|key, slot| !slot.is_removal() || self.is_below(key));
+        self.removals = records.values().filter(|slot| slot.is_removal()).count();
         self.records = records;
     }
 
@@ -116,7 +125,7 @@ impl Index {
             Kind::End => return,
             Kind::Remove if self.is_below(frame.key) => Held::Removed,
             Kind::Remove => {
-                self.records.remove(frame.key);
+                self.drop_record(frame.key);
                 return;
             }
             Kind::Insert if frame.value.len() <= SMALL_BYTES => Held::Small(frame.value.into()),
@@ -130,10 +139,19 @@ impl Index {
             }
         };
         let slot = Slot { segment, held };
+        self.removals += usize::from(slot.is_removal());
         match self.records.get_mut(frame.key) {
-            Some(known) => *known = slot,
+            Some(known) => {
+                self.removals -= usize::from(known.is_removal());
+                *known = slot;
+            }
             None => drop(self.records.insert(frame.key.into(), slot)),
         }
+    }
+
+    fn drop_record(&mut self, key: &[u8]) {
+        let gone = self.records.remove(key);
+        self.removals -= usize::from(gone.is_some_and(|slot| slot.is_removal()));
     }
 
     /// Whether the engine may have the key.
@@ -160,6 +178,31 @@ impl Index {
     /// How many records it has.
     pub(super) fn len(&self) -> usize {
         self.records.len()
+    }
+
+    /// How many removals it has.
+    pub(super) fn removals(&self) -> usize {
+        self.removals
+    }
+
+    /// The keys of removals behind the key `behind`, [`MOVED_AT_ONCE`] at most.
+    pub(super) fn removals_behind(&self, behind: &[u8]) -> Vec<Box<[u8]>> {
+        let records = self.records.range::<[u8], _>((Bound::Excluded(behind), Bound::Unbounded));
+        records
+            .filter(|(_, slot)| slot.is_removal())
+            .take(MOVED_AT_ONCE)
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+
+    /// The engine has made these removals.
+    pub(super) fn forget_removals(&mut self, keys: &[Box<[u8]>]) {
+        for key in keys {
+            if self.records.get(key).is_some_and(Slot::is_removal) {
+                self.drop_record(key);
+            }
+        }
+        self.epoch += 1;
     }
 
     /// The first `count` keys of a range, and what was found for them.
@@ -201,7 +244,12 @@ impl Index {
 
     /// The engine has all of a segment.
     pub(super) fn forget(&mut self, segment: u64) {
-        self.records.retain(|_, slot| slot.segment != segment);
+        let removals = &mut self.removals;
+        self.records.retain(|_, slot| {
+            let stays = slot.segment != segment;
+            *removals -= usize::from(!stays && slot.is_removal());
+            stays
+        });
         self.files.remove(&segment);
         self.epoch += 1;
     }

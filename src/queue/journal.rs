@@ -2,12 +2,13 @@
 //!
 //! Most events are settled within seconds. In the journal they cost one write in a row; the engine would write each of them
 //! several times and keep it in order, for nothing. So the journal keeps the newest changes, up to a limit, and only what is
-//! left of its oldest segment by then moves into the engine.
+//! left of its oldest segment by then moves into the engine, and before that the removals of what the engine has.
 //!
 //! Guarantees:
 //! - a commit is durable when [`Journal::commit`] returns, whole or not at all;
 //! - segments leave the journal oldest first, each once the engine has all of it that counts on stable storage. So what is left
-//!   of the journal, applied to the engine in its order, is the queue, wherever a crash strikes;
+//!   of the journal, applied to the engine in its order, is the queue, wherever a crash strikes. A removal that the engine has
+//!   made already changes nothing when it is applied again;
 //! - each commit says up to which place the engine's log was whole on stable storage, so that damage of what moved there last is
 //!   not taken for the trace of a crash;
 //! - a damaged journal is repaired as a damaged log of the engine is, with everything that can be read. Only commits at its
@@ -49,8 +50,14 @@ const AHEAD_COMMIT_BYTES: u64 = AHEAD_BYTES / 4;
 static ZEROS: [u8; 64 * 1_024] = [0; 64 * 1_024];
 /// The most changes that a segment begins a commit with.
 const SEGMENT_CHANGES: u32 = 16_384;
-/// The most records of the index before the oldest segment moves on, however small the journal is: about 12 MiB of memory.
-const MAX_RECORDS: usize = 100_000;
+/// The most records of the index before some move on, however small the journal is: about 12 MiB of memory.
+const MAX_RECORDS: u64 = 100_000;
+/// A journal has a record for so many bytes that it may have, but for a small one.
+const BYTES_A_RECORD: u64 = 1_024;
+/// The most records of the smallest journal.
+const LEAST_RECORDS: u64 = 64;
+/// Where there are too many records, removals move first if they are at least one in so many: they have no bytes to move.
+const REMOVALS_SHARE: usize = 8;
 
 /// How large a journal is to be beside a queue of `max_bytes` (`queue.max_bytes`), in bytes.
 #[must_use]
@@ -84,6 +91,8 @@ struct Tail {
     changes: u32,
     /// The last key of the oldest segment that the engine was given.
     moved: Vec<u8>,
+    /// The last key that the engine was told to remove before its segment was the oldest.
+    removed: Vec<u8>,
     /// The place that the engine's log surely reached.
     reached: u64,
     /// Memory for the next commit: what is mapped anew for each one costs more than filling it.
@@ -248,6 +257,7 @@ impl Journal {
                 commit,
                 changes: 0,
                 moved: Vec::new(),
+                removed: Vec::new(),
                 reached,
                 spare: Vec::new(),
             }),
@@ -351,12 +361,39 @@ impl Journal {
     pub(super) fn times_full(&self) -> usize {
         let tail = self.tail();
         let (bytes, most): (u64, u64) = (tail.segments.values().sum(), self.limit.load(Ordering::Relaxed));
-        let records = self.index().len();
-        if tail.segments.len() < 2 || bytes <= most && records <= MAX_RECORDS {
+        let (records, most_records) = (self.index().len(), self.most_records());
+        if tail.segments.len() < 2 || bytes <= most && records <= most_records {
             return 0;
         }
         let times = usize::try_from(bytes / most.max(1)).unwrap_or(usize::MAX);
-        times.max(records / MAX_RECORDS).max(1)
+        times.max(records / most_records).max(1)
+    }
+
+    /// The most records before some move on.
+    fn most_records(&self) -> usize {
+        let records = self.limit.load(Ordering::Relaxed) / BYTES_A_RECORD;
+        usize::try_from(records.clamp(LEAST_RECORDS, MAX_RECORDS)).unwrap_or(usize::MAX)
+    }
+
+    /// The next keys for the engine to remove, where there are too many records, and enough removals among them; else none. A
+    /// queue that drains has many: what is left of the oldest segments would move for nothing, since it drains, too.
+    pub(super) fn next_to_remove(&self) -> Vec<Box<[u8]>> {
+        let (mut tail, index, most) = (self.tail(), self.index(), self.most_records());
+        if index.len() <= most || index.removals() < most / REMOVALS_SHARE {
+            return Vec::new();
+        }
+        let mut keys = index.removals_behind(&tail.removed);
+        if keys.is_empty() {
+            keys = index.removals_behind(&[]);
+        }
+        tail.removed = keys.last().map(|key| key.to_vec()).unwrap_or_default();
+        keys
+    }
+
+    /// The engine has made these removals, on stable storage. The journal keeps them until it gives their segments up, where
+    /// they change nothing any more.
+    pub(super) fn forget_removals(&self, keys: &[Box<[u8]>]) {
+        self.index_mut().forget_removals(keys);
     }
 
     /// The next records of the oldest segment for the engine, about `max` bytes; empty where it has them all.

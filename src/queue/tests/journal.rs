@@ -202,9 +202,53 @@ fn the_journal_moves_into_the_engine_unseen() {
             let removed =
                 index.all_from(Vec::new()).filter(|(_, found)| matches!(found, Found::Removed)).count();
             assert!(removed <= 120, "{removed}");
+            assert_eq!(index.removals(), removed);
         }
     }
     assert!(moved > 100, "{moved}");
+}
+
+/// What waits in the journal, and drains behind what the engine has, is not moved because of what is removed there.
+#[test]
+fn removals_move_before_what_is_left_of_older_segments() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("events.1");
+    let engine = Engine::new_at(&path).unwrap();
+    let key = |number: u32| [b"e".as_slice(), &number.to_be_bytes()].concat();
+    let commit = |numbers: &[u32], change: fn(&mut Batch, Vec<u8>)| {
+        for some in numbers.chunks(20) {
+            let mut batch = Batch::default();
+            some.iter().for_each(|number| change(&mut batch, key(*number)));
+            engine.commit(batch).unwrap();
+        }
+    };
+    let numbers: Vec<u32> = (0..2_000).collect();
+    let (before, behind) = numbers.split_at(1_500);
+    engine.limit_journal(16 * 1_024);
+    commit(before, |batch, key| batch.insert(key, [7; 900]));
+    engine.limit_journal(1_024 * 1_024);
+    commit(behind, |batch, key| batch.insert(key, [8; 900]));
+    let open = engine.opened().unwrap();
+    let moved = open.db.len();
+    assert!(moved > 1_400 && open.db.get(key(1_500)).unwrap().is_none());
+    commit(before, |batch, key| batch.remove(key));
+    let index = open.journal.index();
+    assert!(open.db.len() < moved / 2, "{} of {moved} are left in the engine", open.db.len());
+    assert!(index.len() <= 1_024 + 20, "{} records", index.len());
+    let here = behind.iter().filter(|number| matches!(index.find(&key(**number)), Some(Found::Large { .. })));
+    assert_eq!(here.count(), behind.len(), "none of those moved");
+    drop(index);
+    let left = |engine: &Engine| {
+        engine.from(Vec::new()).map(|record| record.unwrap().0.to_vec()).collect::<Vec<_>>()
+    };
+    let expected: Vec<_> = behind.iter().map(|number| key(*number)).collect();
+    assert_eq!(left(&engine), expected);
+    drop(engine);
+    assert_eq!(
+        left(&Engine::new_at(&path).unwrap()),
+        expected,
+        "a start reads removals again that were made"
+    );
 }
 
 /// Removals take next to no bytes, and a page of the engine each: they move in small batches, and as fast as they come.
