@@ -28,7 +28,7 @@ use tracing::warn;
 use super::batch::Batch;
 use super::error::OpenError;
 use super::folder::{Folder, Identity, sync_tree};
-use super::index;
+use super::index::{self, Found};
 use super::journal::{Journal, JournalError, Replay, replay};
 use super::keys;
 use super::merged::Merged;
@@ -259,6 +259,17 @@ impl Engine {
                 open.note(key, value.as_ref().map_or(0, |value| value.len()));
                 Ok(value)
             }
+        }
+    }
+
+    /// Whether there is a value, of which a reader has just taken note.
+    pub(super) fn has(&self, key: &[u8]) -> Result<bool, sled::Error> {
+        let open = self.opened()?;
+        let found = open.journal.index().find(key);
+        match found {
+            Some(found) => Ok(!matches!(found, Found::Removed)),
+            // As above.
+            None => open.db.contains_key(key),
         }
     }
 

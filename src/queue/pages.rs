@@ -159,7 +159,7 @@ pub(super) fn left(engine: &Engine, key: PageKey) -> Result<Option<u64>, sled::E
     let mark = mark(engine, key)?;
     // A page that is settled may have been removed, with its mark, since an iterator came to it. Its mark was read before
     // this, so where the page is still there, the mark was.
-    let there = mark != 0 || engine.value(&key.part(0))?.is_some();
+    let there = mark != 0 || engine.has(&key.part(0))?;
     Ok(there.then_some(key.full() & !mark))
 }
 
