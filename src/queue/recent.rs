@@ -18,7 +18,7 @@ pub const MAX_RECENT_BYTES: usize = 4 * 1_024 * 1_024;
 const PLACE_BYTES: usize = 192;
 
 /// So many numbers in a row may be left out; what comes behind more begins anew.
-const MAX_GAP: usize = 1_024;
+const MAX_GAP: usize = 4_096;
 
 /// The events that were stored last, and those that were read last for what goes out next, with their pages.
 #[derive(Debug, Default)]
@@ -60,12 +60,16 @@ impl Recent {
                 }
                 None => *self = Self { first: event.seq, ..Self::default() },
             }
-            self.bytes += PLACE_BYTES + payload(&event);
+            self.bytes += kept_bytes(&event);
             self.places.push_back(Some(event));
+            self.trim();
         }
+    }
+
+    fn trim(&mut self) {
         while self.bytes > MAX_RECENT_BYTES || self.places.front().is_some_and(Option::is_none) {
             let Some(place) = self.places.pop_front() else { break };
-            self.bytes = self.bytes.saturating_sub(PLACE_BYTES + place.as_ref().map_or(0, payload));
+            self.bytes = self.bytes.saturating_sub(place.as_ref().map_or(PLACE_BYTES, kept_bytes));
             self.first = self.first.next();
         }
     }
@@ -80,6 +84,11 @@ impl Recent {
     fn at(&self, seq: Seq) -> Option<usize> {
         usize::try_from(seq.0.checked_sub(self.first.0)?).ok()
     }
+}
+
+/// What an event takes here, in bytes.
+pub(super) fn kept_bytes(event: &Event) -> usize {
+    PLACE_BYTES + payload(event)
 }
 
 fn payload(event: &Event) -> usize {

@@ -11,7 +11,7 @@ use super::error::Failed;
 use super::inbox::Sender;
 use super::keys::{DEAD, MEMBERS, PageKey, numbered, seq_of};
 use super::pages::{PageState, left, page_record, walk};
-use super::recent::Kept;
+use super::recent::{Kept, MAX_RECENT_BYTES, kept_bytes};
 use super::view::View;
 use super::{Burial, Command, Counts, Ledger, Requeued, Settings};
 use crate::event::{Entry, Event, Moment, Seq};
@@ -42,10 +42,15 @@ pub struct Committed {
     pub entries: Vec<Entry>,
 }
 
+/// What one scan keeps in memory of that which goes out next, in bytes, but for a last page that goes beyond: what is behind it
+/// is read when it goes out. What the scan before has kept may still be there.
+const MAX_NEXT_BYTES: usize = MAX_RECENT_BYTES / 2;
+
 /// What a scan read of that which goes out next.
 #[derive(Default)]
 struct Next {
     events: Vec<Event>,
+    bytes: usize,
     pages: Vec<PageState>,
 }
 
@@ -87,7 +92,7 @@ impl Store {
     /// # Errors
     /// [`Failed`]: the engine cannot read.
     pub fn scan_next(&self, from: Seq, max: usize) -> Result<Scan, Failed> {
-        let (scan, Next { events, pages }) = self.read(|engine| {
+        let (scan, Next { events, pages, .. }) = self.read(|engine| {
             let mut next = Next::default();
             let scan = self.scan_in(engine, from, max, Some(&mut next))?;
             Ok((scan, next))
@@ -136,10 +141,11 @@ impl Store {
                     page.entries(key.first).filter(|one| left & key.bit(one.seq) != 0 && one.seq >= from);
                 let before = scan.entries.len();
                 scan.entries.extend(open);
-                if let Some(next) = next {
+                if let Some(next) = next.filter(|next| next.bytes < MAX_NEXT_BYTES) {
                     let seqs = scan.entries.iter().skip(before).map(|one| one.seq);
                     // What cannot be read now is read when it goes out, and holds up nothing else until then.
                     let events = events_of(engine, &page, key, seqs).unwrap_or_default();
+                    next.bytes += events.iter().flatten().map(kept_bytes).sum::<usize>();
                     next.events.extend(events.into_iter().flatten());
                     let (mark, bytes) = (key.full() & !left, record.len() as u64);
                     next.pages.push(PageState { key, mark, bytes, apart: page.apart() });

@@ -159,6 +159,26 @@ async fn what_is_read_as_the_next_is_in_memory_once() {
 }
 
 #[tokio::test]
+async fn of_large_events_that_are_next_only_some_are_in_memory() {
+    let folder = TempDir::new().unwrap();
+    let queue = open(settings(folder.path()));
+    for number in 0..40 {
+        append(&queue, vec![submission(&format!("s{number}"), 1, 100_000, 10)]).await;
+    }
+    queue.shutdown().await.unwrap();
+    let queue = open(settings(folder.path()));
+    let store = queue.store();
+    assert!(store.scan_next(Seq(1), 1_000).unwrap().end);
+    let all: Vec<Seq> = (1..=40).map(Seq).collect();
+    let there = store.take_recent(&all).iter().take_while(|event| event.is_some()).count();
+    let most = MAX_RECENT_BYTES / 2 / 100_000 + 1;
+    assert!((most - 2..=most).contains(&there), "{there} of 40");
+    assert_eq!(store.load(&all).unwrap().iter().flatten().count(), 40);
+    drop(store);
+    queue.shutdown().await.unwrap();
+}
+
+#[tokio::test]
 async fn what_is_settled_is_gone_with_its_pages_and_its_envelope() {
     let folder = TempDir::new().unwrap();
     let queue = open(settings(folder.path()));
