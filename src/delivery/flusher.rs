@@ -349,11 +349,6 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
 
     /// Starts everything that is due.
     fn plan(&mut self, now: Moment, work: &Work<B::Error>, told: &mut Told) {
-        if let Some(Reading { from, is_next }) = self.scheduler.poll_read(now) {
-            let backlog = self.backlog.clone();
-            let scan = async move { Happened::Scanned(backlog.scan(from, SCAN_EVENTS, is_next).await) };
-            work.push(Box::pin(scan));
-        }
         while let Some(attempt) = self.scheduler.poll_attempt(now) {
             let (backlog, edge) = (self.backlog.clone(), self.edge.clone());
             let (id, shown, lane) = (attempt.id, Arc::clone(&self.shown), attempt.lane);
@@ -368,6 +363,12 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
                 let sent = send(&backlog, &edge, attempt, about, &shown, &counts, &feed).await;
                 Happened::Answered(id, Box::new(sent))
             }));
+        }
+        // After that: what is due then waits for slots.
+        if let Some(Reading { from, is_next }) = self.scheduler.poll_read(now) {
+            let backlog = self.backlog.clone();
+            let scan = async move { Happened::Scanned(backlog.scan(from, SCAN_EVENTS, is_next).await) };
+            work.push(Box::pin(scan));
         }
         while let Some(notice) = self.scheduler.poll_notice() {
             told.notice(now, &notice);

@@ -8,6 +8,7 @@ mod host;
 mod index;
 mod lane;
 mod notice;
+mod pace;
 mod remembered;
 mod revisits;
 mod scheduler;

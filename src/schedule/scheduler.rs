@@ -21,13 +21,14 @@ use super::host::{Gate, HostState, Row, Why};
 use super::index::{Index, Reader};
 use super::lane::{LaneState, Parked, Past, Place, Waiting};
 use super::notice::{Cause, Notice, Notices};
+use super::pace::Pace;
 use super::revisits::Revisits;
 use super::{HostGate, Random, Remembered, Settings, Verdict, verdict};
 use crate::event::{Answer, Cluster, DeadReason, Entry, Host, Lane, Moment, Outcome, Owner, Seq, Visitor};
 
 pub use self::listing::{Counted, Extent, Hindrance, HostView, LaneView, LastError, Standing};
 use self::listing::{ERRORS_FOR, MAX_ERRORS};
-use self::window::SLOW;
+use self::window::NEXT_EVENTS;
 
 /// The most events that are parked at a time.
 pub const MAX_PARKED: usize = 10_000;
@@ -178,11 +179,10 @@ pub struct Scheduler {
     reading_from: Option<Moment>,
     /// Since when the store owes settlements, and made none durable.
     settling_from: Option<Moment>,
-    /// When the cursor last moved.
-    read_at: Moment,
-    /// Whether what is due lasts for long: then others may go beside it, and it is read on for them.
-    is_slow: bool,
+    pace: Pace,
     revisits: Revisits,
+    /// The events up to this one wait for no more to come, those on the disk among them.
+    flushed: Seq,
     /// When it was last asked for an attempt.
     last_seen: Moment,
     notices: Notices,
@@ -220,9 +220,9 @@ impl Scheduler {
             last_begun: Moment::ZERO,
             reading_from: None,
             settling_from: None,
-            read_at: Moment::ZERO,
-            is_slow: false,
+            pace: Pace::default(),
             revisits: Revisits::default(),
+            flushed: Seq(0),
             last_seen: Moment::ZERO,
             notices: Notices::default(),
         }
@@ -238,13 +238,15 @@ impl Scheduler {
         self.index.tail = self.index.tail.max(tail);
     }
 
-    /// Where a scan of the store is to begin, if one is wanted; one is under way at a time.
+    /// Where a scan of the store is to begin, if one is wanted; one is under way at a time. Asked once everything that is due and
+    /// has a slot was taken: what is due then is what waits.
     pub fn poll_read(&mut self, now: Moment) -> Option<Reading> {
-        let room = self.used_bytes() < self.settings.index_max_bytes || self.forget_blocked(now);
         let is_fed = self.is_fed(now);
+        let is_full = self.used_bytes() >= self.settings.index_max_bytes;
+        let room = !is_full || !is_fed && self.forget_blocked(now);
         let (reader, from) = self.index.next(now, room, is_fed)?;
         self.reading_from = Some(now);
-        Some(Reading { from, is_next: reader == Reader::Cursor && !self.reads_far() })
+        Some(Reading { from, is_next: reader == Reader::Cursor && self.indexed <= NEXT_EVENTS })
     }
 
     /// A scan came back: the unsettled events from where it began up to `next`.
@@ -265,7 +267,6 @@ impl Scheduler {
         self.settled.clear();
         self.index.read(now, reader, next);
         if reader == Reader::Cursor {
-            self.read_at = now;
             self.revisits.note(entries);
         }
     }
@@ -281,7 +282,6 @@ impl Scheduler {
             self.admit_new(now, *entry);
         }
         self.index.cursor = next;
-        self.read_at = now;
     }
 
     /// These settlements are durable.
@@ -412,8 +412,7 @@ impl Scheduler {
         let room = self.used_bytes() < self.settings.index_max_bytes;
         let pass = self.index.wakes().filter(|_| room);
         let unread = self.index.cursor < self.index.tail && self.index.reading.is_none();
-        let read = self.read_at.after(SLOW);
-        let read = (room && unread && read > now).then_some(read);
+        let read = self.pace.shows_at().filter(|at| room && unread && *at > now);
         [timer, host, pass, read, self.controls.next_end()].into_iter().flatten().min()
     }
 
@@ -483,6 +482,7 @@ impl Scheduler {
         }
         state.place = Place::UnderWay;
         self.last_begun = now;
+        self.pace.begins();
         if self.settings.rate_limit > 0 {
             let share = Duration::from_secs(1) / self.settings.rate_limit;
             self.rate_from = self.rate_from.max(now).after(share);

@@ -144,12 +144,13 @@ impl Scheduler {
 
     /// Lets every batch that waits for more go as it is.
     pub fn flush(&mut self, now: Moment) {
+        self.flushed = Seq(self.index.tail.0.saturating_sub(1));
         let mut lingering = BTreeSet::new();
         for (lane, state) in &mut self.lanes {
             if state.flushed < state.last {
-                state.flushed = state.last;
                 lingering.insert(*lane);
             }
+            state.flushed = self.flushed.max(state.last);
         }
         self.refile_lanes(now, &lingering);
     }

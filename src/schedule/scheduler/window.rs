@@ -2,7 +2,8 @@
 
 use super::operate::STOPPED_WAIT;
 use super::{
-    CLOCK_SLACK, Duration, Entry, Host, Lane, LaneState, MAX_PARKED, Moment, Notice, Place, Scheduler,
+    CLOCK_SLACK, Duration, Entry, Host, HostState, Lane, LaneState, MAX_PARKED, Moment, Notice, Place,
+    Scheduler,
 };
 
 /// What an event costs in the index, in bytes: itself and its share of lanes and queues.
@@ -12,22 +13,34 @@ const LANE_BYTES: u64 = 384;
 
 /// So many lanes that are due are enough for each request that may be under way.
 const LANES_A_SLOT: usize = 4;
-/// What is due is slow to go out if as many lanes are still due so long after the last of them was read.
-pub(super) const SLOW: Duration = Duration::from_secs(5);
+/// What is read while so many events are in the index, and no more, goes out next: as many stay in memory.
+pub(super) const NEXT_EVENTS: usize = 4_096;
 
 impl Scheduler {
-    /// Whether nothing new is to be read yet: enough is due, and waits on the disk as well as here.
+    /// Whether nothing new is to be read yet: enough is due, and waits on the disk as well as here. Not where it lasts so long that
+    /// others could go beside it, nor where what is read joins what waits: then the index is filled.
     pub(super) fn is_fed(&mut self, now: Moment) -> bool {
-        let able = self.hosts.values().filter(|host| host.takes(now) == Some(false));
-        let due: usize = able.map(|host| host.queue.len()).sum();
-        let enough = due >= self.settings.concurrency.saturating_mul(LANES_A_SLOT);
-        self.is_slow = enough && (self.is_slow || now.since(self.read_at) >= SLOW);
-        enough && !self.reads_far()
+        let due = self.due_lanes(now);
+        if due < self.settings.concurrency.saturating_mul(LANES_A_SLOT) {
+            self.pace.rests();
+            return false;
+        }
+        !self.pace.is_slow(now, due) && !self.revisits.are_frequent()
     }
 
-    /// Whether the index is filled: for hosts beside those that are slow, or since what is read joins what waits.
-    pub(super) fn reads_far(&self) -> bool {
-        self.is_slow || self.revisits.are_frequent()
+    /// The lanes that may go out one after the other from now on; 0 where a host that has requests under way has nothing due
+    /// after them, since what it takes may come next.
+    fn due_lanes(&self, now: Moment) -> usize {
+        let able = self.hosts.values().filter(|host| host.takes(now) == Some(false));
+        if able.clone().any(|host| host.in_flight > 0 && host.queue.is_empty()) {
+            return 0;
+        }
+        let due = able.filter(|host| !host.queue.is_empty());
+        let alone = due.clone().count() == 1;
+        // With a slot to spare a host that has all it may have is no reason to wait.
+        let goes =
+            |host: &&HostState| alone || !self.has_slot() || host.in_flight < self.settings.host_concurrency;
+        due.filter(goes).map(|host| host.queue.len()).sum()
     }
 
     pub(super) fn used_bytes(&self) -> u64 {
@@ -72,6 +85,7 @@ impl Scheduler {
         }
         let past = self.pasts.remove(now, &(entry.lane, entry.seq));
         let lane = self.lanes.entry(entry.lane).or_insert_with(LaneState::new);
+        lane.flushed = lane.flushed.max(self.flushed);
         let (parked, room) = (lane.parked.len(), self.parked < MAX_PARKED);
         let bare = lane.events.is_empty();
         lane.admit(entry, past, room);

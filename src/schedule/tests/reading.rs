@@ -38,28 +38,82 @@ fn it_is_read_on_for_sessions_that_come_again() {
     assert!(far > sim.readings.len() / 2, "{far} of {}", sim.readings.len());
 }
 
+fn cluster(number: u64) -> Option<Cluster> {
+    Some(Cluster::parse(&number.to_string()).unwrap())
+}
+
+/// A simulation in which each host takes its time to answer.
+fn with_latencies(seed: u64, settings: Settings, of: impl Fn(Host) -> Duration + 'static) -> Sim<'static> {
+    Sim::new(seed, settings, move |_, attempt, entries, _| (of(attempt.host), all_listed(entries)))
+}
+
+fn slow_35(host: Host) -> Duration {
+    if Some(host) == cluster(35).map(Host::Edge) { secs(9) } else { ANSWER }
+}
+
 #[test]
 fn it_is_read_on_for_others_behind_a_slow_host() {
-    let cluster = |number: &str| Some(Cluster::parse(number).unwrap());
-    let slow = |now: &Host| *now == Host::Edge(cluster("35").unwrap());
-    let mut sim = Sim::new(3, few(), move |_, attempt, entries, _| {
-        let latency = if slow(&attempt.host) { secs(10) } else { ANSWER };
-        (latency, all_listed(entries))
-    });
-    for number in 0..8_000 {
-        sim.add(Entry { cluster: cluster("35"), ..entry(number) }, false);
+    for each in [1, 50] {
+        let settings = Settings { linger: Duration::ZERO, ..settings() };
+        let mut sim = with_latencies(3, settings, slow_35);
+        for number in 0..30_000 {
+            sim.add(Entry { cluster: cluster(35), ..entry(number / each) }, false);
+        }
+        let other = |number| Entry { cluster: cluster(36), ..entry(number) };
+        let others: Vec<Seq> = (90_000..90_010).map(|number| sim.add(other(number), false)).collect();
+        let start = sim.now;
+        sim.run(start.after(secs(60)));
+        for seq in others {
+            let at = sim.delivered.get(&seq).copied().unwrap();
+            // They wait until it shows that the host is slow, and for the answer to one of its requests.
+            assert!(at.since(start) < secs(12), "{each}: {:?}", at.since(start));
+        }
+        sim.run(start.after(secs(100_000)));
+        assert_eq!(sim.delivered.len(), 30_010);
     }
-    let others: Vec<Seq> = (8_000..8_010)
-        .map(|number| sim.add(Entry { cluster: cluster("36"), ..entry(number) }, false))
-        .collect();
+}
+
+#[test]
+fn it_is_read_on_while_there_are_slots_that_no_known_host_may_take() {
+    let settings = Settings { linger: Duration::ZERO, host_concurrency: 4, ..settings() };
+    let slow = |host| if host == Host::Client { ANSWER } else { secs(9) };
+    let mut sim = with_latencies(4, settings, slow);
+    for number in 0..20_000 {
+        sim.add(Entry { cluster: cluster(35 + number % 2), ..entry(number) }, false);
+    }
+    let last = sim.add(entry(90_000), false);
+    let start = sim.now;
+    sim.run(start.after(secs(5)));
+    assert!(sim.delivered[&last].since(start) < secs(1), "{:?}", sim.delivered.get(&last));
+}
+
+#[test]
+fn a_host_that_is_faster_than_another_does_not_wait_for_it() {
+    let slow = |host| if Some(host) == cluster(35).map(Host::Edge) { secs(1) } else { ANSWER };
+    let mut sim = with_latencies(5, few(), slow);
+    for number in 0..8_000 {
+        sim.add(Entry { cluster: cluster(35 + number % 2), ..entry(number) }, false);
+    }
     let start = sim.now;
     sim.run(start.after(secs(60)));
-    for seq in others {
-        let at = sim.delivered.get(&seq).copied().unwrap();
-        // They wait until it shows that the host is slow, and for the answer to one of its requests.
-        assert!(at.since(start) < secs(16), "{:?}", at.since(start));
+    let of_fast = sim.delivered.keys().filter(|seq| seq.0 % 2 == 0).count();
+    assert_eq!(of_fast, 4_000, "two at a time, and fifty a second of each");
+    assert!(sim.delivered.len() < 4_500);
+}
+
+#[test]
+fn what_was_not_read_yet_lingers_no_more_after_a_flush() {
+    let mut sim = with_latencies(6, Settings { linger: secs(3_600), ..few() }, |_| ANSWER);
+    for number in 0..40 * 50 {
+        sim.add(entry(number / 50), false);
     }
-    assert!(sim.delivered.len() < 100, "the slow ones take their time");
-    sim.run(start.after(secs(100_000)));
-    assert_eq!(sim.delivered.len(), 8_010);
+    let lone: Vec<Seq> = (90_000..90_010).map(|number| sim.add(entry(number), false)).collect();
+    let start = sim.now;
+    sim.run(start.after(Duration::from_millis(10)));
+    assert!(sim.scheduler.status().indexed < 1_500, "full batches are due, and the others unread");
+    sim.scheduler.flush(sim.now);
+    let later = sim.add(entry(99_999), false);
+    sim.run(start.after(secs(60)));
+    assert!(lone.iter().all(|seq| sim.delivered.contains_key(seq)));
+    assert!(!sim.delivered.contains_key(&later), "it came after the flush");
 }

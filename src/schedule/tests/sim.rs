@@ -141,14 +141,6 @@ impl<'p> Sim<'p> {
 
     /// Does all that is to be done now.
     pub(super) fn act(&mut self) {
-        if let Some(reading @ Reading { from, .. }) = self.scheduler.poll_read(self.now) {
-            self.readings.push(reading);
-            let rest = self.events.iter().skip(from.0 as usize - 1).take(PAGE);
-            let next = Seq(from.0 + rest.clone().count() as u64);
-            // The answer shows the store as it was when it was read, which is when it was asked for.
-            let entries = rest.filter(|one| !self.durable.contains(&one.seq)).copied().collect();
-            self.at(SCAN, Happening::Scanned(entries, next));
-        }
         while let Some(attempt) = self.scheduler.poll_attempt(self.now) {
             let entries: Vec<Entry> = attempt.seqs.iter().map(|seq| self.entry(*seq)).collect();
             self.check(&attempt, &entries);
@@ -165,6 +157,14 @@ impl<'p> Sim<'p> {
             *newest = attempt.seqs.iter().copied().fold(*newest, Seq::max);
             self.attempts.push((self.now, attempt.clone()));
             self.in_flight.insert(attempt.id, attempt);
+        }
+        if let Some(reading @ Reading { from, .. }) = self.scheduler.poll_read(self.now) {
+            self.readings.push(reading);
+            let rest = self.events.iter().skip(from.0 as usize - 1).take(PAGE);
+            let next = Seq(from.0 + rest.clone().count() as u64);
+            // The answer shows the store as it was when it was read, which is when it was asked for.
+            let entries = rest.filter(|one| !self.durable.contains(&one.seq)).copied().collect();
+            self.at(SCAN, Happening::Scanned(entries, next));
         }
         while let Some(notice) = self.scheduler.poll_notice() {
             self.notices.push(notice);
