@@ -22,7 +22,7 @@ const MOVED_AT_ONCE: usize = 256;
 const RECORD_COST: usize = 1_024;
 
 /// A range of keys.
-type Range<'k> = (Bound<&'k [u8]>, Bound<&'k [u8]>);
+pub(super) type Range<'k> = (Bound<&'k [u8]>, Bound<&'k [u8]>);
 
 /// The newest change of each key that the journal has one of. Memory grows with the journal, by about 100 bytes a record.
 #[derive(Debug, Default)]
@@ -185,14 +185,10 @@ impl Index {
         self.removals
     }
 
-    /// The keys of removals behind the key `behind`, [`MOVED_AT_ONCE`] at most.
-    pub(super) fn removals_behind(&self, behind: &[u8]) -> Vec<Box<[u8]>> {
-        let records = self.records.range::<[u8], _>((Bound::Excluded(behind), Bound::Unbounded));
-        records
-            .filter(|(_, slot)| slot.is_removal())
-            .take(MOVED_AT_ONCE)
-            .map(|(key, _)| key.clone())
-            .collect()
+    /// The keys of a range that are removals, [`MOVED_AT_ONCE`] at most.
+    pub(super) fn removals_within(&self, range: Range<'_>) -> Vec<Box<[u8]>> {
+        let records = self.records.range::<[u8], _>(range).filter(|(_, slot)| slot.is_removal());
+        records.take(MOVED_AT_ONCE).map(|(key, _)| key.clone()).collect()
     }
 
     /// The engine has made these removals.

@@ -17,6 +17,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Bound;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +28,7 @@ use super::engine::is_full;
 use super::folder::{Identity, sync};
 use super::frame::{self, End};
 use super::index::{Found, Index};
+use super::keys::PAGE;
 use crate::failpoint::reach;
 
 /// The name of a segment, but for its number.
@@ -54,6 +56,9 @@ const SEGMENT_CHANGES: u32 = 16_384;
 const MAX_RECORDS: u64 = 100_000;
 /// A journal has a record for so many bytes that it may have, but for a small one.
 const BYTES_A_RECORD: u64 = 1_024;
+/// For each record that a journal may have, so many changes may be in its segments. A start reads them all, and remembers them
+/// until it knows which of them count.
+const CHANGES_A_RECORD: u64 = 4;
 /// The most records of the smallest journal.
 const LEAST_RECORDS: u64 = 64;
 /// Where there are too many records, removals move first if they are at least one in so many: they have no bytes to move.
@@ -79,8 +84,8 @@ pub(super) struct Journal {
 /// Where the journal is written, and where it ends.
 #[derive(Debug)]
 struct Tail {
-    /// By their numbers, how long they are; the last one is written.
-    segments: BTreeMap<u64, u64>,
+    /// By their numbers; the last one is written.
+    segments: BTreeMap<u64, Segment>,
     file: Arc<File>,
     is_file: Identity,
     /// Where the zeros end that were written ahead.
@@ -99,12 +104,20 @@ struct Tail {
     spare: Vec<u8>,
 }
 
+/// What a segment has of whole commits.
+#[derive(Clone, Copy, Debug, Default)]
+struct Segment {
+    /// How long it is.
+    bytes: u64,
+    changes: u64,
+}
+
 /// What a journal holds.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
     pub(super) index: Index,
-    /// By their numbers, up to where they count.
-    segments: BTreeMap<u64, u64>,
+    /// By their numbers.
+    segments: BTreeMap<u64, Segment>,
     commit: u64,
     /// The place that the engine's log surely reached, all of it on stable storage; 0 where nothing is known.
     pub(super) reached: u64,
@@ -163,7 +176,7 @@ pub(super) fn replay(database: &Path) -> io::Result<Replay> {
 impl Replay {
     /// How long its segments are together.
     pub(super) fn bytes(&self) -> u64 {
-        self.segments.values().sum()
+        self.segments.values().map(|segment| segment.bytes).sum()
     }
 
     fn segment(&mut self, number: u64, bytes: &[u8], is_last: bool) {
@@ -205,7 +218,7 @@ impl Replay {
             self.apply(number, bytes, &mut group);
             sound = bytes.len();
         }
-        self.segments.insert(number, sound as u64);
+        self.segments.entry(number).or_default().bytes = sound as u64;
         self.gaps += gaps;
     }
 
@@ -216,6 +229,7 @@ impl Replay {
             std::mem::take(&mut group.frames).into_iter().filter_map(|at| frame::unchecked(bytes, at))
         {
             self.index.apply(number, 0, frame);
+            self.segments.entry(number).or_default().changes += 1;
             self.commit = self.commit.max(frame.commit);
             end = Some(frame.end);
         }
@@ -237,11 +251,11 @@ impl Journal {
         let path = segment(database, number);
         let file = File::options().create(true).truncate(false).read(true).write(true).open(path);
         let file = Arc::new(file.map_err(JournalError::Write)?);
-        let tail = segments.entry(number).or_default();
+        let Segment { bytes: end, .. } = *segments.entry(number).or_default();
         // What a commit left behind that was never whole goes before anything is written: the next commit has its number.
         let there = file.metadata().map_err(JournalError::Write)?.len();
-        if there > *tail {
-            file.set_len(*tail).map_err(JournalError::Write)?;
+        if there > end {
+            file.set_len(end).map_err(JournalError::Write)?;
         }
         file.sync_all().and_then(|()| sync(database)).map_err(JournalError::Sync)?;
         index.add_file(number, Arc::clone(&file));
@@ -283,7 +297,8 @@ impl Journal {
         let commit = tail.commit + 1;
         // The first commit of a segment, or after a start, may be the only one.
         let is_first = tail.changes == 0;
-        tail.changes = tail.changes.saturating_add(batch.count());
+        let changes = batch.count();
+        tail.changes = tail.changes.saturating_add(changes);
         let frames = batch.sealed(commit, tail.reached);
         // This order is the promise: write, sync. Only then anybody may see it, or be told.
         reach("commit", "begun");
@@ -296,7 +311,9 @@ impl Journal {
         tail.file.sync_data().map_err(JournalError::Sync)?;
         reach("commit", "synced");
         tail.commit = commit;
-        tail.segments.insert(number, at + frames.len() as u64);
+        let segment = tail.segments.entry(number).or_default();
+        segment.bytes = at + frames.len() as u64;
+        segment.changes += u64::from(changes);
         drop(tail);
         let (mut index, mut from) = (self.index_mut(), 0);
         while let Some(frame) = frame::unchecked(&frames, from) {
@@ -332,7 +349,7 @@ impl Journal {
         let file = Arc::new(file.map_err(JournalError::Write)?);
         sync(&self.folder).map_err(JournalError::Sync)?;
         self.index_mut().add_file(number, Arc::clone(&file));
-        tail.segments.insert(number, 0);
+        tail.segments.insert(number, Segment::default());
         tail.changes = 0;
         tail.is_file = Identity::of(&file).map_err(JournalError::Write)?;
         tail.file = file;
@@ -360,19 +377,27 @@ impl Journal {
     /// How many times as large as it may be it is; 0 where it is not full.
     pub(super) fn times_full(&self) -> usize {
         let tail = self.tail();
-        let (bytes, most): (u64, u64) = (tail.segments.values().sum(), self.limit.load(Ordering::Relaxed));
-        let (records, most_records) = (self.index().len(), self.most_records());
-        if tail.segments.len() < 2 || bytes <= most && records <= most_records {
+        let there = tail.segments.values();
+        let bytes: u64 = there.clone().map(|one| one.bytes).sum();
+        let (changes, most_changes) = (there.map(|one| one.changes).sum::<u64>(), self.most_changes());
+        let (records, most) = (self.index().len(), self.limit.load(Ordering::Relaxed));
+        let most_records = self.most_records();
+        if tail.segments.len() < 2 || bytes <= most && changes <= most_changes && records <= most_records {
             return 0;
         }
-        let times = usize::try_from(bytes / most.max(1)).unwrap_or(usize::MAX);
+        let times = usize::try_from((bytes / most.max(1)).max(changes / most_changes)).unwrap_or(usize::MAX);
         times.max(records / most_records).max(1)
     }
 
     /// The most records before some move on.
     fn most_records(&self) -> usize {
+        usize::try_from(self.most_changes() / CHANGES_A_RECORD).unwrap_or(usize::MAX)
+    }
+
+    /// The most changes in its segments before the oldest of them goes.
+    fn most_changes(&self) -> u64 {
         let records = self.limit.load(Ordering::Relaxed) / BYTES_A_RECORD;
-        usize::try_from(records.clamp(LEAST_RECORDS, MAX_RECORDS)).unwrap_or(usize::MAX)
+        records.clamp(LEAST_RECORDS, MAX_RECORDS) * CHANGES_A_RECORD
     }
 
     /// The next keys for the engine to remove, where there are too many records, and enough removals among them; else none. A
@@ -382,11 +407,14 @@ impl Journal {
         if index.len() <= most || index.removals() < most / REMOVALS_SHARE {
             return Vec::new();
         }
-        let mut keys = index.removals_behind(&tail.removed);
+        // Pages before their marks: without its mark a page that comes back from a damaged journal would be sent again.
+        let pages = (Bound::Excluded(tail.removed.as_slice()), Bound::Excluded([PAGE + 1].as_slice()));
+        let mut keys = index.removals_within(pages);
         if keys.is_empty() {
-            keys = index.removals_behind(&[]);
+            keys = index.removals_within((Bound::Unbounded, Bound::Unbounded));
         }
-        tail.removed = keys.last().map(|key| key.to_vec()).unwrap_or_default();
+        let last = keys.last().filter(|key| key.first() == Some(&PAGE));
+        tail.removed = last.map(|key| key.to_vec()).unwrap_or_default();
         keys
     }
 
@@ -483,6 +511,6 @@ impl Tail {
 
     /// The segment that is written, and where it ends.
     fn last(&self) -> (u64, u64) {
-        self.segments.last_key_value().map_or((1, 0), |(number, bytes)| (*number, *bytes))
+        self.segments.last_key_value().map_or((1, 0), |(number, segment)| (*number, segment.bytes))
     }
 }

@@ -251,6 +251,35 @@ fn removals_move_before_what_is_left_of_older_segments() {
     );
 }
 
+/// However small changes are, and whether they count any more or not: a start has all of them in memory.
+#[test]
+fn a_start_reads_no_more_changes_than_a_journal_may_have() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("events.1");
+    let engine = Engine::new_at(&path).unwrap();
+    let key = |number: u32| [b"e".as_slice(), &number.to_be_bytes()].concat();
+    // What the engine has, and whose removals count.
+    engine.limit_journal(16 * 1_024);
+    for some in (0..8_000).collect::<Vec<u32>>().chunks(100) {
+        let mut batch = Batch::default();
+        some.iter().for_each(|number| batch.insert(key(*number), b"1"));
+        engine.commit(batch).unwrap();
+    }
+    engine.limit_journal(1_024 * 1_024);
+    for some in (0..8_000).collect::<Vec<u32>>().chunks(100) {
+        let mut batch = Batch::default();
+        some.iter().for_each(|number| batch.remove(key(*number)));
+        engine.commit(batch).unwrap();
+    }
+    assert_eq!(engine.from(Vec::new()).count(), 0);
+    drop(engine);
+    let read = replay(&path).unwrap();
+    let changes = read.index.len();
+    // A segment goes as a whole, and has some 1,500 of these.
+    assert!(changes <= 4 * 1_024 + 1_500, "{changes} changes in {} bytes", read.bytes());
+    assert_eq!(Engine::new_at(&path).unwrap().from(Vec::new()).count(), 0);
+}
+
 /// Removals take next to no bytes, and a page of the engine each: they move in small batches, and as fast as they come.
 #[test]
 fn many_removals_move_in_small_batches_and_do_not_pile_up() {
