@@ -208,30 +208,35 @@ fn the_journal_moves_into_the_engine_unseen() {
     assert!(moved > 100, "{moved}");
 }
 
+fn key(number: u32) -> Vec<u8> {
+    [b"e".as_slice(), &number.to_be_bytes()].concat()
+}
+
+/// Commits a change of each of the keys `numbers`, so many at a time.
+fn commit(engine: &Engine, numbers: &[u32], at_once: usize, change: fn(&mut Batch, Vec<u8>)) {
+    for some in numbers.chunks(at_once) {
+        let mut batch = Batch::default();
+        some.iter().for_each(|number| change(&mut batch, key(*number)));
+        engine.commit(batch).unwrap();
+    }
+}
+
 /// What waits in the journal, and drains behind what the engine has, is not moved because of what is removed there.
 #[test]
 fn removals_move_before_what_is_left_of_older_segments() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("events.1");
     let engine = Engine::new_at(&path).unwrap();
-    let key = |number: u32| [b"e".as_slice(), &number.to_be_bytes()].concat();
-    let commit = |numbers: &[u32], change: fn(&mut Batch, Vec<u8>)| {
-        for some in numbers.chunks(20) {
-            let mut batch = Batch::default();
-            some.iter().for_each(|number| change(&mut batch, key(*number)));
-            engine.commit(batch).unwrap();
-        }
-    };
     let numbers: Vec<u32> = (0..2_000).collect();
     let (before, behind) = numbers.split_at(1_500);
     engine.limit_journal(16 * 1_024);
-    commit(before, |batch, key| batch.insert(key, [7; 900]));
+    commit(&engine, before, 20, |batch, key| batch.insert(key, [7; 900]));
     engine.limit_journal(1_024 * 1_024);
-    commit(behind, |batch, key| batch.insert(key, [8; 900]));
+    commit(&engine, behind, 20, |batch, key| batch.insert(key, [8; 900]));
     let open = engine.opened().unwrap();
     let moved = open.db.len();
     assert!(moved > 1_400 && open.db.get(key(1_500)).unwrap().is_none());
-    commit(before, |batch, key| batch.remove(key));
+    commit(&engine, before, 20, |batch, key| batch.remove(key));
     let index = open.journal.index();
     assert!(open.db.len() < moved / 2, "{} of {moved} are left in the engine", open.db.len());
     assert!(index.len() <= 1_024 + 20, "{} records", index.len());
@@ -257,20 +262,12 @@ fn a_start_reads_no_more_changes_than_a_journal_may_have() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("events.1");
     let engine = Engine::new_at(&path).unwrap();
-    let key = |number: u32| [b"e".as_slice(), &number.to_be_bytes()].concat();
     // What the engine has, and whose removals count.
     engine.limit_journal(16 * 1_024);
-    for some in (0..8_000).collect::<Vec<u32>>().chunks(100) {
-        let mut batch = Batch::default();
-        some.iter().for_each(|number| batch.insert(key(*number), b"1"));
-        engine.commit(batch).unwrap();
-    }
+    let numbers: Vec<u32> = (0..8_000).collect();
+    commit(&engine, &numbers, 100, |batch, key| batch.insert(key, b"1"));
     engine.limit_journal(1_024 * 1_024);
-    for some in (0..8_000).collect::<Vec<u32>>().chunks(100) {
-        let mut batch = Batch::default();
-        some.iter().for_each(|number| batch.remove(key(*number)));
-        engine.commit(batch).unwrap();
-    }
+    commit(&engine, &numbers, 100, |batch, key| batch.remove(key));
     assert_eq!(engine.from(Vec::new()).count(), 0);
     drop(engine);
     let read = replay(&path).unwrap();
@@ -287,13 +284,8 @@ fn many_removals_move_in_small_batches_and_do_not_pile_up() {
     let folder = TempDir::new().unwrap();
     let engine = Engine::new_at(&folder.path().join("events.1")).unwrap();
     engine.limit_journal(16 * 1_024);
-    let key = |number: u32| [b"e".as_slice(), &number.to_be_bytes()].concat();
     let numbers: Vec<u32> = (0..KEYS).collect();
-    for some in numbers.chunks(100) {
-        let mut batch = Batch::default();
-        some.iter().for_each(|number| batch.insert(key(*number), [7; 900]));
-        engine.commit(batch).unwrap();
-    }
+    commit(&engine, &numbers, 100, |batch, key| batch.insert(key, [7; 900]));
     let open = engine.opened().unwrap();
     assert!(open.db.len() > 11_000, "most of them moved");
     let mut largest = 0;
