@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::event::Moment;
 
 /// How long is counted.
-pub(super) const COUNTED_FOR: Duration = Duration::from_secs(1);
+const COUNTED_FOR: Duration = Duration::from_secs(1);
 /// What is due lasts for long if that is as many times what went out meanwhile.
 const LONG: u128 = 5;
 

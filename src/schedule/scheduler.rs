@@ -242,8 +242,7 @@ impl Scheduler {
     /// has a slot was taken: what is due then is what waits.
     pub fn poll_read(&mut self, now: Moment) -> Option<Reading> {
         let is_fed = self.is_fed(now);
-        let is_full = self.used_bytes() >= self.settings.index_max_bytes;
-        let room = !is_full || !is_fed && self.forget_blocked(now);
+        let room = !self.is_full() || !is_fed && self.forget_blocked(now);
         let (reader, from) = self.index.next(now, room, is_fed)?;
         self.reading_from = Some(now);
         Some(Reading { from, is_next: reader == Reader::Cursor && self.indexed <= NEXT_EVENTS })
@@ -275,7 +274,7 @@ impl Scheduler {
     pub fn handle_live(&mut self, now: Moment, first: Seq, next: Seq, entries: &[Entry]) {
         self.handle_tail(next);
         let reading = self.index.reading == Some(Reader::Cursor);
-        if self.index.cursor != first || reading || self.used_bytes() >= self.settings.index_max_bytes {
+        if self.index.cursor != first || reading || self.is_full() {
             return;
         }
         for entry in entries {
@@ -409,7 +408,7 @@ impl Scheduler {
         // A host that could take more by now has as many requests as it may: an answer makes room, not time.
         let host = opens.filter(|at| self.has_slot() && *at > now && !self.all_paused()).min();
         // Without room nothing is read; what makes room is an outcome, or a timer.
-        let room = self.used_bytes() < self.settings.index_max_bytes;
+        let room = !self.is_full();
         let pass = self.index.wakes().filter(|_| room);
         let unread = self.index.cursor < self.index.tail && self.index.reading.is_none();
         let read = self.pace.shows_at().filter(|at| room && unread && *at > now);

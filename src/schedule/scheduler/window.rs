@@ -47,6 +47,10 @@ impl Scheduler {
         self.indexed as u64 * EVENT_BYTES + self.lanes.len() as u64 * LANE_BYTES
     }
 
+    pub(super) fn is_full(&self) -> bool {
+        self.used_bytes() >= self.settings.index_max_bytes
+    }
+
     pub(super) fn admit_new(&mut self, now: Moment, entry: Entry) {
         if self.index.is_marked(entry.lane) || self.lane_is_full(entry.lane) {
             self.index.forget(now, entry.lane, entry.seq, now);
@@ -68,7 +72,7 @@ impl Scheduler {
             self.index.forget(now, lane, entry.seq, now.after(STOPPED_WAIT));
             return;
         }
-        let full = self.used_bytes() >= self.settings.index_max_bytes || self.lane_is_full(lane);
+        let full = self.is_full() || self.lane_is_full(lane);
         if full || self.index.has_skipped(lane) || self.index.waits(now, lane) {
             // No sooner than a second from now: a pass that finds no room is not to be followed by another at once.
             self.index.forget(now, lane, entry.seq, now.after(Duration::from_secs(1)));
@@ -141,7 +145,7 @@ impl Scheduler {
                 self.forget_lane(now, lane, until);
             }
         }
-        self.used_bytes() < self.settings.index_max_bytes
+        !self.is_full()
     }
 
     /// Forgets a lane that was taken from where it waited, and is not due before `due`.
