@@ -31,7 +31,9 @@ pub(super) struct Kept {
 impl Kept {
     /// Takes an event out, if it is here: who needs it a second time reads it from the disk.
     pub(super) fn take(&mut self, seq: Seq) -> Option<Event> {
-        self.stored.take(seq).or_else(|| self.read.take(seq))
+        // Of both: what was stored lately may have been read, too.
+        let read = self.read.take(seq);
+        self.stored.take(seq).or(read)
     }
 
     /// Events that are settled, whoever did it, are wanted by nobody any more.
@@ -123,6 +125,17 @@ mod tests {
         recent.add((9..=9 + most).map(event).collect());
         assert!(recent.bytes <= MAX_RECENT_BYTES && recent.places.len() as u64 <= most);
         assert_eq!((recent.take(Seq(7)), recent.take(Seq(9 + most))), (None, Some(event(9 + most))));
+    }
+
+    #[test]
+    fn an_event_that_was_stored_and_read_is_handed_out_once() {
+        let mut kept = Kept::default();
+        kept.stored.add((1..4).map(event).collect());
+        kept.read.add((2..6).map(event).collect());
+        let taken = [1, 2, 5, 2, 9].map(|seq| kept.take(Seq(seq)).map(|event| event.seq.0));
+        assert_eq!(taken, [Some(1), Some(2), Some(5), None, None]);
+        kept.forget(&[Seq(3), Seq(4)]);
+        assert_eq!((kept.take(Seq(3)), kept.take(Seq(4))), (None, None));
     }
 
     #[test]
