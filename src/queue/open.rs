@@ -118,8 +118,7 @@ impl Queue {
         }
         let kib = usize::try_from(MAX_WAITING_BYTES / 1_024).unwrap_or(usize::MAX);
         let appender = Appender { commands, room: Arc::new(Semaphore::new(kib)) };
-        let (pages, settled) = (Pages::default(), Vec::new());
-        let stitches = Stitches::default();
+        let (pages, stitches) = (Pages::default(), Stitches::default());
         let (view, pause) = (store.view.clone(), Pause::default());
         let writer = Writer {
             engine,
@@ -129,7 +128,6 @@ impl Queue {
             space,
             ledger,
             pages,
-            settled,
             stitches,
             now,
             told,

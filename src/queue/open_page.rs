@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::keys::{MEMBERS, PageKey, cut, part};
-use super::pages::PageState;
+use super::pages::{Mark, PageState};
 use super::writer::Plan;
 use crate::event::{Envelope, Moment, Seq};
 use crate::wire::hash;
@@ -83,7 +83,6 @@ impl OpenPage {
         }
         let bytes = record.len() as u64;
         plan.ledger.held_bytes += bytes;
-        // Remembered with an empty mark, which is not written: an absent mark says the same.
-        plan.fresh.push(PageState { key, mark: 0, bytes, apart: self.apart });
+        plan.fresh.push(PageState { key, mark: Mark::default(), bytes, apart: self.apart });
     }
 }

@@ -15,12 +15,20 @@ const REMEMBERED_PAGES: usize = 16_384;
 /// The most pages kept that scans found, the last ones.
 const FOUND_PAGES: usize = 4_096;
 
+/// Which events of a page are settled.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Mark {
+    /// A bit for each that is.
+    pub(super) bits: u64,
+    /// Whether a record says so, or is damaged. An absent one says that none is.
+    pub(super) stored: bool,
+}
+
 /// What is known of a page.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PageState {
     pub(super) key: PageKey,
-    /// The settled events, a bit each.
-    pub(super) mark: u64,
+    pub(super) mark: Mark,
     /// The bytes of its values.
     pub(super) bytes: u64,
     /// Where the large envelope lies that it refers to.
@@ -29,6 +37,13 @@ pub(super) struct PageState {
 
 #[derive(Debug, Default)]
 pub(super) struct Pages(BTreeMap<Seq, PageState>);
+
+impl PageState {
+    /// The events that are not settled, a bit each.
+    pub(super) fn left(&self) -> u64 {
+        self.key.full() & !self.mark.bits
+    }
+}
 
 impl Pages {
     pub(super) fn remember(&mut self, page: PageState) {
@@ -154,23 +169,23 @@ pub(super) fn walk(
     Ok(None)
 }
 
-/// The unsettled events of a page, a bit each; `None` where it was removed meanwhile.
-pub(super) fn left(engine: &Engine, key: PageKey) -> Result<Option<u64>, sled::Error> {
+/// The mark of a page that an iterator came to; `None` where it was removed meanwhile.
+pub(super) fn mark_of_page(engine: &Engine, key: PageKey) -> Result<Option<Mark>, sled::Error> {
     let mark = mark(engine, key)?;
-    // A page that is settled may have been removed, with its mark, since an iterator came to it. Its mark was read before
-    // this, so where the page is still there, the mark was.
-    let there = mark != 0 || engine.has(&key.part(0))?;
-    Ok(there.then_some(key.full() & !mark))
+    // A page goes with its mark, in the commit that settles its last event. The mark was read before this, so where the
+    // page is still there, the mark was.
+    let there = mark.stored || engine.has(&key.part(0))?;
+    Ok(there.then_some(mark))
 }
 
-/// The mark of a page. One that is damaged counts as absent: an event that is sent twice is better than one lost.
-pub(super) fn mark(engine: &Engine, key: PageKey) -> Result<u64, sled::Error> {
-    let value = engine.value(&numbered(keys::MARK, key.first))?;
-    let mark = value.as_ref().map_or(Some(0), |value| read_mark(value));
-    if mark.is_none() {
+/// The mark of a page. One that is damaged says that none is settled: an event that is sent twice is better than one lost.
+pub(super) fn mark(engine: &Engine, key: PageKey) -> Result<Mark, sled::Error> {
+    let Some(value) = engine.value(&numbered(keys::MARK, key.first))? else { return Ok(Mark::default()) };
+    let bits = read_mark(&value);
+    if bits.is_none() {
         tracing::warn!(event = "page_mark_damaged", page = %key.first, "the mark of a page is damaged: its events are sent again. Check the disk: journalctl -k");
     }
-    Ok(mark.unwrap_or(0))
+    Ok(Mark { bits: bits.unwrap_or(0), stored: true })
 }
 
 /// Reads a mark; `None` where it is damaged.
@@ -190,7 +205,8 @@ mod tests {
     use super::*;
 
     fn page(first: u64) -> PageState {
-        PageState { key: PageKey { first: Seq(first), count: 10 }, mark: 1, bytes: 100, apart: None }
+        let key = PageKey { first: Seq(first), count: 10 };
+        PageState { key, mark: Mark { bits: 1, stored: true }, bytes: 100, apart: None }
     }
 
     fn there(pages: &FoundPages, seq: u64) -> Option<u64> {

@@ -21,13 +21,12 @@ impl Writer {
             Some(page) => page.mark,
             None => pages::mark(&self.engine, key)?,
         };
-        let left = u64::from((key.full() & !mark).count_ones());
+        let left = u64::from((key.full() & !mark.bits).count_ones());
         self.set_aside(plan, &numbered(PAGE, key.first))?;
         plan.batch.remove(numbered(MARK, key.first));
-        self.settled.retain(|page| page.key != key);
         plan.ledger.balance.quarantined += left;
         plan.ledger.discount(left);
-        plan.removed.push(key.first);
+        plan.removed.insert(key.first);
         if let Some(first) = self.left_alone(plan, key)? {
             self.set_aside(plan, &numbered(MEMBERS, first))?;
         }

@@ -130,7 +130,6 @@ impl Writer {
             answers.iter_mut().filter(|one| **one == Appended::Stored).for_each(|one| *one = refusal.clone());
             replier.reply(answers);
         }
-        self.settled.extend(plan.removing);
         plan.asked.into_iter().rev().for_each(|command| waiting.push_front(command));
     }
 

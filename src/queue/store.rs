@@ -10,7 +10,7 @@ use super::engine::{Engine, met_full_disk};
 use super::error::Failed;
 use super::inbox::Sender;
 use super::keys::{DEAD, MEMBERS, PageKey, numbered, seq_of};
-use super::pages::{PageState, left, page_record, walk};
+use super::pages::{PageState, mark_of_page, page_record, walk};
 use super::recent::{Kept, MAX_RECENT_BYTES, kept_bytes};
 use super::view::View;
 use super::{Burial, Command, Counts, Ledger, Requeued, Settings};
@@ -133,8 +133,8 @@ impl Store {
         scan: &mut Scan,
         next: Option<&mut Next>,
     ) -> Result<(), sled::Error> {
-        let found = left(engine, key)?;
-        let (there, left) = (found.is_some(), found.unwrap_or(0));
+        let found = mark_of_page(engine, key)?;
+        let (there, left) = (found.is_some(), found.map_or(0, |mark| key.full() & !mark.bits));
         match Page::decode(record) {
             Ok(page) if page.len() == usize::from(key.count) => {
                 let open =
@@ -147,8 +147,9 @@ impl Store {
                     let events = events_of(engine, &page, key, seqs).unwrap_or_default();
                     next.bytes += events.iter().flatten().map(kept_bytes).sum::<usize>();
                     next.events.extend(events.into_iter().flatten());
-                    let (mark, bytes) = (key.full() & !left, record.len() as u64);
-                    next.pages.push(PageState { key, mark, bytes, apart: page.apart() });
+                    let bytes = record.len() as u64;
+                    let page = found.map(|mark| PageState { key, mark, bytes, apart: page.apart() });
+                    next.pages.extend(page);
                 }
             }
             _ => {

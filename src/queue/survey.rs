@@ -4,7 +4,7 @@ use super::Store;
 use super::engine::Engine;
 use super::error::Failed;
 use super::keys::PageKey;
-use super::pages::{left, walk};
+use super::pages::{mark_of_page, walk};
 use crate::event::{Entry, Seq, SessionId};
 use crate::wire::record::Page;
 
@@ -54,7 +54,8 @@ fn look(
     wanted: std::ops::Range<Seq>,
     survey: &mut Survey,
 ) -> Result<(), sled::Error> {
-    let left = left(engine, key)?.unwrap_or(0);
+    let Some(mark) = mark_of_page(engine, key)? else { return Ok(()) };
+    let left = key.full() & !mark.bits;
     let Ok(page) = Page::decode(record) else { return Ok(()) };
     if left == 0 || page.len() != usize::from(key.count) {
         return Ok(());

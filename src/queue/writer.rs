@@ -28,10 +28,6 @@ use crate::wire::record::Apart;
 use crate::wire::reply::{Appended, Replier, Unavailable};
 use crate::wire::submission::Submission;
 
-/// The most settled pages that one commit removes.
-const COMMIT_REMOVALS: usize = 1_024;
-/// After this long without work, pages that are settled are removed.
-const IDLE: Duration = Duration::from_millis(50);
 /// When a producer that found no room is told to come back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -42,7 +38,6 @@ pub(super) struct Writer {
     pub(super) space: Space,
     pub(super) ledger: Ledger,
     pub(super) pages: Pages,
-    pub(super) settled: Vec<PageState>,
     pub(super) stitches: Stitches,
     pub(super) now: Now,
     pub(super) told: Told,
@@ -72,9 +67,8 @@ pub(super) struct Plan {
     pub(super) asked: Vec<Command>,
     /// What became of each requeue among them.
     requeued: Vec<Requeued>,
-    /// Pages that it removes.
-    pub(super) removing: Vec<PageState>,
-    pub(super) removed: Vec<Seq>,
+    /// Pages that it removes, by their first events.
+    pub(super) removed: BTreeSet<Seq>,
     /// Events that it settles.
     settled: Vec<Seq>,
     pub(super) buried: Vec<DeadReason>,
@@ -120,8 +114,7 @@ impl Writer {
                 }
             }
             if waiting.is_empty() {
-                let idle = (!self.settled.is_empty()).then(|| Instant::now() + IDLE);
-                stop |= commands.wait(1, idle) == Waited::Alone;
+                stop |= commands.wait(1, None) == Waited::Alone;
             }
             waiting.extend(commands.take());
             self.gather(commands, &mut waiting);
@@ -140,50 +133,46 @@ impl Writer {
             stop &= waiting.is_empty();
         }
         reach("shutdown", "told");
-        while !self.settled.is_empty() {
-            let mut plan = Plan { ledger: self.ledger, ..Plan::default() };
-            match self.store(&mut plan, &mut Vec::new()) {
-                Ok(()) => self.publish(plan),
-                // The next start removes them.
-                Err(error) if error.disk_full() => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-        reach("shutdown", "committed");
         Ok(())
     }
 
     /// Plans a commit and makes it durable.
     fn store(&mut self, plan: &mut Plan, appends: &mut Vec<Append>) -> Result<(), CommitError> {
         self.engine.is_there()?;
-        self.plan_removals(plan)?;
         let asked = std::mem::take(&mut plan.asked);
         let planned = asked.iter().try_for_each(|command| self.plan(plan, command));
         plan.asked = asked;
         planned?;
         self.plan_appends(plan, std::mem::take(appends));
+        self.plan_marks(plan)?;
         self.commit(plan)
     }
 
-    /// Removes pages whose last settlement an earlier commit made durable. Not in that commit itself: the engine may
-    /// reuse their place on the disk before it is synced.
-    fn plan_removals(&mut self, plan: &mut Plan) -> Result<(), CommitError> {
-        let count = self.settled.len().min(COMMIT_REMOVALS);
-        plan.removing = self.settled.drain(..count).collect();
-        for page in &plan.removing {
+    /// Writes which events of the pages are settled by now, and removes those pages of which all are, with the large
+    /// envelopes that no other page refers to. The engine, which may write over their place on the disk, hears of it only once
+    /// this commit is durable in the journal.
+    fn plan_marks(&mut self, plan: &mut Plan) -> Result<(), CommitError> {
+        let mut apart = Vec::new();
+        for page in plan.touched.values_mut() {
+            if page.left() > 0 {
+                page.mark.stored = true;
+                plan.batch.insert(numbered(MARK, page.key.first), mark_value(page.mark.bits));
+                continue;
+            }
             for number in 0..parts(page.bytes) {
                 plan.batch.remove(page.key.part(number));
             }
-            plan.batch.remove(numbered(MARK, page.key.first));
+            if page.mark.stored {
+                plan.batch.remove(numbered(MARK, page.key.first));
+            }
             plan.ledger.held_bytes = plan.ledger.held_bytes.saturating_sub(page.bytes);
-            plan.removed.push(page.key.first);
+            plan.removed.insert(page.key.first);
+            apart.extend(page.apart.filter(|one| apart.last() != Some(one)));
         }
-        let mut seen = Vec::new();
-        for apart in plan.removing.iter().filter_map(|page| page.apart) {
-            if seen.contains(&apart) || self.in_use(apart, &plan.removed)? {
+        for apart in apart {
+            if self.in_use(apart, &plan.removed)? {
                 continue;
             }
-            seen.push(apart);
             let record = self.engine.joined(&numbered(MEMBERS, Seq(apart.first)))?.unwrap_or_default();
             for (number, _) in cut(&record) {
                 plan.batch.remove(part(MEMBERS, Seq(apart.first), number));
@@ -194,7 +183,7 @@ impl Writer {
     }
 
     /// Whether a page other than those removed refers to a large envelope: only those of its own submission do.
-    fn in_use(&self, apart: Apart, removed: &[Seq]) -> Result<bool, sled::Error> {
+    fn in_use(&self, apart: Apart, removed: &BTreeSet<Seq>) -> Result<bool, sled::Error> {
         let end = Seq(apart.first.saturating_add(u64::from(apart.events)));
         for record in self.engine.from(numbered(keys::PAGE, Seq(apart.first))) {
             let (key, _) = record?;
@@ -236,10 +225,9 @@ impl Writer {
             Command::Put { name, value, .. } => plan.batch.insert(meta(name), value.as_slice()),
             Command::Quarantine(key) => self.quarantine(plan, *key)?,
             Command::Trim(key) => {
-                let known = self.settled.iter().any(|page| page.key == *key);
-                if !known && !plan.removed.contains(&key.first) {
-                    let found = self.page(key.first)?;
-                    self.settled.extend(found.filter(|page| page.key == *key && page.mark == key.full()));
+                if !plan.removed.contains(&key.first) {
+                    let found = self.page(key.first)?.filter(|page| page.key == *key && page.left() == 0);
+                    plan.touched.extend(found.map(|page| (key.first, page)));
                 }
             }
             Command::Missing(count) => {
@@ -271,10 +259,10 @@ impl Writer {
         };
         let Some(mut page) = found else { return Ok(false) };
         let bit = page.key.bit(seq);
-        if page.mark & bit != 0 || plan.removed.contains(&page.key.first) {
+        if page.mark.bits & bit != 0 || plan.removed.contains(&page.key.first) {
             return Ok(false);
         }
-        page.mark |= bit;
+        page.mark.bits |= bit;
         plan.ledger.discount(1);
         plan.touched.insert(page.key.first, page);
         plan.settled.push(seq);
@@ -343,9 +331,6 @@ impl Writer {
     }
 
     fn commit(&mut self, plan: &mut Plan) -> Result<(), CommitError> {
-        for page in plan.touched.values() {
-            plan.batch.insert(numbered(MARK, page.key.first), mark_value(page.mark));
-        }
         if plan.ledger != self.ledger || plan.asked.iter().any(Command::lasts) {
             plan.batch.insert(meta("ledger"), plan.ledger.encode());
             plan.reach("planned");
@@ -364,9 +349,6 @@ impl Writer {
         for page in plan.fresh {
             self.pages.remember(page);
         }
-        for first in &plan.removed {
-            self.pages.forget(*first);
-        }
         let mut kept = self.told.kept.lock().unwrap_or_else(PoisonError::into_inner);
         plan.touched.keys().chain(&plan.removed).for_each(|first| kept.pages.change(*first));
         kept.forget(&plan.settled);
@@ -374,12 +356,8 @@ impl Writer {
         drop(kept);
         let first = self.ledger.next;
         self.ledger = plan.ledger;
-        for page in plan.touched.into_values() {
-            self.pages.remember(page);
-            if page.mark == page.key.full() {
-                self.settled.push(page);
-            }
-        }
+        plan.touched.into_values().for_each(|page| self.pages.remember(page));
+        plan.removed.iter().for_each(|first| self.pages.forget(*first));
         // Before anybody can send and settle these events.
         for (hook, first) in plan.hooks {
             hook.0(first);
@@ -417,7 +395,7 @@ impl Plan {
         let kinds = [
             ("append", !self.entries.is_empty()),
             ("settle", !self.touched.is_empty()),
-            ("removal", !self.removing.is_empty()),
+            ("removal", !self.removed.is_empty()),
             ("bury", !self.buried.is_empty()),
             ("requeue", self.requeued.iter().any(|one| one.moved > 0)),
             ("quarantine", self.asked.iter().any(|one| matches!(one, Command::Quarantine(_)))),
