@@ -192,11 +192,11 @@ async fn what_is_settled_is_gone_with_its_pages_and_its_envelope() {
     assert_eq!(seqs(&store).await, (2..=104).step_by(2).collect::<Vec<_>>());
     assert_eq!(store.ledger().balance, Balance { accepted: 105, delivered: 53, ..Balance::default() });
     store.settle((2..=104).step_by(2).map(Seq).collect(), vec![]).await.unwrap();
-    let mut ledger = store.watch();
-    ledger.wait_for(|ledger| ledger.held_bytes == 0).await.unwrap();
+    // In that very commit.
+    assert_eq!(store.ledger().held_bytes, 0);
     let left: Vec<_> = records(&store, b"").into_iter().map(|(key, _)| key).collect();
     assert!(left.iter().all(|key| key.starts_with(b"m")), "{left:?}");
-    drop((store, ledger));
+    drop(store);
     queue.shutdown().await.unwrap();
     // Numbers are never used again.
     let queue = open(settings(folder.path()));
@@ -449,6 +449,35 @@ async fn an_event_that_comes_back_with_a_damaged_mark_has_one_letter() {
         [b"e", b"d"].into_iter().flat_map(|tag| records(&store, tag)).map(|one| one.1.len()).sum();
     assert_eq!((store.ledger().dead_held, store.ledger().held_bytes), (1, held as u64));
     assert_eq!(store.dead(Seq(0), 9).unwrap()[0].detail, "a longer detail");
+    store.settle(vec![Seq(2)], vec![]).await.unwrap();
+    assert_eq!((records(&store, b"e"), records(&store, b"s")), (vec![], vec![]), "it goes with its page");
+}
+
+/// An earlier version removed a page in a later commit than the one that settled its last event.
+#[tokio::test]
+async fn a_page_that_was_left_behind_with_all_its_events_settled_is_removed() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let queue = open(settings.clone());
+    append(&queue, vec![submission("a", 2, 10, 10), submission("b", 3, 10, 20_000)]).await;
+    queue.store().settle(vec![Seq(1)], vec![]).await.unwrap();
+    let ledger = queue.store().ledger();
+    queue.shutdown().await.unwrap();
+    tamper(&settings, |_, batch| {
+        for (first, events) in [(1, 0b11), (3, 0b111)] {
+            batch.insert(keys::numbered(keys::MARK, Seq(first)), pages::mark_value(events));
+        }
+        let balance = Balance { delivered: 5, ..ledger.balance };
+        batch.insert(keys::meta("ledger"), Ledger { balance, counted: 0, ..ledger }.encode());
+    });
+    let queue = open(settings);
+    let store = queue.store();
+    let mut ledger = store.watch();
+    assert_eq!(seqs(&store).await, Vec::<u64>::new());
+    ledger.wait_for(|ledger| ledger.held_bytes == 0).await.unwrap();
+    let left: Vec<_> = records(&store, b"").into_iter().map(|(key, _)| key).collect();
+    assert!(left.iter().all(|key| key.starts_with(b"m")), "{left:?}");
+    assert_eq!(store.ledger().balance, Balance { accepted: 5, delivered: 5, ..Balance::default() });
 }
 
 #[tokio::test]
