@@ -324,7 +324,7 @@ impl Open {
             if !removals.is_empty() {
                 max = max.saturating_sub(removals.iter().map(|key| index::cost(key.len(), 1)).sum());
                 let mut batch = sled::Batch::default();
-                removals.iter().for_each(|key| batch.remove(&**key));
+                removals.iter().for_each(|key| batch.remove(key.as_slice()));
                 self.apply(batch, &[])?;
                 // Only now: who finds nothing in the journal believes the engine.
                 self.journal.forget_removals(&removals);

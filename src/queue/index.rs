@@ -1,5 +1,7 @@
 //! What the journal holds, by key: it covers what the engine has.
 
+mod key;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -9,10 +11,8 @@ use std::sync::Arc;
 
 use sled::IVec;
 
+use self::key::Key;
 use super::frame::{Frame, Kind};
-
-/// Values up to so many bytes are kept in memory.
-const SMALL_BYTES: usize = 22;
 
 /// How many records move into the engine at once: few enough for the pages that they change to stay in its cache. It changes them in
 /// no order, and frees none of what it reads or replaces before it is done with all.
@@ -24,10 +24,10 @@ const RECORD_COST: usize = 1_024;
 /// A range of keys.
 pub(super) type Range<'k> = (Bound<&'k [u8]>, Bound<&'k [u8]>);
 
-/// The newest change of each key that the journal has one of. Memory grows with the journal, by about 100 bytes a record.
+/// The newest change of each key that the journal has one of. Memory grows with the journal, by about 60 bytes a record.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    records: BTreeMap<Box<[u8]>, Slot>,
+    records: BTreeMap<Key, Slot>,
     /// How many of them are removals.
     removals: usize,
     files: BTreeMap<u64, Arc<File>>,
@@ -38,24 +38,23 @@ pub(super) struct Index {
     epoch: u64,
 }
 
-/// A change, and the segment of the journal that has it.
-#[derive(Clone, Debug)]
+/// A change, and the segment of the journal that has it. There are many of them, so it has no room for more.
+#[derive(Clone, Copy, Debug)]
 struct Slot {
     segment: u64,
-    held: Held,
+    /// Where the value begins there.
+    at: u32,
+    /// How long it is, or [`REMOVED`].
+    bytes: u32,
 }
+
+/// The length of what is no more; no value is as long.
+const REMOVED: u32 = u32::MAX;
 
 impl Slot {
-    fn is_removal(&self) -> bool {
-        matches!(self.held, Held::Removed)
+    fn is_removal(self) -> bool {
+        self.bytes == REMOVED
     }
-}
-
-#[derive(Clone, Debug)]
-enum Held {
-    Removed,
-    Small(Box<[u8]>),
-    Large { at: u64, bytes: u32 },
 }
 
 /// What was found for a key.
@@ -64,9 +63,9 @@ pub(super) enum Found {
     /// It was removed, whatever the engine says.
     Removed,
     /// Its value.
-    Small(IVec),
+    Value(IVec),
     /// Where its value lies.
-    Large {
+    Place {
         /// The segment.
         file: Arc<File>,
         /// From here on.
@@ -82,17 +81,21 @@ pub(super) fn cost(bytes: usize, records: u32) -> usize {
 }
 
 impl Found {
-    /// How long the value is, about.
+    /// How long the value is.
     pub(super) fn bytes(&self) -> usize {
-        if let Self::Large { bytes, .. } = self { *bytes } else { SMALL_BYTES }
+        match self {
+            Self::Removed => 0,
+            Self::Value(value) => value.len(),
+            Self::Place { bytes, .. } => *bytes,
+        }
     }
 
     /// The value; `None` where the key was removed.
     pub(super) fn value(self) -> io::Result<Option<IVec>> {
         match self {
             Self::Removed => Ok(None),
-            Self::Small(value) => Ok(Some(value)),
-            Self::Large { file, at, bytes } => {
+            Self::Value(value) => Ok(Some(value)),
+            Self::Place { file, at, bytes } => {
                 let mut value = vec![0; bytes];
                 file.read_exact_at(&mut value, at)?;
                 Ok(Some(value.into()))
@@ -106,7 +109,7 @@ impl Index {
     pub(super) fn set_tops(&mut self, tops: Option<BTreeMap<u8, Vec<u8>>>) {
         self.tops = tops;
         let mut records = std::mem::take(&mut self.records);
-        records.retain(|key, slot| !slot.is_removal() || self.is_below(key));
+        records.retain(|key, slot| !slot.is_removal() || self.is_below(key.bytes()));
         self.removals = records.values().filter(|slot| slot.is_removal()).count();
         self.records = records;
     }
@@ -121,37 +124,35 @@ impl Index {
 
     /// Goes on by a change; `from` is where the bytes begin in the segment that `frame` was read of.
     pub(super) fn apply(&mut self, segment: u64, from: u64, frame: Frame<'_>) {
-        let held = match frame.kind {
+        let slot = match frame.kind {
             Kind::End => return,
-            Kind::Remove if self.is_below(frame.key) => Held::Removed,
+            Kind::Remove if self.is_below(frame.key) => Slot { segment, at: 0, bytes: REMOVED },
             Kind::Remove => {
                 self.drop_record(frame.key);
                 return;
             }
-            Kind::Insert if frame.value.len() <= SMALL_BYTES => Held::Small(frame.value.into()),
             Kind::Insert => {
-                let bytes = frame.value.len();
-                // A frame has its length in 32 bits.
-                Held::Large {
-                    at: from + (frame.end - bytes) as u64,
-                    bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
-                }
+                let at = from + (frame.end - frame.value.len()) as u64;
+                // A segment is far shorter, and a frame, too. What lies beyond would be read from where it is not, and its
+                // checksum would tell.
+                let [at, bytes] =
+                    [at, frame.value.len() as u64].map(|it| u32::try_from(it).unwrap_or(REMOVED - 1));
+                Slot { segment, at, bytes }
             }
         };
-        let slot = Slot { segment, held };
         self.removals += usize::from(slot.is_removal());
         match self.records.get_mut(frame.key) {
             Some(known) => {
                 self.removals -= usize::from(known.is_removal());
                 *known = slot;
             }
-            None => drop(self.records.insert(frame.key.into(), slot)),
+            None => drop(self.records.insert(Key::of(frame.key), slot)),
         }
     }
 
     fn drop_record(&mut self, key: &[u8]) {
         let gone = self.records.remove(key);
-        self.removals -= usize::from(gone.is_some_and(|slot| slot.is_removal()));
+        self.removals -= usize::from(gone.is_some_and(Slot::is_removal));
     }
 
     /// Whether the engine may have the key.
@@ -172,7 +173,7 @@ impl Index {
     }
 
     pub(super) fn find(&self, key: &[u8]) -> Option<Found> {
-        self.found(self.records.get(key)?)
+        self.found(*self.records.get(key)?)
     }
 
     /// How many records it has.
@@ -186,15 +187,15 @@ impl Index {
     }
 
     /// The keys of a range that are removals, [`MOVED_AT_ONCE`] at most.
-    pub(super) fn removals_within(&self, range: Range<'_>) -> Vec<Box<[u8]>> {
+    pub(super) fn removals_within(&self, range: Range<'_>) -> Vec<Vec<u8>> {
         let records = self.records.range::<[u8], _>(range).filter(|(_, slot)| slot.is_removal());
-        records.take(MOVED_AT_ONCE).map(|(key, _)| key.clone()).collect()
+        records.take(MOVED_AT_ONCE).map(|(key, _)| key.bytes().to_vec()).collect()
     }
 
     /// The engine has made these removals.
-    pub(super) fn forget_removals(&mut self, keys: &[Box<[u8]>]) {
+    pub(super) fn forget_removals(&mut self, keys: &[Vec<u8>]) {
         for key in keys {
-            if self.records.get(key).is_some_and(Slot::is_removal) {
+            if self.records.get(key.as_slice()).is_some_and(|slot| slot.is_removal()) {
                 self.drop_record(key);
             }
         }
@@ -204,20 +205,20 @@ impl Index {
     /// The first `count` keys of a range, and what was found for them.
     pub(super) fn within(&self, range: Range<'_>, count: usize) -> Vec<(Vec<u8>, Found)> {
         let records = self.records.range::<[u8], _>(range).take(count);
-        records.filter_map(|(key, slot)| Some((key.to_vec(), self.found(slot)?))).collect()
+        records.filter_map(|(key, slot)| Some((key.bytes().to_vec(), self.found(*slot)?))).collect()
     }
 
     /// All keys from `key` on, and what was found for them.
     pub(super) fn all_from(&self, key: Vec<u8>) -> impl Iterator<Item = (Vec<u8>, Found)> {
         self.records
             .range::<[u8], _>((Bound::Included(&*key), Bound::Unbounded))
-            .filter_map(|(key, slot)| Some((key.to_vec(), self.found(slot)?)))
+            .filter_map(|(key, slot)| Some((key.bytes().to_vec(), self.found(*slot)?)))
     }
 
     /// The last key up to `end`, and what was found for it.
     pub(super) fn last_to(&self, end: Bound<&[u8]>) -> Option<(Vec<u8>, Found)> {
         let (key, slot) = self.records.range::<[u8], _>((Bound::Unbounded, end)).next_back()?;
-        Some((key.to_vec(), self.found(slot)?))
+        Some((key.bytes().to_vec(), self.found(*slot)?))
     }
 
     /// The records of a segment behind the key `behind`, until they cost `max` bytes, or are [`MOVED_AT_ONCE`].
@@ -230,9 +231,9 @@ impl Index {
             if spent >= max || records.len() >= MOVED_AT_ONCE {
                 break;
             }
-            if let Some(found) = self.found(slot) {
-                spent += cost(key.len() + found.bytes(), 1);
-                records.push((key.to_vec(), found));
+            if let Some(found) = self.found(*slot) {
+                spent += cost(key.bytes().len() + found.bytes(), 1);
+                records.push((key.bytes().to_vec(), found));
             }
         }
         records
@@ -250,14 +251,11 @@ impl Index {
         self.epoch += 1;
     }
 
-    fn found(&self, slot: &Slot) -> Option<Found> {
-        Some(match &slot.held {
-            Held::Removed => Found::Removed,
-            Held::Small(value) => Found::Small((&**value).into()),
-            Held::Large { at, bytes } => {
-                let file = Arc::clone(self.files.get(&slot.segment)?);
-                Found::Large { file, at: *at, bytes: usize::try_from(*bytes).unwrap_or(usize::MAX) }
-            }
-        })
+    fn found(&self, slot: Slot) -> Option<Found> {
+        if slot.is_removal() {
+            return Some(Found::Removed);
+        }
+        let file = Arc::clone(self.files.get(&slot.segment)?);
+        Some(Found::Place { file, at: slot.at.into(), bytes: usize::try_from(slot.bytes).ok()? })
     }
 }

@@ -52,13 +52,13 @@ const AHEAD_COMMIT_BYTES: u64 = AHEAD_BYTES / 4;
 static ZEROS: [u8; 64 * 1_024] = [0; 64 * 1_024];
 /// The most changes that a segment begins a commit with.
 const SEGMENT_CHANGES: u32 = 16_384;
-/// The most records of the index before some move on, however small the journal is: about 12 MiB of memory.
+/// The most records of the index before some move on, however small the journal is: about 6 MiB of memory.
 const MAX_RECORDS: u64 = 100_000;
 /// A journal has a record for so many bytes that it may have, but for a small one.
 const BYTES_A_RECORD: u64 = 1_024;
 /// For each record that a journal may have, so many changes may be in its segments. A start reads them all, and remembers them
 /// until it knows which of them count.
-const CHANGES_A_RECORD: u64 = 4;
+const CHANGES_A_RECORD: u64 = 8;
 /// The most records of the smallest journal.
 const LEAST_RECORDS: u64 = 64;
 /// Where there are too many records, removals move first if they are at least one in so many: they have no bytes to move.
@@ -402,7 +402,7 @@ impl Journal {
 
     /// The next keys for the engine to remove, where there are too many records, and enough removals among them; else none. A
     /// queue that drains has many: what is left of the oldest segments would move for nothing, since it drains, too.
-    pub(super) fn next_to_remove(&self) -> Vec<Box<[u8]>> {
+    pub(super) fn next_to_remove(&self) -> Vec<Vec<u8>> {
         let (mut tail, index, most) = (self.tail(), self.index(), self.most_records());
         if index.len() <= most || index.removals() < most / REMOVALS_SHARE {
             return Vec::new();
@@ -414,13 +414,13 @@ impl Journal {
             keys = index.removals_within((Bound::Unbounded, Bound::Unbounded));
         }
         let last = keys.last().filter(|key| key.first() == Some(&PAGE));
-        tail.removed = last.map(|key| key.to_vec()).unwrap_or_default();
+        tail.removed = last.cloned().unwrap_or_default();
         keys
     }
 
     /// The engine has made these removals, on stable storage. The journal keeps them until it gives their segments up, where
     /// they change nothing any more.
-    pub(super) fn forget_removals(&self, keys: &[Box<[u8]>]) {
+    pub(super) fn forget_removals(&self, keys: &[Vec<u8>]) {
         self.index_mut().forget_removals(keys);
     }
 

@@ -83,7 +83,7 @@ impl<'e> Merged<'e> {
             match record {
                 Ok((key, value)) => {
                     self.open.note(&key, value.len());
-                    theirs.push((key, Found::Small(value)));
+                    theirs.push((key, Found::Value(value)));
                 }
                 Err(error) => {
                     let last = theirs.last().map(|(key, _)| key.to_vec()).unwrap_or_default();
@@ -159,5 +159,5 @@ fn last_place(open: &Open, keys: &RangeInclusive<&[u8]>) -> Result<Option<(IVec,
         }
         end = Bound::Excluded(our);
     }
-    Ok(their.map(|(key, value)| (key, Found::Small(value))))
+    Ok(their.map(|(key, value)| (key, Found::Value(value))))
 }
