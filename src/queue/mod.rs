@@ -30,6 +30,7 @@ mod letters;
 mod merged;
 #[path = "../../migrations/mod.rs"]
 mod migrations;
+mod moving;
 mod nudge;
 mod open;
 mod open_page;
