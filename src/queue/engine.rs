@@ -237,26 +237,26 @@ impl Engine {
 
     pub(super) fn value(&self, key: &[u8]) -> Result<Option<IVec>, sled::Error> {
         let open = self.opened()?;
-        let found = open.journal.index().find(key);
+        let (found, is_below) = open.journal.look(key);
         match found {
             Some(found) => found.value().map_err(sled::Error::Io),
             // What leaves the journal meanwhile was in the engine before.
-            None => {
+            None if is_below => {
                 let value = open.db.get(key)?;
                 open.note(key, value.as_ref().map_or(0, |value| value.len()));
                 Ok(value)
             }
+            None => Ok(None),
         }
     }
 
     /// Whether there is a value, of which a reader has just taken note.
     pub(super) fn has(&self, key: &[u8]) -> Result<bool, sled::Error> {
         let open = self.opened()?;
-        let found = open.journal.index().find(key);
-        match found {
-            Some(found) => Ok(!matches!(found, Found::Removed)),
+        match open.journal.look(key) {
+            (Some(found), _) => Ok(!matches!(found, Found::Removed)),
             // As above.
-            None => open.db.contains_key(key),
+            (None, is_below) => Ok(is_below && open.db.contains_key(key)?),
         }
     }
 

@@ -156,7 +156,7 @@ impl Index {
     }
 
     /// Whether the engine may have the key.
-    fn is_below(&self, key: &[u8]) -> bool {
+    pub(super) fn is_below(&self, key: &[u8]) -> bool {
         let Some(tops) = &self.tops else { return true };
         let Some(tag) = key.first() else { return true };
         tops.get(tag).is_some_and(|top| key <= top.as_slice())

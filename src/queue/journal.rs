@@ -469,6 +469,12 @@ impl Journal {
         tail.is_file.is_at(&segment(&self.folder, number))
     }
 
+    /// What it has of a key, and whether the engine may have it; both of the same moment.
+    pub(super) fn look(&self, key: &[u8]) -> (Option<Found>, bool) {
+        let index = self.index();
+        (index.find(key), index.is_below(key))
+    }
+
     pub(super) fn index(&self) -> RwLockReadGuard<'_, Index> {
         // Nothing is changed under this lock but by whole records.
         self.index.read().unwrap_or_else(PoisonError::into_inner)
