@@ -32,6 +32,7 @@ use super::index::Found;
 use super::journal::{Journal, JournalError, Replay, replay};
 use super::keys;
 use super::merged::Merged;
+use super::moving::Removals;
 use super::nudge::Nudge;
 use super::salvage::{self, Known};
 use super::slack::with_slack;
@@ -213,9 +214,14 @@ impl Engine {
 
     /// Writes `batch`, and returns once it is on stable storage.
     pub(super) fn commit(&self, batch: Batch) -> Result<(), CommitError> {
+        self.commit_with(batch, Removals::Soon)
+    }
+
+    /// As [`Engine::commit`]; `removals` is about those of earlier commits.
+    pub(super) fn commit_with(&self, batch: Batch, removals: Removals) -> Result<(), CommitError> {
         let open = self.opened()?;
         // Before the commit: where this fails, nothing of the commit was written.
-        open.make_room(&self.path, &batch)?;
+        open.make_room(&self.path, &batch, removals)?;
         #[cfg(test)]
         super::tests::model::disk_fails(&self.path, false)?;
         open.journal.commit(batch)?;

@@ -2,11 +2,12 @@
 //!
 //! Most events are settled within seconds. In the journal they cost one write in a row; the engine would write each of them
 //! several times and keep it in order, for nothing. So the journal keeps the newest changes, up to a limit, and only what is
-//! left of its oldest segment by then moves into the engine, and before that the removals of what the engine has.
+//! left of its oldest segment by then moves into the engine, and before that the removals of what the engine has. Where the journal
+//! is full of changes that no longer count, it moves to the journal's end instead.
 //!
 //! Guarantees:
 //! - a commit is durable when [`Journal::commit`] returns, whole or not at all;
-//! - segments leave the journal oldest first, each once the engine has all of it that counts on stable storage. So what is left
+//! - segments leave the journal oldest first, each once the engine, or a newer segment, has all of it that counts on stable storage. So what is left
 //!   of the journal, applied to the engine in its order, is the queue, wherever a crash strikes. A removal that the engine has
 //!   made already changes nothing when it is applied again;
 //! - each commit says up to which place the engine's log was whole on stable storage, so that damage of what moved there last is
@@ -59,10 +60,11 @@ const BYTES_A_RECORD: u64 = 1_024;
 /// For each record that a journal may have, so many changes may be in its segments. A start reads them all, and remembers them
 /// until it knows which of them count.
 const CHANGES_A_RECORD: u64 = 8;
+/// How many removals wait for one another before the engine makes them: some in a row leave it less to merge, and it has the
+/// pages in its cache still.
+const ENOUGH_REMOVALS: usize = 1_024;
 /// The most records of the smallest journal.
 const LEAST_RECORDS: u64 = 64;
-/// Where there are too many records, removals move first if they are at least one in so many: they have no bytes to move.
-const REMOVALS_SHARE: usize = 8;
 
 /// How large a journal is to be beside a queue of `max_bytes` (`queue.max_bytes`), in bytes.
 #[must_use]
@@ -110,6 +112,8 @@ struct Segment {
     /// How long it is.
     bytes: u64,
     changes: u64,
+    /// Whether it has records of older segments, as far as this process knows.
+    keeps: bool,
 }
 
 /// What a journal holds.
@@ -400,11 +404,10 @@ impl Journal {
         records.clamp(LEAST_RECORDS, MAX_RECORDS) * CHANGES_A_RECORD
     }
 
-    /// The next keys for the engine to remove, where there are too many records, and enough removals among them; else none. A
-    /// queue that drains has many: what is left of the oldest segments would move for nothing, since it drains, too.
+    /// The next keys for the engine to remove, where there are [`ENOUGH_REMOVALS`]; else none.
     pub(super) fn next_to_remove(&self) -> Vec<Vec<u8>> {
-        let (mut tail, index, most) = (self.tail(), self.index(), self.most_records());
-        if index.len() <= most || index.removals() < most / REMOVALS_SHARE {
+        let (mut tail, index) = (self.tail(), self.index());
+        if index.removals() < ENOUGH_REMOVALS {
             return Vec::new();
         }
         // Pages before their marks: without its mark a page that comes back from a damaged journal would be sent again.
@@ -433,6 +436,26 @@ impl Journal {
             tail.moved = last.clone();
         }
         records
+    }
+
+    /// Whether what is left of the oldest segment may go to the journal's end, which costs a tenth of its way into the engine and
+    /// back: where the journal has room for it, and is full of changes that no longer count, as beside a queue that drains. Not
+    /// a second time, since it would go round for as long as it waits.
+    pub(super) fn may_keep(&self) -> bool {
+        let tail = self.tail();
+        let bytes: u64 = tail.segments.values().map(|one| one.bytes).sum();
+        let oldest = tail.segments.values().next().copied().unwrap_or_default();
+        let there_is_room = bytes + oldest.bytes <= self.limit.load(Ordering::Relaxed);
+        there_is_room && !oldest.keeps && self.index().len() <= self.most_records()
+    }
+
+    /// Writes records of the oldest segment once more.
+    pub(super) fn keep(&self, records: Batch) -> Result<(), JournalError> {
+        self.commit(records)?;
+        if let Some(mut last) = self.tail().segments.last_entry() {
+            last.get_mut().keeps = true;
+        }
+        Ok(())
     }
 
     /// The engine has these now, or is about to.

@@ -1,9 +1,10 @@
-//! What moves out of a full journal into the engine.
+//! What leaves the oldest segments of a full journal: it moves into the engine, or to the journal's end.
 
 use std::path::Path;
 
 use super::batch::Batch;
 use super::engine::{CommitError, Open, let_go};
+use super::index::Found;
 use super::{index, salvage};
 use crate::failpoint::reach;
 
@@ -18,24 +19,42 @@ const MOVE_FOR_CHANGES: usize = 4 * MOVE_LEAST;
 /// its bytes and much to move, so that what comes may be more than what goes.
 const MOVE_TIMES: usize = 8;
 
+/// When the engine makes the removals that the journal has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Removals {
+    /// As soon as there are enough of them: what they remove was read lately, and is in the engine's cache still.
+    Soon,
+    /// Not before the journal is full: the disk may have no room for them.
+    Late,
+}
+
 impl Open {
-    /// Moves what is left of the oldest segments of a full journal into the engine, so much that it does not grow by `batch`.
-    pub(super) fn make_room(&self, path: &Path, batch: &Batch) -> Result<(), CommitError> {
+    /// Has the engine make removals, and moves what is left of the oldest segments of a full journal: so much that it does not
+    /// grow by `batch`.
+    pub(super) fn make_room(
+        &self,
+        path: &Path,
+        batch: &Batch,
+        removals: Removals,
+    ) -> Result<(), CommitError> {
         let bytes = MOVE_LEAST.max(batch.bytes().saturating_mul(MOVE_SHARE));
         let changes = index::cost(0, batch.count()).saturating_mul(MOVE_SHARE).min(MOVE_FOR_CHANGES);
-        let times = self.journal.times_full().min(MOVE_TIMES);
+        let times = self.journal.times_full().clamp(1, MOVE_TIMES);
         let mut max = bytes.saturating_add(changes).saturating_mul(times);
         let mut given_up = false;
-        while max > 0 && self.journal.is_full() {
-            let removals = self.journal.next_to_remove();
-            if !removals.is_empty() {
-                max = max.saturating_sub(removals.iter().map(|key| index::cost(key.len(), 1)).sum());
+        while max > 0 && (removals == Removals::Soon || self.journal.is_full()) {
+            let keys = self.journal.next_to_remove();
+            if !keys.is_empty() {
+                max = max.saturating_sub(keys.iter().map(|key| index::cost(key.len(), 1)).sum());
                 let mut batch = sled::Batch::default();
-                removals.iter().for_each(|key| batch.remove(key.as_slice()));
+                keys.iter().for_each(|key| batch.remove(key.as_slice()));
                 self.apply(batch, &[])?;
                 // Only now: who finds nothing in the journal believes the engine.
-                self.journal.forget_removals(&removals);
+                self.journal.forget_removals(&keys);
                 continue;
+            }
+            if !self.journal.is_full() {
+                break;
             }
             let records = self.journal.next_to_move(max);
             if records.is_empty() {
@@ -43,19 +62,7 @@ impl Open {
                 given_up = true;
                 continue;
             }
-            let (mut batch, mut keys) = (sled::Batch::default(), Vec::new());
-            for (key, found) in records {
-                max = max.saturating_sub(index::cost(key.len() + found.bytes(), 1));
-                match found.value().map_err(sled::Error::Io)? {
-                    Some(value) => {
-                        keys.push((key.clone(), value.len()));
-                        batch.insert(key, value);
-                    }
-                    None => batch.remove(key),
-                }
-            }
-            self.journal.lie_below(keys.iter().map(|(key, _)| key));
-            self.apply(batch, &keys)?;
+            max = max.saturating_sub(self.move_on(records)?);
         }
         // Until a segment is given up the journal has what moved; and the whole log is looked through for its end. Where it cannot
         // be read now, the journal says what it said before, which is as true.
@@ -63,6 +70,36 @@ impl Open {
             self.journal.engine_reached(place);
         }
         Ok(())
+    }
+
+    /// Moves records of the oldest segment; what that costs.
+    fn move_on(&self, records: Vec<(Vec<u8>, Found)>) -> Result<usize, CommitError> {
+        let stays = self.journal.may_keep();
+        let (mut cost, mut kept) = (0, Batch::default());
+        let (mut batch, mut keys, mut removes) = (sled::Batch::default(), Vec::new(), false);
+        for (key, found) in records {
+            cost += index::cost(key.len() + found.bytes(), 1);
+            match found.value().map_err(sled::Error::Io)? {
+                Some(value) if stays => kept.insert(key, value),
+                Some(value) => {
+                    keys.push((key.clone(), value.len()));
+                    batch.insert(key, value);
+                }
+                None => {
+                    removes = true;
+                    batch.remove(key);
+                }
+            }
+        }
+        // Both are durable before their segment goes.
+        if kept.count() > 0 {
+            self.journal.keep(kept)?;
+        }
+        if removes || !keys.is_empty() {
+            self.journal.lie_below(keys.iter().map(|(key, _)| key));
+            self.apply(batch, &keys)?;
+        }
+        Ok(cost)
     }
 
     /// Has the engine apply a batch, which inserts `keys` with values of so many bytes; returns once that is durable.

@@ -98,6 +98,11 @@ impl Space {
         if enough { Room::Enough } else { Room::RemovalsOnly(free) }
     }
 
+    /// Whether the last look found too little room to append.
+    pub(super) fn is_short(&self) -> bool {
+        self.short
+    }
+
     /// The engine met the full disk, whatever the free space says: nothing is appended until there is room for certain.
     /// Says whether there was a reserve to give up.
     pub(super) fn fill(&mut self) -> bool {

@@ -14,6 +14,7 @@ use super::folder::Folder;
 use super::gather::{LastCommit, take};
 use super::inbox::{Receiver, Waited};
 use super::keys::{self, MARK, MEMBERS, PageKey, cut, meta, numbered, part};
+use super::moving::Removals;
 use super::open_page::OpenPage;
 use super::pages::{PageState, Pages, mark_value, read_page};
 use super::reopen::Pause;
@@ -335,7 +336,8 @@ impl Writer {
             plan.batch.insert(meta("ledger"), plan.ledger.encode());
             plan.reach("planned");
             let began = Instant::now();
-            self.engine.commit(std::mem::take(&mut plan.batch))?;
+            let removals = if self.space.is_short() { Removals::Late } else { Removals::Soon };
+            self.engine.commit_with(std::mem::take(&mut plan.batch), removals)?;
             self.last = LastCommit::of(&plan.lines, began.elapsed());
             plan.reach("committed");
             self.told.counts.commit();
