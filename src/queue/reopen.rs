@@ -151,7 +151,7 @@ impl Writer {
             }
             Waited::Alone => {}
         }
-        // What removes settled pages can wait for the next start; what somebody waits for cannot.
+        // What nobody waits for can wait for the next start.
         match waiting.iter().any(|command| command.lasts() || matches!(command, Command::Requeue { .. })) {
             true => Err(CommitError::Engine(sled::Error::Io(io::ErrorKind::StorageFull.into()))),
             false => Ok(true),

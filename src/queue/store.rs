@@ -353,7 +353,7 @@ impl Store {
     /// # Errors
     /// [`Failed`]: the engine cannot read.
     pub fn oldest(&self, from: Seq) -> Result<Option<(Seq, Moment)>, Failed> {
-        // Not by a scan, which has the pages removed that it finds settled: those of a queue that drains are about to be.
+        // Not by a scan, which has pages removed that an earlier version left, and tells of those that cannot be read.
         let found = self.survey(from, Seq(u64::MAX), 1)?.found;
         Ok(found.first().map(|one| (one.entry.seq, one.entry.arrived)))
     }

@@ -358,8 +358,9 @@ impl Writer {
         drop(kept);
         let first = self.ledger.next;
         self.ledger = plan.ledger;
-        plan.touched.into_values().for_each(|page| self.pages.remember(page));
         plan.removed.iter().for_each(|first| self.pages.forget(*first));
+        let there = plan.touched.into_values().filter(|page| page.left() > 0);
+        there.for_each(|page| self.pages.remember(page));
         // Before anybody can send and settle these events.
         for (hook, first) in plan.hooks {
             hook.0(first);
