@@ -186,16 +186,16 @@ impl Index {
         self.removals
     }
 
-    /// The keys of a range that are removals, [`MOVED_AT_ONCE`] at most.
-    pub(super) fn removals_within(&self, range: Range<'_>) -> Vec<Vec<u8>> {
+    /// The keys of a range that are removals, each with its segment, [`MOVED_AT_ONCE`] at most.
+    pub(super) fn removals_within(&self, range: Range<'_>) -> Vec<(Vec<u8>, u64)> {
         let records = self.records.range::<[u8], _>(range).filter(|(_, slot)| slot.is_removal());
-        records.take(MOVED_AT_ONCE).map(|(key, _)| key.bytes().to_vec()).collect()
+        records.take(MOVED_AT_ONCE).map(|(key, slot)| (key.bytes().to_vec(), slot.segment)).collect()
     }
 
     /// The engine has made these removals.
-    pub(super) fn forget_removals(&mut self, keys: &[Vec<u8>]) {
+    pub(super) fn forget_removals<'k>(&mut self, keys: impl Iterator<Item = &'k [u8]>) {
         for key in keys {
-            if self.records.get(key.as_slice()).is_some_and(|slot| slot.is_removal()) {
+            if self.records.get(key).is_some_and(|slot| slot.is_removal()) {
                 self.drop_record(key);
             }
         }

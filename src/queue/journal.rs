@@ -76,6 +76,8 @@ pub fn journal_bytes(max_bytes: u64) -> u64 {
 #[derive(Debug)]
 pub(super) struct Journal {
     folder: PathBuf,
+    /// The last segment that was there when it was opened.
+    opened: u64,
     limit: AtomicU64,
     /// A lock, because readers come beside the one thread that commits.
     index: RwLock<Index>,
@@ -94,6 +96,8 @@ struct Tail {
     ahead: u64,
     /// The last commit.
     commit: u64,
+    /// The last commit that keeps records of older segments.
+    kept: u64,
     /// How many changes the last segment got from this process.
     changes: u32,
     /// The last key of the oldest segment that the engine was given.
@@ -265,6 +269,7 @@ impl Journal {
         index.add_file(number, Arc::clone(&file));
         Ok(Self {
             folder: database.to_owned(),
+            opened: number,
             limit: AtomicU64::new(MAX_BYTES),
             index: RwLock::new(index),
             tail: Mutex::new(Tail {
@@ -273,6 +278,7 @@ impl Journal {
                 file,
                 ahead: 0,
                 commit,
+                kept: 0,
                 changes: 0,
                 moved: Vec::new(),
                 removed: Vec::new(),
@@ -404,8 +410,9 @@ impl Journal {
         records.clamp(LEAST_RECORDS, MAX_RECORDS) * CHANGES_A_RECORD
     }
 
-    /// The next keys for the engine to remove, where there are [`ENOUGH_REMOVALS`]; else none.
-    pub(super) fn next_to_remove(&self) -> Vec<Vec<u8>> {
+    /// The next keys for the engine to remove, where there are [`ENOUGH_REMOVALS`], else none; and whether it may have removed them
+    /// before the journal was opened.
+    pub(super) fn next_to_remove(&self) -> Vec<(Vec<u8>, bool)> {
         let (mut tail, index) = (self.tail(), self.index());
         if index.removals() < ENOUGH_REMOVALS {
             return Vec::new();
@@ -414,16 +421,18 @@ impl Journal {
         let pages = (Bound::Excluded(tail.removed.as_slice()), Bound::Excluded([PAGE + 1].as_slice()));
         let mut keys = index.removals_within(pages);
         if keys.is_empty() {
-            keys = index.removals_within((Bound::Unbounded, Bound::Unbounded));
+            // Without a page before, there is none.
+            let behind = if tail.removed.is_empty() { Bound::Included([PAGE + 1]) } else { Bound::Unbounded };
+            keys = index.removals_within((behind.as_ref().map(<[u8; 1]>::as_slice), Bound::Unbounded));
         }
-        let last = keys.last().filter(|key| key.first() == Some(&PAGE));
-        tail.removed = last.cloned().unwrap_or_default();
-        keys
+        let last = keys.last().filter(|(key, _)| key.first() == Some(&PAGE));
+        tail.removed = last.map(|(key, _)| key.clone()).unwrap_or_default();
+        keys.into_iter().map(|(key, segment)| (key, segment <= self.opened)).collect()
     }
 
     /// The engine has made these removals, on stable storage. The journal keeps them until it gives their segments up, where
     /// they change nothing any more.
-    pub(super) fn forget_removals(&self, keys: &[Vec<u8>]) {
+    pub(super) fn forget_removals<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
         self.index_mut().forget_removals(keys);
     }
 
@@ -452,10 +461,19 @@ impl Journal {
     /// Writes records of the oldest segment once more.
     pub(super) fn keep(&self, records: Batch) -> Result<(), JournalError> {
         self.commit(records)?;
-        if let Some(mut last) = self.tail().segments.last_entry() {
+        let mut tail = self.tail();
+        tail.kept = tail.commit;
+        if let Some(mut last) = tail.segments.last_entry() {
             last.get_mut().keeps = true;
         }
         Ok(())
+    }
+
+    /// Whether the last commit of all keeps records of older segments. Damage could make it look torn by a crash, so that it were
+    /// left out: the older segments stay until another commit follows.
+    pub(super) fn has_just_kept(&self) -> bool {
+        let tail = self.tail();
+        tail.kept > 0 && tail.kept == tail.commit
     }
 
     /// The engine has these now, or is about to.

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::batch::Batch;
 use super::engine::{CommitError, Open, let_go};
 use super::index::Found;
+use super::keys::META;
 use super::{index, salvage};
 use crate::failpoint::reach;
 
@@ -18,6 +19,8 @@ const MOVE_FOR_CHANGES: usize = 4 * MOVE_LEAST;
 /// How many times as much it moves at most, where the journal is as many times as large as it may be: removals take few of
 /// its bytes and much to move, so that what comes may be more than what goes.
 const MOVE_TIMES: usize = 8;
+/// What it costs to see that a removal was made.
+const MADE_COST: usize = 64;
 
 /// When the engine makes the removals that the journal has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,12 +48,7 @@ impl Open {
         while max > 0 && (removals == Removals::Soon || self.journal.is_full()) {
             let keys = self.journal.next_to_remove();
             if !keys.is_empty() {
-                max = max.saturating_sub(keys.iter().map(|key| index::cost(key.len(), 1)).sum());
-                let mut batch = sled::Batch::default();
-                keys.iter().for_each(|key| batch.remove(key.as_slice()));
-                self.apply(batch, &[])?;
-                // Only now: who finds nothing in the journal believes the engine.
-                self.journal.forget_removals(&keys);
+                max = max.saturating_sub(self.remove(&keys)?);
                 continue;
             }
             if !self.journal.is_full() {
@@ -58,11 +56,14 @@ impl Open {
             }
             let records = self.journal.next_to_move(max);
             if records.is_empty() {
+                if self.journal.has_just_kept() {
+                    break;
+                }
                 self.journal.give_up_oldest()?;
                 given_up = true;
                 continue;
             }
-            max = max.saturating_sub(self.move_on(records)?);
+            max = max.saturating_sub(self.move_on(records, removals)?);
         }
         // Until a segment is given up the journal has what moved; and the whole log is looked through for its end. Where it cannot
         // be read now, the journal says what it said before, which is as true.
@@ -72,15 +73,38 @@ impl Open {
         Ok(())
     }
 
+    /// Has the engine remove `keys`, each with whether it may have done so before the start; what that costs.
+    fn remove(&self, keys: &[(Vec<u8>, bool)]) -> Result<usize, CommitError> {
+        let (mut cost, mut batch, mut removes) = (0, sled::Batch::default(), false);
+        for (key, is_made) in keys {
+            // A start reads those again that were made. What is not there is durably so: each batch is, before this looks.
+            if *is_made && !self.db.contains_key(key)? {
+                cost += MADE_COST;
+                continue;
+            }
+            cost += index::cost(key.len(), 1);
+            batch.remove(key.as_slice());
+            removes = true;
+        }
+        if removes {
+            self.apply(batch, &[])?;
+        }
+        // Only now: who finds nothing in the journal believes the engine.
+        self.journal.forget_removals(keys.iter().map(|(key, _)| key.as_slice()));
+        Ok(cost)
+    }
+
     /// Moves records of the oldest segment; what that costs.
-    fn move_on(&self, records: Vec<(Vec<u8>, Found)>) -> Result<usize, CommitError> {
-        let stays = self.journal.may_keep();
+    fn move_on(&self, records: Vec<(Vec<u8>, Found)>, removals: Removals) -> Result<usize, CommitError> {
+        // On a disk that is short of room the engine may have some, and the journal's end has none.
+        let stays = removals == Removals::Soon && self.journal.may_keep();
         let (mut cost, mut kept) = (0, Batch::default());
         let (mut batch, mut keys, mut removes) = (sled::Batch::default(), Vec::new(), false);
         for (key, found) in records {
             cost += index::cost(key.len() + found.bytes(), 1);
             match found.value().map_err(sled::Error::Io)? {
-                Some(value) if stays => kept.insert(key, value),
+                // What belongs to the whole queue is in the engine whenever anything is.
+                Some(value) if stays && key.first() != Some(&META) => kept.insert(key, value),
                 Some(value) => {
                     keys.push((key.clone(), value.len()));
                     batch.insert(key, value);

@@ -16,6 +16,7 @@ use super::gather::LastCommit;
 use super::inbox::inbox;
 use super::keys::{PAGE, PageKey, meta, numbered};
 use super::migrations::{self, Change, Record, Records, newest, steps};
+use super::moving::Removals;
 use super::pages::Pages;
 use super::reopen::Pause;
 use super::salvage::{SalvageError, put_away, repair_itself};
@@ -297,7 +298,7 @@ fn stamp(
     }
     let mut batch = Batch::default();
     batch.insert(meta("target"), seal(&(&account.client, &account.organization)));
-    engine.commit(batch).map_err(|error| {
+    engine.commit_with(batch, Removals::Late).map_err(|error| {
         error.mark(folder);
         damaged(engine, "target", error.to_string())
     })?;

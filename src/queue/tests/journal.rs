@@ -259,11 +259,14 @@ fn removals_move_before_what_is_left_of_older_segments() {
     let expected: Vec<_> = behind.iter().map(|number| key(*number)).collect();
     assert_eq!(left(&engine), expected);
     drop(engine);
-    assert_eq!(
-        left(&Engine::new_at(&path).unwrap()),
-        expected,
-        "a start reads removals again that were made"
-    );
+    let engine = Engine::new_at(&path).unwrap();
+    engine.limit_journal(4 * 1_024 * 1_024);
+    assert_eq!(left(&engine), expected);
+    let open = engine.opened().unwrap();
+    assert!(open.journal.index().removals() > 3_400, "a start reads removals again that were made");
+    commit(&engine, &behind[..1], 1, |batch, key| batch.remove(key));
+    assert!(open.journal.index().removals() < 1_024, "and they cost next to nothing");
+    assert!(left(&engine) == expected[1..]);
 }
 
 /// What a start finds if a crash strikes now.
@@ -280,53 +283,113 @@ fn all_of(engine: &Engine) -> Records {
     all.map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
 }
 
+/// A journal that fills with changes which no longer count, while some events wait in it.
+struct Churn {
+    engine: Engine,
+    now: Records,
+    rounds: u8,
+}
+
+impl Churn {
+    fn new(path: &Path) -> Self {
+        let engine = Engine::new_at(path).unwrap();
+        engine.limit_journal(1_024 * 1_024);
+        let waiting: Vec<u32> = (0..300).collect();
+        commit(&engine, &waiting, 20, |batch, key| batch.insert(key, [7; 900]));
+        let now = all_of(&engine);
+        Self { engine, now, rounds: 0 }
+    }
+
+    /// Changes the same few values once more.
+    fn change(&mut self, removals: Removals) {
+        self.rounds = self.rounds.wrapping_add(1);
+        let mut batch = Batch::default();
+        for name in 0..50_u8 {
+            let (key, value) = (vec![b's', name], vec![self.rounds; 8]);
+            batch.insert(&key, &value);
+            self.now.insert(key, value);
+        }
+        self.engine.commit_with(batch, removals).unwrap();
+        if self.rounds.is_multiple_of(20) {
+            self.look();
+        }
+    }
+
+    fn fill(&mut self) {
+        while !self.engine.opened().unwrap().journal.is_full() {
+            self.change(Removals::Soon);
+        }
+    }
+
+    /// How many records the engine has of those that the journal had.
+    fn moved(&self) -> usize {
+        self.engine.opened().unwrap().db.len()
+    }
+
+    fn look(&self) {
+        assert!(all_of(&self.engine) == self.now && after_a_crash(self.engine.path()) == self.now);
+    }
+}
+
 /// What waits in a journal that fills with changes which no longer count moves to its end: once, then into the engine.
 #[test]
 fn what_waits_among_changes_that_no_longer_count_stays_in_the_journal() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("events.1");
-    let engine = Engine::new_at(&path).unwrap();
-    let open = engine.opened().unwrap();
-    engine.limit_journal(1_024 * 1_024);
-    let waiting: Vec<u32> = (0..300).collect();
-    commit(&engine, &waiting, 20, |batch, key| batch.insert(key, [7; 900]));
-    let (mut now, mut rounds) = (all_of(&engine), 0);
-    // The same few values, again and again.
-    let mut change = || {
-        let mut batch = Batch::default();
-        rounds += 1;
-        for name in 0..50_u8 {
-            let (key, value) = (vec![b'm', name], vec![rounds as u8; 8]);
-            batch.insert(&key, &value);
-            now.insert(key, value);
-        }
-        engine.commit(batch).unwrap();
-        if rounds % 20 == 0 {
-            assert!(all_of(&engine) == now && after_a_crash(&path) == now, "{rounds}");
-        }
-        assert!(rounds < 1_000);
-        now.clone()
-    };
-    let mut now = change();
-    while !open.journal.is_full() {
-        now = change();
-    }
+    let mut churn = Churn::new(&path);
+    churn.fill();
     // A crash in the middle of it: some are there twice.
     let mut batch = Batch::default();
-    for (key, found) in open.journal.next_to_move(20_000) {
+    let engine = churn.engine.clone();
+    let journal = &engine.opened().unwrap().journal;
+    for (key, found) in journal.next_to_move(20_000) {
         batch.insert(key, found.value().unwrap().unwrap());
     }
-    assert!(batch.count() > 5 && open.journal.may_keep());
-    open.journal.keep(batch).unwrap();
-    assert!(all_of(&engine) == now && after_a_crash(&path) == now);
+    assert!(batch.count() > 5 && journal.may_keep());
+    journal.keep(batch).unwrap();
+    churn.look();
+    churn.change(Removals::Soon);
+    assert!(length(&path, 1).is_some(), "a commit has to follow the one that keeps the last of it");
+    churn.look();
     for _ in 0..100 {
-        change();
+        churn.change(Removals::Soon);
     }
     assert!(length(&path, 1).is_none() && length(&path, 4).is_none(), "older segments are gone");
-    assert_eq!(open.db.len(), 0, "what was left of them is not in the engine");
-    while open.db.len() < waiting.len() {
-        change();
+    assert_eq!(churn.moved(), 0, "what was left of them is not in the engine");
+    let mut rounds = 0..1_000;
+    while churn.moved() < 300 && rounds.next().is_some() {
+        churn.change(Removals::Soon);
     }
+    assert!(!rounds.is_empty(), "a second time it moves there");
+}
+
+/// A disk that is short of room may have none at the journal's end, and some in the engine's log.
+#[test]
+fn on_a_short_disk_what_waits_in_the_journal_moves_into_the_engine() {
+    let folder = TempDir::new().unwrap();
+    let mut churn = Churn::new(&folder.path().join("events.1"));
+    churn.fill();
+    churn.change(Removals::Late);
+    assert!(churn.moved() > 50);
+    churn.look();
+}
+
+/// The schema and the account are in the engine as soon as anything is.
+#[test]
+fn what_belongs_to_the_whole_queue_is_not_kept() {
+    let folder = TempDir::new().unwrap();
+    let mut churn = Churn::new(&folder.path().join("events.1"));
+    let mut batch = Batch::default();
+    batch.insert(b"mschema", b"1");
+    churn.now.insert(b"mschema".to_vec(), b"1".to_vec());
+    churn.engine.commit(batch).unwrap();
+    churn.fill();
+    for _ in 0..100 {
+        churn.change(Removals::Soon);
+    }
+    let db = &churn.engine.opened().unwrap().db;
+    assert!(db.len() == 1 && db.get(b"mschema").unwrap().is_some());
+    churn.look();
 }
 
 /// However small changes are, and whether they count any more or not: a start has all of them in memory.
