@@ -7,9 +7,9 @@
 //!
 //! Guarantees:
 //! - a commit is durable when [`Journal::commit`] returns, whole or not at all;
-//! - segments leave the journal oldest first, each once the engine, or a newer segment, has all of it that counts on stable storage. So what is left
-//!   of the journal, applied to the engine in its order, is the queue, wherever a crash strikes. A removal that the engine has
-//!   made already changes nothing when it is applied again;
+//! - segments leave the journal oldest first, each once the engine, or a newer segment, has all of it that counts on stable
+//!   storage. So what is left of the journal, applied to the engine in its order, is the queue, wherever a crash strikes. A removal
+//!   that the engine has made already changes nothing when it is applied again;
 //! - each commit says up to which place the engine's log was whole on stable storage, so that damage of what moved there last is
 //!   not taken for the trace of a crash;
 //! - a damaged journal is repaired as a damaged log of the engine is, with everything that can be read. Only commits at its
@@ -387,9 +387,9 @@ impl Journal {
     /// How many times as large as it may be it is; 0 where it is not full.
     pub(super) fn times_full(&self) -> usize {
         let tail = self.tail();
-        let there = tail.segments.values();
-        let bytes: u64 = there.clone().map(|one| one.bytes).sum();
-        let (changes, most_changes) = (there.map(|one| one.changes).sum::<u64>(), self.most_changes());
+        let bytes = tail.bytes();
+        let changes: u64 = tail.segments.values().map(|one| one.changes).sum();
+        let most_changes = self.most_changes();
         let (records, most) = (self.index().len(), self.limit.load(Ordering::Relaxed));
         let most_records = self.most_records();
         if tail.segments.len() < 2 || bytes <= most && changes <= most_changes && records <= most_records {
@@ -452,9 +452,8 @@ impl Journal {
     /// a second time, since it would go round for as long as it waits.
     pub(super) fn may_keep(&self) -> bool {
         let tail = self.tail();
-        let bytes: u64 = tail.segments.values().map(|one| one.bytes).sum();
         let oldest = tail.segments.values().next().copied().unwrap_or_default();
-        let there_is_room = bytes + oldest.bytes <= self.limit.load(Ordering::Relaxed);
+        let there_is_room = tail.bytes() + oldest.bytes <= self.limit.load(Ordering::Relaxed);
         there_is_room && !oldest.keeps && self.index().len() <= self.most_records()
     }
 
@@ -488,7 +487,7 @@ impl Journal {
         tail.reached = tail.reached.max(place);
     }
 
-    /// Gives the oldest segment up: the engine has all of it on stable storage.
+    /// Gives the oldest segment up: the engine, or a newer segment, has all of it that counts on stable storage.
     pub(super) fn give_up_oldest(&self) -> Result<(), JournalError> {
         let mut tail = self.tail();
         let Some((oldest, _)) = tail.segments.pop_first() else { return Ok(()) };
@@ -554,6 +553,11 @@ impl Tail {
             }
         }
         Ok(())
+    }
+
+    /// How long the segments are together.
+    fn bytes(&self) -> u64 {
+        self.segments.values().map(|one| one.bytes).sum()
     }
 
     /// The segment that is written, and where it ends.

@@ -48,6 +48,11 @@ impl PageKey {
         u64::MAX.checked_shr(64_u32.saturating_sub(u32::from(self.count))).unwrap_or(0)
     }
 
+    /// The events that a mark does not have, a bit each.
+    pub(super) fn left(self, mark: u64) -> u64 {
+        self.full() & !mark
+    }
+
     /// The bit of `seq` in the page's mark; 0 where the page does not have it.
     pub(super) fn bit(self, seq: Seq) -> u64 {
         match seq.0.checked_sub(self.first.0) {

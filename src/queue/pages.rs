@@ -41,7 +41,7 @@ pub(super) struct Pages(BTreeMap<Seq, PageState>);
 impl PageState {
     /// The events that are not settled, a bit each.
     pub(super) fn left(&self) -> u64 {
-        self.key.full() & !self.mark.bits
+        self.key.left(self.mark.bits)
     }
 }
 

@@ -21,7 +21,7 @@ impl Writer {
             Some(page) => page.mark,
             None => pages::mark(&self.engine, key)?,
         };
-        let left = u64::from((key.full() & !mark.bits).count_ones());
+        let left = u64::from(key.left(mark.bits).count_ones());
         self.set_aside(plan, &numbered(PAGE, key.first))?;
         plan.batch.remove(numbered(MARK, key.first));
         plan.ledger.balance.quarantined += left;

@@ -134,7 +134,7 @@ impl Store {
         next: Option<&mut Next>,
     ) -> Result<(), sled::Error> {
         let found = mark_of_page(engine, key)?;
-        let (there, left) = (found.is_some(), found.map_or(0, |mark| key.full() & !mark.bits));
+        let left = found.map_or(0, |mark| key.left(mark.bits));
         match Page::decode(record) {
             Ok(page) if page.len() == usize::from(key.count) => {
                 let open =
@@ -157,7 +157,7 @@ impl Store {
                 self.commands.send(Command::Quarantine(key));
             }
         }
-        if left == 0 && there {
+        if left == 0 && found.is_some() {
             self.commands.send(Command::Trim(key));
         }
         self.counted(key.first, u64::from(left.count_ones()));

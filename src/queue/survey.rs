@@ -55,7 +55,7 @@ fn look(
     survey: &mut Survey,
 ) -> Result<(), sled::Error> {
     let Some(mark) = mark_of_page(engine, key)? else { return Ok(()) };
-    let left = key.full() & !mark.bits;
+    let left = key.left(mark.bits);
     let Ok(page) = Page::decode(record) else { return Ok(()) };
     if left == 0 || page.len() != usize::from(key.count) {
         return Ok(());

@@ -273,7 +273,7 @@ impl Stored {
         let mark = self.joined(&numbered(MARK, key.first)).map_err(|error| self.failed(error))?;
         // As the queue does: an event that is sent twice is better than one lost.
         let settled = mark.and_then(|mark| read_mark(&mark)).unwrap_or(0);
-        let left = key.full() & !settled;
+        let left = key.left(settled);
         let mut page =
             StoredPage { key, parts, record: Vec::new(), left, apart: None, members: None, damage: None };
         match Page::decode(&record) {

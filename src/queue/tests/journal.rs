@@ -185,9 +185,7 @@ fn the_journal_moves_into_the_engine_unseen() {
                 change(&mut random, &mut batch, &mut now);
             }
             engine.commit(batch).unwrap();
-            let all = engine.from(Vec::new()).map(|record| record.unwrap());
-            let all: Records = all.map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
-            assert!(all == now);
+            assert!(all_of(&engine) == now);
             let key =
                 [&b"esv"[..][(random.bits() % 3) as usize..][..1], &[(random.bits() % 40) as u8]].concat();
             let value = engine.value(&key).unwrap().map(|value| value.to_vec());
