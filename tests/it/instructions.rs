@@ -4,17 +4,11 @@
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::process::Command;
-use std::sync::Arc;
 
-use target_notifyd::event::{Answer, Event, Moment, Outcome, Seq};
-use target_notifyd::sandbox::{self, Sandbox};
+use target_notifyd::event::Event;
 use target_notifyd::schedule::Scheduler;
-use target_notifyd::wire::defaults::Defaults;
-use target_notifyd::wire::record::{Page, PageBuilder};
-use target_notifyd::wire::submission::Submission;
-use target_notifyd::wire::{hash, request};
 
-use crate::support::settings;
+use crate::paths::{body, decoded, events, line, page, parsed, schedule_settings, scheduled};
 
 /// How often each path is walked.
 const ROUNDS: u64 = 400;
@@ -27,30 +21,6 @@ const BOUNDS: [(&str, u64); 4] = [
     ("measured_decode", 13_700),
 ];
 
-fn line(session: u64, id: u64) -> String {
-    let begin = format!(
-        r#"{{"session_id":"session-{session}","type":"display","id":"{id}","impressionId":"{id}","timestamp":1700000000000,"visitor":{{"tntId":"visitor-{session}.35_0"}},"tokens":["kb2UkhM3AR8lZJyXJZBeG2qipfsIHvVzTQxHolz2IpSC"],"mbox":{{"name":"home","state":""#
-    );
-    let filled = "x".repeat(800 - begin.len() - 4);
-    format!("{begin}{filled}\"}}}}\n")
-}
-
-fn parsed(line: &str) -> Submission {
-    let defaults = Defaults { channel: true, analytics_logging: true, ..Defaults::default() };
-    Submission::parse(line.trim_end().as_bytes(), &defaults, 1_700_000_000_000).expect("the line is sound")
-}
-
-/// Events of ten a session.
-fn events(count: u64) -> Vec<Event> {
-    let event = |number: u64| {
-        let read = parsed(&line(number / 10, number));
-        let one = read.notifications.into_iter().next().expect("a line has a notification");
-        let (id, notification, envelope) = (one.id, one.json, Arc::clone(&read.envelope));
-        Event { seq: Seq(number + 1), id, arrived: Moment::ZERO, notification, envelope }
-    };
-    (0..count).map(event).collect()
-}
-
 #[inline(never)]
 fn measured_parse(lines: &[String]) {
     for line in lines {
@@ -60,52 +30,33 @@ fn measured_parse(lines: &[String]) {
 
 #[inline(never)]
 fn measured_schedule(scheduler: &mut Scheduler, events: &[Event]) {
-    let entries: Vec<_> = events.iter().map(hash::entry).collect();
-    scheduler.handle_live(Moment::ZERO, Seq(1), Seq(ROUNDS + 1), &entries);
-    let now = Moment::from_millis(1_000);
-    while let Some(attempt) = scheduler.poll_attempt(now) {
-        let answer = Answer::Listed(vec![true; attempt.seqs.len()]);
-        let outcome = Outcome { answer, retry_after: None, edge: None, known: None, detail: String::new() };
-        let settled = scheduler.handle_outcome(now, attempt.id, &outcome);
-        scheduler.handle_settled(now, &settled.delivered);
-    }
+    scheduled(scheduler, events);
 }
 
 #[inline(never)]
 fn measured_body(events: &[Event]) {
     for _ in 0..ROUNDS {
-        let notifications = events.iter().map(|event| &*event.notification);
-        black_box(request::body(&events[0].envelope.members, None, notifications, "an-id"));
+        black_box(body(events));
     }
 }
 
 #[inline(never)]
 fn measured_decode(record: &[u8]) {
     for round in 0..ROUNDS {
-        let page = Page::decode(record).expect("the record is sound");
-        black_box(page.event(Seq(1), usize::try_from(round % 8).expect("small"), None));
+        decoded(record, usize::try_from(round % 8).expect("small"));
     }
 }
 
 /// Run under callgrind by the test below; all paths, of which callgrind counts one.
-#[tokio::test]
+#[test]
 #[ignore = "is run by the_pure_paths_keep_to_their_bounds"]
-async fn all_paths() {
+fn all_paths() {
     let all = events(ROUNDS);
     let lines: Vec<String> = (0..ROUNDS).map(|number| line(number / 10, number)).collect();
     measured_parse(&lines);
-    let folder = tempfile::tempdir().expect("a folder");
-    let sandbox = Sandbox::start(sandbox::Settings::default()).expect("the sandbox listens");
-    let settings = settings(&folder, &sandbox).schedule;
-    let mut scheduler = Scheduler::new(settings, 1);
-    measured_schedule(&mut scheduler, &all);
-    assert_eq!(scheduler.status().indexed, 0, "all was delivered");
+    measured_schedule(&mut Scheduler::new(schedule_settings(), 1), &all);
     measured_body(&all[..10]);
-    let mut page = PageBuilder::default();
-    for event in &all[..8] {
-        page.push(&event.envelope, None, Moment::ZERO, event.id.clone(), event.notification.clone());
-    }
-    measured_decode(&page.finish());
+    measured_decode(&page(&all[..8]));
 }
 
 #[test]

@@ -38,6 +38,7 @@ mod log_lines;
 mod manual;
 mod metrics;
 mod options;
+mod paths;
 mod power;
 mod process;
 mod producers;

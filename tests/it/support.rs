@@ -11,17 +11,18 @@ use target_notifyd::daemon::{Daemon, DaemonError, Settings};
 use target_notifyd::event::{Account, Balance, Moment, Seq};
 use target_notifyd::queue::{Ledger, Queue};
 use target_notifyd::sandbox::Sandbox;
-use target_notifyd::schedule::Backoff;
 use target_notifyd::wire::defaults::Defaults;
 use target_notifyd::wire::reply::Appended;
 use target_notifyd::wire::submission::Submission;
-use target_notifyd::{admin, delivery, ingest, queue, schedule};
+use target_notifyd::{admin, delivery, ingest, queue};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, BufWriter};
 use tokio::net::UnixStream;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use crate::paths::schedule_settings;
 
 pub(crate) const MILLI: Duration = Duration::from_millis(1);
 /// `target.timeout` and `target.connect_timeout` where nothing is to reach them, however slow the machine is.
@@ -93,26 +94,7 @@ pub(crate) fn settings(folder: &TempDir, sandbox: &Sandbox) -> Settings {
             max_answer: 1 << 20,
             concurrency: 64,
         },
-        schedule: schedule::Settings {
-            linger: 20 * MILLI,
-            max_events: 50,
-            max_bytes: 512 << 10,
-            backoff: Backoff { initial: 10 * MILLI, max: 200 * MILLI, multiplier: 2.0 },
-            isolate_after: 3,
-            park_after: 6,
-            unlisted_max: 100,
-            concurrency: 64,
-            host_concurrency: 32,
-            max_hosts: 32,
-            rate_limit: 0,
-            breaker_failures: 5,
-            breaker_open: 20 * MILLI,
-            breaker_max: 100 * MILLI,
-            max_age: Duration::from_secs(7 * 86_400),
-            index_max_bytes: 48 << 20,
-            default_cluster: None,
-            edge_routing: true,
-        },
+        schedule: schedule_settings(),
         grace: Duration::from_secs(20),
         summary_interval: Duration::from_secs(60),
         identifiers: IdentifierForm::Plain,
