@@ -1,5 +1,6 @@
 //! The way to Target: requests out, outcomes back. This folder alone names reqwest.
 
+mod clients;
 mod counts;
 mod feed;
 mod flusher;

@@ -15,6 +15,7 @@ use reqwest::{Certificate, Client, ClientBuilder, Proxy, Response, StatusCode, U
 use thiserror::Error;
 
 use super::Edge;
+use super::clients::Clients;
 use super::lookup::Lookup;
 use crate::event::{Answer, Failure, Host, Known, Outcome, SessionId};
 use crate::wire::response;
@@ -86,10 +87,10 @@ pub enum TransportError {
     Client(#[from] reqwest::Error),
 }
 
-/// Sends requests over pooled connections; HTTP/2 where the server offers it.
+/// Sends requests over pooled connections; over HTTP/2 where the server offers it, with several to a host then, too.
 #[derive(Clone, Debug)]
 pub struct Transport {
-    client: Client,
+    clients: Clients,
     settings: Settings,
     /// Where requests to the client's own host go, but for their session.
     own: Url,
@@ -107,7 +108,10 @@ impl Transport {
             checked("target.edge_endpoint", &edge.replace("{cluster}", "0"), settings.allow_http)?;
         }
         let own = resource(own, &settings);
-        Ok(Self { client: builder(&settings)?.build()?, settings, own })
+        // With fewer, connections would be made and ended all the time while all slots go to one host.
+        let made = |share| Ok(builder(&settings)?.pool_max_idle_per_host(share));
+        let clients = Clients::new(settings.concurrency, made)?;
+        Ok(Self { clients, settings, own })
     }
 
     /// Where a request of the session goes.
@@ -167,8 +171,8 @@ impl Edge for Transport {
             Ok(url) => url,
             Err(error) => return (failed(Failure::Dns, &error.to_string()), None),
         };
-        let sent = self
-            .client
+        let client = self.clients.take();
+        let sent = client
             .post(url)
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .header("X-EXC-SDK", env!("CARGO_PKG_NAME"))
@@ -230,8 +234,6 @@ pub(super) fn builder(settings: &Settings) -> Result<ClientBuilder, TransportErr
         .timeout(settings.timeout)
         .connect_timeout(settings.connect_timeout)
         .dns_resolver(Lookup::new(settings.connect_timeout))
-        // With fewer, connections would be made and ended all the time while all slots go to one host.
-        .pool_max_idle_per_host(settings.concurrency)
         // Over HTTP/2 a request that times out leaves its connection open. One that fell silent would take every
         // later request, too: a ping that nobody answers, sent while a request waits, ends it.
         .http2_keep_alive_interval(settings.timeout / 4)

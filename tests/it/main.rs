@@ -24,6 +24,7 @@ mod demo;
 mod dns;
 mod edge;
 mod extent;
+mod far;
 mod figures;
 mod fixtures;
 mod floors;

@@ -56,7 +56,11 @@ pub(crate) fn queue_settings(path: &Path) -> queue::Settings {
 }
 
 pub(crate) fn settings(folder: &TempDir, sandbox: &Sandbox) -> Settings {
-    let endpoint = format!("http://{}", sandbox.address());
+    settings_at(folder, format!("http://{}", sandbox.address()))
+}
+
+/// For a daemon that sends to `endpoint`, where all edge hosts are, too.
+pub(crate) fn settings_at(folder: &TempDir, endpoint: String) -> Settings {
     Settings {
         account: account(),
         ingest: ingest::Settings {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use target_notifyd::daemon::Settings;
@@ -12,6 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
+use crate::authority::Authority;
+use crate::far::{self, Far, Manner};
 use crate::support::{Running, display, settings};
 
 /// What was seen on the way, in order.
@@ -141,6 +144,20 @@ async fn http_2_is_spoken_where_the_server_offers_it_and_an_unknown_authority_is
     assert!(!protocols.is_empty() && protocols.iter().all(|protocol| protocol == "h2"), "{protocols:?}");
     terminator.task.abort();
     sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_http_2_a_host_gets_requests_over_several_connections() {
+    let (folder, authority) = (TempDir::new().expect("a folder"), Authority::new("an authority"));
+    // Were they all to come over fewer, none would be answered.
+    let manner = Manner { protocol: "h2", window: 65_535, way: Duration::ZERO, connections: 8 };
+    let far = Far::start(&authority, manner).await;
+    let running = Running::start(far::settings(&folder, &authority, &far)).await;
+    running.submit((0..32).map(|lane| display(&format!("s{lane}"), "1")).collect()).await;
+    assert_eq!(running.settled(32).await.delivered, 32);
+    running.stop().await;
+    let arrived = far.arrived.borrow().clone();
+    assert_eq!((arrived.requests, arrived.events, arrived.connections), (32, 32, 8));
 }
 
 #[tokio::test(flavor = "multi_thread")]
