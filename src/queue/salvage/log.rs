@@ -16,6 +16,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
 
 use super::bytes::Bytes;
 use crate::queue::engine::SEGMENT_BYTES;
@@ -24,6 +26,8 @@ use crate::queue::engine::SEGMENT_BYTES;
 pub(super) const SEGMENT_HEADER: usize = 20;
 /// The engine expects no message where fewer bytes of a segment than this are left.
 pub(super) const LEAST_ROOM: usize = 32;
+/// How many threads read a log that is gone through; each has up to three segments in memory.
+const READERS: usize = 2;
 /// The largest page id that the engine gives.
 const MAX_PAGE_ID: u64 = 1 << 37;
 
@@ -121,14 +125,13 @@ impl Log {
     /// Goes through all messages in the order in which they were written; in how many places there was something else between
     /// two of them.
     pub(super) fn messages(&self, mut visit: impl FnMut(Message)) -> io::Result<u64> {
-        let (mut bytes, mut gaps) = (Vec::new(), 0);
-        for (number, segment) in self.segments()?.0 {
-            self.read_segment(segment.at, &mut bytes)?;
-            walk(&bytes, number, segment.at, |message| {
+        let mut gaps = 0;
+        self.each(&self.segments()?.0, |number, segment, bytes| {
+            walk(bytes, number, segment.at, |message| {
                 gaps += u64::from(!message.joins);
                 visit(message);
             });
-        }
+        })?;
         Ok(gaps)
     }
 
@@ -217,6 +220,40 @@ impl Log {
             }
         }
         Ok((found, stable))
+    }
+
+    /// Shows each of `segments` in its order, with its bytes as far as the file reaches. Of a log in the system's memory most of
+    /// the time goes into copying, so it is read in [`READERS`] threads.
+    pub(super) fn each(
+        &self,
+        segments: &BTreeMap<u64, Segment>,
+        mut show: impl FnMut(u64, Segment, &[u8]),
+    ) -> io::Result<()> {
+        thread::scope(|scope| {
+            let mut lanes = Vec::with_capacity(READERS);
+            for lane in 0..READERS {
+                let ((filled, full), (emptied, empty)) = (mpsc::sync_channel(1), mpsc::channel::<Vec<u8>>());
+                let read = move || {
+                    for segment in segments.values().skip(lane).step_by(READERS) {
+                        let mut bytes = empty.try_recv().unwrap_or_default();
+                        let read = self.read_segment(segment.at, &mut bytes).map(|()| bytes);
+                        if filled.send(read).is_err() {
+                            return;
+                        }
+                    }
+                };
+                thread::Builder::new().name("log-reader".to_owned()).spawn_scoped(scope, read)?;
+                lanes.push((full, emptied));
+            }
+            for ((number, segment), (full, emptied)) in segments.iter().zip(lanes.iter().cycle()) {
+                // It ends early only by a panic, which the scope hands on.
+                let bytes = full.recv().map_err(io::Error::other)??;
+                show(*number, *segment, &bytes);
+                // A reader that has read all takes none back.
+                let _done = emptied.send(bytes);
+            }
+            Ok(())
+        })
     }
 
     /// Reads the segment that lies `at` there, as far as the file reaches.

@@ -86,11 +86,7 @@ pub(in crate::queue) fn would_lose(database: &Path, known: Known) -> io::Result<
         expected: stable / SEGMENT_BYTES as u64,
         ..Sight::default()
     };
-    let mut bytes = Vec::new();
-    for (number, segment) in segments {
-        log.read_segment(segment.at, &mut bytes)?;
-        sight.look(number, segment, &bytes);
-    }
+    log.each(&segments, |number, segment, bytes| sight.look(number, segment, bytes))?;
     Ok(sight.loss())
 }
 
