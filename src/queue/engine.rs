@@ -45,8 +45,10 @@ const CACHE_BYTES: u64 = 4 * 1_024 * 1_024;
 pub(super) const SEGMENT_BYTES: usize = 512 * 1_024;
 /// A value from this size on, in bytes, has a page of the engine nearly to itself.
 const LARGE_BYTES: usize = 1_024;
-/// How often the page of such a value is read again, see [`Open::note`].
-const NOTES: usize = 3;
+/// How often the page of such a value is read again after it was written, see [`Open::note`].
+pub(super) const NOTES_OF_WRITTEN: usize = 3;
+/// The same after it was read.
+pub(super) const NOTES_OF_READ: usize = 2;
 /// How long an open waits for the lock of a database that this process has just closed.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
 
@@ -249,7 +251,7 @@ impl Engine {
             // What leaves the journal meanwhile was in the engine before.
             None if is_below => {
                 let value = open.db.get(key)?;
-                open.note(key, value.as_ref().map_or(0, |value| value.len()));
+                open.note(key, value.as_ref().map_or(0, |value| value.len()), NOTES_OF_READ);
                 Ok(value)
             }
             None => Ok(None),
@@ -312,10 +314,10 @@ impl Open {
     /// Has the engine take note of the page of a value of so many bytes, which it has just read or written. It looks at what its
     /// cache holds only when one of 256 lists has taken note of 64 accesses: where each page is accessed once or twice, that are up
     /// to 100 MiB of pages, however small the cache is to be.
-    pub(super) fn note(&self, key: &[u8], bytes: usize) {
+    pub(super) fn note(&self, key: &[u8], bytes: usize, times: usize) {
         if bytes >= LARGE_BYTES {
             // Whoever wants the value hears of errors.
-            (0..NOTES).for_each(|_| drop(self.db.get(key)));
+            (0..times).for_each(|_| drop(self.db.get(key)));
         }
     }
 

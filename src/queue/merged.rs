@@ -6,7 +6,7 @@ use std::ops::{Bound, RangeInclusive};
 
 use sled::IVec;
 
-use super::engine::Open;
+use super::engine::{NOTES_OF_READ, Open};
 use super::index::Found;
 
 /// How many records are looked for at once, at first and at most.
@@ -82,7 +82,7 @@ impl<'e> Merged<'e> {
         for record in self.open.db.range::<&[u8], _>((from.as_ref().map(Vec::as_slice), upper)) {
             match record {
                 Ok((key, value)) => {
-                    self.open.note(&key, value.len());
+                    self.open.note(&key, value.len(), NOTES_OF_READ);
                     theirs.push((key, Found::Value(value)));
                 }
                 Err(error) => {
@@ -141,7 +141,7 @@ fn last_place(open: &Open, keys: &RangeInclusive<&[u8]>) -> Result<Option<(IVec,
     let mut theirs = open.db.range::<&[u8], _>(keys.clone()).rev();
     let mut their = theirs.next().transpose()?;
     if let Some((key, value)) = &their {
-        open.note(key, value.len());
+        open.note(key, value.len(), NOTES_OF_READ);
     }
     let mut end = Bound::Included(keys.end().to_vec());
     loop {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::batch::Batch;
-use super::engine::{CommitError, Open, let_go};
+use super::engine::{CommitError, NOTES_OF_WRITTEN, Open, let_go};
 use super::index::Found;
 use super::keys::META;
 use super::{index, salvage};
@@ -131,7 +131,7 @@ impl Open {
         self.db.apply_batch(batch)?;
         reach("journal", "applied");
         // Before the flush: a first look may complete what the batch has begun, and writes that to the log.
-        keys.iter().for_each(|(key, bytes)| self.note(key, *bytes));
+        keys.iter().for_each(|(key, bytes)| self.note(key, *bytes, NOTES_OF_WRITTEN));
         // Each batch is durable before the next one begins, which `salvage/sight.rs` counts on, and before the journal gives up
         // what was in it.
         self.flush()?;
