@@ -38,6 +38,7 @@ mod pages;
 mod quarantine;
 mod recent;
 mod reopen;
+mod replay;
 pub mod salvage;
 mod slack;
 mod space;

@@ -11,11 +11,11 @@ use super::tree::{Record, Tree};
 use crate::event::{Account, Event, Seq};
 use crate::queue::engine::known;
 use crate::queue::error::OpenError;
-use crate::queue::journal::{Replay, replay};
 use crate::queue::keys::{DEAD, MARK, MEMBERS, META, PAGE, PageKey, QUARANTINE, meta, numbered, seq_of};
 use crate::queue::ledger::Ledger;
 use crate::queue::migrations::NEWEST;
 use crate::queue::pages::read_mark;
+use crate::queue::replay::{Replay, replay};
 use crate::wire::record::{DeadLetter, Page, decode_dead, decode_members, open as unseal};
 
 /// All records of a database: those of the engine, and those of the journal, which cover them.

@@ -8,8 +8,9 @@ use crate::queue::batch::Batch;
 use crate::queue::engine::{CommitError, Engine};
 use crate::queue::frame;
 use crate::queue::index::{Found, Index};
-use crate::queue::journal::{Journal, Replay, replay};
+use crate::queue::journal::Journal;
 use crate::queue::moving::Removals;
+use crate::queue::replay::{Replay, replay};
 use crate::schedule::Random;
 
 type Records = BTreeMap<Vec<u8>, Vec<u8>>;

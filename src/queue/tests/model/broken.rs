@@ -6,7 +6,7 @@ use super::pair::{Answer, Pair};
 use super::*;
 use crate::queue::engine::CommitError;
 use crate::queue::folder;
-use crate::queue::journal::replay;
+use crate::queue::replay::replay;
 
 /// The database whose next commit fails, and whether that is written before.
 static FAILS: Mutex<Option<(PathBuf, bool)>> = Mutex::new(None);
