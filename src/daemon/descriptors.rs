@@ -7,6 +7,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
 
 use super::Settings;
+use crate::delivery::idle_connections;
 
 /// What the queue, the log, the runtime, the admin socket and look-ups of names take, with room to spare.
 const OWN: usize = 128;
@@ -24,7 +25,7 @@ impl Need {
     fn of(settings: &Settings) -> Self {
         let schedule = &settings.schedule;
         let hosts = if schedule.edge_routing { schedule.max_hosts.saturating_add(1) } else { 1 };
-        let idle = hosts.saturating_mul(schedule.concurrency);
+        let idle = hosts.saturating_mul(idle_connections(schedule.concurrency));
         let own = OWN.saturating_add(schedule.concurrency).saturating_add(idle);
         Self { own, connections: settings.ingest.max_connections }
     }

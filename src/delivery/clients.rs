@@ -4,61 +4,75 @@
 //! window of that connection says: where it is the standard's 64 KiB, and a round trip takes 20 ms, no more than 3 MB a second,
 //! however many requests are under way. Each client has a connection of its own.
 
+use std::collections::HashMap;
 use std::ops::Deref;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use reqwest::{Client, ClientBuilder};
 
 use super::transport::TransportError;
+use crate::event::Host;
 
-/// How many there are, but for fewer requests under way: more would take a third of a mebibyte each, and with these 64 KiB in
-/// 20 ms are 26 MB a second.
-const MAX_CLIENTS: usize = 8;
+/// How many there are: each takes a third of a mebibyte, and with these 64 KiB in 20 ms are 26 MB a second.
+const CLIENTS: usize = 8;
 
-/// All of them, those of its clones included.
-#[derive(Clone, Debug)]
-pub(super) struct Clients(Arc<(Counted, Vec<Counted>)>);
-
-/// A client, and how many requests it has under way.
-#[derive(Debug)]
-struct Counted {
-    client: Client,
-    under_way: AtomicUsize,
+/// How many connections to a host are kept for later requests at most, where `concurrency` may be under way
+/// (`delivery.concurrency`).
+#[must_use]
+pub fn idle_connections(concurrency: usize) -> usize {
+    share(concurrency).saturating_mul(CLIENTS)
 }
 
-/// A client that has a request under way, until this is dropped.
+/// The most of `concurrency` requests to a host that one of them has under way.
+fn share(concurrency: usize) -> usize {
+    concurrency.div_ceil(CLIENTS).max(1)
+}
+
+/// All of them.
 #[derive(Debug)]
-pub(super) struct Taken<'c>(&'c Counted);
+pub(super) struct Clients {
+    first: Client,
+    others: Vec<Client>,
+    /// How many requests to a host each has under way; a host without any is not in it.
+    under_way: Mutex<HashMap<Host, [usize; CLIENTS]>>,
+}
+
+/// A client that has a request to a host under way, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Taken<'c> {
+    clients: &'c Clients,
+    client: &'c Client,
+    host: Host,
+    place: usize,
+}
 
 impl Clients {
-    /// Makes them for `concurrency` requests under way, with `builder`, which is given each one's even share of those.
+    /// Makes them with `builder`, which is given how many requests to a host each has under way at most, of `concurrency` together.
     pub(super) fn new(
         concurrency: usize,
         builder: impl Fn(usize) -> Result<ClientBuilder, TransportError>,
     ) -> Result<Self, TransportError> {
-        let clients = concurrency.clamp(1, MAX_CLIENTS);
-        let made = || -> Result<Counted, TransportError> {
-            Ok(Counted { client: builder(concurrency / clients)?.build()?, under_way: AtomicUsize::new(0) })
-        };
-        let first = made()?;
-        let others = (1..clients).map(|_| made()).collect::<Result<_, _>>()?;
-        Ok(Self(Arc::new((first, others))))
+        let made = || Ok::<_, TransportError>(builder(share(concurrency))?.build()?);
+        let (first, others) = (made()?, (1..CLIENTS).map(|_| made()).collect::<Result<_, _>>()?);
+        Ok(Self { first, others, under_way: Mutex::default() })
     }
 
-    /// The one with the fewest requests under way; of several the first, so that few requests need few connections.
-    pub(super) fn take(&self) -> Taken<'_> {
-        let (first, others) = &*self.0;
-        let least =
-            others.iter().fold(first, |least, one| if one.count() < least.count() { one } else { least });
-        least.under_way.fetch_add(1, Ordering::Relaxed);
-        Taken(least)
+    /// The one with the fewest requests to `host` under way; of several the first, so that few requests need few connections.
+    pub(super) fn take(&self, host: Host) -> Taken<'_> {
+        let mut under_way = self.under_way();
+        let counts = under_way.entry(host).or_default();
+        let least = counts.iter_mut().enumerate().min_by_key(|(_, count)| **count);
+        let place = least.map_or(0, |(place, count)| {
+            *count += 1;
+            place
+        });
+        let other = place.checked_sub(1).and_then(|place| self.others.get(place));
+        Taken { clients: self, client: other.unwrap_or(&self.first), host, place }
     }
-}
 
-impl Counted {
-    fn count(&self) -> usize {
-        self.under_way.load(Ordering::Relaxed)
+    fn under_way(&self) -> MutexGuard<'_, HashMap<Host, [usize; CLIENTS]>> {
+        // Nothing under this lock panics.
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -66,13 +80,20 @@ impl Deref for Taken<'_> {
     type Target = Client;
 
     fn deref(&self) -> &Client {
-        &self.0.client
+        self.client
     }
 }
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        let mut under_way = self.clients.under_way();
+        let Some(counts) = under_way.get_mut(&self.host) else { return };
+        if let Some(count) = counts.get_mut(self.place) {
+            *count = count.saturating_sub(1);
+        }
+        if counts.iter().all(|count| *count == 0) {
+            under_way.remove(&self.host);
+        }
     }
 }
 
@@ -81,8 +102,9 @@ mod tests {
     use std::cell::RefCell;
 
     use super::*;
+    use crate::event::Cluster;
 
-    /// The clients, and the share that they were made with.
+    /// The clients, and the shares that they were made with.
     fn clients(concurrency: usize) -> (Clients, Vec<usize>) {
         let shares = RefCell::new(Vec::new());
         let builder = |share| {
@@ -93,27 +115,29 @@ mod tests {
     }
 
     #[test]
-    fn there_are_no_more_clients_than_requests() {
-        for (concurrency, expected) in [(64, vec![8; 8]), (15, vec![1; 8]), (3, vec![1; 3]), (0, vec![0])] {
-            assert_eq!(clients(concurrency).1, expected, "{concurrency}");
+    fn each_keeps_its_share_of_the_connections() {
+        for (concurrency, share) in [(64, 8), (15, 2), (1, 1), (0, 1)] {
+            assert_eq!(clients(concurrency).1, [share; CLIENTS], "{concurrency}");
         }
     }
 
     #[test]
-    fn requests_go_to_the_client_with_the_fewest() {
+    fn requests_to_a_host_go_to_the_client_with_the_fewest() {
         let clients = clients(64).0;
-        let place = |taken: &Taken<'_>| {
-            let (first, others) = &*clients.0;
-            std::iter::once(first).chain(others).position(|one| std::ptr::eq(one, taken.0)).unwrap()
-        };
-        let alone = clients.take();
-        assert_eq!(place(&alone), 0);
-        drop(alone);
-        let mut taken: Vec<_> = (0..16).map(|_| clients.take()).collect();
-        assert_eq!(taken.iter().map(place).collect::<Vec<_>>(), (0..8).chain(0..8).collect::<Vec<_>>());
+        let mut taken: Vec<_> = (0..16).map(|_| clients.take(Host::Client)).collect();
+        assert_eq!(
+            taken.iter().map(|one| one.place).collect::<Vec<_>>(),
+            (0..8).chain(0..8).collect::<Vec<_>>()
+        );
+        let all = std::iter::once(&clients.first).chain(&clients.others);
+        assert!(all.zip(&taken).all(|(client, taken)| std::ptr::eq(client, &**taken)));
         drop(taken.remove(5));
-        assert_eq!(place(&clients.take()), 5);
+        assert_eq!(clients.take(Host::Client).place, 5);
+        // A host that is asked once in a while stays with one connection, whatever goes to others.
+        let quiet = Host::Edge(Cluster::parse("35").unwrap());
+        let asked = [(); 2].map(|()| clients.take(quiet).place);
+        assert_eq!(asked, [0, 0]);
         taken.clear();
-        assert_eq!(place(&clients.take()), 0, "who is done counts no more");
+        assert!(clients.under_way().is_empty(), "who is done counts no more");
     }
 }

@@ -12,6 +12,7 @@ mod simulation;
 mod told;
 mod transport;
 
+pub use self::clients::idle_connections;
 pub use self::counts::{Counts, Kind, LATENCY_BOUNDS_MS, Latency};
 pub use self::feed::{Fate, Feed, Heard};
 pub use self::flusher::{Added, Ask, Backlog, Edge, Flusher, KnownVisitors, Manner, Operation, Shown};

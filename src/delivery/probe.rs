@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::lookup;
+use super::lookup::{self, Lookup};
 use super::transport::{Settings, TransportError, builder, failure, told};
 use crate::event::Failure;
 use crate::wire::response;
@@ -49,7 +49,9 @@ pub async fn addresses(host: &str, connect_timeout: Duration) -> Result<(Vec<IpA
 /// [`TransportError`]: the settings are wrong; in the inner result [`NoWay`]: no connection was made.
 pub async fn connect(settings: &Settings, url: &str) -> Result<Result<Duration, NoWay>, TransportError> {
     let made = Arc::new(AtomicBool::new(false));
-    let client = builder(settings)?.connector_layer(Stop(Arc::clone(&made))).build()?;
+    let client = builder(settings, Lookup::new(settings.connect_timeout))?
+        .connector_layer(Stop(Arc::clone(&made)))
+        .build()?;
     let began = Instant::now();
     let asked = client.head(url).send().await;
     let took = began.elapsed();

@@ -8,6 +8,7 @@
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
@@ -90,7 +91,7 @@ pub enum TransportError {
 /// Sends requests over pooled connections; over HTTP/2 where the server offers it, with several to a host then, too.
 #[derive(Clone, Debug)]
 pub struct Transport {
-    clients: Clients,
+    clients: Arc<Clients>,
     settings: Settings,
     /// Where requests to the client's own host go, but for their session.
     own: Url,
@@ -109,8 +110,9 @@ impl Transport {
         }
         let own = resource(own, &settings);
         // With fewer, connections would be made and ended all the time while all slots go to one host.
-        let made = |share| Ok(builder(&settings)?.pool_max_idle_per_host(share));
-        let clients = Clients::new(settings.concurrency, made)?;
+        let lookup = Lookup::new(settings.connect_timeout);
+        let made = |share| Ok(builder(&settings, lookup.clone())?.pool_max_idle_per_host(share));
+        let clients = Arc::new(Clients::new(settings.concurrency, made)?);
         Ok(Self { clients, settings, own })
     }
 
@@ -171,7 +173,7 @@ impl Edge for Transport {
             Ok(url) => url,
             Err(error) => return (failed(Failure::Dns, &error.to_string()), None),
         };
-        let client = self.clients.take();
+        let client = self.clients.take(host);
         let sent = client
             .post(url)
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
@@ -228,12 +230,12 @@ pub(super) fn outcome(
     }
 }
 
-/// What makes the client that `settings` ask for.
-pub(super) fn builder(settings: &Settings) -> Result<ClientBuilder, TransportError> {
+/// What makes a client that `settings` ask for; all that have clones of a `lookup` share its limit.
+pub(super) fn builder(settings: &Settings, lookup: Lookup) -> Result<ClientBuilder, TransportError> {
     let mut builder = Client::builder()
         .timeout(settings.timeout)
         .connect_timeout(settings.connect_timeout)
-        .dns_resolver(Lookup::new(settings.connect_timeout))
+        .dns_resolver(lookup)
         // Over HTTP/2 a request that times out leaves its connection open. One that fell silent would take every
         // later request, too: a ping that nobody answers, sent while a request waits, ends it.
         .http2_keep_alive_interval(settings.timeout / 4)
