@@ -223,28 +223,39 @@ impl Log {
     }
 
     /// Shows each of `segments` in its order, with its bytes as far as the file reaches. Of a log in the system's memory most of
-    /// the time goes into copying, so it is read in [`READERS`] threads.
+    /// the time goes into copying, so it is read in [`READERS`] threads, where the system has any to give.
     pub(super) fn each(
         &self,
         segments: &BTreeMap<u64, Segment>,
         mut show: impl FnMut(u64, Segment, &[u8]),
     ) -> io::Result<()> {
         thread::scope(|scope| {
-            let mut lanes = Vec::with_capacity(READERS);
-            for lane in 0..READERS {
-                let ((filled, full), (emptied, empty)) = (mpsc::sync_channel(1), mpsc::channel::<Vec<u8>>());
-                let read = move || {
-                    for segment in segments.values().skip(lane).step_by(READERS) {
-                        let mut bytes = empty.try_recv().unwrap_or_default();
-                        let read = self.read_segment(segment.at, &mut bytes).map(|()| bytes);
-                        if filled.send(read).is_err() {
-                            return;
+            let started: io::Result<Vec<_>> = (0..READERS)
+                .map(|lane| {
+                    let (filled, full) = mpsc::sync_channel(1);
+                    let (emptied, empty) = mpsc::channel::<Vec<u8>>();
+                    let read = move || {
+                        for segment in segments.values().skip(lane).step_by(READERS) {
+                            let mut bytes = empty.try_recv().unwrap_or_default();
+                            let read = self.read_segment(segment.at, &mut bytes).map(|()| bytes);
+                            if filled.send(read).is_err() {
+                                return;
+                            }
                         }
-                    }
-                };
-                thread::Builder::new().name("log-reader".to_owned()).spawn_scoped(scope, read)?;
-                lanes.push((full, emptied));
-            }
+                    };
+                    thread::Builder::new().name("log-reader".to_owned()).spawn_scoped(scope, read)?;
+                    Ok((full, emptied))
+                })
+                .collect();
+            let Ok(lanes) = started else {
+                // No error of the disk. Those that did start end: nobody takes what they read.
+                let mut bytes = Vec::new();
+                return segments.iter().try_for_each(|(number, segment)| {
+                    self.read_segment(segment.at, &mut bytes)?;
+                    show(*number, *segment, &bytes);
+                    Ok(())
+                });
+            };
             for ((number, segment), (full, emptied)) in segments.iter().zip(lanes.iter().cycle()) {
                 // It ends early only by a panic, which the scope hands on.
                 let bytes = full.recv().map_err(io::Error::other)??;
