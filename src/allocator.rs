@@ -65,10 +65,10 @@ enum Source {
 
 impl Source {
     fn of(layout: Layout) -> Self {
-        match (layout.size() < LARGE, layout.align()) {
-            (true, _) => Self::Jemalloc,
-            (false, 1 | PAGE..) => Self::Mapped,
-            (false, _) => Self::System,
+        match (layout.size(), layout.align()) {
+            (..LARGE, _) => Self::Jemalloc,
+            (_, 1 | PAGE) | (SEGMENT, SEGMENT_ALIGNMENT) => Self::Mapped,
+            _ => Self::System,
         }
     }
 }
@@ -93,7 +93,7 @@ fn zeroed(layout: Layout) -> *mut u8 {
 
 /// Maps a block, all of it zeros; null where the system has none.
 fn map(layout: Layout) -> *mut u8 {
-    let alignment = if layout.size() == SEGMENT { SEGMENT_ALIGNMENT } else { PAGE }.max(layout.align());
+    let alignment = if layout.size() == SEGMENT { SEGMENT_ALIGNMENT } else { PAGE };
     let (bytes, more) = (layout.size().next_multiple_of(PAGE), alignment - PAGE);
     let (access, kind) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
     // SAFETY: it is mapped where nothing is.
@@ -113,24 +113,20 @@ fn map(layout: Layout) -> *mut u8 {
 fn spare(layout: Layout) -> Option<*mut u8> {
     // What was written to it before it was given back is seen with it.
     let taken = || SPARES.iter().map(|spare| spare.swap(null_mut(), Ordering::Acquire));
-    is_segment(layout).then(taken)?.find(|block| !block.is_null())
+    (layout.size() == SEGMENT).then(taken)?.find(|block| !block.is_null())
 }
 
 /// Keeps a large block that is free, where it may be a spare one, or gives it back.
 #[inline(never)]
 unsafe fn give_back(block: *mut u8, layout: Layout) {
     // One that grew to that size may begin anywhere.
-    let may_be_spare = is_segment(layout) && block.addr().is_multiple_of(SEGMENT_ALIGNMENT);
+    let may_be_spare = layout.size() == SEGMENT && block.addr().is_multiple_of(SEGMENT_ALIGNMENT);
     let kept = |spare: &AtomicPtr<u8>| {
         spare.compare_exchange(null_mut(), block, Ordering::Release, Ordering::Relaxed).is_ok()
     };
     if !(may_be_spare && SPARES.iter().any(kept)) {
         unsafe { unmap(block, layout.size()) }
     }
-}
-
-fn is_segment(layout: Layout) -> bool {
-    layout.size() == SEGMENT && layout.align() <= SEGMENT_ALIGNMENT
 }
 
 unsafe fn unmap(begin: *mut u8, bytes: usize) {
@@ -173,8 +169,12 @@ unsafe impl GlobalAlloc for BySize {
             (Source::Jemalloc, Source::Jemalloc) => unsafe { Jemalloc.realloc(block, layout, size) },
             (Source::System, Source::System) => unsafe { System.realloc(block, layout, size) },
             (Source::Mapped, Source::Mapped) if layout.align() <= PAGE => unsafe {
-                let moved = mremap(block.cast(), layout.size(), size, MremapFlags::MAYMOVE);
-                moved.map_or(null_mut(), |moved| moved.cast())
+                match mremap(block.cast(), layout.size(), size, MremapFlags::MAYMOVE) {
+                    Ok(moved) => moved.cast(),
+                    // What it does not need stays mapped.
+                    Err(_) if size <= layout.size() => block,
+                    Err(_) => null_mut(),
+                }
             },
             _ => unsafe {
                 let moved = self.alloc(new);
