@@ -7,6 +7,7 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use rustix::mm::{MapFlags, MremapFlags, ProtFlags, mmap_anonymous, mremap, munmap};
+use target_notifyd::queue::SEGMENT_BYTES;
 use tikv_jemallocator::Jemalloc;
 
 /// From this size on, in bytes, a block is mapped by itself: it is given back to the system at once, and zeroed ones take no memory
@@ -40,9 +41,9 @@ struct Settings(*const c_char);
 // SAFETY: it points to a literal.
 unsafe impl Sync for Settings {}
 
-/// The size of the storage engine's segments, in bytes. It takes a block for each that it writes, and for each that it reads at a
+/// The size of the storage engine's segments. It takes a block for each that it writes, and for each that it reads at a
 /// start, and the system takes longer to map one, page by page, than the engine to fill it.
-const SEGMENT: usize = 512 * 1_024;
+const SEGMENT: usize = SEGMENT_BYTES;
 /// What the engine aligns such blocks to, in bytes.
 const SEGMENT_ALIGNMENT: usize = 8_192;
 

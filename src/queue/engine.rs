@@ -43,7 +43,7 @@ use crate::failpoint::reach;
 /// What sled keeps in memory of the pages that it read, in bytes.
 const CACHE_BYTES: u64 = 4 * 1_024 * 1_024;
 /// The unit in which sled's log grows; it wants the same at every open.
-pub(super) const SEGMENT_BYTES: usize = 512 * 1_024;
+pub const SEGMENT_BYTES: usize = 512 * 1_024;
 /// A value from this size on, in bytes, has a page of the engine nearly to itself.
 const LARGE_BYTES: usize = 1_024;
 /// How often the page of such a value is read again after it was written, see [`Open::note`].

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::authority::{Authority, Validity};
-use crate::support::settings_at;
+use crate::support::settings_over_tls;
 
 /// The bytes of one read on the way.
 const READ_BYTES: usize = 64 * 1_024;
@@ -166,9 +166,5 @@ where
 
 /// Settings for a daemon that sends to `far`.
 pub(crate) fn settings(folder: &TempDir, authority: &Authority, far: &Far) -> Settings {
-    let mut settings = settings_at(folder, far.endpoint.clone());
-    settings.transport.edge_endpoint = None;
-    settings.schedule.edge_routing = false;
-    settings.transport.ca_file = Some(authority.file(folder));
-    settings
+    settings_over_tls(folder, far.endpoint.clone(), authority.file(folder))
 }

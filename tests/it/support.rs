@@ -109,6 +109,15 @@ pub(crate) fn settings_at(folder: &TempDir, endpoint: String) -> Settings {
     }
 }
 
+/// For a daemon that sends to `endpoint` alone, over TLS.
+pub(crate) fn settings_over_tls(folder: &TempDir, endpoint: String, ca_file: PathBuf) -> Settings {
+    let mut settings = settings_at(folder, endpoint);
+    settings.transport.edge_endpoint = None;
+    settings.schedule.edge_routing = false;
+    settings.transport.ca_file = Some(ca_file);
+    settings
+}
+
 pub(crate) struct Running {
     pub(crate) shutdown: CancellationToken,
     pub(crate) daemon: JoinHandle<Result<Ledger, DaemonError>>,

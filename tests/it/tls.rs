@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::authority::Authority;
 use crate::far::{self, Far, Manner};
-use crate::support::{Running, display, settings};
+use crate::support::{Running, display, settings_over_tls};
 
 /// What was seen on the way, in order.
 pub(crate) type Seen = Arc<Mutex<Vec<String>>>;
@@ -70,13 +70,8 @@ impl Terminator {
         Self { port, ca_file, seen, task }
     }
 
-    fn settings(&self, folder: &TempDir, sandbox: &Sandbox) -> Settings {
-        let mut settings = settings(folder, sandbox);
-        settings.transport.endpoint = format!("https://localhost:{}", self.port);
-        settings.transport.edge_endpoint = None;
-        settings.schedule.edge_routing = false;
-        settings.transport.ca_file = Some(self.ca_file.clone());
-        settings
+    fn settings(&self, folder: &TempDir) -> Settings {
+        settings_over_tls(folder, format!("https://localhost:{}", self.port), self.ca_file.clone())
     }
 }
 
@@ -119,7 +114,7 @@ fn stage() -> (TempDir, Sandbox) {
 async fn http_2_is_spoken_where_the_server_offers_it_and_an_unknown_authority_is_refused() {
     let (folder, sandbox) = stage();
     let terminator = Terminator::start(&folder, &sandbox).await;
-    let settings = terminator.settings(&folder, &sandbox);
+    let settings = terminator.settings(&folder);
     let mut without = settings.clone();
     without.transport.ca_file = None;
     let running = Running::start(without).await;
@@ -165,7 +160,7 @@ async fn a_proxy_is_used_and_one_that_breaks_loses_nothing() {
     let (folder, sandbox) = stage();
     let terminator = Terminator::start(&folder, &sandbox).await;
     let (address, seen, task) = proxy(3).await;
-    let mut settings = terminator.settings(&folder, &sandbox);
+    let mut settings = terminator.settings(&folder);
     settings.transport.proxy = Some(address);
     let running = Running::start(settings).await;
     running.submit((0..100).map(|lane| display(&format!("s{lane}"), "1")).collect()).await;
