@@ -1,4 +1,4 @@
-//! What the pure paths cost, in time: `cargo bench`. Compare runs of the same hour on the same machine only; what holds from
+//! What the pure paths cost, in time: `cargo bench --bench paths`. Compare runs of the same hour on the same machine only; what holds from
 //! machine to machine is counted by `tests/it/instructions.rs`.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a measurement that cannot go on panics")]
 
