@@ -1,6 +1,6 @@
 //! One session's events in their order, and how the next batch is cut from them.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use super::Settings;
 use crate::event::{Cluster, Entry, Fingerprint, Host, IdHash, Moment, Owner, Seq, Visitor};
@@ -125,19 +125,37 @@ impl LaneState {
 
     /// How many events the next batch has, and whether it could still grow.
     pub(super) fn batch(&self, settings: &Settings) -> (usize, bool) {
-        let mut ids = BTreeSet::new();
         let (mut bytes, mut count) = (0_u64, 0);
         let envelope = self.events.front().map(|first| first.envelope);
         for event in &self.events {
             bytes += u64::from(event.bytes);
             let full = count >= settings.max_events.max(1) || (count > 0 && bytes > settings.max_bytes);
             let ends = count > 0 && event.boundary || Some(event.envelope) != envelope;
-            if full || ends || !ids.insert(event.id) {
+            // A batch is short: looking through it is quicker than a set.
+            if full || ends || self.events.iter().take(count).any(|before| before.id == event.id) {
                 return (count, false);
             }
             count += 1;
         }
-        (count, count < settings.max_events && bytes < settings.max_bytes)
+        (count, grows(settings, count, bytes))
+    }
+
+    /// Whether its last event, which was just added, left the moment at which its next batch is due: a batch that lingers takes
+    /// it in, and lingers on. `false` where that would have to be looked at closely.
+    pub(super) fn still_lingers(&self, settings: &Settings) -> bool {
+        let (Some(first), Some(last)) = (self.events.front(), self.events.back()) else { return false };
+        let before = self.events.len() - 1;
+        let mut bytes = u64::from(last.bytes);
+        let joins = self.events.iter().take(before).fold(true, |joins, event| {
+            bytes += u64::from(event.bytes);
+            joins && event.id != last.id
+        });
+        joins
+            && before > 0
+            && !last.boundary
+            && first.envelope == last.envelope
+            && first.seq > self.flushed
+            && grows(settings, before + 1, bytes)
     }
 
     /// When the lane has something to send; `None` where it has nothing.
@@ -229,5 +247,56 @@ impl LaneState {
 
     pub(super) fn len(&self) -> usize {
         self.events.len() + self.parked.len()
+    }
+}
+
+/// Whether a batch of `count` events, of `bytes` together, could take one more.
+fn grows(settings: &Settings, count: usize, bytes: u64) -> bool {
+    count < settings.max_events && bytes < settings.max_bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Random;
+    use super::super::tests::sim::settings;
+    use super::*;
+
+    fn waiting(random: &mut Random, seq: u64) -> Waiting {
+        let mut of = |most| random.bits() % most;
+        Waiting {
+            seq: Seq(seq),
+            envelope: Fingerprint(u128::from(of(20) / 19)),
+            id: IdHash(of(40)),
+            arrived: Moment::from_millis(seq),
+            cluster: None,
+            owner: Owner(0),
+            visitor: None,
+            bytes: u32::try_from(of(100)).unwrap(),
+            unlisted: 0,
+            alone: 0,
+            boundary: of(30) == 0,
+        }
+    }
+
+    #[test]
+    fn what_still_lingers_is_due_when_it_was() {
+        let settings = Settings { max_events: 8, max_bytes: 300, ..settings() };
+        let mut random = Random::new(7);
+        let (mut lingered, mut looked_at) = (0, 0);
+        for round in 0..2_000_u64 {
+            let mut lane = LaneState::new();
+            lane.flushed = Seq(random.bits() % 4);
+            lane.not_before = Moment::from_millis(random.bits() % 60);
+            for seq in 1..=1 + round % 12 {
+                let before = lane.due(&settings);
+                lane.events.push_back(waiting(&mut random, seq));
+                match lane.still_lingers(&settings) {
+                    true => assert_eq!(lane.due(&settings), before, "{lane:?}"),
+                    false => looked_at += 1,
+                }
+                lingered += u32::from(lane.still_lingers(&settings));
+            }
+        }
+        assert!(lingered > 1_000 && looked_at > 1_000, "{lingered} {looked_at}");
     }
 }

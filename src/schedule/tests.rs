@@ -4,7 +4,7 @@ mod expiry;
 mod forgotten;
 mod limits;
 mod reading;
-mod sim;
+pub(super) mod sim;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

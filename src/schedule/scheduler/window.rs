@@ -47,6 +47,12 @@ impl Scheduler {
         self.indexed as u64 * EVENT_BYTES + self.lanes.len() as u64 * LANE_BYTES
     }
 
+    /// What the index leaves of the memory that it may take, in bytes: others may have it meanwhile.
+    #[must_use]
+    pub fn spare_bytes(&self) -> u64 {
+        self.settings.index_max_bytes.saturating_sub(self.used_bytes())
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.used_bytes() >= self.settings.index_max_bytes
     }
@@ -91,15 +97,19 @@ impl Scheduler {
         let lane = self.lanes.entry(entry.lane).or_insert_with(LaneState::new);
         lane.flushed = lane.flushed.max(self.flushed);
         let (parked, room) = (lane.parked.len(), self.parked < MAX_PARKED);
-        let bare = lane.events.is_empty();
+        let (bare, is_new) = (lane.events.is_empty(), past.is_none());
         lane.admit(entry, past, room);
         self.parked += lane.parked.len() - parked;
         self.indexed += 1;
         // What waits for a moment may be full now, and what is in a host's queue for a parked event alone is of another
         // host now, or held; what else is there, or under way, is looked at again later.
-        if matches!(lane.place, Place::Idle | Place::Timer(_))
-            || bare && matches!(lane.place, Place::Ready(_))
-        {
+        let moves = match lane.place {
+            Place::Idle => true,
+            Place::Timer(_) => !is_new || !lane.still_lingers(&self.settings),
+            Place::Ready(_) => bare,
+            Place::Held | Place::UnderWay => false,
+        };
+        if moves {
             self.place(now, entry.lane);
         }
     }
@@ -107,7 +117,8 @@ impl Scheduler {
     /// One session takes at most an eighth of the window.
     fn lane_is_full(&self, lane: Lane) -> bool {
         let most = (self.settings.index_max_bytes / EVENT_BYTES / 8).max(self.settings.max_events as u64);
-        self.lanes.get(&lane).is_some_and(|state| state.len() as u64 >= most)
+        // It has no more than all together.
+        self.indexed as u64 >= most && self.lanes.get(&lane).is_some_and(|state| state.len() as u64 >= most)
     }
 
     /// Forgets lanes that are blocked, those due last first, until an eighth of the index is free; says whether there is

@@ -11,7 +11,7 @@ const COMMIT: Duration = Duration::from_millis(5);
 pub(super) const ANSWER: Duration = Duration::from_millis(20);
 pub(super) const PAGE: usize = 256;
 
-pub(super) fn settings() -> Settings {
+pub(in crate::schedule) fn settings() -> Settings {
     Settings {
         linger: Duration::from_millis(500),
         max_events: 50,
