@@ -72,8 +72,13 @@ pub fn decode(body: &[u8]) -> Result<Delivered, ResponseError> {
 /// Whether each of `ids` is among `listed`; the ids of one request differ, so each is looked up by itself.
 #[must_use]
 pub fn listed_flags(listed: &[String], ids: &[&str]) -> Vec<bool> {
-    let listed: HashSet<&str> = listed.iter().map(String::as_str).collect();
-    ids.iter().map(|id| listed.contains(id)).collect()
+    let mut all: Option<HashSet<&str>> = None;
+    let is_listed = |(place, id): (usize, &&str)| {
+        // Most answers list them in the order in which they were sent.
+        listed.get(place).is_some_and(|there| there == id)
+            || all.get_or_insert_with(|| listed.iter().map(String::as_str).collect()).contains(id)
+    };
+    ids.iter().enumerate().map(is_listed).collect()
 }
 
 /// What to tell a person about a refusal: Adobe's `message` where the body has one, else the start of the body; at
