@@ -100,7 +100,7 @@ section! {
         reserve: u64 = "64MiB", size(0..=1_024 * TIB);
         /// Events older than this expire.
         max_age: Duration = "7d", duration(MS..=DECADE);
-        /// The most memory of the index.
+        /// The most memory of the index, and, in what it leaves, of events that were stored lately.
         index_max_bytes: u64 = "48MiB", size(MIB..=TIB);
         /// The most dead letters.
         dead_max_events: u64 = 100000, integer(0..=1_000_000_000_000);

@@ -121,6 +121,10 @@ impl Backlog for Shelf {
     fn dead_room(&self) -> bool {
         self.store.dead_room()
     }
+
+    fn spare(&self, bytes: u64) {
+        self.store.spare(bytes);
+    }
 }
 
 /// Scans until the disk gives something, or gave nothing for all of [`SCAN_WAITS`].

@@ -28,6 +28,9 @@ use crate::wire::{receipt, request};
 /// The most events that one scan asks for.
 const SCAN_EVENTS: usize = 1_024;
 
+/// What the scheduler's index leaves of its memory is told when it changed by so much, in bytes.
+const SPARE_STEP: u64 = 1_024 * 1_024;
+
 /// The shortest time between two looks at whether delivery is stuck, doubled.
 const SHORTEST_LOOK: Duration = Duration::from_millis(20);
 
@@ -60,6 +63,8 @@ pub trait Backlog: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
     /// Whether another dead letter may be added.
     fn dead_room(&self) -> bool;
+    /// So many bytes of memory are to spare for events that were stored lately, from now on.
+    fn spare(&self, bytes: u64);
 }
 
 /// Where requests go; the transport, seen from here.
@@ -267,7 +272,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
         let mut work: Work<B::Error> = FuturesUnordered::new();
         let mut stopping: Option<Instant> = None;
         let mut looks = self.looks();
-        let mut stuck = None;
+        let (mut stuck, mut spare) = (None, 0);
         // Dropped with every end, which tells what was only counted.
         let mut told = Told::default();
         self.scheduler.handle_tail(*tail.borrow_and_update());
@@ -275,6 +280,11 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
             let now = (self.now)();
             if stopping.is_none() {
                 self.plan(now, &work, &mut told);
+                let spare_now = self.scheduler.spare_bytes();
+                if spare_now.abs_diff(spare) >= SPARE_STEP {
+                    spare = spare_now;
+                    self.backlog.spare(spare);
+                }
                 let found = self.scheduler.stuck(now, self.slot_limit, self.stuck_after);
                 notice::stuck(found, stuck, self.scheduler.status());
                 stuck = found;

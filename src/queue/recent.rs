@@ -3,32 +3,65 @@
 //! Guarantees:
 //! - only what is on stable storage is here, and it is what the disk holds, byte for byte;
 //! - what is settled is not here any more, but for what was being read meanwhile;
-//! - memory is bounded, by [`MAX_RECENT_BYTES`] for each of both; beyond it the first ones go, and are read from the disk like
-//!   all others.
+//! - memory is bounded: what was read, by [`MAX_RECENT_BYTES`]; what was stored, by as much or by what the scheduler's index leaves
+//!   of its memory, whichever is more. What has no room is read from the disk like all others.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
+use std::iter::Peekable;
+use std::time::Duration;
+use std::vec::IntoIter;
 
 use super::pages::FoundPages;
-use crate::event::{Event, Seq};
+use crate::event::{Event, Moment, Seq};
 
-/// What the events kept here may hold together, in bytes.
+/// What the events that were read last may hold together, in bytes; and those that were stored last, where nothing is to spare.
 pub const MAX_RECENT_BYTES: usize = 4 * 1_024 * 1_024;
 
-/// What an event takes beside its notification and its envelope, or did take: its place stays until all before it are gone.
-const PLACE_BYTES: usize = 192;
+/// What an event takes beside its notification and its envelope, in bytes.
+const EVENT_BYTES: usize = 384;
+/// What its place takes, in bytes, until all events of its run are gone.
+const PLACE_BYTES: usize = size_of::<Option<Event>>();
+/// The most events of a run.
+const RUN_EVENTS: usize = 64;
+/// The most bytes of a run, but for a last event that goes beyond.
+const RUN_BYTES: usize = 64 * 1_024;
 
-/// So many numbers in a row may be left out; what comes behind more begins anew.
-const MAX_GAP: usize = 4_096;
+/// How long an event that was stored keeps its place where others want it: what goes out at all mostly did by then. Before that
+/// the newer ones have to wait, since they go out later.
+const KEPT_FOR: Duration = Duration::from_secs(10);
 
 /// The events that were stored last, and those that were read last for what goes out next, with their pages.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
-    pub(super) stored: Recent,
-    pub(super) read: Recent,
+    stored: Recent,
+    read: Recent,
+    /// What the index leaves of its memory, in bytes.
+    spare: usize,
     pub(super) pages: FoundPages,
 }
 
 impl Kept {
+    /// Keeps what was just stored, as far as there is room.
+    pub(super) fn add_stored(&mut self, events: Vec<Event>) {
+        let most = self.most_stored();
+        self.stored.add(events, most, KEPT_FOR);
+    }
+
+    /// Keeps what was just read; the first ones go for that.
+    pub(super) fn add_read(&mut self, events: Vec<Event>) {
+        self.read.add(events, MAX_RECENT_BYTES, Duration::ZERO);
+    }
+
+    /// From now on `bytes` are to spare; what was stored last is given up for that, since it goes out last.
+    pub(super) fn spare(&mut self, bytes: usize) {
+        self.spare = bytes;
+        self.stored.trim(self.most_stored());
+    }
+
+    fn most_stored(&self) -> usize {
+        self.spare.max(MAX_RECENT_BYTES)
+    }
+
     /// Takes an event out, if it is here: who needs it a second time reads it from the disk.
     pub(super) fn take(&mut self, seq: Seq) -> Option<Event> {
         // Of both: what was stored lately may have been read, too.
@@ -40,61 +73,104 @@ impl Kept {
     pub(super) fn forget(&mut self, settled: &[Seq]) {
         settled.iter().for_each(|seq| drop(self.take(*seq)));
     }
+
+    #[cfg(test)]
+    pub(super) fn forget_read(&mut self) {
+        self.read = Recent::default();
+    }
 }
 
-/// Consecutive events; those that were taken out leave their places empty.
+/// Events by their runs: each is found by the first of its run, and goes when all of it were taken.
 #[derive(Debug, Default)]
-pub(super) struct Recent {
-    first: Seq,
-    places: VecDeque<Option<Event>>,
+struct Recent {
+    runs: BTreeMap<Seq, Run>,
     bytes: usize,
 }
 
+/// Consecutive events; those that were taken out leave their places empty.
+#[derive(Debug)]
+struct Run {
+    places: Vec<Option<Event>>,
+    left: usize,
+    bytes: usize,
+    /// When its first event arrived.
+    arrived: Moment,
+}
+
+impl Run {
+    /// The next run of `events`, by its first event.
+    fn cut(events: &mut Peekable<IntoIter<Event>>) -> Option<(Seq, Self)> {
+        let first = events.next()?;
+        let (seq, arrived) = (first.seq, first.arrived);
+        let (mut bytes, mut next) = (PLACE_BYTES + kept_bytes(&first), seq.next());
+        let mut places = Vec::with_capacity(RUN_EVENTS.min(1 + events.len()));
+        places.push(Some(first));
+        while places.len() < RUN_EVENTS
+            && bytes < RUN_BYTES
+            && let Some(event) = events.next_if(|event| event.seq == next)
+        {
+            bytes += PLACE_BYTES + kept_bytes(&event);
+            next = next.next();
+            places.push(Some(event));
+        }
+        Some((seq, Self { left: places.len(), places, bytes, arrived }))
+    }
+}
+
 impl Recent {
-    /// Keeps events that follow those that it was given last: between them there may be some that are not wanted.
-    pub(super) fn add(&mut self, events: Vec<Event>) {
-        for event in events {
-            let gap = self.at(event.seq).and_then(|at| at.checked_sub(self.places.len()));
-            match gap.filter(|gap| *gap <= MAX_GAP) {
-                Some(gap) => {
-                    self.bytes += gap * PLACE_BYTES;
-                    self.places.extend(std::iter::repeat_n(None, gap));
-                }
-                None => *self = Self { first: event.seq, ..Self::default() },
+    /// Keeps events as far as they have room in `most`; the first ones go for them that arrived `kept_for` before.
+    fn add(&mut self, events: Vec<Event>, most: usize, kept_for: Duration) {
+        let mut events = events.into_iter().peekable();
+        while let Some((first, run)) = Run::cut(&mut events) {
+            let after = self.bytes + run.bytes;
+            if after <= most || self.make_room(after - most, run.arrived, kept_for) {
+                self.bytes += run.bytes;
+                let before = self.runs.insert(first, run);
+                self.bytes -= before.map_or(0, |run| run.bytes);
             }
-            self.bytes += kept_bytes(&event);
-            self.places.push_back(Some(event));
-            self.trim();
         }
     }
 
-    fn trim(&mut self) {
-        while self.bytes > MAX_RECENT_BYTES || self.places.front().is_some_and(Option::is_none) {
-            let Some(place) = self.places.pop_front() else { break };
-            self.bytes = self.bytes.saturating_sub(place.as_ref().map_or(PLACE_BYTES, kept_bytes));
-            self.first = self.first.next();
+    /// Gives up the first runs, as long as they arrived `kept_for` before `now`, until `wanted` bytes are free.
+    fn make_room(&mut self, wanted: usize, now: Moment, kept_for: Duration) -> bool {
+        let Some(goal) = self.bytes.checked_sub(wanted) else { return false };
+        while self.bytes > goal {
+            let Some(first) = self.runs.first_entry() else { break };
+            // The clock may have been set back since.
+            let arrived = first.get().arrived;
+            if now.since(arrived).max(arrived.since(now)) < kept_for {
+                break;
+            }
+            self.bytes -= first.remove().bytes;
+        }
+        self.bytes <= goal
+    }
+
+    fn trim(&mut self, most: usize) {
+        while self.bytes > most
+            && let Some((_, last)) = self.runs.pop_last()
+        {
+            self.bytes -= last.bytes;
         }
     }
 
     fn take(&mut self, seq: Seq) -> Option<Event> {
-        let at = self.at(seq)?;
-        let event = self.places.get_mut(at)?.take()?;
-        self.bytes = self.bytes.saturating_sub(payload(&event));
+        let (first, run) = self.runs.range_mut(..=seq).next_back()?;
+        let at = usize::try_from(seq.0 - first.0).ok()?;
+        let event = run.places.get_mut(at)?.take()?;
+        let bytes = kept_bytes(&event);
+        (run.left, run.bytes, self.bytes) = (run.left - 1, run.bytes - bytes, self.bytes - bytes);
+        if run.left == 0 {
+            let first = *first;
+            self.bytes -= self.runs.remove(&first).map_or(0, |run| run.bytes);
+        }
         Some(event)
     }
-
-    fn at(&self, seq: Seq) -> Option<usize> {
-        usize::try_from(seq.0.checked_sub(self.first.0)?).ok()
-    }
 }
 
-/// What an event takes here, in bytes.
+/// What an event takes here beside its place, in bytes.
 pub(super) fn kept_bytes(event: &Event) -> usize {
-    PLACE_BYTES + payload(event)
-}
-
-fn payload(event: &Event) -> usize {
-    event.notification.len() + event.envelope.members.len()
+    EVENT_BYTES + event.notification.len() + event.envelope.members.len()
 }
 
 #[cfg(test)]
@@ -109,49 +185,110 @@ mod tests {
         let read = Submission::parse(line, &Defaults::default(), 0).unwrap();
         let one = read.notifications.into_iter().next().unwrap();
         let (id, notification, envelope) = (one.id, one.json, Arc::clone(&read.envelope));
-        Event { seq: Seq(seq), id, arrived: crate::event::Moment::ZERO, notification, envelope }
+        Event { seq: Seq(seq), id, arrived: Moment::from_millis(seq), notification, envelope }
+    }
+
+    /// So many runs of these events, all of [`RUN_EVENTS`], have room in [`MAX_RECENT_BYTES`].
+    fn most() -> u64 {
+        let run = RUN_EVENTS * (PLACE_BYTES + kept_bytes(&event(1)));
+        (MAX_RECENT_BYTES / run) as u64
+    }
+
+    /// The events of the runs up to `last`, from the one numbered 0 on.
+    fn runs(first: u64, last: u64) -> Vec<Event> {
+        let each = RUN_EVENTS as u64;
+        (first * each..(last + 1) * each).map(event).collect()
+    }
+
+    /// Of which runs events are there, up to `last`; of each all or none.
+    fn taken(kept: &mut Kept, last: u64) -> Vec<u64> {
+        let each = RUN_EVENTS as u64;
+        let mut there =
+            |run| (run * each..(run + 1) * each).filter(|seq| kept.take(Seq(*seq)).is_some()).count();
+        (0..=last)
+            .filter(|run| {
+                let count = there(*run);
+                assert!(count == 0 || count == RUN_EVENTS, "{count} of run {run}");
+                count > 0
+            })
+            .collect()
     }
 
     #[test]
-    fn an_event_is_there_once_and_the_oldest_go_first() {
-        let mut recent = Recent::default();
-        recent.add((5..8).map(event).collect());
-        assert_eq!(recent.take(Seq(6)), Some(event(6)));
-        assert_eq!((recent.take(Seq(6)), recent.take(Seq(4)), recent.take(Seq(8))), (None, None, None));
-        recent.add(vec![event(8)]);
-        assert_eq!((recent.take(Seq(5)), recent.take(Seq(8))), (Some(event(5)), Some(event(8))));
-        let each = PLACE_BYTES + payload(&event(1));
-        let most = (MAX_RECENT_BYTES / each) as u64;
-        recent.add((9..=9 + most).map(event).collect());
-        assert!(recent.bytes <= MAX_RECENT_BYTES && recent.places.len() as u64 <= most);
-        assert_eq!((recent.take(Seq(7)), recent.take(Seq(9 + most))), (None, Some(event(9 + most))));
+    fn of_what_was_read_the_first_goes_first() {
+        let mut kept = Kept::default();
+        kept.add_read(runs(0, most() + 1));
+        assert!(kept.read.bytes <= MAX_RECENT_BYTES);
+        assert_eq!(taken(&mut kept, most() + 9), (2..most() + 2).collect::<Vec<_>>());
+        assert_eq!((kept.read.bytes, kept.read.runs.len()), (0, 0), "what was taken leaves nothing");
+    }
+
+    #[test]
+    fn an_event_is_there_once() {
+        let mut kept = Kept::default();
+        for _ in 0..2 {
+            kept.add_read((1..4).chain(6..9).map(event).collect());
+        }
+        assert_eq!((kept.take(Seq(7)), kept.take(Seq(7)), kept.take(Seq(5))), (Some(event(7)), None, None));
+        assert_eq!((kept.take(Seq(0)), kept.take(Seq(9))), (None, None));
+        assert!([1, 2, 3, 6, 8].map(Seq).into_iter().all(|seq| kept.take(seq).is_some()));
+        assert_eq!((kept.read.bytes, kept.read.runs.len()), (0, 0));
+    }
+
+    #[test]
+    fn of_what_was_stored_the_first_stays_until_it_is_old() {
+        let mut kept = Kept::default();
+        kept.add_stored(runs(0, most() + 1));
+        assert_eq!(taken(&mut kept, most() + 9), (0..most()).collect::<Vec<_>>());
+        // Ten seconds later, and ten seconds earlier: the clock was set back.
+        for late in [20_000_000, 0] {
+            let at = |seconds: u64| {
+                move |event| Event { arrived: Moment::from_millis(10_000_000 + seconds), ..event }
+            };
+            kept.add_stored(runs(0, most() - 1).into_iter().map(at(0)).collect());
+            kept.add_stored(runs(most(), most()).into_iter().map(at(9_999)).collect());
+            let late = |event| Event { arrived: Moment::from_millis(late), ..event };
+            kept.add_stored(runs(most() + 1, most() + 2).into_iter().map(late).collect());
+            let there: Vec<u64> = (2..most()).chain([most() + 1, most() + 2]).collect();
+            assert_eq!(taken(&mut kept, most() + 9), there);
+        }
+    }
+
+    #[test]
+    fn what_the_index_leaves_is_for_what_was_stored() {
+        let mut kept = Kept::default();
+        kept.spare(2 * MAX_RECENT_BYTES);
+        kept.add_stored(runs(0, 2 * most() - 1));
+        kept.add_read(runs(0, 2 * most() - 1));
+        assert_eq!((kept.read.runs.len() as u64, kept.stored.runs.len() as u64), (most(), 2 * most()));
+        // It is taken back: those that go out last are given up.
+        kept.spare(0);
+        assert!(kept.stored.bytes <= MAX_RECENT_BYTES);
+        kept.forget_read();
+        assert_eq!(taken(&mut kept, 3 * most()), (0..most()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_has_no_room_alone_is_not_kept() {
+        let mut kept = Kept::default();
+        let large = |seq| Event { notification: vec![b'x'; RUN_BYTES].into(), ..event(seq) };
+        kept.add_stored(vec![large(1), large(2)]);
+        assert_eq!(kept.stored.runs.len(), 2, "a run ends with an event that is as large");
+        let huge = Event { notification: vec![b'x'; MAX_RECENT_BYTES].into(), ..event(20_000) };
+        kept.add_stored(vec![huge.clone()]);
+        kept.add_read(vec![event(7)]);
+        kept.add_read(vec![huge]);
+        assert_eq!([1, 2, 7, 20_000].map(|seq| kept.take(Seq(seq)).is_some()), [true, true, true, false]);
     }
 
     #[test]
     fn an_event_that_was_stored_and_read_is_handed_out_once() {
         let mut kept = Kept::default();
-        kept.stored.add((1..4).map(event).collect());
-        kept.read.add((2..6).map(event).collect());
+        kept.add_stored((1..4).map(event).collect());
+        kept.add_read((2..6).map(event).collect());
         let taken = [1, 2, 5, 2, 9].map(|seq| kept.take(Seq(seq)).map(|event| event.seq.0));
         assert_eq!(taken, [Some(1), Some(2), Some(5), None, None]);
         kept.forget(&[Seq(3), Seq(4)]);
         assert_eq!((kept.take(Seq(3)), kept.take(Seq(4))), (None, None));
-    }
-
-    #[test]
-    fn a_gap_is_left_and_what_does_not_follow_begins_anew() {
-        let mut recent = Recent::default();
-        recent.add(vec![event(1), event(4)]);
-        recent.add(vec![event(7)]);
-        assert_eq!(
-            (recent.take(Seq(3)), recent.take(Seq(4)), recent.places.len()),
-            (None, Some(event(4)), 7)
-        );
-        for other in [6, 8 + MAX_GAP as u64 + 1] {
-            recent.add(vec![event(other)]);
-            assert_eq!((recent.take(Seq(7)), recent.take(Seq(other))), (None, Some(event(other))));
-            assert_eq!(recent.places.len(), 1);
-            recent.add(vec![event(7)]);
-        }
     }
 }

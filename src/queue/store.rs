@@ -98,7 +98,7 @@ impl Store {
             Ok((scan, next))
         })?;
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.read.add(events);
+        kept.add_read(events);
         kept.pages.add(pages);
         Ok(scan)
     }
@@ -207,6 +207,12 @@ impl Store {
     pub fn take_recent(&self, seqs: &[Seq]) -> Vec<Option<Event>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         seqs.iter().map(|seq| kept.take(*seq)).collect()
+    }
+
+    /// From now on what was stored last may hold as many bytes of memory; at least [`MAX_RECENT_BYTES`], though.
+    pub fn spare(&self, bytes: u64) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.spare(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
 
     /// The events `seqs`, each `None` where it cannot be read: then it is moved to quarantine with its page. Blocks on the

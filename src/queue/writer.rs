@@ -354,7 +354,7 @@ impl Writer {
         let mut kept = self.told.kept.lock().unwrap_or_else(PoisonError::into_inner);
         plan.touched.keys().chain(&plan.removed).for_each(|first| kept.pages.change(*first));
         kept.forget(&plan.settled);
-        kept.stored.add(plan.recent);
+        kept.add_stored(plan.recent);
         drop(kept);
         let first = self.ledger.next;
         self.ledger = plan.ledger;

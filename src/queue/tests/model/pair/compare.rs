@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::queue::keys::{DEAD, MARK, MEMBERS, PAGE, PageKey, QUARANTINE, seq_of};
-use crate::queue::recent::Recent;
 use crate::wire::record::Page;
 
 impl Pair {
@@ -12,7 +11,7 @@ impl Pair {
         loop {
             // The pages that it finds are believed until they change; its events are no part of this comparison.
             let scan = store.scan_next(from, 70).unwrap();
-            store.kept.lock().unwrap().read = Recent::default();
+            store.kept.lock().unwrap().forget_read();
             entries.extend(scan.entries);
             from = scan.next;
             if scan.end {
