@@ -56,19 +56,22 @@ where
     let (receipts, due) = mpsc::channel(rules.settings.max_receipts.max(1));
     let outbox = Arc::new(Outbox::new(writing, Arc::clone(&shared.counts)));
     let reader = Reader {
-        shared: &shared,
-        producer,
-        user,
         stream: reading,
         framer: Framer::new(rules.settings.max_line),
-        rules,
-        permit: None,
-        room: Arc::new(Semaphore::new(MAX_WAITING_BATCHES)),
-        replies: Arc::new(Semaphore::new(MAX_REPLY_BYTES)),
-        handed: 0,
-        outbox: Arc::clone(&outbox),
+        intake: Intake {
+            shared: &shared,
+            producer,
+            user,
+            rules,
+            permit: None,
+            room: Arc::new(Semaphore::new(MAX_WAITING_BATCHES)),
+            replies: Arc::new(Semaphore::new(MAX_REPLY_BYTES)),
+            handed: 0,
+            outbox: Arc::clone(&outbox),
+            receipts,
+        },
     };
-    let mut reads = std::pin::pin!(reader.run(receipts));
+    let mut reads = std::pin::pin!(reader.run());
     let mut finished = None;
     let idle = || shared.control.rules().settings.idle_timeout;
     let mut answers = std::pin::pin!(outbox.run(due, &shared.shutdown, idle));
@@ -99,11 +102,16 @@ async fn discard(mut stream: OwnedReadHalf) {
 }
 
 struct Reader<'s, A, C> {
+    stream: OwnedReadHalf,
+    framer: Framer,
+    intake: Intake<'s, A, C>,
+}
+
+/// What becomes of the lines.
+struct Intake<'s, A, C> {
     shared: &'s Shared<A, C>,
     producer: u64,
     user: u32,
-    stream: OwnedReadHalf,
-    framer: Framer,
     /// What the last read goes by.
     rules: Arc<Rules>,
     /// The share of `buffer_max_bytes` that a long line holds.
@@ -115,103 +123,108 @@ struct Reader<'s, A, C> {
     /// How many batches were handed on.
     handed: u64,
     outbox: Arc<Outbox>,
+    receipts: mpsc::Sender<Receipt>,
 }
 
 impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
     /// Reads until end of file, a timeout or shutdown; what was complete by then is handed on. Gives the stream back.
-    async fn run(mut self, receipts: mpsc::Sender<Receipt>) -> OwnedReadHalf {
-        self.read(&receipts).await;
-        self.outbox.end();
+    async fn run(mut self) -> OwnedReadHalf {
+        self.read().await;
+        self.intake.outbox.end();
         self.stream
     }
 
-    async fn read(&mut self, receipts: &mpsc::Sender<Receipt>) {
+    async fn read(&mut self) {
+        let Self { stream, framer, intake } = self;
         let mut bytes = vec![0_u8; READ_BYTES];
         let mut line_began: Option<Instant> = None;
         loop {
-            let settings = &self.rules.settings;
+            let settings = &intake.rules.settings;
             let deadline = match line_began {
                 Some(began) => began + settings.line_timeout,
                 None => Instant::now() + settings.idle_timeout,
             };
             // A read that is dropped has taken nothing; the sleeping deadline is made anew.
             let count = tokio::select! {
-                read = timeout_at(deadline, self.stream.read(&mut bytes)) => match read {
+                read = timeout_at(deadline, stream.read(&mut bytes)) => match read {
                     Ok(Ok(count)) => count,
                     Ok(Err(_)) => return,
-                    Err(_) if line_began.is_none() && self.outbox.owed.load(Ordering::Relaxed) > 0 => continue,
+                    Err(_) if line_began.is_none() && intake.outbox.owed.load(Ordering::Relaxed) > 0 => continue,
                     Err(_) => return,
                 },
-                () = self.shared.shutdown.cancelled() => {
-                    self.take_arrived(&mut bytes, receipts).await;
+                () = intake.shared.shutdown.cancelled() => {
+                    self.take_arrived(&mut bytes).await;
                     return;
                 }
             };
             if count == 0 {
-                if let Some(frame) = self.framer.finish() {
-                    self.hand_on(vec![frame], receipts).await;
-                }
+                framer.finish();
+                intake.hand_on(framer).await;
                 return;
             }
-            self.rules = self.shared.control.rules();
-            self.framer.limit(self.rules.settings.max_line);
-            self.framer.push(bytes.get(..count).unwrap_or_default());
-            if self.hand_on_complete(receipts).await {
+            intake.rules = intake.shared.control.rules();
+            framer.limit(intake.rules.settings.max_line);
+            framer.push(bytes.get(..count).unwrap_or_default());
+            if intake.hand_on(framer).await {
                 // What is begun now is another line than before.
                 line_began = None;
             }
-            line_began = self.framer.begun().then(|| line_began.unwrap_or_else(Instant::now));
-            if !self.framer.begun() {
-                self.permit = None;
-            } else if self.framer.held_bytes() > SHORT_LINE_BYTES && self.permit.is_none() {
-                let settings = &self.rules.settings;
+            line_began = framer.begun().then(|| line_began.unwrap_or_else(Instant::now));
+            if !framer.begun() {
+                intake.permit = None;
+            } else if framer.held_bytes() > SHORT_LINE_BYTES && intake.permit.is_none() {
+                let settings = &intake.rules.settings;
                 let share = u32::try_from(settings.max_line.min(settings.buffer_max_bytes).div_ceil(1_024));
-                let pool = Arc::clone(&self.rules.long_lines);
-                self.permit = pool.acquire_many_owned(share.unwrap_or(u32::MAX)).await.ok();
+                let pool = Arc::clone(&intake.rules.long_lines);
+                intake.permit = pool.acquire_many_owned(share.unwrap_or(u32::MAX)).await.ok();
                 line_began = Some(Instant::now());
             }
         }
     }
 
     /// Takes what the kernel already holds, so that every complete line that has arrived gets its reply.
-    async fn take_arrived(&mut self, bytes: &mut [u8], receipts: &mpsc::Sender<Receipt>) {
+    async fn take_arrived(&mut self, bytes: &mut [u8]) {
         // A read that waits, not `try_read`: the latter knows only what the runtime has heard of so far.
         for _ in 0..MAX_LAST_READS {
             let Ok(Ok(count @ 1..)) = timeout(ARRIVAL_WAIT, self.stream.read(bytes)).await else { return };
             self.framer.push(bytes.get(..count).unwrap_or_default());
-            self.hand_on_complete(receipts).await;
+            self.intake.hand_on(&mut self.framer).await;
         }
     }
+}
 
-    /// Hands all complete lines on; whether there were any.
-    async fn hand_on_complete(&mut self, receipts: &mpsc::Sender<Receipt>) -> bool {
+impl<A: Admission, C: Fn() -> u64> Intake<'_, A, C> {
+    /// Parses the complete lines and hands them on, in batches; whether there were any.
+    async fn hand_on(&mut self, framer: &mut Framer) -> bool {
         let mut handed = false;
-        loop {
-            let (mut frames, mut bytes) = (Vec::new(), 0);
-            while frames.len() < MAX_BATCH_LINES
+        while framer.has_line() {
+            // The place is taken first: with no room for replies nothing more is stored.
+            let room = Arc::clone(&self.room).acquire_owned().await.ok();
+            let (mut places, mut submissions, mut slips) = (Vec::new(), Vec::new(), Vec::new());
+            let mut bytes = 0;
+            while places.len() < MAX_BATCH_LINES
                 && bytes < MAX_BATCH_BYTES
-                && let Some(frame) = self.framer.next()
+                && let Some(frame) = framer.next()
             {
                 bytes += frame.bytes();
-                frames.push(frame);
+                places.push(self.place(frame, &mut submissions, &mut slips));
             }
-            if frames.is_empty() {
-                return handed;
+            if !places.is_empty() {
+                handed = true;
+                self.append(places, room, submissions, slips).await;
             }
-            handed = true;
-            self.hand_on(frames, receipts).await;
         }
+        handed
     }
 
-    /// Parses lines and hands them on.
-    async fn hand_on(&mut self, frames: Vec<Frame>, receipts: &mpsc::Sender<Receipt>) {
-        // The place is taken first: with no room for replies nothing more is stored.
-        let room = Arc::clone(&self.room).acquire_owned().await.ok();
-        let (mut submissions, mut slips) = (Vec::with_capacity(frames.len()), Vec::new());
-        let places: Vec<Place> = frames
-            .into_iter()
-            .map(|frame| self.place(frame, receipts, &mut submissions, &mut slips))
-            .collect();
+    /// Has a batch stored, and its replies written in its `places`.
+    async fn append(
+        &mut self,
+        places: Vec<Place>,
+        room: Option<OwnedSemaphorePermit>,
+        submissions: Vec<Submission>,
+        slips: Vec<(usize, Slip)>,
+    ) {
         let bytes = places.iter().map(Place::bytes).sum::<usize>();
         let share = u32::try_from(bytes.min(MAX_REPLY_BYTES)).unwrap_or(u32::MAX);
         // A peer that takes no replies waits here: it has room for no more of them.
@@ -226,8 +239,7 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
 
     fn place(
         &self,
-        frame: Frame,
-        receipts: &mpsc::Sender<Receipt>,
+        frame: Frame<'_>,
         submissions: &mut Vec<Submission>,
         slips: &mut Vec<(usize, Slip)>,
     ) -> Place {
@@ -237,13 +249,13 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
             let rejection = Rejection { code: Code::LineTooLong, message, path: None, reference: None };
             return self.reject(&rejection);
         };
-        match Submission::parse(&line, &self.rules.defaults, (self.shared.wall_ms)()) {
+        match Submission::parse(line, &self.rules.defaults, (self.shared.wall_ms)()) {
             Ok(submission) => {
                 let ids: Vec<EventId> = submission.notifications.iter().map(|one| one.id.clone()).collect();
                 let (session, reference) =
                     (submission.envelope.session.clone(), submission.reference.clone());
                 let slip = match submission.receipt {
-                    true => self.slip(receipts, &ids, &session, reference.as_ref()),
+                    true => self.slip(&ids, &session, reference.as_ref()),
                     false => None,
                 };
                 let no_receipt = submission.receipt && slip.is_none();
@@ -256,17 +268,11 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
     }
 
     /// The place for a receipt, if the connection and all of them together have one left.
-    fn slip(
-        &self,
-        receipts: &mpsc::Sender<Receipt>,
-        ids: &[EventId],
-        session: &SessionId,
-        reference: Option<&String>,
-    ) -> Option<Slip> {
+    fn slip(&self, ids: &[EventId], session: &SessionId, reference: Option<&String>) -> Option<Slip> {
         let bytes: usize = ids.iter().map(|id| id.as_str().len() + SLIP_BYTES_PER_EVENT).sum();
         let share = u32::try_from(bytes.div_ceil(1_024)).ok()?;
         let share = Arc::clone(&self.shared.slips).try_acquire_many_owned(share).ok()?;
-        let place = receipts.clone().try_reserve_owned().ok()?;
+        let place = self.receipts.clone().try_reserve_owned().ok()?;
         self.outbox.owed.fetch_add(1, Ordering::Relaxed);
         Some(Slip {
             reference: reference.cloned(),

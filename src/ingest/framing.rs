@@ -5,14 +5,14 @@ const KEPT_BYTES: usize = 8 * 1_024;
 
 /// A piece of what a producer wrote.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Frame {
+pub enum Frame<'h> {
     /// A line without its end, not empty.
-    Line(Vec<u8>),
+    Line(&'h [u8]),
     /// A line longer than the limit; it was skipped to its end.
     TooLong,
 }
 
-impl Frame {
+impl Frame<'_> {
     /// The bytes of the line that it holds.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -71,44 +71,57 @@ impl Framer {
         self.held.len().saturating_sub(self.start)
     }
 
+    /// Whether a line is complete; it may be an empty one, which [`Framer::next`] passes over.
+    pub fn has_line(&mut self) -> bool {
+        self.end().is_some()
+    }
+
     /// The next complete line.
     #[expect(clippy::should_implement_trait, reason = "more lines may come after the last one")]
-    pub fn next(&mut self) -> Option<Frame> {
-        loop {
-            let fresh = self.held.get(self.searched..).unwrap_or_default();
-            let Some(end) = memchr::memchr(b'\n', fresh).map(|at| at + self.searched) else {
-                self.searched = self.held.len();
-                // One byte more than the limit: a `\r` may yet turn out to belong to the end.
-                if self.skipping || self.held_bytes() > self.max_line.saturating_add(1) {
-                    self.skipping = true;
-                    self.start = self.held.len();
-                }
-                self.compact();
-                return None;
-            };
-            let line = self.take(end.saturating_add(1));
-            if let Some(frame) = self.frame(line) {
-                return Some(frame);
+    pub fn next(&mut self) -> Option<Frame<'_>> {
+        let line = loop {
+            let end = self.end()?;
+            let line = self.start..self.without_return(end);
+            self.start = end.saturating_add(1);
+            self.searched = self.start;
+            if std::mem::take(&mut self.skipping) || line.len() > self.max_line {
+                return Some(Frame::TooLong);
             }
+            if !line.is_empty() {
+                break line;
+            }
+        };
+        self.held.get(line).map(Frame::Line)
+    }
+
+    /// The producer shut down: a line that it began is over.
+    pub fn finish(&mut self) {
+        if self.begun() {
+            self.push(b"\n");
         }
     }
 
-    /// The last line, where the producer shut down without ending it.
-    pub fn finish(&mut self) -> Option<Frame> {
-        let line = self.take(self.held.len());
-        self.frame(line)
+    /// Where the first line ends, if it does.
+    fn end(&mut self) -> Option<usize> {
+        let fresh = self.held.get(self.searched..).unwrap_or_default();
+        if let Some(at) = memchr::memchr(b'\n', fresh) {
+            self.searched += at;
+            return Some(self.searched);
+        }
+        self.searched = self.held.len();
+        // One byte more than the limit: a `\r` may yet turn out to belong to the end.
+        if self.skipping || self.held_bytes() > self.max_line.saturating_add(1) {
+            self.skipping = true;
+            self.start = self.held.len();
+        }
+        self.compact();
+        None
     }
 
-    /// The bytes from the line's beginning up to `end`.
-    fn take(&mut self, end: usize) -> Vec<u8> {
-        let whole = self.start == 0 && end == self.held.len();
-        let line = match whole {
-            true => std::mem::take(&mut self.held),
-            false => self.held.get(self.start..end).unwrap_or_default().to_vec(),
-        };
-        self.start = if whole { 0 } else { end };
-        self.searched = self.start;
-        line
+    /// `end`, but for a `\r` before it.
+    fn without_return(&self, end: usize) -> usize {
+        let line = self.held.get(self.start..end).unwrap_or_default();
+        end - usize::from(line.ends_with(b"\r"))
     }
 
     /// Removes what was taken, and gives a large buffer back that is no longer needed.
@@ -120,41 +133,38 @@ impl Framer {
             self.held.shrink_to(KEPT_BYTES);
         }
     }
-
-    fn frame(&mut self, mut line: Vec<u8>) -> Option<Frame> {
-        if line.last() == Some(&b'\n') {
-            line.pop();
-        }
-        if line.last() == Some(&b'\r') {
-            line.pop();
-        }
-        if std::mem::take(&mut self.skipping) || line.len() > self.max_line {
-            return Some(Frame::TooLong);
-        }
-        (!line.is_empty()).then_some(Frame::Line(line))
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn frames(max_line: usize, pieces: &[&str]) -> Vec<Frame> {
+    /// The lines, or `None` for one that is too long.
+    fn frames(max_line: usize, pieces: &[&str]) -> Vec<Option<String>> {
         let mut framer = Framer::new(max_line);
         let mut found = Vec::new();
+        let mut take = |framer: &mut Framer| {
+            while let Some(frame) = framer.next() {
+                found.push(match frame {
+                    Frame::Line(line) => Some(String::from_utf8(line.to_vec()).unwrap()),
+                    Frame::TooLong => None,
+                });
+            }
+            assert!(!framer.has_line());
+        };
         for piece in pieces {
             framer.push(piece.as_bytes());
-            while let Some(frame) = framer.next() {
-                found.push(frame);
-            }
+            take(&mut framer);
             assert!(framer.held_bytes() <= max_line + 1, "memory is bounded");
         }
-        found.extend(framer.finish());
+        framer.finish();
+        take(&mut framer);
+        assert!(!framer.begun());
         found
     }
 
-    fn line(text: &str) -> Frame {
-        Frame::Line(text.as_bytes().to_vec())
+    fn line(text: &str) -> Option<String> {
+        Some(text.to_owned())
     }
 
     #[test]
@@ -165,9 +175,9 @@ mod tests {
 
     #[test]
     fn a_long_line_is_skipped_to_its_end_and_harms_no_other() {
-        assert_eq!(frames(3, &["abc\nabcd\nabc\r\n"]), [line("abc"), Frame::TooLong, line("abc")]);
-        assert_eq!(frames(3, &["abcdef", "ghi", "jkl\nx\n"]), [Frame::TooLong, line("x")]);
-        assert_eq!(frames(3, &["abcde", "f"]), [Frame::TooLong]);
+        assert_eq!(frames(3, &["abc\nabcd\nabc\r\n"]), [line("abc"), None, line("abc")]);
+        assert_eq!(frames(3, &["abcdef", "ghi", "jkl\nx\n"]), [None, line("x")]);
+        assert_eq!(frames(3, &["abcde", "f"]), [None]);
     }
 
     #[test]
@@ -175,10 +185,12 @@ mod tests {
         // Moving the rest once a line, a million empty lines would move 500 GB.
         let mut framer = Framer::new(9);
         framer.push(&[b'\n'; 1 << 20]);
-        assert_eq!((framer.next(), framer.held_bytes()), (None, 0));
+        assert_eq!(framer.next(), None);
+        assert_eq!(framer.held_bytes(), 0);
         framer.push("ab\n".repeat(1 << 18).as_bytes());
-        assert!((0..1 << 18).all(|_| framer.next() == Some(line("ab"))));
-        assert_eq!((framer.next(), framer.begun()), (None, false));
+        assert!((0..1 << 18).all(|_| framer.next() == Some(Frame::Line(b"ab"))));
+        assert_eq!(framer.next(), None);
+        assert!(!framer.begun());
     }
 
     #[test]

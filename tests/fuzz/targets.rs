@@ -39,19 +39,26 @@ pub(crate) fn framing(data: &[u8]) {
     let mut found = Vec::new();
     for piece in stream.chunks(read) {
         framer.push(piece);
-        while let Some(frame) = framer.next() {
-            found.push(frame);
-        }
+        take(&mut framer, &mut found);
         assert!(framer.held_bytes() <= max_line + 1, "{} bytes are held", framer.held_bytes());
         assert!(framer.begun() || framer.held_bytes() == 0);
     }
-    found.extend(framer.finish());
+    framer.finish();
+    take(&mut framer, &mut found);
     let whole = stream.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-    let expected = whole.filter(|line| !line.is_empty()).map(|line| match line.len() > max_line {
-        true => Frame::TooLong,
-        false => Frame::Line(line.to_vec()),
-    });
+    let expected =
+        whole.filter(|line| !line.is_empty()).map(|line| (line.len() <= max_line).then(|| line.to_vec()));
     assert_eq!(found, expected.collect::<Vec<_>>());
+}
+
+/// Takes the lines that are complete, each `None` where it is too long.
+fn take(framer: &mut Framer, found: &mut Vec<Option<Vec<u8>>>) {
+    while let Some(frame) = framer.next() {
+        found.push(match frame {
+            Frame::Line(line) => Some(line.to_vec()),
+            Frame::TooLong => None,
+        });
+    }
 }
 
 /// A producer's line: what is taken can be sent, answered, and submitted again as the same events; what is not is refused in
