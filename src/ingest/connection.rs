@@ -196,8 +196,8 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
 impl<A: Admission, C: Fn() -> u64> Intake<'_, A, C> {
     /// Parses the complete lines and hands them on, in batches; whether there were any.
     async fn hand_on(&mut self, framer: &mut Framer) -> bool {
-        let mut handed = false;
-        while framer.has_line() {
+        let (mut handed, mut more) = (false, framer.has_line());
+        while more {
             // The place is taken first: with no room for replies nothing more is stored.
             let room = Arc::clone(&self.room).acquire_owned().await.ok();
             let (mut places, mut submissions, mut slips) = (Vec::new(), Vec::new(), Vec::new());
@@ -209,6 +209,8 @@ impl<A: Admission, C: Fn() -> u64> Intake<'_, A, C> {
                 bytes += frame.bytes();
                 places.push(self.place(frame, &mut submissions, &mut slips));
             }
+            // Before what waits below: where no line is left a large buffer is given back.
+            more = framer.has_line();
             if !places.is_empty() {
                 handed = true;
                 self.append(places, room, submissions, slips).await;

@@ -174,6 +174,8 @@ mod tests {
     fn every_id_of_a_request_is_looked_up() {
         let listed = ["b".to_owned(), "x".to_owned(), "a".to_owned()];
         assert_eq!(listed_flags(&listed, &["a", "b", "c"]), [true, true, false]);
+        assert_eq!(listed_flags(&listed, &["b", "x", "a"]), [true, true, true]);
+        assert_eq!(listed_flags(&listed, &["b", "c", "x", "a"]), [true, false, true, true]);
         assert_eq!(listed_flags(&[], &["a"]), [false]);
     }
 

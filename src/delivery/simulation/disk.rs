@@ -105,6 +105,7 @@ impl Backlog for Disk {
         self.0.world().dead_room()
     }
 
-    // It keeps nothing in memory.
-    fn spare(&self, _bytes: u64) {}
+    fn spare(&self, bytes: u64) {
+        self.0.world().spare = bytes;
+    }
 }

@@ -141,6 +141,8 @@ pub(super) struct World {
     stops: Stops,
     /// Whether dead letters had no room at a time in this life.
     no_room: bool,
+    /// What the index left of its memory, as it was told.
+    pub(super) spare: u64,
     pub(super) counts: Counts,
     digest: Xxh3,
     loud: bool,
@@ -175,6 +177,7 @@ impl World {
             no_expiry: (Moment::ZERO, Moment::ZERO),
             stops: Stops::default(),
             no_room: false,
+            spare: 0,
             counts: Counts::new(),
             digest: Xxh3::new(),
             loud,
@@ -242,6 +245,8 @@ impl World {
         // A scan and a commit under way may bring more, once each.
         let more = (self.plan.page.min(2_048) + self.largest_commit) * (256 + 384);
         assert!(used <= settings.index_max_bytes + more, "{used} bytes in the index: {status:?}");
+        let spare = settings.index_max_bytes.saturating_sub(used);
+        assert!(self.spare.abs_diff(spare) < 1 << 20, "{spare} bytes to spare, {} were told", self.spare);
         assert!(status.in_flight <= settings.concurrency, "{status:?}");
         assert!(status.parked <= crate::schedule::MAX_PARKED, "{status:?}");
     }

@@ -58,3 +58,34 @@ async fn of_large_events_that_are_next_only_some_are_in_memory() {
     drop(store);
     queue.shutdown().await.unwrap();
 }
+
+#[tokio::test]
+async fn what_was_stored_lately_is_in_memory_as_far_as_there_is_memory_to_spare() {
+    let folder = TempDir::new().unwrap();
+    let queue = open(settings(folder.path()));
+    let store = queue.store();
+    let each = 20;
+    let all: Vec<Seq> = (1..=20 * each).map(Seq).collect();
+    let there = || {
+        let taken: Vec<Event> = store.take_recent(&all).into_iter().flatten().collect();
+        let seqs: Vec<Seq> = taken.iter().map(|event| event.seq).collect();
+        assert_eq!(store.load(&seqs).unwrap().into_iter().flatten().collect::<Vec<_>>(), taken);
+        seqs.len()
+    };
+    let mut batches =
+        (0..20).map(|number| vec![submission(&format!("s{number}"), each as usize, 30_000, 10)]);
+    // Each batch has 600 KB.
+    for batch in batches.by_ref().take(10) {
+        append(&queue, batch).await;
+    }
+    let bounded = there();
+    assert!((100..160).contains(&bounded), "{bounded} of 200");
+    store.spare(1 << 30);
+    for batch in batches {
+        append(&queue, batch).await;
+    }
+    assert_eq!(there(), 200, "all of the second half");
+    store.settle(all, vec![]).await.unwrap();
+    drop(store);
+    queue.shutdown().await.unwrap();
+}

@@ -97,15 +97,15 @@ impl Scheduler {
         let lane = self.lanes.entry(entry.lane).or_insert_with(LaneState::new);
         lane.flushed = lane.flushed.max(self.flushed);
         let (parked, room) = (lane.parked.len(), self.parked < MAX_PARKED);
-        let (bare, is_new) = (lane.events.is_empty(), past.is_none());
+        let (bare, has_past) = (lane.events.is_empty(), past.is_some());
         lane.admit(entry, past, room);
         self.parked += lane.parked.len() - parked;
         self.indexed += 1;
-        // What waits for a moment may be full now, and what is in a host's queue for a parked event alone is of another
-        // host now, or held; what else is there, or under way, is looked at again later.
+        // What waits for a moment may be full now, unless it is seen that it is not, and what is in a host's queue for a parked
+        // event alone is of another host now, or held; what else is there, or under way, is looked at again later.
         let moves = match lane.place {
             Place::Idle => true,
-            Place::Timer(_) => !is_new || !lane.still_lingers(&self.settings),
+            Place::Timer(_) => has_past || !lane.is_due_as_before(&self.settings),
             Place::Ready(_) => bare,
             Place::Held | Place::UnderWay => false,
         };

@@ -154,6 +154,7 @@ impl World {
         self.begun.clear();
         self.no_expiry = (Moment::ZERO, Moment::ZERO);
         self.no_room = false;
+        self.spare = 0;
         self.stops.end_life();
         self.open.clear();
         for one in &mut self.events {
