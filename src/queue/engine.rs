@@ -28,10 +28,10 @@ use tracing::warn;
 use super::batch::Batch;
 use super::error::OpenError;
 use super::folder::{Folder, Identity, sync_tree};
-use super::index::Found;
+use super::index::{Found, Value};
 use super::journal::{Journal, JournalError};
 use super::keys;
-use super::merged::Merged;
+use super::merged::{Merged, Record};
 use super::moving::Removals;
 use super::nudge::Nudge;
 use super::replay::{Replay, replay};
@@ -244,7 +244,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn value(&self, key: &[u8]) -> Result<Option<IVec>, sled::Error> {
+    pub(super) fn value(&self, key: &[u8]) -> Result<Option<Value>, sled::Error> {
         let open = self.opened()?;
         let (found, is_below) = open.journal.look(key);
         match found {
@@ -253,7 +253,7 @@ impl Engine {
             None if is_below => {
                 let value = open.db.get(key)?;
                 open.note(key, value.as_ref().map_or(0, |value| value.len()), NOTES_OF_READ);
-                Ok(value)
+                Ok(value.map(Value::Engine))
             }
             None => Ok(None),
         }
@@ -270,20 +270,16 @@ impl Engine {
     }
 
     /// The records from `key` on, in the order of their keys.
-    pub(super) fn from(&self, key: Vec<u8>) -> impl Iterator<Item = Result<(IVec, IVec), sled::Error>> {
+    pub(super) fn from(&self, key: Vec<u8>) -> impl Iterator<Item = Record> {
         self.merged(key, None)
     }
 
     /// The records whose keys begin with `prefix`, in the order of their keys.
-    pub(super) fn parts(&self, prefix: &[u8]) -> impl Iterator<Item = Result<(IVec, IVec), sled::Error>> {
+    pub(super) fn parts(&self, prefix: &[u8]) -> impl Iterator<Item = Record> {
         self.merged(prefix.to_vec(), behind(prefix))
     }
 
-    fn merged(
-        &self,
-        from: Vec<u8>,
-        before: Option<Vec<u8>>,
-    ) -> impl Iterator<Item = Result<(IVec, IVec), sled::Error>> {
+    fn merged(&self, from: Vec<u8>, before: Option<Vec<u8>>) -> impl Iterator<Item = Record> {
         let (merged, closed) = match self.opened() {
             Ok(open) => (Some(Merged::new(open, from, before)), None),
             Err(closed) => (None, Some(Err(closed))),
@@ -292,7 +288,7 @@ impl Engine {
     }
 
     /// The last record whose key is one of `keys`. What was removed lately is walked over, so `keys` reach no further than they have to.
-    pub(super) fn last_in(&self, keys: RangeInclusive<&[u8]>) -> Result<Option<(IVec, IVec)>, sled::Error> {
+    pub(super) fn last_in(&self, keys: RangeInclusive<&[u8]>) -> Result<Option<(IVec, Value)>, sled::Error> {
         super::merged::last_in(self.opened()?, &keys)
     }
 
@@ -306,7 +302,7 @@ impl Engine {
         Ok(record)
     }
 
-    pub(super) fn meta(&self, name: &str) -> Result<Option<IVec>, sled::Error> {
+    pub(super) fn meta(&self, name: &str) -> Result<Option<Value>, sled::Error> {
         self.value(&keys::meta(name))
     }
 }

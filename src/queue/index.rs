@@ -5,7 +5,7 @@ mod key;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::ops::Bound;
+use std::ops::{Bound, Deref};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ impl Slot {
 pub(super) enum Found {
     /// It was removed, whatever the engine says.
     Removed,
-    /// Its value.
+    /// Its value, as the engine has it.
     Value(IVec),
     /// Where its value lies.
     Place {
@@ -91,15 +91,60 @@ impl Found {
     }
 
     /// The value; `None` where the key was removed.
-    pub(super) fn value(self) -> io::Result<Option<IVec>> {
+    pub(super) fn value(self) -> io::Result<Option<Value>> {
         match self {
             Self::Removed => Ok(None),
-            Self::Value(value) => Ok(Some(value)),
+            Self::Value(value) => Ok(Some(Value::Engine(value))),
             Self::Place { file, at, bytes } => {
                 let mut value = vec![0; bytes];
                 file.read_exact_at(&mut value, at)?;
-                Ok(Some(value.into()))
+                Ok(Some(Value::Read(value)))
             }
+        }
+    }
+}
+
+/// A value as it was found, so that none is copied for being looked at.
+#[derive(Debug)]
+pub(super) enum Value {
+    /// What the engine has.
+    Engine(IVec),
+    /// What was read.
+    Read(Vec<u8>),
+}
+
+impl Value {
+    /// Adds what stands behind it.
+    pub(super) fn extend(&mut self, more: &[u8]) {
+        match self {
+            Self::Engine(value) => *self = Self::Read([value, more].concat()),
+            Self::Read(value) => value.extend_from_slice(more),
+        }
+    }
+}
+
+impl Deref for Value {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Engine(value) => value,
+            Self::Read(value) => value,
+        }
+    }
+}
+
+impl AsRef<[u8]> for Value {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl From<Value> for IVec {
+    fn from(value: Value) -> Self {
+        match value {
+            Value::Engine(value) => value,
+            Value::Read(value) => value.into(),
         }
     }
 }

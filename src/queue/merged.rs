@@ -7,12 +7,13 @@ use std::ops::{Bound, RangeInclusive};
 use sled::IVec;
 
 use super::engine::{NOTES_OF_READ, Open};
-use super::index::Found;
+use super::index::{Found, Value};
 
 /// How many records are looked for at once, at first and at most.
 const AT_ONCE: (usize, usize) = (8, 64);
 
-type Record = Result<(IVec, IVec), sled::Error>;
+/// A record: its key and its value.
+pub(super) type Record = Result<(IVec, Value), sled::Error>;
 /// A key, and what is to be read for it.
 type Place = Result<(IVec, Found), sled::Error>;
 
@@ -123,7 +124,7 @@ impl Iterator for Merged<'_> {
 pub(super) fn last_in(
     open: &Open,
     keys: &RangeInclusive<&[u8]>,
-) -> Result<Option<(IVec, IVec)>, sled::Error> {
+) -> Result<Option<(IVec, Value)>, sled::Error> {
     loop {
         let epoch = open.journal.index().epoch();
         let found = last_place(open, keys)?;
@@ -138,7 +139,9 @@ pub(super) fn last_in(
 /// Both orders are walked down together, so that neither is walked further than the other one reaches: what was removed
 /// lately may be long in both.
 fn last_place(open: &Open, keys: &RangeInclusive<&[u8]>) -> Result<Option<(IVec, Found)>, sled::Error> {
-    let mut theirs = open.db.range::<&[u8], _>(keys.clone()).rev();
+    // Nothing is there beyond the greatest key that the engine has.
+    let is_below = keys.start().first() != keys.end().first() || open.journal.index().is_below(keys.start());
+    let mut theirs = is_below.then(|| open.db.range::<&[u8], _>(keys.clone()).rev()).into_iter().flatten();
     let mut their = theirs.next().transpose()?;
     if let Some((key, value)) = &their {
         open.note(key, value.len(), NOTES_OF_READ);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sled::IVec;
+use super::index::Value;
 
 use super::engine::Engine;
 use super::keys::{self, PAGE, PageKey, numbered};
@@ -118,17 +118,17 @@ pub(super) fn page_of(engine: &Engine, seq: Seq) -> Result<Option<PageKey>, sled
 }
 
 /// The page that has `seq`: its key and its record.
-pub(super) fn page_record(engine: &Engine, seq: Seq) -> Result<Option<(PageKey, IVec)>, sled::Error> {
+pub(super) fn page_record(engine: &Engine, seq: Seq) -> Result<Option<(PageKey, Value)>, sled::Error> {
     let Some((key, value)) = page_at(engine, seq)? else { return Ok(None) };
     let record = match value {
         Some(value) => Some(value),
-        None => engine.joined(&numbered(PAGE, key.first))?.map(IVec::from),
+        None => engine.joined(&numbered(PAGE, key.first))?.map(Value::Read),
     };
     Ok(record.map(|record| (key, record)))
 }
 
 /// The key of the page that has `seq`, and its record where that is one value.
-fn page_at(engine: &Engine, seq: Seq) -> Result<Option<(PageKey, Option<IVec>)>, sled::Error> {
+fn page_at(engine: &Engine, seq: Seq) -> Result<Option<(PageKey, Option<Value>)>, sled::Error> {
     // No page that begins before this reaches to it. Without it the look would walk over all that were removed lately.
     let first = numbered(PAGE, Seq(seq.0.saturating_sub(PAGE_EVENTS as u64 - 1)));
     let end = [numbered(PAGE, seq), vec![u8::MAX; 3]].concat();
@@ -148,14 +148,14 @@ pub(super) fn walk(
     mut visit: impl FnMut(PageKey, &[u8]) -> Result<bool, sled::Error>,
 ) -> Result<Option<Seq>, sled::Error> {
     let start = page_of(engine, from)?;
-    let mut open: Option<(PageKey, Vec<u8>)> = None;
+    let mut open: Option<(PageKey, Value)> = None;
     for record in engine.from(numbered(PAGE, start.map_or(from, |page| page.first))) {
         let (name, value) = record?;
         let Some((key, _)) = PageKey::read(&name).filter(|(key, _)| key.first < end) else { break };
         match &mut open {
-            Some((same, parts)) if *same == key => parts.extend_from_slice(&value),
+            Some((same, parts)) if *same == key => parts.extend(&value),
             _ => {
-                if let Some((page, record)) = open.replace((key, value.to_vec()))
+                if let Some((page, record)) = open.replace((key, value))
                     && visit(page, &record)?
                 {
                     return Ok(Some(page.next()));

@@ -15,7 +15,7 @@ use super::recent::{Kept, MAX_RECENT_BYTES, kept_bytes};
 use super::view::View;
 use super::{Burial, Command, Counts, Ledger, Requeued, Settings};
 use crate::event::{Entry, Event, Moment, Seq};
-use crate::wire::record::{DeadLetter, Page, decode_dead, decode_members};
+use crate::wire::record::{DeadLetter, PAGE_EVENTS, Page, decode_dead, decode_members};
 
 /// The most dead letters that one commit makes events again.
 const REQUEUED_AT_ONCE: usize = 256;
@@ -45,6 +45,14 @@ pub struct Committed {
 /// What one scan keeps in memory of that which goes out next, in bytes, but for a last page that goes beyond: what is behind it
 /// is read when it goes out. What the scan before has kept may still be there.
 const MAX_NEXT_BYTES: usize = MAX_RECENT_BYTES / 2;
+
+/// The most events for which a scan has room from the start; what wants more gets it as they come.
+const SCAN_ROOM: usize = 1_024;
+
+/// For so many events a scan of `max` has room from the start: what it finds goes beyond by less than a page.
+fn room(max: usize) -> usize {
+    max.min(SCAN_ROOM) + PAGE_EVENTS
+}
 
 /// What a scan read of that which goes out next.
 #[derive(Default)]
@@ -93,7 +101,7 @@ impl Store {
     /// [`Failed`]: the engine cannot read.
     pub fn scan_next(&self, from: Seq, max: usize) -> Result<Scan, Failed> {
         let (scan, Next { events, pages, .. }) = self.read(|engine| {
-            let mut next = Next::default();
+            let mut next = Next { events: Vec::with_capacity(room(max)), ..Next::default() };
             let scan = self.scan_in(engine, from, max, Some(&mut next))?;
             Ok((scan, next))
         })?;
@@ -112,7 +120,7 @@ impl Store {
     ) -> Result<Scan, sled::Error> {
         // What is behind the tail may be applied, but not durable yet.
         let tail = self.tail();
-        let mut scan = Scan { entries: Vec::new(), next: from, end: false };
+        let mut scan = Scan { entries: Vec::with_capacity(room(max)), next: from, end: false };
         let more = walk(engine, from, tail, |page, record| {
             self.page(engine, page, record, from, &mut scan, next.as_deref_mut())?;
             Ok(scan.entries.len() >= max)

@@ -84,7 +84,7 @@ async fn seqs(store: &Store) -> Vec<u64> {
 /// What lies under the keys that begin so.
 fn records(store: &Store, prefix: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
     let all: Vec<_> = store.view.read(|engine| engine.from(prefix.to_vec()).map(Result::unwrap).collect());
-    let all = all.into_iter().map(|(key, value): (sled::IVec, sled::IVec)| (key.to_vec(), value.to_vec()));
+    let all = all.into_iter().map(|(key, value): (sled::IVec, index::Value)| (key.to_vec(), value.to_vec()));
     all.take_while(|(key, _)| key.starts_with(prefix)).collect()
 }
 

@@ -102,7 +102,7 @@ pub(super) fn same<T: PartialEq + std::fmt::Debug>(found: &[T], expected: &[T]) 
 }
 
 pub(super) fn records_of(engine: &Engine) -> Records {
-    let record = |record: Result<(sled::IVec, sled::IVec), sled::Error>| {
+    let record = |record: merged::Record| {
         let (key, value) = record.unwrap();
         (key.to_vec(), value.to_vec())
     };
