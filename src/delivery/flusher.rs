@@ -29,7 +29,7 @@ use crate::wire::{receipt, request};
 const SCAN_EVENTS: usize = 1_024;
 
 /// What the scheduler's index leaves of its memory is told when it changed by so much, in bytes.
-const SPARE_STEP: u64 = 1_024 * 1_024;
+pub(super) const SPARE_STEP: u64 = 1_024 * 1_024;
 
 /// The shortest time between two looks at whether delivery is stuck, doubled.
 const SHORTEST_LOOK: Duration = Duration::from_millis(20);

@@ -109,8 +109,8 @@ impl Transport {
             checked("target.edge_endpoint", &edge.replace("{cluster}", "0"), settings.allow_http)?;
         }
         let own = resource(own, &settings);
-        // With fewer, connections would be made and ended all the time while all slots go to one host.
         let lookup = Lookup::new(settings.connect_timeout);
+        // With fewer, connections would be made and ended all the time while all slots go to one host.
         let made = |share| Ok(builder(&settings, lookup.clone())?.pool_max_idle_per_host(share));
         let clients = Arc::new(Clients::new(settings.concurrency, made)?);
         Ok(Self { clients, settings, own })

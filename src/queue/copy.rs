@@ -44,7 +44,7 @@ impl Engine {
                 bytes += key.len() + value.len();
                 copied += 1;
                 last = key.to_vec();
-                batch.insert(key, value);
+                batch.insert(key, &*value);
                 if bytes > SEGMENT_BYTES {
                     copy.commit(std::mem::take(&mut batch))?;
                     bytes = 0;
@@ -70,7 +70,7 @@ impl Engine {
             let mut batch = Batch::default();
             for (key, found) in records {
                 match found.value().map_err(sled::Error::Io)? {
-                    Some(value) => batch.insert(key, value),
+                    Some(value) => batch.insert(key, &*value),
                     None => batch.remove(key),
                 }
             }

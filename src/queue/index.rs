@@ -134,21 +134,6 @@ impl Deref for Value {
     }
 }
 
-impl AsRef<[u8]> for Value {
-    fn as_ref(&self) -> &[u8] {
-        self
-    }
-}
-
-impl From<Value> for IVec {
-    fn from(value: Value) -> Self {
-        match value {
-            Value::Engine(value) => value,
-            Value::Read(value) => value.into(),
-        }
-    }
-}
-
 impl Index {
     /// What the engine has: what is only here and was removed need not be remembered any more.
     pub(super) fn set_tops(&mut self, tops: Option<BTreeMap<u8, Vec<u8>>>) {

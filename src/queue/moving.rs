@@ -104,10 +104,10 @@ impl Open {
             cost += index::cost(key.len() + found.bytes(), 1);
             match found.value().map_err(sled::Error::Io)? {
                 // What belongs to the whole queue is in the engine whenever anything is.
-                Some(value) if stays && key.first() != Some(&META) => kept.insert(key, value),
+                Some(value) if stays && key.first() != Some(&META) => kept.insert(key, &*value),
                 Some(value) => {
                     keys.push((key.clone(), value.len()));
-                    batch.insert(key, value);
+                    batch.insert(key, &*value);
                 }
                 None => {
                     removes = true;

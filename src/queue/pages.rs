@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::index::Value;
-
 use super::engine::Engine;
+use super::index::Value;
 use super::keys::{self, PAGE, PageKey, numbered};
 use crate::event::Seq;
 use crate::wire::record::{Apart, PAGE_EVENTS, Page};

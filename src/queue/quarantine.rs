@@ -46,7 +46,7 @@ impl Writer {
             }
             bytes += value.len() as u64;
             plan.batch.remove(&name);
-            plan.batch.insert(keys::quarantine(&name), value);
+            plan.batch.insert(keys::quarantine(&name), &*value);
         }
         plan.ledger.held_bytes = plan.ledger.held_bytes.saturating_sub(bytes);
         Ok(())

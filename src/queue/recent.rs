@@ -194,7 +194,7 @@ mod tests {
         (MAX_RECENT_BYTES / run) as u64
     }
 
-    /// The events of the runs up to `last`, from the one numbered 0 on.
+    /// The events of the runs from `first` up to `last`.
     fn runs(first: u64, last: u64) -> Vec<Event> {
         let each = RUN_EVENTS as u64;
         (first * each..(last + 1) * each).map(event).collect()

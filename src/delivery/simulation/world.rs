@@ -22,6 +22,7 @@ use xxhash_rust::xxh3::Xxh3;
 use self::stops::Stops;
 use super::plan::{Fault, Plan};
 use crate::delivery::Added;
+use crate::delivery::flusher::SPARE_STEP;
 use crate::event::{Balance, Entry, Envelope, Event, EventId, Host, Lane, Moment, Seq, Visitor};
 use crate::schedule::{Buried, Random, Status};
 
@@ -246,7 +247,7 @@ impl World {
         let more = (self.plan.page.min(2_048) + self.largest_commit) * (256 + 384);
         assert!(used <= settings.index_max_bytes + more, "{used} bytes in the index: {status:?}");
         let spare = settings.index_max_bytes.saturating_sub(used);
-        assert!(self.spare.abs_diff(spare) < 1 << 20, "{spare} bytes to spare, {} were told", self.spare);
+        assert!(self.spare.abs_diff(spare) < SPARE_STEP, "{spare} bytes to spare, {} were told", self.spare);
         assert!(status.in_flight <= settings.concurrency, "{status:?}");
         assert!(status.parked <= crate::schedule::MAX_PARKED, "{status:?}");
     }

@@ -342,7 +342,7 @@ fn what_waits_among_changes_that_no_longer_count_stays_in_the_journal() {
     let engine = churn.engine.clone();
     let journal = &engine.opened().unwrap().journal;
     for (key, found) in journal.next_to_move(20_000) {
-        batch.insert(key, found.value().unwrap().unwrap());
+        batch.insert(key, &*found.value().unwrap().unwrap());
     }
     assert!(batch.count() > 5 && journal.may_keep());
     journal.keep(batch).unwrap();

@@ -85,7 +85,6 @@ async fn what_was_stored_lately_is_in_memory_as_far_as_there_is_memory_to_spare(
         append(&queue, batch).await;
     }
     assert_eq!(there(), 200, "all of the second half");
-    store.settle(all, vec![]).await.unwrap();
     drop(store);
     queue.shutdown().await.unwrap();
 }
