@@ -48,8 +48,11 @@ const MAX_SPARE_BYTES: usize = 4 * 1_024 * 1_024;
 /// How far zeros are written ahead of small commits, in bytes. A commit that goes where they are changes neither the file's length
 /// nor its places on the disk, so that there is nothing to sync but its own bytes: that takes half the time.
 const AHEAD_BYTES: u64 = 128 * 1_024;
+/// How many commits zeros are written for where those of [`AHEAD_BYTES`] would not be enough: the commit that also syncs the
+/// zeros takes the longer, the more there are.
+const AHEAD_COMMITS: u64 = 8;
 /// The largest commit that they are written for, in bytes: those of larger ones cost more than they save.
-const AHEAD_COMMIT_BYTES: u64 = AHEAD_BYTES / 4;
+const AHEAD_COMMIT_BYTES: u64 = 128 * 1_024;
 /// What those zeros are written from.
 static ZEROS: [u8; 64 * 1_024] = [0; 64 * 1_024];
 /// The most changes that a segment begins a commit with.
@@ -204,8 +207,9 @@ impl Journal {
         reach("commit", "begun");
         tail.file.write_all_at(&frames, at).map_err(JournalError::Write)?;
         if !is_first && bytes <= AHEAD_COMMIT_BYTES {
-            let end = at + frames.len() as u64;
-            tail.write_ahead(end, self.segment_bytes()).map_err(JournalError::Write)?;
+            let bytes = frames.len() as u64;
+            let ahead = AHEAD_BYTES.max(AHEAD_COMMITS * bytes);
+            tail.write_ahead(at + bytes, ahead, self.segment_bytes()).map_err(JournalError::Write)?;
         }
         reach("commit", "written");
         tail.file.sync_data().map_err(JournalError::Sync)?;
@@ -424,13 +428,13 @@ impl Journal {
 }
 
 impl Tail {
-    /// Writes zeros behind a commit that ends at `end`, where there are none any more. A full disk has no room for them, and
-    /// the commit needs none of them.
-    fn write_ahead(&mut self, end: u64, segment_bytes: u64) -> io::Result<()> {
+    /// Writes `ahead` bytes of zeros behind a commit that ends at `end`, where there are none any more. A full disk has no room
+    /// for them, and the commit needs none of them.
+    fn write_ahead(&mut self, end: u64, ahead: u64, segment_bytes: u64) -> io::Result<()> {
         if end <= self.ahead {
             return Ok(());
         }
-        let until = (end + AHEAD_BYTES).min(segment_bytes);
+        let until = (end + ahead).min(segment_bytes);
         self.ahead = end;
         while self.ahead < until {
             let count = usize::try_from(until - self.ahead).unwrap_or(usize::MAX).min(ZEROS.len());
