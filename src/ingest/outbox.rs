@@ -34,7 +34,7 @@ const PLACE_BYTES: usize = 160;
 const PLACE_BYTES_PER_EVENT: usize = 48;
 /// The most that the places of a batch take in memory, in bytes, whose replies are written by the thread that answers it: all
 /// others wait for that thread.
-const PROMPT_BYTES: usize = 2 * 1_024;
+const PROMPT_BYTES: usize = 8 * 1_024;
 
 /// A line's place in the order of replies.
 #[derive(Debug)]
