@@ -274,15 +274,15 @@ struct Pace {
 impl Pace {
     /// Adds the lines that are due since `began`.
     fn add_due(&mut self, began: Instant) {
-        let (now, mut count) = (Instant::now(), 0_u64);
-        let due = now.duration_since(began).as_secs_f64() * self.share;
+        let mut count = 0_u64;
+        let due = began.elapsed().as_secs_f64() * self.share;
         while self.written < due && self.text.len() < MAX_UNTAKEN {
             self.lines.push(&mut self.text);
             self.written += 1.0;
             count += 1;
         }
-        // The reader ends after the writer.
-        let _sent = self.sent.send((now, count));
+        // From their writing on, as for the other producers. The reader ends after the writer.
+        let _sent = self.sent.send((Instant::now(), count));
     }
 
     /// Writes what the socket takes.
