@@ -274,6 +274,7 @@ async fn damage_of_what_moved_last_is_not_taken_for_a_tear() {
     assert_eq!(durable, log_end(&log).unwrap());
     let last = all.iter().rposition(|message| message.kind == Kind::Batch).unwrap();
     assert!(all.len() - last > 3, "{} messages", all.len() - last);
+    let mut spared = None;
     for message in all[last..].iter().step_by(5) {
         let mut damaged = sound.clone();
         damaged[message.end - 1] ^= 1;
@@ -285,7 +286,11 @@ async fn damage_of_what_moved_last_is_not_taken_for_a_tear() {
         assert!(events.iter().all(|(seq, event)| before.get(seq).is_none_or(|known| known == event)));
         // What is damaged is one message, with one record or as many as a page of the engine has.
         assert!(events.len() > 1_200, "{}: {} of {}", message.lsn, events.len(), before.len());
+        // Which of them has what the whole queue goes by differs; without that a repair has to be asked for.
+        let audit = check(folder.path()).unwrap();
+        spared = audit.ledger.and(audit.schema).map(|_| damaged).or(spared);
     }
+    fs::write(log.join("db"), spared.expect("not all of them have it")).unwrap();
     let kept = read(folder.path()).0.len() as u64;
     let queue = open(folder.path());
     assert!(folder.path().join("quarantine/events.1").exists());
