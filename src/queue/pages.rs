@@ -172,8 +172,11 @@ pub(super) fn walk(
 pub(super) fn mark_of_page(engine: &Engine, key: PageKey) -> Result<Option<Mark>, sled::Error> {
     let mark = mark(engine, key)?;
     // A page goes with its mark, in the commit that settles its last event. The mark was read before this, so where the
-    // page is still there, the mark was.
-    let there = mark.stored || engine.has(&key.part(0))?;
+    // page is still there, the mark was. Of a damaged one any part may be what is left.
+    let there = mark.stored || engine.has(&key.part(0))? || {
+        let prefix = numbered(PAGE, key.first);
+        engine.parts(&prefix).next().transpose()?.is_some()
+    };
     Ok(there.then_some(mark))
 }
 
