@@ -239,23 +239,27 @@ pub(super) async fn paced(
     bytes: usize,
     time: Duration,
 ) -> Result<Seen, BenchError> {
-    let began = Instant::now();
-    let (mut tasks, mut paces) = (JoinSet::new(), Vec::new());
-    #[expect(clippy::cast_precision_loss, reason = "a handful of producers")]
-    let share = rate / producers as f64;
-    for producer in 0..producers {
-        let (reading, writing) = connect(socket).await?;
-        let (sent, sendings) = mpsc::channel();
-        tasks.spawn(timed(reading, sendings, began));
-        let lines = Lines::new(producer, sessions, bytes);
-        paces.push(Pace { lines, writing, sent, share, written: 0.0, text: Vec::new() });
-    }
-    // A thread: the runtime's timers have no finer step than a millisecond.
-    tokio::task::spawn_blocking(move || write_in_turn(paces, began, time))
-        .await
-        .map_err(|panic| no_answer(panic.into()))?
-        .map_err(no_answer)?;
-    Seen::join(tasks).await
+    let socket = socket.to_owned();
+    in_one_thread(move || async move {
+        let began = Instant::now();
+        let (mut tasks, mut paces) = (JoinSet::new(), Vec::new());
+        #[expect(clippy::cast_precision_loss, reason = "a handful of producers")]
+        let share = rate / producers as f64;
+        for producer in 0..producers {
+            let (reading, writing) = connect(&socket).await?;
+            let (sent, sendings) = mpsc::channel();
+            tasks.spawn(timed(reading, sendings, began));
+            let lines = Lines::new(producer, sessions, bytes);
+            paces.push(Pace { lines, writing, sent, share, written: 0.0, text: Vec::new() });
+        }
+        // Another thread: the runtime's timers have no finer step than a millisecond.
+        tokio::task::spawn_blocking(move || write_in_turn(paces, began, time))
+            .await
+            .map_err(|panic| no_answer(panic.into()))?
+            .map_err(no_answer)?;
+        Seen::join(tasks).await
+    })
+    .await
 }
 
 /// A producer with a rate.
