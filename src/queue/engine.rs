@@ -132,7 +132,7 @@ pub(super) struct Open {
     pub(super) journal: Journal,
     /// The engine's log. Kept, since a sync error is told once for each handle, and a handle opened after the error would
     /// never hear of it.
-    log: File,
+    pub(super) log: File,
     is_log: Identity,
     nudge: Nudge,
 }
@@ -197,10 +197,10 @@ impl Engine {
         self.open.as_deref().ok_or_else(closed)
     }
 
-    /// Removes segments of the journal of which nothing counts any more, however small the journal is: that makes room on a
-    /// full disk, and needs none.
-    pub(super) fn shrink_journal(&self) -> Result<(), CommitError> {
-        Ok(self.opened()?.journal.shrink()?)
+    /// Gives back what the journal takes of a disk that is short of room, and does not need there: what the engine has room for
+    /// of its own, too, where it is said how many bytes the queue holds. With [`Removals::Late`] it needs no room itself.
+    pub(super) fn give_back(&self, removals: Removals, held: Option<u64>) -> Result<(), CommitError> {
+        self.opened()?.give_back(&self.path, removals, held)
     }
 
     /// How large the journal may get, in bytes.

@@ -269,6 +269,14 @@ impl Index {
         records
     }
 
+    /// Whether nothing but removals comes next in a segment behind the key `behind`, or what is left of it costs less than `max` bytes.
+    pub(super) fn is_little(&self, segment: u64, behind: &[u8], max: usize) -> bool {
+        let next = self.of_segment(segment, behind, max);
+        let spent: usize = next.iter().map(|(key, found)| cost(key.len() + found.bytes(), 1)).sum();
+        let is_all = next.len() < MOVED_AT_ONCE && spent < max;
+        is_all || next.iter().all(|(_, found)| matches!(found, Found::Removed))
+    }
+
     /// The engine has all of a segment.
     pub(super) fn forget(&mut self, segment: u64) {
         let removals = &mut self.removals;

@@ -43,6 +43,8 @@ const MAX_BYTES: u64 = 512 * 1_024 * 1_024;
 const SHARE: u64 = 8;
 /// The smallest segment, in bytes.
 const MIN_SEGMENT_BYTES: u64 = 4 * 1_024;
+/// A segment of more bytes is worth to be followed by another one on a disk that is short of room.
+const LARGE_SEGMENT_BYTES: u64 = 256 * 1_024;
 /// The most memory that is kept for the next commit, in bytes: as much as most commits take.
 const MAX_SPARE_BYTES: usize = 4 * 1_024 * 1_024;
 /// How far zeros are written ahead of small commits, in bytes. A commit that goes where they are changes neither the file's length
@@ -104,6 +106,8 @@ struct Tail {
     kept: u64,
     /// How many changes the last segment got from this process.
     changes: u32,
+    /// Whether the next commit begins a segment, however small the last one is.
+    begins: bool,
     /// The last key of the oldest segment that the engine was given.
     moved: Vec<u8>,
     /// The last key that the engine was told to remove before its segment was the oldest.
@@ -173,6 +177,7 @@ impl Journal {
                 commit,
                 kept: 0,
                 changes: 0,
+                begins: false,
                 moved: Vec::new(),
                 removed: Vec::new(),
                 reached,
@@ -191,7 +196,8 @@ impl Journal {
         let mut tail = self.tail();
         let bytes = batch.bytes() as u64;
         let (mut number, mut at) = tail.last();
-        if at > 0 && (at + bytes > self.segment_bytes() || tail.changes >= SEGMENT_CHANGES) {
+        let is_full = at + bytes > self.segment_bytes() || tail.changes >= SEGMENT_CHANGES;
+        if at > 0 && (is_full || tail.begins) {
             number += 1;
             at = 0;
             self.begin(&mut tail, number)?;
@@ -255,6 +261,7 @@ impl Journal {
         self.index_mut().add_file(number, Arc::clone(&file));
         tail.segments.insert(number, Segment::default());
         tail.changes = 0;
+        tail.begins = false;
         tail.is_file = Identity::of(&file).map_err(JournalError::Write)?;
         tail.file = file;
         tail.ahead = 0;
@@ -271,6 +278,26 @@ impl Journal {
             }
             self.give_up_oldest()?;
         }
+    }
+
+    /// Whether nothing but removals, or no more than what costs `max`, is left of the oldest segment, and it is not the last one.
+    pub(super) fn has_little_left(&self, max: usize) -> bool {
+        let tail = self.tail();
+        let Some((oldest, _)) = tail.segments.first_key_value().filter(|_| tail.segments.len() > 1) else {
+            return false;
+        };
+        self.index().is_little(*oldest, &tail.moved, max)
+    }
+
+    /// Whether it has segments before the last one.
+    pub(super) fn has_older(&self) -> bool {
+        self.tail().segments.len() > 1
+    }
+
+    /// Has the next commit begin a segment, where the only one is large: so that it can be given up once nothing counts of it.
+    pub(super) fn begin_next(&self) {
+        let mut tail = self.tail();
+        tail.begins |= tail.segments.len() == 1 && tail.bytes() > LARGE_SEGMENT_BYTES;
     }
 
     /// Whether it is larger than it may be, and has more than one segment.

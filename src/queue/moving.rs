@@ -19,6 +19,11 @@ const MOVE_FOR_CHANGES: usize = 4 * MOVE_LEAST;
 /// How many times as much it moves at most, where the journal is as many times as large as it may be: removals take few of
 /// its bytes and much to move, so that what comes may be more than what goes.
 const MOVE_TIMES: usize = 8;
+/// What may be left of a segment for it to be given up on a disk that is short of room, as [`index::cost`] has it: what counts in it
+/// would take more room in the engine than is won.
+const LITTLE: usize = 64 * 1_024;
+/// An engine whose file is so many times as large as all that the queue holds has room of its own.
+const ROOMY_TIMES: u64 = 2;
 /// What it costs to see that a removal was made.
 const MADE_COST: usize = 64;
 
@@ -65,12 +70,55 @@ impl Open {
             }
             max = max.saturating_sub(self.move_on(records, removals)?);
         }
-        // Until a segment is given up the journal has what moved; and the whole log is looked through for its end. Where it cannot
-        // be read now, the journal says what it said before, which is as true.
-        if given_up && let Ok(place) = salvage::log_end(path) {
-            self.journal.engine_reached(place);
+        if given_up {
+            self.tell_end(path);
         }
         Ok(())
+    }
+
+    /// Gives back what the oldest segments take of a disk that is short of room, however small the journal is: those of which little
+    /// counts any more, and all but the last one where the engine has room of its own for what does, beside the `held` bytes that the
+    /// queue holds. Its file never shrinks. Where removals wait, it is only those of which nothing counts.
+    pub(super) fn give_back(
+        &self,
+        path: &Path,
+        removals: Removals,
+        held: Option<u64>,
+    ) -> Result<(), CommitError> {
+        if removals == Removals::Late {
+            return Ok(self.journal.shrink()?);
+        }
+        let is_roomy = match held {
+            Some(held) => self.log.metadata().map_err(sled::Error::Io)?.len() / ROOMY_TIMES > held,
+            None => false,
+        };
+        let (mut max, mut moved) = (MOVE_FOR_CHANGES, false);
+        while max > 0 && (self.journal.has_little_left(LITTLE) || is_roomy && self.journal.has_older()) {
+            if self.journal.has_just_kept() {
+                break;
+            }
+            let records = self.journal.next_to_move(max);
+            if records.is_empty() {
+                self.journal.give_up_oldest()?;
+                continue;
+            }
+            max = max.saturating_sub(self.move_on(records, Removals::Late)?);
+            moved = true;
+        }
+        self.journal.begin_next();
+        if moved {
+            self.tell_end(path);
+        }
+        Ok(())
+    }
+
+    /// Has the next commit say how far the engine's log reaches: until a segment is given up the journal has what moved.
+    fn tell_end(&self, path: &Path) {
+        // The whole log is looked through for its end. Where it cannot be read now, the journal says what it said before, which is
+        // as true.
+        if let Ok(place) = salvage::log_end(path) {
+            self.journal.engine_reached(place);
+        }
     }
 
     /// Has the engine remove `keys`, each with whether it may have done so before the start; what that costs.

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use super::engine::{CommitError, Engine};
 use super::error::OpenError;
 use super::inbox::{Receiver, Waited};
+use super::moving::Removals;
 use super::open::ledger;
 use super::writer::{Plan, Writer};
 use super::{Command, Ledger};
@@ -119,7 +120,7 @@ impl Writer {
         })?;
         reach("reopen", "opened");
         self.engine.limit_journal(self.settings.journal_bytes);
-        self.engine.shrink_journal()?;
+        self.engine.give_back(Removals::Late, None)?;
         Ok(())
     }
 

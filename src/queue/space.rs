@@ -16,9 +16,13 @@ use tracing::{error, info, warn};
 
 use super::engine::SEGMENT_BYTES;
 use super::folder::sync;
+use super::moving::Removals;
 
 /// The most files of the queue's folder that are looked at to tell what it takes.
 const MAX_FILES: usize = 10_000;
+
+/// What must be free for the engine to make removals on a disk that is short of room, in bytes: more than it takes for a batch.
+const REMOVAL_ROOM: u64 = 8 * SEGMENT_BYTES as u64;
 
 /// The file that holds the reserve.
 const RESERVE: &str = "reserve";
@@ -42,13 +46,26 @@ pub(super) struct Space {
     reserve: u64,
     held: bool,
     short: bool,
+    /// What was free at the last look, in bytes.
+    last_free: u64,
+    /// Whether the engine met the full disk, and no room has shown for certain since.
+    full: bool,
     probe: Probe,
 }
 
 impl Space {
     pub(super) fn new(root: &Path, min_free: u64, reserve: u64, probe: Probe) -> Self {
         let held = reserve_bytes(root) >= reserve;
-        Self { root: root.to_owned(), min_free, reserve, held, short: false, probe }
+        Self {
+            root: root.to_owned(),
+            min_free,
+            reserve,
+            held,
+            short: false,
+            last_free: 0,
+            full: false,
+            probe,
+        }
     }
 
     /// Goes by other limits. A larger reserve is made once there is room, and until then nothing is appended; what a smaller
@@ -78,10 +95,12 @@ impl Space {
         let free = match (self.probe)(&self.root) {
             Ok(free) => free,
             Err(error) => {
+                self.last_free = 0;
                 warn!(event = "free_unknown", %error, path = %self.root.display(), "the free space is unknown; nothing is taken in. Check the file system: df -h, journalctl -k");
                 return Room::RemovalsOnly(0);
             }
         };
+        self.last_free = free;
         // The journal takes a batch, and moves about twice as much into the engine, which opens a segment ahead. Where it moves
         // more, and meets the full disk, the database is opened again with the reserve.
         let needed = bytes.saturating_mul(3).saturating_add(SEGMENT_BYTES as u64);
@@ -103,6 +122,18 @@ impl Space {
         self.short
     }
 
+    /// Whether little more is free than has to be. It begins long before nothing is appended, and ends long after that: otherwise
+    /// producers would be turned away each time that some room was used up.
+    pub(super) fn is_tight(&self) -> bool {
+        self.short || self.last_free < self.min_free.saturating_add(self.reserve).saturating_mul(2)
+    }
+
+    /// When the engine may make removals, so that the journal gives back what it no longer needs: while too little is free to append,
+    /// there may be enough for that.
+    pub(super) fn removals(&self) -> Removals {
+        if self.full || self.last_free < REMOVAL_ROOM { Removals::Late } else { Removals::Soon }
+    }
+
     /// The engine met the full disk, whatever the free space says: nothing is appended until there is room for certain.
     /// Says whether there was a reserve to give up.
     pub(super) fn fill(&mut self) -> bool {
@@ -110,7 +141,7 @@ impl Space {
         if had {
             self.give_up();
         }
-        self.held = false;
+        (self.held, self.full) = (false, true);
         if !self.short {
             self.short = true;
             self.report(self.free());
@@ -157,7 +188,7 @@ impl Space {
             if self.reserve == 0 { fs::remove_file(&path) } else { Ok(()) }
         });
         match made.and_then(|()| sync(&self.root)) {
-            Ok(()) => self.held = true,
+            Ok(()) => (self.held, self.full) = (true, false),
             Err(error) => {
                 warn!(event = "reserve_failed", %error, path = %path.display(), "the reserve cannot be made. See what takes the disk with df -h, and free some, or lower queue.reserve");
                 // A part of it would only take room away; whether it goes is told by the next attempt.

@@ -279,6 +279,40 @@ async fn a_full_disk_takes_removals_only() {
     assert_eq!(seqs(&queue.store()).await, vec![2, 3]);
 }
 
+/// What the journal took of the disk is free again once it is delivered, whether it lay in one large segment or in many.
+#[tokio::test]
+async fn a_disk_that_the_queue_has_filled_itself_has_room_once_it_is_empty() {
+    const MIB: u64 = 1 << 20;
+    let probe = |path: &Path| Ok::<_, io::Error>((32 * MIB).saturating_sub(used_bytes(path)?));
+    for journal_bytes in [512 * MIB, 16 * MIB] {
+        let folder = TempDir::new().unwrap();
+        let settings = Settings { min_free: 8 * MIB, reserve: MIB, journal_bytes, ..settings(folder.path()) };
+        let now: Now = Arc::new(|| Moment::ZERO);
+        let queue = Queue::open_with(settings, &account("acme"), now, probe, false).unwrap();
+        let store = queue.store();
+        for round in 0..3 {
+            while append(&queue, vec![submission("a", 10, 20_000, 10)]).await == [Appended::Stored] {}
+            let waits = store.ledger().balance.pending();
+            assert!(waits >= 200, "{journal_bytes}, round {round}: {waits} events fit");
+            let all = seqs(&store).await;
+            for some in all.chunks(100) {
+                store.settle(some.iter().map(|seq| Seq(*seq)).collect(), vec![]).await.unwrap();
+            }
+            // Each of these is a producer that comes back when it is told to.
+            let mut tries = 0;
+            while append(&queue, vec![submission("b", 1, 10, 10)]).await != [Appended::Stored] {
+                tries += 1;
+                assert!(
+                    tries < 8,
+                    "{journal_bytes}, round {round}: {:?}",
+                    probe(&folder.path().join("queue"))
+                );
+            }
+        }
+        queue.shutdown().await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_queue_belongs_to_one_account_and_one_instance() {
     let folder = TempDir::new().unwrap();

@@ -140,6 +140,12 @@ impl Writer {
     /// Plans a commit and makes it durable.
     fn store(&mut self, plan: &mut Plan, appends: &mut Vec<Append>) -> Result<(), CommitError> {
         self.engine.is_there()?;
+        if self.space.is_tight() {
+            // It may be the journal that takes the room, with what was delivered since: nobody else gives that back.
+            let is_idle = self.space.is_short() && plan.asked.is_empty();
+            let held = is_idle.then_some(self.ledger.held_bytes);
+            self.engine.give_back(self.space.removals(), held)?;
+        }
         let asked = std::mem::take(&mut plan.asked);
         let planned = asked.iter().try_for_each(|command| self.plan(plan, command));
         plan.asked = asked;
