@@ -68,6 +68,8 @@ pub(super) enum CommitError {
     Gone(PathBuf),
     #[error(transparent)]
     Open(Box<OpenError>),
+    #[error("it holds more than {0} bytes")]
+    Large(u64),
     #[error("the database was opened again after the disk was full, and does not hold what it held")]
     Lost,
 }
@@ -132,7 +134,7 @@ pub(super) struct Open {
     pub(super) journal: Journal,
     /// The engine's log. Kept, since a sync error is told once for each handle, and a handle opened after the error would
     /// never hear of it.
-    pub(super) log: File,
+    log: File,
     is_log: Identity,
     nudge: Nudge,
 }
@@ -197,10 +199,15 @@ impl Engine {
         self.open.as_deref().ok_or_else(closed)
     }
 
-    /// Gives back what the journal takes of a disk that is short of room, and does not need there: what the engine has room for
-    /// of its own, too, where it is said how many bytes the queue holds. With [`Removals::Late`] it needs no room itself.
-    pub(super) fn give_back(&self, removals: Removals, held: Option<u64>) -> Result<(), CommitError> {
-        self.opened()?.give_back(&self.path, removals, held)
+    /// Gives back what the journal takes of a disk that is short of room, and no longer needs. With [`Removals::Late`] that needs
+    /// no room itself.
+    pub(super) fn give_back(&self, removals: Removals) -> Result<(), CommitError> {
+        self.opened()?.give_back(&self.path, removals)
+    }
+
+    /// How large the engine's file is.
+    pub(super) fn file_bytes(&self) -> Result<u64, CommitError> {
+        Ok(self.opened()?.log.metadata()?.len())
     }
 
     /// How large the journal may get, in bytes.

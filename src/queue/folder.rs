@@ -5,6 +5,7 @@
 //! events.N        the database, with its journal (`journal.M`) and the engine's files; the highest N counts
 //! events.new      a database under construction; worth nothing until it is renamed
 //! reserve         blocks that are given up when the disk is full
+//! replacing       the number of a database that the next one holds all of: it is removed once that one counts
 //! failed          a sync failed: the next start copies every readable record into a new database
 //! quarantine/     what was set aside: snapshots that would not open, databases that were replaced
 //! ```
@@ -22,6 +23,8 @@ use crate::failpoint::reach;
 
 /// The mark of a failed disk.
 const FAILED: &str = "failed";
+/// The mark of a database that is being replaced by one that holds all of it.
+const REPLACING: &str = "replacing";
 /// The folder of what was set aside.
 pub(super) const QUARANTINE: &str = "quarantine";
 
@@ -91,6 +94,35 @@ impl Folder {
         sync(&self.root)?;
         reach("create", "synced");
         Ok(path)
+    }
+
+    /// Says that the current database is about to be replaced by one that holds all of it.
+    pub(super) fn begin_replacing(&self) -> io::Result<()> {
+        let number = self.generations()?.last().map_or(0, |(number, _)| *number);
+        let mut file = File::create(self.root.join(REPLACING))?;
+        write!(file, "{number}")?;
+        file.sync_all()?;
+        sync(&self.root)
+    }
+
+    /// Removes the database that was replaced by one that holds all of it, where that counts by now. A crash before this has the next
+    /// start do it.
+    pub(super) fn end_replacing(&self) -> io::Result<()> {
+        let mark = self.root.join(REPLACING);
+        let number = match fs::read_to_string(&mark) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            read => read?.parse::<u64>().ok(),
+        };
+        let generations = self.generations()?;
+        // What cannot be read says nothing: then the old one is set aside as any other that was replaced.
+        let old = generations.iter().rev().skip(1).find(|(found, _)| Some(*found) == number);
+        if let Some((_, path)) = old {
+            fs::remove_dir_all(path)?;
+            sync(&self.root)?;
+            reach("compact", "removed");
+        }
+        fs::remove_file(&mark)?;
+        sync(&self.root)
     }
 
     /// Moves databases that were replaced into quarantine; where they lie then. Nothing is deleted.

@@ -289,11 +289,6 @@ impl Journal {
         self.index().is_little(*oldest, &tail.moved, max)
     }
 
-    /// Whether it has segments before the last one.
-    pub(super) fn has_older(&self) -> bool {
-        self.tail().segments.len() > 1
-    }
-
     /// Has the next commit begin a segment, where the only one is large: so that it can be given up once nothing counts of it.
     pub(super) fn begin_next(&self) {
         let mut tail = self.tail();

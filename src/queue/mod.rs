@@ -14,6 +14,7 @@
 
 mod alone;
 mod batch;
+mod compact;
 mod copy;
 mod counts;
 mod engine;

@@ -22,8 +22,6 @@ const MOVE_TIMES: usize = 8;
 /// What may be left of a segment for it to be given up on a disk that is short of room, as [`index::cost`] has it: what counts in it
 /// would take more room in the engine than is won.
 const LITTLE: usize = 64 * 1_024;
-/// An engine whose file is so many times as large as all that the queue holds has room of its own.
-const ROOMY_TIMES: u64 = 2;
 /// What it costs to see that a removal was made.
 const MADE_COST: usize = 64;
 
@@ -77,26 +75,13 @@ impl Open {
     }
 
     /// Gives back what the oldest segments take of a disk that is short of room, however small the journal is: those of which little
-    /// counts any more, and all but the last one where the engine has room of its own for what does, beside the `held` bytes that the
-    /// queue holds. Its file never shrinks. Where removals wait, it is only those of which nothing counts.
-    pub(super) fn give_back(
-        &self,
-        path: &Path,
-        removals: Removals,
-        held: Option<u64>,
-    ) -> Result<(), CommitError> {
+    /// counts any more, and where removals wait, only those of which nothing does.
+    pub(super) fn give_back(&self, path: &Path, removals: Removals) -> Result<(), CommitError> {
         if removals == Removals::Late {
             return Ok(self.journal.shrink()?);
         }
-        let is_roomy = match held {
-            Some(held) => self.log.metadata().map_err(sled::Error::Io)?.len() / ROOMY_TIMES > held,
-            None => false,
-        };
         let (mut max, mut moved) = (MOVE_FOR_CHANGES, false);
-        while max > 0 && (self.journal.has_little_left(LITTLE) || is_roomy && self.journal.has_older()) {
-            if self.journal.has_just_kept() {
-                break;
-            }
+        while max > 0 && self.journal.has_little_left(LITTLE) && !self.journal.has_just_kept() {
             let records = self.journal.next_to_move(max);
             if records.is_empty() {
                 self.journal.give_up_oldest()?;

@@ -61,6 +61,7 @@ impl Queue {
         let mut space = Space::new(&settings.path, settings.min_free, settings.reserve, probe);
         // Before the engine opens: on a full disk it cannot, without the reserve's room.
         space.room(0);
+        folder.end_replacing().map_err(failed)?;
         let path = match folder.current().map_err(failed)? {
             Some(path) => path,
             None => make(&folder, account, rehearse)?,
@@ -133,6 +134,7 @@ impl Queue {
             now,
             told,
             last: LastCommit::default(),
+            compacted: None,
             halvings: 0,
             pause,
         };

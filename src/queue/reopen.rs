@@ -120,7 +120,7 @@ impl Writer {
         })?;
         reach("reopen", "opened");
         self.engine.limit_journal(self.settings.journal_bytes);
-        self.engine.give_back(Removals::Late, None)?;
+        self.engine.give_back(Removals::Late)?;
         Ok(())
     }
 

@@ -47,6 +47,8 @@ pub(super) struct Writer {
     /// Whether the disk is too full even for removals.
     pub(super) pause: Pause,
     pub(super) last: LastCommit,
+    /// When the database was to be made smaller, and could not be.
+    pub(super) compacted: Option<Instant>,
     /// How often the time to put a commit off was halved.
     pub(super) halvings: u32,
 }
@@ -141,10 +143,7 @@ impl Writer {
     fn store(&mut self, plan: &mut Plan, appends: &mut Vec<Append>) -> Result<(), CommitError> {
         self.engine.is_there()?;
         if self.space.is_tight() {
-            // It may be the journal that takes the room, with what was delivered since: nobody else gives that back.
-            let is_idle = self.space.is_short() && plan.asked.is_empty();
-            let held = is_idle.then_some(self.ledger.held_bytes);
-            self.engine.give_back(self.space.removals(), held)?;
+            self.make_room(plan)?;
         }
         let asked = std::mem::take(&mut plan.asked);
         let planned = asked.iter().try_for_each(|command| self.plan(plan, command));
@@ -153,6 +152,17 @@ impl Writer {
         self.plan_appends(plan, std::mem::take(appends));
         self.plan_marks(plan)?;
         self.commit(plan)
+    }
+
+    /// Gives back what the queue itself takes of a disk that is short of room, and no longer needs: nobody else does.
+    fn make_room(&mut self, plan: &Plan) -> Result<(), CommitError> {
+        self.engine.give_back(self.space.removals())?;
+        // With nothing to do but to turn producers away there is time for more.
+        let is_idle = self.space.is_short() && plan.asked.is_empty();
+        if is_idle && self.space.room(0) != Room::Enough {
+            self.compact()?;
+        }
+        Ok(())
     }
 
     /// Writes which events of the pages are settled by now, and removes those pages of which all are, with the large
