@@ -35,6 +35,7 @@ impl Config {
             defaults: self.defaults.clone(),
             admin: self.admin.clone(),
             shutdown: self.shutdown.clone(),
+            environment_proxy: self.environment_proxy.clone(),
         };
         let changes = Changes { applied: self.differences(&applied), restart: applied.differences(&new) };
         (applied, changes)

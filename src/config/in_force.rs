@@ -1,12 +1,11 @@
 //! What is in force: every key with its value as it was given, and where that comes from. Secrets are not shown.
 
+use super::Config;
 use super::problem::Origin;
 use super::sections::keys;
 use super::sources::Sources;
 use super::value::Value;
 
-/// The variables that name a proxy where `target.proxy` does not, the first that is set counting.
-const PROXY_VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
 /// What stands for a secret.
 const HIDDEN: &str = "(hidden)";
 
@@ -53,10 +52,11 @@ impl Sources {
                 }
                 "target.proxy" => {
                     if one.value == "\"\""
-                        && let Some((name, value)) = self.environment_proxy()
+                        && let Some(proxy) = Config::despite(self).and_then(|config| config.proxy())
+                        && let Some(variable) = proxy.variable()
                     {
-                        let value = Value::Text(value.to_owned()).literal();
-                        (one.value, one.origin) = (value, Origin::Environment(name.to_owned()));
+                        let value = Value::Text(proxy.text().to_owned()).literal();
+                        (one.value, one.origin) = (value, Origin::Environment(variable.to_owned()));
                     }
                     one.value = without_user(&one.value);
                 }
@@ -66,15 +66,6 @@ impl Sources {
         all
     }
 
-    /// The proxy that the environment names, and by which variable.
-    #[must_use]
-    pub fn environment_proxy(&self) -> Option<(&str, &str)> {
-        PROXY_VARIABLES.iter().find_map(|name| {
-            let found = self.environment.iter().find(|(one, value)| one == name && !value.is_empty());
-            found.map(|(name, value)| (name.as_str(), value.as_str()))
-        })
-    }
-
     fn credential(&self) -> Option<Origin> {
         super::token::credential(&self.environment)
             .filter(|path| path.exists())
@@ -82,13 +73,11 @@ impl Sources {
     }
 }
 
-/// A URL without the user and password that it may hold.
-fn without_user(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    match rest.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://{HIDDEN}@{host}"),
-        None => url.to_owned(),
-    }
+/// The literal of a URL, or of one that lacks its scheme, without the user and password that it may hold.
+fn without_user(literal: &str) -> String {
+    let Some((before, host)) = literal.rsplit_once('@') else { return literal.to_owned() };
+    let scheme = before.split_once("://").map_or("\"".to_owned(), |(scheme, _)| format!("{scheme}://"));
+    format!("{scheme}{HIDDEN}@{host}")
 }
 
 #[cfg(test)]
@@ -107,13 +96,14 @@ mod tests {
         let file = folder.path().join("config.toml");
         std::fs::write(
             &file,
-            "[target]\nendpoint = \"http://localhost:1\"\nproperty_token = \"s3cret\"\n[batch]\nlinger = \"1s\"\n",
+            "[target]\nendpoint = \"https://localhost:1\"\nproperty_token = \"s3cret\"\n[batch]\nlinger = \"1s\"\n",
         )
         .unwrap();
         let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
         let environment = [
             ("TARGET_NOTIFYD_BATCH__MAX_EVENTS", "7"),
             ("TARGET_NOTIFYD_BATCH__LINGER", "2s"),
+            ("HTTP_PROXY", "http://other:3128"),
             ("HTTPS_PROXY", "http://me:s3cret@proxy:3128"),
         ];
         let sources = Sources {
@@ -135,6 +125,41 @@ mod tests {
         ] {
             let (found, from) = shown(&sources, key);
             assert!(found == value && from.ends_with(origin), "{key}: {found} {from}");
+        }
+    }
+
+    #[test]
+    fn the_environment_names_a_proxy_for_https_alone() {
+        let hidden = "\"(hidden)@proxy:3128\"";
+        for (variables, endpoint, value, origin) in [
+            (
+                &[("HTTPS_PROXY", ""), ("https_proxy", "a:1"), ("ALL_PROXY", "b:1")][..],
+                "https://h",
+                "\"a:1\"",
+                "https_proxy",
+            ),
+            (&[("all_proxy", "me:s3cret@proxy:3128")], "https://h", hidden, "all_proxy"),
+            (
+                &[("HTTPS_PROXY", "a:1"), ("HTTP_PROXY", "b:1"), ("ALL_PROXY", "c:1")],
+                "http://[::1]:1",
+                "\"\"",
+                "not set",
+            ),
+            (&[("HTTP_PROXY", "b:1"), ("http_proxy", "b:1")], "https://h", "\"\"", "not set"),
+        ] {
+            let sources = Sources {
+                environment: variables
+                    .iter()
+                    .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+                    .collect(),
+                overrides: vec![format!("target.endpoint={endpoint}")],
+                ..Sources::default()
+            };
+            assert_eq!(
+                shown(&sources, "target.proxy"),
+                (value.to_owned(), origin.to_owned()),
+                "{variables:?}"
+            );
         }
     }
 }

@@ -11,6 +11,7 @@ mod kinds;
 mod nearest;
 mod places;
 mod problem;
+mod proxy;
 mod reader;
 mod sections;
 mod sources;
@@ -33,6 +34,7 @@ pub use self::token::PropertyToken;
 use self::kinds::in_units;
 use self::reader::Reader;
 use self::sections::keys;
+use crate::delivery::Proxy;
 use crate::event::Account;
 use crate::schedule::Backoff;
 use crate::{delivery, ingest, wire};
@@ -60,6 +62,8 @@ pub struct Config {
     pub admin: Admin,
     /// `[shutdown]`.
     pub shutdown: Shutdown,
+    /// The proxy that the environment names, whether it counts or not.
+    environment_proxy: Option<Proxy>,
 }
 
 impl Config {
@@ -105,6 +109,7 @@ impl Config {
             log: log?,
             admin: admin?,
             shutdown: shutdown?,
+            environment_proxy: proxy::named(environment),
         })
     }
 
@@ -171,6 +176,22 @@ impl Config {
         self.target.edge_endpoint.clone()
     }
 
+    /// The proxy in force: `target.proxy`, or else the environment's. That takes https alone, and does not count where nothing
+    /// goes over https. Whether the environment's can be used is seen when requests are to be sent through it: commands that
+    /// send none work in any environment.
+    #[must_use]
+    pub fn proxy(&self) -> Option<Proxy> {
+        let Target { endpoint, edge_endpoint, proxy, .. } = &self.target;
+        let mut endpoints = std::iter::once(endpoint).chain(edge_endpoint);
+        match proxy {
+            Some(url) => Some(Proxy::set(url.clone())),
+            None if endpoints.any(|endpoint| endpoint.starts_with("https://")) => {
+                self.environment_proxy.clone()
+            }
+            None => None,
+        }
+    }
+
     /// How the producers' socket behaves.
     #[must_use]
     pub fn ingest_settings(&self) -> ingest::Settings {
@@ -202,7 +223,7 @@ impl Config {
             timeout: target.timeout,
             connect_timeout: target.connect_timeout,
             ca_file: target.ca_file.clone(),
-            proxy: target.proxy.clone(),
+            proxy: self.proxy(),
             allow_http: target.allow_http,
             max_answer: in_memory(self.delivery.max_answer),
             concurrency: in_memory(u64::from(self.delivery.concurrency)),

@@ -36,7 +36,8 @@ section! {
         connect_timeout: Duration = "3s", duration(MS..=HOUR);
         /// Further root certificates, as PEM.
         ca_file: Option<PathBuf> = "", optional_path;
-        /// The proxy; empty leaves it to HTTPS_PROXY.
+        /// The proxy; empty leaves it to HTTPS_PROXY or ALL_PROXY, for https:// alone. http:// to loopback goes
+        /// through none.
         proxy: Option<String> = "", proxy;
         /// Whether http:// may go to other hosts than loopback.
         allow_http: bool = false, boolean;

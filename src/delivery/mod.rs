@@ -7,6 +7,7 @@ mod flusher;
 mod lookup;
 mod notice;
 mod probe;
+mod proxy;
 #[cfg(test)]
 mod simulation;
 mod told;
@@ -17,4 +18,5 @@ pub use self::counts::{Counts, Kind, LATENCY_BOUNDS_MS, Latency};
 pub use self::feed::{Fate, Feed, Heard};
 pub use self::flusher::{Added, Ask, Backlog, Edge, Flusher, KnownVisitors, Manner, Operation, Shown};
 pub use self::probe::{NoWay, addresses, connect};
+pub use self::proxy::Proxy;
 pub use self::transport::{Settings, Transport, TransportError};

@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use reqwest::{Certificate, Client, ClientBuilder, Proxy, Response, StatusCode, Url, redirect};
+use reqwest::{Certificate, Client, ClientBuilder, Response, StatusCode, Url, redirect};
 use thiserror::Error;
 
 use super::Edge;
 use super::clients::Clients;
 use super::lookup::Lookup;
+use super::proxy::Proxy;
 use crate::event::{Answer, Failure, Host, Known, Outcome, SessionId};
 use crate::wire::response;
 
@@ -44,8 +45,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Further root certificates as PEM (`target.ca_file`).
     pub ca_file: Option<PathBuf>,
-    /// The proxy (`target.proxy`); `None` leaves it to the environment.
-    pub proxy: Option<String>,
+    /// The proxy in force. The HTTP client takes none from the environment by itself.
+    pub proxy: Option<Proxy>,
     /// Whether `http://` may go to other hosts than loopback (`target.allow_http`).
     pub allow_http: bool,
     /// The most bytes of an answer after decompression (`delivery.max_answer`).
@@ -83,8 +84,14 @@ pub enum TransportError {
         /// The system's answer.
         source: io::Error,
     },
-    /// The client refuses the settings, such as a proxy or a certificate that is none.
-    #[error("the HTTP client cannot be made; check target.proxy and target.ca_file: {0}")]
+    /// The proxy is none, or one of another kind. It may hold a password, so that it is not repeated.
+    #[error("{named} names no http:// or https:// proxy")]
+    Proxy {
+        /// `target.proxy`, or the variable of the environment.
+        named: String,
+    },
+    /// The client refuses the settings, such as a certificate that is none.
+    #[error("the HTTP client cannot be made; check target.ca_file: {0}")]
     Client(#[from] reqwest::Error),
 }
 
@@ -114,6 +121,15 @@ impl Transport {
         let made = |share| Ok(builder(&settings, lookup.clone())?.pool_max_idle_per_host(share));
         let clients = Arc::new(Clients::new(settings.concurrency, made)?);
         Ok(Self { clients, settings, own })
+    }
+
+    /// What an operator is told of a request that failed: where no connection was made, what proxy was in between, too.
+    fn unsent(&self, error: &reqwest::Error) -> String {
+        let takes = |proxy: &&Proxy| error.url().is_some_and(|url| proxy.takes_url(url));
+        match self.settings.proxy.as_ref().filter(takes) {
+            Some(proxy) if error.is_connect() => format!("through the proxy {proxy}: {}", told(error)),
+            _ => told(error),
+        }
     }
 
     /// Where a request of the session goes.
@@ -185,7 +201,7 @@ impl Edge for Transport {
             .await;
         match sent {
             Ok(answer) => self.read(answer, ids).await,
-            Err(error) => (failed(failure(&error), &told(&error)), None),
+            Err(error) => (failed(failure(&error), &self.unsent(&error)), None),
         }
     }
 }
@@ -246,10 +262,10 @@ pub(super) fn builder(settings: &Settings, lookup: Lookup) -> Result<ClientBuild
             std::fs::read(path).map_err(|source| TransportError::CaFile { path: path.clone(), source })?;
         builder = builder.tls_certs_merge(Certificate::from_pem_bundle(&pem)?);
     }
-    if let Some(proxy) = &settings.proxy {
-        builder = builder.proxy(Proxy::all(proxy)?);
-    }
-    Ok(builder)
+    Ok(match &settings.proxy {
+        Some(proxy) => builder.proxy(proxy.rule()?),
+        None => builder.no_proxy(),
+    })
 }
 
 /// The Delivery API at `url`, for the account of `settings`.
@@ -266,14 +282,21 @@ fn resource(mut url: Url, settings: &Settings) -> Url {
 fn checked(key: &'static str, value: &str, allow_http: bool) -> Result<Url, TransportError> {
     let wrong = || TransportError::Url { key, value: value.to_owned() };
     let url = Url::parse(value).map_err(|_| wrong())?;
-    let host = url.host_str().ok_or_else(wrong)?.trim_matches(['[', ']']);
-    let loopback = host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+    if !url.has_host() {
+        return Err(wrong());
+    }
     match url.scheme() {
         "https" => Ok(url),
-        "http" if loopback || allow_http => Ok(url),
+        "http" if allow_http || is_loopback(&url) => Ok(url),
         "http" => Err(TransportError::Unencrypted { key, value: value.to_owned() }),
         _ => Err(wrong()),
     }
+}
+
+/// Whether `url` stays on this machine.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
 pub(super) fn failed(failure: Failure, detail: &str) -> Outcome {
@@ -432,6 +455,19 @@ mod tests {
         let _silent = socket.listen(1).unwrap();
         let slow = Settings { timeout: Duration::from_millis(50), ..settings(endpoint) };
         assert_eq!(send(slow).await.answer, Answer::Failed(Failure::Timeout));
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_is_not_reached_is_named() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = socket.local_addr().unwrap().to_string();
+        let proxy = Proxy::environment("HTTPS_PROXY".to_owned(), address.clone(), String::new());
+        let proxied = Settings { proxy: Some(proxy), ..settings("https://acme.invalid".to_owned()) };
+        let outcome = send(proxied).await;
+        assert_eq!(outcome.answer, Answer::Failed(Failure::Connect));
+        let expected = format!("through the proxy {address} of HTTPS_PROXY: ");
+        assert!(outcome.detail.starts_with(&expected), "{}", outcome.detail);
     }
 
     #[test]

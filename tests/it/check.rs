@@ -15,10 +15,22 @@ use crate::tls::{Terminator, noted, proxy};
 /// `target.connect_timeout` where nothing is to reach it, however slow the machine is.
 const AMPLE: &str = "2m";
 
+/// What may name a proxy, or what is reached without it.
+pub(crate) const PROXY_VARIABLES: [&str; 8] = [
+    "HTTPS_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "NO_PROXY",
+    "no_proxy",
+];
+
 /// The command without a proxy that whoever runs the tests may have.
 fn check(folder: &Path, endpoint: &str, more: &[&str]) -> Command {
     let mut command = command(folder, endpoint, &[&["check"], more].concat());
-    for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+    for name in PROXY_VARIABLES {
         command.env_remove(name);
     }
     command
@@ -109,6 +121,34 @@ fn everything_that_is_wrong_is_told_in_one_go() {
     assert!(code == Some(78) && told.contains("target.ca_file") && told.contains("/nowhere.pem"), "{told}");
 }
 
+#[test]
+fn a_proxy_of_the_environment_that_cannot_be_used_is_a_wrong_configuration() {
+    let folder = TempDir::new().expect("a folder");
+    let told = |endpoint: &str, arguments: &[&str], value: &str| {
+        let mut command = command(folder.path(), endpoint, arguments);
+        for name in PROXY_VARIABLES {
+            command.env_remove(name);
+        }
+        command.env("HTTPS_PROXY", value);
+        let (code, out, told) = ended(command);
+        (code, format!("{out}{told}"))
+    };
+    for wrong in ["foo bar", "socks5://localhost:1080"] {
+        for arguments in [&["check"], &["run"]] {
+            let (code, text) = told("https://localhost:9", arguments, wrong);
+            assert!(
+                code == Some(78) && text.contains("HTTPS_PROXY names no http:// or https:// proxy"),
+                "{arguments:?} {text}"
+            );
+        }
+        // It counts for nothing where nothing goes over https.
+        let (code, text) = told(NOBODY, &["check"], wrong);
+        assert!(code == Some(0) && !text.contains("HTTPS_PROXY"), "{text}");
+    }
+    let (code, text) = told("https://localhost:9", &["check"], "localhost:3128");
+    assert!(code == Some(0) && text.contains("HTTPS_PROXY"), "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_way_to_target_is_tried_without_sending_anything() {
     let folder = TempDir::new().expect("a folder");
@@ -139,6 +179,21 @@ async fn the_way_to_target_is_tried_without_sending_anything() {
     let (code, out, _) = tried(&endpoint, AMPLE, &["-o", &authority, "-o", &proxied]).await;
     assert!(code == Some(0) && out.contains("through the proxy 127.0.0.1:"), "{out}");
     assert_eq!(noted(&seen), [format!("CONNECT localhost:{} HTTP/1.1", terminator.port)]);
+    let by_environment = async |endpoint: &str, except: &str| {
+        let mut command = check(folder.path(), endpoint, &["--online", "-o", &authority]);
+        command.env("HTTPS_PROXY", &address).env("HTTP_PROXY", &address).env("NO_PROXY", except);
+        tokio::task::spawn_blocking(move || ended(command)).await.expect("no panic")
+    };
+    let (code, out, _) = by_environment(&endpoint, "").await;
+    assert!(code == Some(0) && out.contains(" of HTTPS_PROXY: done"), "{out}");
+    assert_eq!(noted(&seen).len(), 2);
+    // One that is left out, and clear text to loopback, which is for no proxy at all.
+    let plain = format!("http://{}", sandbox.address());
+    for (endpoint, except) in [(&endpoint, "localhost"), (&plain, "")] {
+        let (code, out, _) = by_environment(endpoint, except).await;
+        assert!(code == Some(0) && !out.contains("through the proxy"), "{out}");
+    }
+    assert_eq!(noted(&seen).len(), 2);
 
     // Who is bound and does not listen refuses; who listens and accepts nothing is silent.
     let socket = TcpSocket::new_v4().expect("a socket");

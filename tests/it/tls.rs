@@ -1,11 +1,14 @@
 //! TLS, HTTP/2 and a proxy on the way to Target.
 
+use std::io::Write;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use target_notifyd::daemon::Settings;
+use target_notifyd::delivery::Proxy;
 use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
@@ -14,7 +17,9 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::authority::Authority;
+use crate::check::PROXY_VARIABLES;
 use crate::far::{self, Far, Manner};
+use crate::process::{command, connect, terminate};
 use crate::support::{Running, display, settings_over_tls};
 
 /// What was seen on the way, in order.
@@ -156,12 +161,35 @@ async fn over_http_2_a_host_gets_requests_over_several_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn clear_text_to_loopback_goes_through_no_proxy() {
+    let (folder, sandbox) = stage();
+    let (address, seen, task) = proxy(0).await;
+    let endpoint = format!("http://{}", sandbox.address());
+    let set = format!("target.proxy={address}");
+    let mut command = command(folder.path(), &endpoint, &["run", "-o", &set]);
+    for name in PROXY_VARIABLES {
+        command.env(name, if name.eq_ignore_ascii_case("NO_PROXY") { "" } else { &address });
+    }
+    let mut daemon = command.stderr(Stdio::null()).spawn().expect("the daemon starts");
+    let path = folder.path().to_owned();
+    let submits = move || connect(&path).write_all(format!("{}\n", display("s", "1")).as_bytes());
+    tokio::task::spawn_blocking(submits).await.expect("no panic").expect("the daemon reads");
+    while sandbox.totals().impressions == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let ended = tokio::task::spawn_blocking(move || terminate(&mut daemon)).await.expect("no panic");
+    assert!(ended.success() && noted(&seen).is_empty(), "{ended} {:?}", noted(&seen));
+    task.abort();
+    sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_is_used_and_one_that_breaks_loses_nothing() {
     let (folder, sandbox) = stage();
     let terminator = Terminator::start(&folder, &sandbox).await;
     let (address, seen, task) = proxy(3).await;
     let mut settings = terminator.settings(&folder);
-    settings.transport.proxy = Some(address);
+    settings.transport.proxy = Some(Proxy::set(address));
     let running = Running::start(settings).await;
     running.submit((0..100).map(|lane| display(&format!("s{lane}"), "1")).collect()).await;
     assert_eq!(running.settled(100).await.delivered, 100);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use target_notifyd::daemon::Settings;
-use target_notifyd::delivery::{self, Edge as _, Transport};
+use target_notifyd::delivery::{self, Edge as _, Proxy, Transport};
 use target_notifyd::event::{Answer, Balance, Cluster, Failure, Host, SessionId};
 use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
@@ -265,7 +265,7 @@ async fn a_proxy_that_refuses_hangs_or_cuts_loses_nothing() {
     let (seen, faults) = (Arc::<AtomicUsize>::default(), broken.len());
     let mut settings = https(&folder, &sandbox, &authority, port);
     (settings.transport.edge_endpoint, settings.schedule.edge_routing) = (None, false);
-    settings.transport.proxy = Some(proxy(broken, Arc::clone(&seen)).await);
+    settings.transport.proxy = Some(Proxy::set(proxy(broken, Arc::clone(&seen)).await));
     let running = Running::start(settings).await;
     running.submit((0..100).map(|session| display(&format!("s{session}"), "1")).collect()).await;
     let balance = running.settled(100).await;

@@ -59,13 +59,8 @@ pub(super) fn run(sources: &Sources, arguments: &Arguments) -> Exit {
         }
         Ok(_) if arguments.online => match tokio::runtime::Runtime::new() {
             Ok(runtime) => {
-                let reach = network::Reach {
-                    settings: &transport,
-                    location_hint: config.target.location_hint,
-                    environment_proxy: sources
-                        .environment_proxy()
-                        .filter(|_| transport.endpoint.starts_with("https://")),
-                };
+                let reach =
+                    network::Reach { settings: &transport, location_hint: config.target.location_hint };
                 findings.extend(runtime.block_on(network::findings(&reach)));
                 leave(runtime);
             }
@@ -107,8 +102,8 @@ fn account(config: &Config) -> Account {
 fn refused(sources: &Sources, error: &TransportError) -> Problem {
     let key = match error {
         TransportError::Url { key, .. } | TransportError::Unencrypted { key, .. } => key,
-        TransportError::CaFile { .. } => "target.ca_file",
-        _ => "target.proxy",
+        TransportError::Proxy { .. } => "target.proxy",
+        _ => "target.ca_file",
     };
     let place = sources.in_force().into_iter().find(|one| one.key == key);
     Problem {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::report::Finding;
-use crate::delivery::{NoWay, Settings, addresses, connect};
+use crate::delivery::{NoWay, Proxy, Settings, addresses, connect};
 use crate::event::{Cluster, Failure};
 
 /// What is reached for.
@@ -11,8 +11,6 @@ pub(super) struct Reach<'a> {
     pub(super) settings: &'a Settings,
     /// The edge cluster of sessions that bring none: its host is tried, too.
     pub(super) location_hint: Option<Cluster>,
-    /// The proxy that the environment names.
-    pub(super) environment_proxy: Option<(&'a str, &'a str)>,
 }
 
 /// One after the other, each within `target.connect_timeout`.
@@ -25,11 +23,12 @@ pub(super) async fn findings(reach: &Reach<'_>) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     // Through a proxy it is the proxy that looks names up, and the proxy's own name that has to be known here.
-    let proxy = settings.proxy.as_deref().or(reach.environment_proxy.map(|(_, value)| value));
-    if let Some(proxy) = proxy {
-        findings.push(name(settings, "target.proxy", proxy).await);
+    let through = |url: &str| settings.proxy.as_ref().filter(|proxy| proxy.takes(url));
+    if let Some(proxy) = hosts.iter().find_map(|(_, url)| through(url)) {
+        findings.push(name(settings, "target.proxy", proxy.text()).await);
     }
     for (key, url) in hosts {
+        let proxy = through(&url);
         if proxy.is_none() {
             let found = name(settings, key, &url).await;
             let known = found.act.is_empty();
@@ -38,7 +37,7 @@ pub(super) async fn findings(reach: &Reach<'_>) -> Vec<Finding> {
                 continue;
             }
         }
-        findings.push(connection(reach, key, &url).await);
+        findings.push(connection(settings, key, &url, proxy).await);
     }
     findings
 }
@@ -74,15 +73,8 @@ async fn name(settings: &Settings, key: &'static str, url: &str) -> Finding {
     }
 }
 
-async fn connection(reach: &Reach<'_>, key: &'static str, url: &str) -> Finding {
-    let settings = reach.settings;
-    let through = match (&settings.proxy, reach.environment_proxy) {
-        (Some(proxy), _) => format!(" through the proxy {}", authority(proxy)),
-        (None, Some((name, proxy))) => {
-            format!(" through the proxy {} of {name}, but for NO_PROXY", authority(proxy))
-        }
-        (None, None) => String::new(),
-    };
+async fn connection(settings: &Settings, key: &'static str, url: &str, proxy: Option<&Proxy>) -> Finding {
+    let through = proxy.map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default();
     let what = if url.starts_with("https://") { "TLS handshake with" } else { "connection without TLS to" };
     let limit = humantime::format_duration(settings.connect_timeout);
     let failed = |why: &str, act: &str| {
