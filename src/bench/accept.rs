@@ -21,8 +21,9 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
     let one_sync = limits::append(folder.path(), bytes, 1, time).await?.sync;
     for producers in [1, 8, 64] {
         let part = format!("accept, {producers} waiting");
-        let (folder, daemon, before) = started(settings).await?;
-        let seen = waiting(daemon.socket(), producers, SESSIONS, bytes, time).await?;
+        let (folder, mut daemon, before) = started(settings).await?;
+        let socket = daemon.socket();
+        let seen = daemon.during(waiting(&socket, producers, SESSIONS, bytes, time)).await?;
         let (used, commits) = (daemon.used()?.since(&before), daemon.commits().await?);
         daemon.end().await?;
         let group = usize::try_from(producers).unwrap_or(1);
@@ -37,8 +38,10 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
     }
     let (connections, window) = PIPELINES;
     let part = format!("accept, {connections} x {window} pipelined");
-    let (folder, daemon, before) = started(settings).await?;
-    let seen = pipelined(daemon.socket(), connections, window, SESSIONS, bytes, settings.events, 0).await?;
+    let (folder, mut daemon, before) = started(settings).await?;
+    let socket = daemon.socket();
+    let submits = pipelined(&socket, connections, window, SESSIONS, bytes, settings.events, 0);
+    let seen = daemon.during(submits).await?;
     let (used, commits) = (daemon.used()?.since(&before), daemon.commits().await?);
     daemon.end().await?;
     let group = usize::try_from(seen.events / commits.max(1)).unwrap_or(1).max(1);
@@ -51,9 +54,11 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
     report.beside(&part, "accepted", "1/s", rate(seen.events, seen.time), ("serde_json, one thread", parsed));
 
     let half = rate(seen.events, seen.time) / 2.0;
-    let (_folder, daemon, _) = started(settings).await?;
+    let (_folder, mut daemon, _) = started(settings).await?;
     // As many events as before.
-    let paced = paced(daemon.socket(), connections, half, SESSIONS, bytes, seen.time * 2).await?;
+    let socket = daemon.socket();
+    let submits = paced(&socket, connections, half, SESSIONS, bytes, seen.time * 2);
+    let paced = daemon.during(submits).await?;
     let commits = daemon.commits().await?;
     daemon.end().await?;
     let part = "accept, half of the highest rate";

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+
 use super::accept::costs;
 use super::load::pipelined;
 use super::process::Daemon;
@@ -26,8 +28,9 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
         let before = daemon.used()?;
         let (producers, window) = PRODUCERS;
         let sessions = events / EVENTS_A_SESSION;
-        let fills = pipelined(daemon.socket(), producers, window, sessions, bytes, events, EVENTS_A_SESSION);
-        let seen = fills.await?;
+        let socket = daemon.socket();
+        let fills = pipelined(&socket, producers, window, sessions, bytes, events, EVENTS_A_SESSION);
+        let seen = daemon.during(fills).await?;
         let part = format!("backlog of {events}, filling");
         report.add(&part, "accepted", "1/s", rate(seen.events, seen.time));
         let used = daemon.used()?.since(&before);
@@ -44,11 +47,11 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
         let accepting = Instant::now();
         report.add(&part, "until it accepts", "s", accepting.duration_since(began).as_secs_f64());
         let opened = daemon.used()?;
-        server.taken(1).await;
+        daemon.during(server.taken(1)).await?;
         report.add(&part, "then until it delivers", "s", accepting.elapsed().as_secs_f64());
 
         let part = format!("backlog of {events}, draining");
-        server.taken(events).await;
+        daemon.during(server.taken(events)).await?;
         let (time, used) = (accepting.elapsed(), daemon.used()?.since(&opened));
         report.add(&part, "delivered", "1/s", rate(events, time));
         report.add(&part, "CPU an event", "us", micros_each(used.processor(), events));
@@ -65,9 +68,9 @@ pub(super) async fn idle(settings: &Settings, report: &mut Report) -> Result<(),
     let mut daemon = Daemon::start(settings, folder.path(), "http://127.0.0.1:9", &[])?;
     drop(daemon.connect().await?);
     // What the start left to do is done after the first second.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    daemon.during(tokio::time::sleep(Duration::from_secs(1)).map(Ok)).await?;
     let (before, began) = (daemon.used()?, Instant::now());
-    tokio::time::sleep(IDLE).await;
+    daemon.during(tokio::time::sleep(IDLE).map(Ok)).await?;
     let used = daemon.used()?.since(&before);
     report.add("idle", "wake-ups", "1/s", rate(used.waits(), began.elapsed()));
     report.add("idle", "memory", "MiB", used.resident_bytes as f64 / MIB);

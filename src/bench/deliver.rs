@@ -35,9 +35,10 @@ async fn whole(
     drop(daemon.connect().await?);
     let (before, began) = (daemon.used()?, Instant::now());
     let (producers, window) = PRODUCERS;
-    let submits = pipelined(daemon.socket(), producers, window, sessions, bytes, events, each);
-    let seen = submits.await?;
-    server.taken(events).await;
+    let socket = daemon.socket();
+    let submits = pipelined(&socket, producers, window, sessions, bytes, events, each);
+    let seen = daemon.during(submits).await?;
+    daemon.during(server.taken(events)).await?;
     let time = began.elapsed();
     let (used, requests) = (daemon.used()?.since(&before), server.requests());
     daemon.end().await?;

@@ -24,8 +24,13 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::task::JoinError;
+use tokio_util::sync::CancellationToken;
 
 pub use self::report::{Report, Row};
+
+/// How often the folder is removed until it is gone, and the wait in between.
+const REMOVALS: usize = 20;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(50);
 
 /// The parts of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +93,9 @@ pub enum BenchError {
     /// A line or a request was not taken that should be.
     #[error("a line or a request was answered with {0}")]
     Refused(String),
+    /// It was interrupted.
+    #[error("it was interrupted")]
+    Interrupted,
     /// A part of it panicked, which is a bug.
     #[error("a task panicked, please report it: {0}")]
     Panic(#[from] JoinError),
@@ -99,29 +107,57 @@ fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> BenchError {
     move |source| BenchError::System { what, source }
 }
 
-/// Measures, and tells `told` of each part as it begins.
+/// Measures, and tells `told` of each part as it begins; `shutdown` ends it.
 ///
 /// # Errors
 /// [`BenchError`]: what was measured before is lost.
-pub async fn run(settings: Settings, told: impl Fn(&str)) -> Result<Report, BenchError> {
+pub async fn run(
+    mut settings: Settings,
+    told: impl Fn(&str),
+    shutdown: CancellationToken,
+) -> Result<Report, BenchError> {
+    let made = tempfile::Builder::new().prefix("target-notifyd-bench-").tempdir_in(&settings.folder);
+    let whole = made.map_err(system(format!("a folder cannot be made in {}", shown(&settings.folder))))?;
+    whole.path().clone_into(&mut settings.folder);
+    // Dropping the measurement kills the daemon with it. Its bare loops end by themselves.
+    let measured = tokio::select! {
+        measured = measure(&settings, told) => measured,
+        () = shutdown.cancelled() => Err(BenchError::Interrupted),
+    };
+    remove(&whole).await;
+    // A terminal interrupts the daemon, too, whose end may be seen first.
+    if shutdown.is_cancelled() { Err(BenchError::Interrupted) } else { measured }
+}
+
+/// Removes `folder`, in which a bare loop that was given up may still make a file.
+async fn remove(folder: &tempfile::TempDir) {
+    for _ in 0..REMOVALS {
+        match std::fs::remove_dir_all(folder.path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => tokio::time::sleep(REMOVAL_PAUSE).await,
+            _ => return,
+        }
+    }
+}
+
+async fn measure(settings: &Settings, told: impl Fn(&str)) -> Result<Report, BenchError> {
     let mut report = Report::new(settings.line_bytes);
     for run in 1..=settings.runs {
         for part in &settings.parts {
             told(&format!("run {run} of {}: {part:?}", settings.runs));
             match part {
-                Part::Accept => accept::measure(&settings, &mut report).await?,
-                Part::Deliver => deliver::measure(&settings, &mut report).await?,
-                Part::Backlog => backlog::measure(&settings, &mut report).await?,
-                Part::Idle => backlog::idle(&settings, &mut report).await?,
+                Part::Accept => accept::measure(settings, &mut report).await?,
+                Part::Deliver => deliver::measure(settings, &mut report).await?,
+                Part::Backlog => backlog::measure(settings, &mut report).await?,
+                Part::Idle => backlog::idle(settings, &mut report).await?,
             }
         }
     }
     Ok(report)
 }
 
-/// A folder that goes when this is dropped.
+/// A folder that goes when this is dropped. Its name is short: a socket's path has little room.
 fn temporary(settings: &Settings) -> Result<tempfile::TempDir, BenchError> {
-    let made = tempfile::Builder::new().prefix("target-notifyd-bench-").tempdir_in(&settings.folder);
+    let made = tempfile::Builder::new().prefix("").tempdir_in(&settings.folder);
     made.map_err(system(format!("a folder cannot be made in {}", shown(&settings.folder))))
 }
 

@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -20,6 +20,10 @@ use super::{BenchError, Settings, system};
 const TICK_MICROS: u64 = 10_000;
 /// The wait before a daemon that is starting is looked for again.
 const RECONNECT: Duration = Duration::from_millis(1);
+/// A daemon whose connections break has ended within this, or lives on.
+const BROKEN: Duration = Duration::from_millis(500);
+/// A process ends within this once it was killed, wherever the disk answers.
+const KILLED: Duration = Duration::from_secs(10);
 
 pub(super) struct Daemon {
     child: Child,
@@ -129,8 +133,35 @@ impl Daemon {
     }
 
     /// The producers' socket.
-    pub(super) fn socket(&self) -> &Path {
-        &self.socket
+    pub(super) fn socket(&self) -> PathBuf {
+        self.socket.clone()
+    }
+
+    /// What comes of `work` with the daemon, unless that ends first: nobody else would tell.
+    pub(super) async fn during<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, BenchError>>,
+    ) -> Result<T, BenchError> {
+        // Work that is dropped has no daemon to work with; an end that is dropped is seen the next time.
+        let done = tokio::select! {
+            done = work => done,
+            status = self.child.wait() => return Err(self.gone(status)),
+        };
+        match done {
+            Ok(done) => Ok(done),
+            // A connection that broke may be seen before the end that broke it.
+            Err(error) => match tokio::time::timeout(BROKEN, self.child.wait()).await {
+                Ok(status) => Err(self.gone(status)),
+                Err(_) => Err(error),
+            },
+        }
+    }
+
+    fn gone(&self, status: io::Result<ExitStatus>) -> BenchError {
+        match status {
+            Ok(status) => self.ended(status.to_string()),
+            Err(error) => system("the daemon cannot be waited for")(error),
+        }
     }
 
     fn ended(&self, status: String) -> BenchError {
@@ -144,20 +175,11 @@ impl Daemon {
     }
 
     /// How many commits it made, each with a sync of its own, as its status says.
-    pub(super) async fn commits(&self) -> Result<u64, BenchError> {
-        self.asked().await.map_err(system("the daemon cannot be asked for its status"))
-    }
-
-    async fn asked(&self) -> io::Result<u64> {
-        let mut stream = BufReader::new(UnixStream::connect(self.folder.join("admin.sock")).await?);
-        stream.get_mut().write_all(b"{\"op\":\"status\"}\n").await?;
-        let mut line = String::new();
-        stream.read_line(&mut line).await?;
-        let status: serde_json::Value = serde_json::from_str(&line)?;
-        status
-            .get("commits")
-            .and_then(serde_json::Value::as_u64)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, line))
+    pub(super) async fn commits(&mut self) -> Result<u64, BenchError> {
+        let socket = self.folder.join("admin.sock");
+        let asks =
+            async { commits(&socket).await.map_err(system("the daemon cannot be asked for its status")) };
+        self.during(asks).await
     }
 
     /// SIGKILL.
@@ -175,6 +197,31 @@ impl Daemon {
         let status = self.child.wait().await.map_err(system("the daemon cannot be waited for"))?;
         if status.success() { Ok(()) } else { Err(self.ended(status.to_string())) }
     }
+}
+
+/// One that is given up is gone before its folder is: it would make files in what is being removed.
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ended = self.child.start_kill();
+        let until = Instant::now() + KILLED;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
+            std::thread::sleep(RECONNECT);
+        }
+    }
+}
+
+/// What the status that is asked for at `socket` says of commits.
+async fn commits(socket: &Path) -> io::Result<u64> {
+    let mut stream = BufReader::new(UnixStream::connect(socket).await?);
+    stream.get_mut().write_all(b"{\"op\":\"status\"}\n").await?;
+    let mut line = String::new();
+    stream.read_line(&mut line).await?;
+    let status: serde_json::Value = serde_json::from_str(&line)?;
+    status
+        .get("commits")
+        .and_then(serde_json::Value::as_u64)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, line))
 }
 
 fn used(process: &Path) -> io::Result<Used> {

@@ -19,6 +19,8 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::BenchError;
+
 /// How long the listener waits after a failed `accept`.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -64,9 +66,10 @@ impl Server {
     }
 
     /// Waits until it has taken `count` events.
-    pub(super) async fn taken(&mut self, count: u64) {
+    pub(super) async fn taken(&mut self, count: u64) -> Result<(), BenchError> {
         // The sender lives as long as the server.
         let _ended = self.events.wait_for(|taken| *taken >= count).await;
+        Ok(())
     }
 }
 

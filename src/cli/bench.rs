@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use tokio_util::sync::CancellationToken;
 
-use super::{Exit, told};
+use super::{Exit, on_ends, told};
 use crate::bench::{self, Part, Settings};
 
 /// What is measured, and how much of it.
@@ -83,7 +84,12 @@ pub(super) async fn run(arguments: Arguments, overrides: Vec<String>) -> Exit {
     if cfg!(debug_assertions) {
         told("this is a debug build: build with --release for figures that count");
     }
-    match bench::run(settings, told).await {
+    let shutdown = CancellationToken::new();
+    if let Err(error) = on_ends(&shutdown) {
+        told(&format!("the measurement cannot start: {error}"));
+        return Exit::Disk;
+    }
+    match bench::run(settings, told, shutdown).await {
         Ok(report) if arguments.json => {
             for row in report.rows() {
                 let text = serde_json::to_string(&row).unwrap_or_default();

@@ -359,9 +359,36 @@ fn on_signals(shutdown: CancellationToken) -> io::Result<()> {
     Ok(())
 }
 
+/// SIGTERM, SIGINT and SIGHUP end what has a daemon and a folder of its own, the terminal's end, too. Those that follow change
+/// nothing: what is left is to end that daemon and to remove that folder, and takes a moment.
+fn on_ends(shutdown: &CancellationToken) -> io::Result<()> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
+        // Under nohup it is to outlive the terminal.
+        if kind == SignalKind::hangup() && ignores_hangups() {
+            continue;
+        }
+        let (mut signals, shutdown) = (signal(kind)?, shutdown.clone());
+        // Not joined: it waits for signals for as long as the process lives.
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                shutdown.cancel();
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Whether whoever started this process had it ignore SIGHUP.
+fn ignores_hangups() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // The lowest bit is signal 1.
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+}
+
 async fn show(settings: io::Result<demo::Settings>, json: bool) -> Exit {
     let shutdown = CancellationToken::new();
-    let settings = match settings.and_then(|settings| on_signals(shutdown.clone()).map(|()| settings)) {
+    let settings = match settings.and_then(|settings| on_ends(&shutdown).map(|()| settings)) {
         Ok(settings) => settings,
         Err(error) => {
             told(&format!("the demonstration cannot start: {error}"));

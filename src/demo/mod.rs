@@ -14,6 +14,7 @@ mod scenario;
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,6 +121,10 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<Acco
         shown = tokio::time::timeout(LIMIT, stage.show()) => shown,
         () = shutdown.cancelled() => return Err(DemoError::Interrupted),
     };
+    // A terminal interrupts the daemon, too, whose end may be seen first.
+    if shutdown.is_cancelled() {
+        return Err(DemoError::Interrupted);
+    }
     let account = shown.unwrap_or_else(|_| Err(DemoError::TooLong { last: stage.last_line() }));
     stage.screen.clear();
     if account.as_ref().map_or(true, |account| !account.is_whole()) {
@@ -160,7 +165,18 @@ impl Stage {
         self.screen.say(&format!("the daemon runs (process {})", daemon.id()));
         let socket = process::socket(self.folder.path());
 
-        let example = producer::exchange(&socket, &scenario::example(Clock::start().wall_ms())).await?;
+        let example = scenario::example(Clock::start().wall_ms());
+        let mut exchange = pin!(producer::exchange(&socket, &example));
+        let example = loop {
+            // The exchange goes on with the next turn, and a line of the log stays where it is.
+            tokio::select! {
+                example = &mut exchange => match example {
+                    Ok(example) => break example,
+                    Err(error) => return Err(daemon.end_or(error).await),
+                },
+                ended = daemon.watch() => ended?,
+            }
+        };
         self.screen.say("the documentation's example: the page was prefetched, and \"product1\" was shown");
         for (line, reply) in example.lines.iter().zip(&example.replies) {
             self.screen.say(&format!("  → {line}\n  ← {reply}"));

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -16,6 +17,12 @@ use crate::event::{Account, Balance};
 use crate::queue;
 
 const LOG: &str = "daemon.log";
+/// A daemon whose connections break has ended within this, or lives on.
+const BROKEN: Duration = Duration::from_millis(500);
+/// A process ends within this once it was killed, wherever the disk answers.
+const KILLED: Duration = Duration::from_secs(10);
+/// How often it is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// The producers' socket.
 pub(super) fn socket(folder: &Path) -> PathBuf {
@@ -129,6 +136,18 @@ impl Daemon {
         }
     }
 
+    /// Its end where that is what broke a connection with `error`, or else that: the connection may be seen to break first.
+    pub(super) async fn end_or(&mut self, error: DemoError) -> DemoError {
+        let ended = async {
+            loop {
+                if let Err(ended) = self.watch().await {
+                    return ended;
+                }
+            }
+        };
+        tokio::time::timeout(BROKEN, ended).await.unwrap_or(error)
+    }
+
     /// How many events it says to be done with.
     pub(super) fn settled(&self) -> u64 {
         self.balance.accepted - self.balance.pending()
@@ -157,6 +176,18 @@ impl Daemon {
                 Err(DemoError::Ended { status, .. }) if status == "exit status: 0" => return Ok(()),
                 Err(error) => return Err(error),
             }
+        }
+    }
+}
+
+/// One that is given up is gone before its folder is: it would make files in what is being removed.
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ended = self.child.start_kill();
+        let until = Instant::now() + KILLED;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
+            std::thread::sleep(LOOK);
         }
     }
 }

@@ -1,9 +1,16 @@
 //! The measurement of this machine, with next to nothing to measure.
 
-use std::process::Command;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::process::LIMIT;
 
 #[test]
 fn every_figure_of_speed_stands_beside_its_limit() {
@@ -36,5 +43,89 @@ fn every_figure_of_speed_stands_beside_its_limit() {
     assert!(of("backlog of 1000, restart", "until it accepts")["value"].as_f64() > Some(0.0));
     assert!(of("backlog of 1000, draining", "peak memory")["value"].as_f64() > Some(1.0));
     // It takes with it what it made.
-    assert_eq!(std::fs::read_dir(folder.path()).expect("the folder").count(), 0);
+    assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 0);
+}
+
+/// The processes that `parent` started.
+fn children(parent: u32) -> Vec<i32> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").expect("the processes") {
+        let path = entry.expect("an entry").path();
+        let status = fs::read_to_string(path.join("status")).unwrap_or_default();
+        if status.lines().any(|line| line == format!("PPid:\t{parent}")) {
+            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+            found.push(name.parse().expect("a process id"));
+        }
+    }
+    found
+}
+
+/// The daemon of `parent`, once it listens somewhere below `folder`.
+pub(crate) fn daemon_of(parent: &Child, folder: &Path) -> Pid {
+    let until = Instant::now() + LIMIT;
+    loop {
+        let mut folders = vec![folder.to_owned()];
+        let mut listens = false;
+        while let Some(folder) = folders.pop() {
+            // They come and go.
+            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                listens |= entry.file_name() == "notify.sock";
+                folders.push(entry.path());
+            }
+        }
+        if let (true, [child]) = (listens, &children(parent.id())[..]) {
+            return Pid::from_raw(*child);
+        }
+        assert!(Instant::now() < until, "no daemon");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The exit code of `child` and what it told, once it ended.
+pub(crate) fn end_of(mut child: Child) -> (Option<i32>, String) {
+    let until = Instant::now() + LIMIT;
+    while child.try_wait().expect("a process").is_none() {
+        if Instant::now() > until {
+            child.kill().expect("it is there");
+            panic!("it did not end within {LIMIT:?}");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let output = child.wait_with_output().expect("a process");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn bench(folder: &Path, arguments: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_target-notifyd"));
+    command.arg("bench").args(arguments).arg("--folder").arg(folder);
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs")
+}
+
+#[test]
+fn a_measurement_that_is_ended_leaves_no_daemon_and_no_folder() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let folder = TempDir::new().expect("a folder");
+        let child = bench(folder.path(), &["deliver", "--events", "100000000"]);
+        let daemon = daemon_of(&child, folder.path());
+        let own = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
+        kill(own, signal).expect("it is there");
+        let (code, told) = end_of(child);
+        assert!(code == Some(1) && told.contains("it was interrupted"), "{signal} {code:?} {told}");
+        assert!(kill(daemon, None).is_err(), "{signal}: the daemon lives on");
+        assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 0, "{signal}");
+    }
+}
+
+#[test]
+fn a_daemon_that_dies_ends_the_measurement() {
+    // While producers write, while events are waited for that are never sent, and while nothing happens.
+    let never = ["deliver", "--events", "10", "-o", "batch.linger=1h"];
+    for arguments in [&["deliver", "--events", "100000000"][..], &never, &["idle"]] {
+        let folder = TempDir::new().expect("a folder");
+        let child = bench(folder.path(), arguments);
+        kill(daemon_of(&child, folder.path()), Signal::SIGKILL).expect("it is there");
+        let (code, told) = end_of(child);
+        assert!(code == Some(1) && told.contains("the daemon ended with signal: 9"), "{arguments:?} {told}");
+        assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 0, "{arguments:?}");
+    }
 }
