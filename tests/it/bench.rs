@@ -129,3 +129,12 @@ fn a_daemon_that_dies_ends_the_measurement() {
         assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 0, "{arguments:?}");
     }
 }
+
+#[test]
+fn nothing_is_measured_in_no_time() {
+    let folder = TempDir::new().expect("a folder");
+    for time in ["0s", "1us", "soon"] {
+        let (code, told) = end_of(bench(folder.path(), &["accept", "--time", time]));
+        assert!(code == Some(64) && told.contains("--time"), "{time}: {code:?} {told}");
+    }
+}
