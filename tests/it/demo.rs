@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::bench::{daemon_of, end_of};
+use crate::bench::{daemon_of, end_of, ends};
 
 #[test]
 fn the_demonstration_accounts_for_every_event() {
@@ -37,7 +37,7 @@ fn demo(folder: &Path, more: &[&str]) -> Child {
 
 #[test]
 fn one_that_is_ended_leaves_no_daemon_and_no_folder() {
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+    for signal in ends() {
         let folder = TempDir::new().expect("a folder");
         let child = demo(folder.path(), &[]);
         let daemon = daemon_of(&child, folder.path());
