@@ -226,11 +226,14 @@ pub(super) fn outcome(
         return (outcome(Answer::Status(status.as_u16()), detail), None);
     }
     let body = match body {
-        Ok(body) if status == StatusCode::OK => body,
-        Ok(_) => {
-            let detail = format!("the status {status} says nothing of notifications");
+        // By its definition it has no body; whatever follows it speaks of something else.
+        Ok(_) if status == StatusCode::RESET_CONTENT => {
+            let detail = format!("the status {status} has no body, and so lists nothing");
             return (outcome(Answer::Unreadable, detail), None);
         }
+        // Whatever the success is called, it is the list that counts: something between may have changed the status, and
+        // an event that is listed was processed.
+        Ok(body) => body,
         Err(error) => return (outcome(Answer::Unreadable, error), None),
     };
     match response::decode(&body) {
@@ -432,7 +435,17 @@ mod tests {
             ("HTTP/1.1 204 No Content\r\n\r\n".to_owned(), Answer::Accepted),
             (http("200 OK", "", "<html>"), Answer::Unreadable),
             (http("200 OK", "", &huge), Answer::Unreadable),
-            (http("202 Accepted", "", "{}"), Answer::Unreadable),
+            (
+                http("202 Accepted", "", r#"{"notifications":[{"id":"b"}]}"#),
+                Answer::Listed(vec![false, true]),
+            ),
+            (
+                http("206 Partial", "", r#"{"notifications":[{"id":"a"},{"id":"b"}]}"#),
+                Answer::Listed(vec![true; 2]),
+            ),
+            (http("201 Created", "", "{}"), Answer::Listed(vec![false; 2])),
+            (http("202 Accepted", "", ""), Answer::Unreadable),
+            (http("205 Reset", "", ""), Answer::Unreadable),
             ("HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{\"noti".to_owned(), Answer::Unreadable),
             (http("302 Found", "location: http://127.0.0.1:1/\r\n", ""), Answer::Status(302)),
             (http("400 Bad Request", "", r#"{"message":"no"}"#), Answer::Status(400)),

@@ -32,11 +32,11 @@ pub struct Known {
 /// The answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// 200 with a readable body: for each event of the attempt, in its order, whether the body lists its id.
+    /// A 2xx with a readable body: for each event of the attempt, in its order, whether the body lists its id.
     Listed(Vec<bool>),
     /// 204: accepted without a body.
     Accepted,
-    /// Another 2xx, or a 200 whose body was cut off, not JSON, or over the limit: nobody knows what was processed.
+    /// A 2xx whose body was cut off, not JSON, or over the limit, and a 205: nobody knows what was processed.
     Unreadable,
     /// Any other status.
     Status(u16),

@@ -23,11 +23,11 @@ const MAX_ANSWER: usize = 64 * 1_024;
 /// The rows of the table of answers, and what it lets follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Row {
-    /// 200, every `id` listed: the events are removed.
+    /// 2xx, every `id` listed: the events are removed.
     Listed,
-    /// 200, an `id` missing: those listed are removed, the others tried again.
+    /// 2xx, an `id` missing: those listed are removed, the others tried again.
     Missing,
-    /// 200, body not JSON, cut off or over our limit: unknown, tried again.
+    /// 2xx, body not JSON, cut off or over our limit: unknown, tried again.
     Unreadable,
     /// 204: all are removed.
     Accepted,
@@ -124,6 +124,11 @@ fn refused(row: Row, status: u16) -> Case {
 /// Answers that say what became of the events.
 fn processed() -> Vec<Case> {
     let answer = |text: &str| Step::Answer(listing(text));
+    // What stands between may call a success as it likes.
+    let named = |status: &str, text: &str| {
+        let text = String::from_utf8(listing(text)).expect("text").replacen("200 OK", status, 1);
+        Step::Answer(text.into_bytes())
+    };
     let no_content = Step::Answer(
         b"HTTP/1.1 204 No Content
 
@@ -136,7 +141,20 @@ link: </x>
 ";
     vec![
         case(Row::Listed, "200, all listed", answer("{ids}")),
+        case(Row::Listed, "201", named("201 Created", "{ids}")),
+        case(Row::Listed, "202", named("202 Accepted", "{ids}")),
+        case(Row::Listed, "203", named("203 Non-Authoritative Information", "{ids}")),
+        case(Row::Listed, "206", named("206 Partial Content", "{ids}")),
+        case(Row::Listed, "207", named("207 Multi-Status", "{ids}")),
+        case(Row::Listed, "226", named("226 IM Used", "{ids}")),
+        case(Row::Listed, "299", named("299 Well", "{ids}")),
         Case { events: 3, listed: 2, ..case(Row::Missing, "200, one missing", answer("{most}")) },
+        Case {
+            events: 3,
+            listed: 2,
+            ..case(Row::Missing, "202, one missing", named("202 Accepted", "{most}"))
+        },
+        case(Row::Missing, "206, none listed", http("206 Partial", "", "{}")),
         case(Row::Missing, "200, none listed", answer("[]")),
         case(Row::Missing, "200, others listed", answer(r#"[{"id":"x"},{"id":7},{}]"#)),
         case(Row::Accepted, "204", no_content),
@@ -154,7 +172,7 @@ link: </x>
     ]
 }
 
-/// Answers to a 200 that cannot be read: unknown, tried again.
+/// Bodies of a 2xx that cannot be read: unknown, tried again.
 fn unreadable() -> Vec<Case> {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
     let broken = |text: String| Step::Break(text.into_bytes());
@@ -190,8 +208,13 @@ fn unreadable() -> Vec<Case> {
             "200, endless",
             Step::Endless(format!("{head}\r\n{{\"x\":\"").into_bytes(), vec![b'y'; 4_096]),
         ),
-        case(Row::Unnamed, "202", http("202 Accepted", "", "{}")),
-        case(Row::Unnamed, "206", http("206 Partial", "", "{}")),
+        case(Row::Unreadable, "202, empty", http("202 Accepted", "", "")),
+        case(
+            Row::Unreadable,
+            "206, cut in the JSON",
+            http("206 Partial", "", "{\"notifications\":[{\"id\":\"x\"}"),
+        ),
+        case(Row::Unnamed, "205", http("205 Reset", "", "")),
     ]
 }
 

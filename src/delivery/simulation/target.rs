@@ -153,8 +153,8 @@ fn noise(world: &mut World, seqs: &[Seq], ids: &[&str]) -> Reaction {
             status_of(world, status)
         }
         9 => {
-            let status = pick(random, &[201, 202, 206]);
-            answer(world, status, None, Ok(b"{}".to_vec()))
+            let status = pick(random, &[201, 202, 205, 206]);
+            answer(world, status, None, Ok(Vec::new()))
         }
         10 => {
             let body = pick(
@@ -168,6 +168,7 @@ fn noise(world: &mut World, seqs: &[Seq], ids: &[&str]) -> Reaction {
             answer(world, 200, None, body)
         }
         _ => {
+            let status = pick(random, &[200, 200, 200, 201, 202, 206]);
             let flags: Vec<bool> = ids.iter().map(|_| !one_in(random, 3)).collect();
             let flags: Vec<bool> = flags
                 .into_iter()
@@ -175,7 +176,7 @@ fn noise(world: &mut World, seqs: &[Seq], ids: &[&str]) -> Reaction {
                 .map(|(flag, fault)| flag && !matches!(fault, Fault::Unlisted | Fault::Poison(_)))
                 .collect();
             let body = listing(world, Host::Client, seqs, ids, &flags);
-            answer(world, 200, None, Ok(body))
+            answer(world, status, None, Ok(body))
         }
     }
 }
@@ -202,7 +203,7 @@ fn latency(world: &mut World) -> Duration {
     Duration::from_millis(below(&mut world.random, most))
 }
 
-/// The body of a 200: the notifications listed, in any order and with strangers between, perhaps another edge host and a
+/// The body of a 2xx: the notifications listed, in any order and with strangers between, perhaps another edge host and a
 /// `tntId`, perhaps such as nobody may believe.
 fn listing(world: &mut World, host: Host, seqs: &[Seq], ids: &[&str], flags: &[bool]) -> Vec<u8> {
     let listed = ids.iter().zip(flags).filter(|(_, flag)| **flag).map(|(id, _)| json!({"id": id}));
