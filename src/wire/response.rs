@@ -2,11 +2,15 @@
 //!
 //! Guarantee: nothing of an answer reaches a person, a route or a later request before it was checked: `edgeHost`
 //! counts only in the form `mboxedge` + 1–4 digits + `.`, a `tntId` only by the rules of our own input, and messages
-//! are cut and made printable.
+//! are cut and made printable. What is no object with an `id` among the notifications counts for nothing, and takes nothing
+//! from those beside it.
 
 use std::collections::HashSet;
+use std::fmt;
 
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
 use crate::event::Cluster;
@@ -16,7 +20,7 @@ pub const MAX_MESSAGE_BYTES: usize = 1_024;
 /// The most UTF-16 units of a `tntId`.
 const MAX_TNT_ID_UNITS: usize = 128;
 
-/// What a 200 says.
+/// What a 2xx says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delivered {
     /// The ids of the notifications that were processed.
@@ -40,7 +44,7 @@ pub enum ResponseError {
 #[serde(rename_all = "camelCase")]
 struct RawResponse {
     #[serde(default)]
-    notifications: Option<Vec<RawNotification>>,
+    notifications: Option<Vec<Entry>>,
     #[serde(default)]
     edge_host: Option<serde_json::Value>,
     #[serde(default)]
@@ -53,17 +57,77 @@ struct RawNotification {
     id: Option<serde_json::Value>,
 }
 
-/// Reads the body of a 200.
+/// An entry of `notifications`: the id that it lists, if it does.
+///
+/// The other entries were processed, whatever stands between them: an answer that was given up for one of them would have
+/// all sent again. An object that names its id twice is no such entry: nobody knows which it lists, so nothing of that
+/// answer is believed.
+struct Entry(Option<String>);
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyEntry)
+    }
+}
+
+struct AnyEntry;
+
+impl<'de> Visitor<'de> for AnyEntry {
+    type Value = Entry;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an entry of notifications")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Entry, A::Error> {
+        let raw = RawNotification::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Entry(text(raw.id)))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Entry, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Entry(None))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+
+    fn visit_unit<E>(self) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+}
+
+fn text(value: Option<serde_json::Value>) -> Option<String> {
+    match value {
+        Some(serde_json::Value::String(text)) => Some(text),
+        _ => None,
+    }
+}
+
+/// Reads the body of a 2xx.
 ///
 /// # Errors
 /// [`ResponseError`] where nobody can know what was processed.
 pub fn decode(body: &[u8]) -> Result<Delivered, ResponseError> {
     let raw: RawResponse = serde_json::from_slice(body)?;
-    let text = |value: Option<serde_json::Value>| match value {
-        Some(serde_json::Value::String(text)) => Some(text),
-        _ => None,
-    };
-    let listed = raw.notifications.unwrap_or_default().into_iter().filter_map(|one| text(one.id)).collect();
+    let listed = raw.notifications.unwrap_or_default().into_iter().filter_map(|Entry(id)| id).collect();
     let edge = text(raw.edge_host).and_then(|host| edge_cluster(&host));
     let tnt_id = raw.id.and_then(|id| text(id.get("tntId").cloned())).filter(|id| is_tnt_id(id));
     Ok(Delivered { listed, edge, tnt_id })
@@ -164,8 +228,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_entry_takes_nothing_from_those_beside_it() {
+        let body =
+            br#"{"notifications":[null,"a",{"id":"b"},7,-7,1.5,true,["c",{"id":"d"}],{},{"id":7},{"id":null},
+            {"id":{"id":"e"}},{"x":"f"},{"x":[{"id":"g"}],"id":"h"}]}"#;
+        assert_eq!(decode(body).unwrap().listed, ["b", "h"]);
+    }
+
+    #[test]
     fn a_body_that_is_no_answer_is_an_error() {
-        for body in ["", "{", "[]x", "null", r#"{"notifications":[{"id":"a"}"#, r#"{"notifications":7}"#] {
+        for body in [
+            "",
+            "{",
+            "[]x",
+            "null",
+            r#"{"notifications":[{"id":"a"}"#,
+            r#"{"notifications":7}"#,
+            r#"{"notifications":"a"}"#,
+            r#"{"notifications":{"id":"a"}}"#,
+            r#"{"notifications":[{"id":"a"},{"id":"b","id":"c"}]}"#,
+            r#"{"notifications":[{"id":"a"}],"notifications":[]}"#,
+            r#"{"notifications":[{"id":"a"},nul]}"#,
+            r#"{"notifications":[{"id":"a"},["b"}]}"#,
+        ] {
             assert!(decode(body.as_bytes()).is_err(), "{body}");
         }
     }
