@@ -89,7 +89,7 @@ section! {
 section! {
     /// `[queue]`: the events on disk.
     "queue" Queue {
-        /// The folder.
+        /// The folder; one that is absent is made with mode 0700.
         path: PathBuf = "/var/lib/target-notifyd", path;
         /// The most bytes of payload; the files need two to three times as much, and the journal an eighth beside, at most 512 MiB.
         max_bytes: u64 = "2GiB", size(4 * KIB..=1_024 * TIB);

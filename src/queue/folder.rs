@@ -10,8 +10,9 @@
 //! quarantine/     what was set aside: snapshots that would not open, databases that were replaced
 //! ```
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -21,6 +22,10 @@ use tracing::error;
 use super::error::OpenError;
 use crate::failpoint::reach;
 
+/// The mode of a folder that is made here: events are read by nobody else, nor is the lock taken, whatever the umask.
+const MODE: u32 = 0o700;
+/// The bit that lets every user in.
+const ENTERED_BY_OTHERS: u32 = 0o001;
 /// The mark of a failed disk.
 const FAILED: &str = "failed";
 /// The mark of a database that is being replaced by one that holds all of it.
@@ -34,6 +39,15 @@ pub fn failed_before(root: &Path) -> bool {
     root.join(FAILED).exists()
 }
 
+/// Whether every user of the machine can enter the queue's folder `root`, and so read the files in it, which are made by the
+/// umask.
+#[must_use]
+pub fn exposed(root: &Path) -> bool {
+    let entered =
+        |folder: &Path| fs::metadata(folder).is_ok_and(|found| found.mode() & ENTERED_BY_OTHERS != 0);
+    root.canonicalize().is_ok_and(|root| root.ancestors().all(entered))
+}
+
 /// The folder, locked for as long as this lives.
 #[derive(Debug)]
 pub(super) struct Folder {
@@ -45,11 +59,7 @@ impl Folder {
     /// Makes the folder where it is absent, and locks it.
     pub(super) fn lock(root: &Path) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Folder { path: root.to_owned(), source };
-        let missing = !root.exists();
-        fs::create_dir_all(root).map_err(failed)?;
-        if missing && let Some(parent) = root.parent() {
-            sync(parent).map_err(failed)?;
-        }
+        make(root).map_err(failed)?;
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -186,6 +196,24 @@ impl Folder {
     }
 }
 
+/// Makes the folder where it is absent; one that is there stays as it is, and so do the folders above it.
+fn make(root: &Path) -> io::Result<()> {
+    if root.exists() {
+        return Ok(());
+    }
+    if let Some(parent) = root.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(MODE).create(root) {
+        // Another instance made it in between: the lock decides.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && root.is_dir() => return Ok(()),
+        made => made?,
+    }
+    // A umask can take more away from it than from others.
+    fs::set_permissions(root, Permissions::from_mode(MODE))?;
+    root.parent().map_or(Ok(()), sync)
+}
+
 /// Where the next database of the folder `root` is made.
 pub(super) fn construction(root: &Path) -> PathBuf {
     root.join("events.new")
@@ -260,5 +288,48 @@ impl Identity {
 impl From<Statx> for Identity {
     fn from(file: Statx) -> Self {
         Self { device: (file.stx_dev_major, file.stx_dev_minor), inode: file.stx_ino }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_folder_that_is_made_is_for_its_owner_alone_and_one_that_is_there_stays() {
+        let base = tempfile::tempdir().unwrap();
+        let root = base.path().join("above").join("queue");
+        drop(Folder::lock(&root).unwrap());
+        assert_eq!(mode(&root), MODE);
+        // By the umask, as ever.
+        assert_ne!(mode(&base.path().join("above")) & 0o500, 0);
+
+        fs::set_permissions(&root, Permissions::from_mode(0o750)).unwrap();
+        drop(Folder::lock(&root).unwrap());
+        assert_eq!(mode(&root), 0o750);
+        // What is no folder is told, and not replaced.
+        let file = base.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(matches!(Folder::lock(&file), Err(OpenError::Folder { .. })));
+        assert!(matches!(Folder::lock(&file.join("queue")), Err(OpenError::Folder { .. })));
+    }
+
+    #[test]
+    fn a_folder_is_exposed_where_every_user_can_come_to_it() {
+        let base = tempfile::tempdir().unwrap();
+        let root = base.path().join("queue");
+        drop(Folder::lock(&root).unwrap());
+        for (above, own, is_exposed) in
+            [(0o700, 0o755, false), (0o711, 0o755, true), (0o755, 0o711, true), (0o755, 0o750, false)]
+        {
+            fs::set_permissions(base.path(), Permissions::from_mode(above)).unwrap();
+            fs::set_permissions(&root, Permissions::from_mode(own)).unwrap();
+            assert_eq!(exposed(&root), is_exposed, "{above:o} {own:o}");
+        }
+        assert!(!exposed(&base.path().join("absent")));
     }
 }

@@ -60,7 +60,7 @@ pub use self::alone::engine_alone;
 pub use self::counts::Counts;
 pub use self::engine::SEGMENT_BYTES;
 pub use self::error::{Failed, OpenError};
-pub use self::folder::failed_before;
+pub use self::folder::{exposed, failed_before};
 pub use self::journal::journal_bytes;
 pub use self::ledger::Ledger;
 use self::recent::Kept;

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 use super::batch::Batch;
 use super::engine::{CommitError, Engine, create};
 use super::error::OpenError;
-use super::folder::Folder;
+use super::folder::{Folder, exposed};
 use super::gather::LastCommit;
 use super::inbox::inbox;
 use super::keys::{PAGE, PageKey, meta, numbered};
@@ -57,6 +57,11 @@ impl Queue {
         rehearse: bool,
     ) -> Result<Self, OpenError> {
         let folder = Folder::lock(&settings.path)?;
+        if exposed(folder.root()) {
+            let path = folder.root().display();
+            // It stays as it is: a group, or a backup of another user, may have been let in with intent.
+            warn!(event = "queue_exposed", %path, "every user of this machine can enter the queue's folder: its events can be read, and its lock be taken; chmod 0700 makes it the daemon's own, or set another queue.path");
+        }
         let failed = |source| OpenError::Folder { path: settings.path.clone(), source };
         let mut space = Space::new(&settings.path, settings.min_free, settings.reserve, probe);
         // Before the engine opens: on a full disk it cannot, without the reserve's room.

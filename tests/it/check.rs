@@ -1,6 +1,8 @@
 //! `check`: what is wrong is said in one go, and nothing is left behind.
 
 use std::collections::BTreeSet;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -9,7 +11,7 @@ use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
-use crate::process::{NOBODY, command, connect, terminate};
+use crate::process::{Log, NOBODY, command, connect, terminate};
 use crate::tls::{Terminator, noted, proxy};
 
 /// `target.connect_timeout` where nothing is to reach it, however slow the machine is.
@@ -147,6 +149,39 @@ fn a_proxy_of_the_environment_that_cannot_be_used_is_a_wrong_configuration() {
     }
     let (code, text) = told("https://localhost:9", &["check"], "localhost:3128");
     assert!(code == Some(0) && text.contains("HTTPS_PROXY"), "{text}");
+}
+
+#[test]
+fn the_queues_folder_is_made_for_the_daemon_alone_and_one_that_all_can_enter_is_told() {
+    let folder = TempDir::new().expect("a folder");
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o711)).expect("it is ours");
+    let queue = folder.path().join("queue");
+    let mode = || std::fs::metadata(&queue).expect("it is there").permissions().mode() & 0o7777;
+    // What a daemon that ran says of it.
+    let told = || {
+        let run = command(folder.path(), NOBODY, &["run"]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "umask 0; exec \"$0\" \"$@\""]).arg(run.get_program()).args(run.get_args());
+        let mut daemon = shell.stderr(Stdio::piped()).spawn().expect("the daemon starts");
+        let log = Log::of(&mut daemon);
+        drop(connect(folder.path()));
+        assert!(terminate(&mut daemon).success());
+        log.all().into_iter().filter(|line| line["event"] == "queue_exposed").collect::<Vec<_>>()
+    };
+    let sentence = "every user of this machine can enter ";
+    assert_eq!((told(), mode()), (vec![], 0o700));
+    let (code, out, _) = ended(check(folder.path(), NOBODY, &[]));
+    assert!(code == Some(0) && !out.contains(sentence), "{code:?} {out}");
+
+    // One that is there was perhaps opened with intent.
+    std::fs::set_permissions(&queue, Permissions::from_mode(0o755)).expect("it is ours");
+    let lines = told();
+    assert!(lines.len() == 1 && lines[0]["message"].to_string().contains(sentence), "{lines:?}");
+    assert_eq!(mode(), 0o755);
+    let (code, out, _) = ended(check(folder.path(), NOBODY, &[]));
+    let found = out.lines().find(|line| line.contains(sentence));
+    assert!(code == Some(0) && found.is_some_and(|line| line.starts_with("warning  queue.path ")), "{out}");
+    assert!(out.contains(&format!("chmod 0700 {}", queue.display())), "{out}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use nix::unistd::{AccessFlags, Uid, access};
 use super::name;
 use super::report::Finding;
 use crate::config::MAX_SOCKET_PATH_BYTES;
-use crate::queue::failed_before;
+use crate::queue::{exposed, failed_before};
 
 /// The most entries of the queue's folder that are looked at.
 const MAX_ENTRIES: usize = 1_000;
@@ -69,6 +69,13 @@ pub(super) fn queue(path: &Path, user: Uid) -> Vec<Finding> {
         let told = format!("checked as {}, and the folder is owned by {}", name(user), name(owner));
         let act = format!("runuser -u {} -- target-notifyd check, if the daemon runs so", name(owner));
         findings.push(Finding::warning(KEY, told, act));
+    }
+    if exposed(path) {
+        let told = format!(
+            "every user of this machine can enter {}: its events can be read, and its lock be taken",
+            path.display()
+        );
+        findings.push(Finding::warning(KEY, told, format!("chmod 0700 {}", path.display())));
     }
     findings.extend(inside(path, owner));
     if failed_before(path) {
