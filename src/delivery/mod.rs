@@ -19,4 +19,4 @@ pub use self::feed::{Fate, Feed, Heard};
 pub use self::flusher::{Added, Ask, Backlog, Edge, Flusher, KnownVisitors, Manner, Operation, Shown};
 pub use self::probe::{NoWay, addresses, connect};
 pub use self::proxy::Proxy;
-pub use self::transport::{Settings, Transport, TransportError};
+pub use self::transport::{Settings, Transport, TransportError, authorities};

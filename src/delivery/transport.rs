@@ -7,7 +7,7 @@
 
 use std::error::Error;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -90,8 +90,19 @@ pub enum TransportError {
         /// `target.proxy`, or the variable of the environment.
         named: String,
     },
-    /// The client refuses the settings, such as a certificate that is none.
-    #[error("the HTTP client cannot be made; check target.ca_file: {0}")]
+    /// The file of the root certificates has none.
+    #[error("target.ca_file {} holds no certificate: give it certificates as PEM", .0.display())]
+    NoCertificate(PathBuf),
+    /// One of the root certificates is none.
+    #[error("target.ca_file {} holds a certificate that cannot be used ({why}): give it certificates as PEM", path.display())]
+    BadCertificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The client refuses the settings.
+    #[error("the HTTP client cannot be made: {0}")]
     Client(#[from] reqwest::Error),
 }
 
@@ -261,14 +272,35 @@ pub(super) fn builder(settings: &Settings, lookup: Lookup) -> Result<ClientBuild
         .http2_keep_alive_timeout(settings.connect_timeout.max(SHORTEST_PING))
         .redirect(redirect::Policy::none());
     if let Some(path) = &settings.ca_file {
-        let pem =
-            std::fs::read(path).map_err(|source| TransportError::CaFile { path: path.clone(), source })?;
-        builder = builder.tls_certs_merge(Certificate::from_pem_bundle(&pem)?);
+        builder = builder.tls_certs_merge(certificates(path)?);
     }
     Ok(match &settings.proxy {
         Some(proxy) => builder.proxy(proxy.rule()?),
         None => builder.no_proxy(),
     })
+}
+
+/// How many root certificates the file at `path` adds (`target.ca_file`).
+///
+/// # Errors
+/// [`TransportError`]: it cannot be read, or one of them cannot be used, or there is none.
+pub fn authorities(path: &Path) -> Result<usize, TransportError> {
+    certificates(path).map(|found| found.len())
+}
+
+fn certificates(path: &Path) -> Result<Vec<Certificate>, TransportError> {
+    let pem =
+        std::fs::read(path).map_err(|source| TransportError::CaFile { path: path.to_owned(), source })?;
+    let bad =
+        |error: reqwest::Error| TransportError::BadCertificate { path: path.to_owned(), why: told(&error) };
+    let found = Certificate::from_pem_bundle(&pem).map_err(bad)?;
+    if found.is_empty() {
+        return Err(TransportError::NoCertificate(path.to_owned()));
+    }
+    // That one of them is none shows only here, and would be told of the client that is built with them, with no word of
+    // the file.
+    Client::builder().tls_certs_only(found.clone()).build().map_err(bad)?;
+    Ok(found)
 }
 
 /// The Delivery API at `url`, for the account of `settings`.
@@ -501,6 +533,31 @@ mod tests {
         }
         let beyond = HeaderValue::from_static("99999999999999999999999");
         assert_eq!(wait(&beyond, now), Some(Duration::MAX));
+    }
+
+    #[test]
+    fn a_file_without_a_certificate_is_told_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.pem");
+        let made = |text: &[u8]| {
+            std::fs::write(&path, text).unwrap();
+            let ca_file = Some(path.clone());
+            Transport::new(Settings { ca_file, ..settings("https://a.example".to_owned()) })
+        };
+        let block = |text: &str| {
+            format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n").into_bytes()
+        };
+        for none in [&b""[..], b"\n", b"no certificate", b"\xff\x00"] {
+            let error = made(none).unwrap_err();
+            assert!(matches!(&error, TransportError::NoCertificate(named) if *named == path), "{error}");
+        }
+        for bad in [block("%%%%"), block("AAAA"), block(""), b"-----BEGIN CERTIFICATE-----\nAAAA\n".to_vec()]
+        {
+            let error = made(&bad).unwrap_err();
+            assert!(matches!(&error, TransportError::BadCertificate { .. }), "{error}");
+            assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+        }
+        assert!(matches!(authorities(&folder.path().join("none")), Err(TransportError::CaFile { .. })));
     }
 
     #[test]

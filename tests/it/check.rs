@@ -107,6 +107,21 @@ fn everything_that_is_wrong_is_told_in_one_go() {
         assert!(found.is_some_and(|line| line.contains(text)), "{state} {key}: {text}: {out}");
     }
 
+    // Without one the daemon would start, and every handshake with whom the file was meant for fail.
+    let bad = folder.path().join("bad.pem");
+    std::fs::write(&bad, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").expect("a file");
+    for (path, text) in [(&file, "holds no certificate"), (&bad, "holds a certificate that cannot be used")] {
+        let text = format!("{} {text}", path.display());
+        let authority = format!("target.ca_file={}", path.display());
+        let run = command(folder.path(), NOBODY, &["run", "-o", &authority]);
+        let (code, _, told) = ended(run);
+        assert!(code == Some(78) && told.contains(&text), "{code:?} {told}");
+        let (code, out, told) = ended(check(folder.path(), NOBODY, &["-o", &authority]));
+        let found = out.lines().find(|line| line.starts_with("FAILED   target.ca_file "));
+        assert!(code == Some(1) && found.is_some_and(|line| line.contains(&text)), "{out} {told}");
+        assert!(out.contains("give it certificates as PEM"), "{out}");
+    }
+
     // Problems of the configuration have their lines, and hide nothing of the rest.
     let mut command = check(folder.path(), NOBODY, &wrong);
     let path = folder.path().join("config.toml");

@@ -2,21 +2,26 @@
 
 use super::report::Finding;
 use crate::config::Config;
-
-/// How a certificate begins in a PEM file.
-const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
+use crate::delivery::{TransportError, authorities};
 
 /// What of them can be read. One that cannot is a problem of the configuration, and told there.
 pub(super) fn findings(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if let Some(path) = &config.target.ca_file
-        && let Ok(text) = std::fs::read_to_string(path)
-    {
-        let (key, shown) = ("target.ca_file", path.display());
-        findings.push(match text.matches(CERTIFICATE).count() {
-            0 => Finding::failed(key, format!("{shown} holds no certificate"), "give it certificates as PEM"),
-            count => Finding::ok(key, format!("{shown} adds {count} to the trusted certificates")),
-        });
+    if let Some(path) = &config.target.ca_file {
+        let (key, shown, act) = ("target.ca_file", path.display(), "give it certificates as PEM");
+        match authorities(path) {
+            Ok(count) => {
+                findings.push(Finding::ok(key, format!("{shown} adds {count} to the trusted certificates")));
+            }
+            Err(TransportError::NoCertificate(_)) => {
+                findings.push(Finding::failed(key, format!("{shown} holds no certificate"), act));
+            }
+            Err(TransportError::BadCertificate { why, .. }) => {
+                let told = format!("{shown} holds a certificate that cannot be used ({why})");
+                findings.push(Finding::failed(key, told, act));
+            }
+            Err(_) => {}
+        }
     }
     if let Some(path) = &config.target.property_token_file
         && config.target.property_token.is_some()
