@@ -31,6 +31,8 @@ pub use self::sections::{
 pub use self::sources::Sources;
 pub use self::token::PropertyToken;
 
+use std::path::Path;
+
 use self::kinds::in_units;
 use self::reader::Reader;
 use self::sections::keys;
@@ -97,6 +99,9 @@ impl Config {
         let delivery = Delivery::read(reader).inspect(|delivery| check_delivery(delivery, reader));
         let log = Log::read(reader);
         let admin = Admin::read(reader);
+        if let (Some(ingest), Some(admin)) = (&ingest, &admin) {
+            check_sockets(ingest, admin, reader);
+        }
         let shutdown = Shutdown::read(reader);
         Some(Self {
             target: target?,
@@ -281,6 +286,18 @@ fn check_ingest(ingest: &Ingest, reader: &mut Reader) {
             "does not fit: ingest.buffer_max_bytes ({buffer}) must be at least ingest.max_line ({line})"
         );
         reader.clash(&["ingest.buffer_max_bytes", "ingest.max_line"], message);
+    }
+}
+
+/// Producers and operators are told apart by the socket alone.
+fn check_sockets(ingest: &Ingest, admin: &Admin, reader: &mut Reader) {
+    let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    if whole(&ingest.socket) == whole(&admin.socket) {
+        let message = format!(
+            "does not fit: ingest.socket and admin.socket must differ, and both are {}",
+            admin.socket.display()
+        );
+        reader.clash(&["ingest.socket", "admin.socket"], message);
     }
 }
 

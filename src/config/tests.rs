@@ -126,6 +126,20 @@ fn all_problems_are_told_at_once_with_their_places() {
 }
 
 #[test]
+fn the_two_sockets_differ_however_their_paths_are_spelt() {
+    for (ingest, admin) in [("/a/s", "/a/s"), ("/a/s", "/a//./s"), ("s", "./s")] {
+        let file = format!("[ingest]\nsocket = \"{ingest}\"\n[admin]\nsocket = \"{admin}\"\n");
+        let problems = load(Some(&file), &[], &[]).map(|_| ()).unwrap_err().to_string();
+        assert!(problems.contains("config.toml:4: admin.socket does not fit: ingest.socket"), "{problems}");
+        assert_eq!(problems.lines().count(), 1, "{problems}");
+        // The one that was set last is the one to change.
+        let later = load(Some(&file), &[], &[&format!("ingest.socket={admin}")]).unwrap_err().to_string();
+        assert!(later.contains("-o: ingest.socket ") && later.contains("admin.socket"), "{later}");
+    }
+    assert!(load(None, &[], &["ingest.socket=/a/s", "admin.socket=/a/t"]).is_ok());
+}
+
+#[test]
 fn every_bad_value_names_its_key() {
     for bad in [
         "target.location_hint=12345",

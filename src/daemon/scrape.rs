@@ -42,9 +42,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 )]
 pub struct ListenError {
     /// The address, as it is configured.
-    address: String,
+    pub address: String,
     /// The system's answer.
-    source: io::Error,
+    pub source: io::Error,
+}
+
+/// Listens on `address`, which is `HOST:PORT`.
+///
+/// # Errors
+/// [`ListenError`]: it is no address of this host, or another has it.
+pub fn listen(address: &str) -> Result<StdListener, ListenError> {
+    StdListener::bind(address).map_err(|source| ListenError { address: address.to_owned(), source })
 }
 
 /// The listening endpoint.
@@ -54,12 +62,9 @@ pub(super) struct Scraped(TcpListener);
 impl Scraped {
     /// Listens on `address`, which is `HOST:PORT`.
     pub(super) fn bind(address: &str) -> Result<Self, ListenError> {
-        let listen = || {
-            let socket = StdListener::bind(address)?;
-            socket.set_nonblocking(true)?;
-            TcpListener::from_std(socket)
-        };
-        listen().map(Self).map_err(|source| ListenError { address: address.to_owned(), source })
+        let socket = listen(address)?;
+        let made = socket.set_nonblocking(true).and_then(|()| TcpListener::from_std(socket));
+        made.map(Self).map_err(|source| ListenError { address: address.to_owned(), source })
     }
 
     /// Where it listens.

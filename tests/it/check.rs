@@ -167,6 +167,46 @@ fn a_proxy_of_the_environment_that_cannot_be_used_is_a_wrong_configuration() {
 }
 
 #[test]
+fn an_address_for_metrics_that_another_has_is_told() {
+    let folder = TempDir::new().expect("a folder");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address");
+    let listen = format!("admin.metrics_listen={address}");
+    let told = |state: &str, exit: i32| {
+        let (code, out, told) = ended(check(folder.path(), NOBODY, &["-o", &listen]));
+        let found = out.lines().find(|line| line.starts_with(&format!("{state:<8} admin.metrics_listen ")));
+        assert!(code == Some(exit) && found.is_some(), "{state}, {code:?}: {out} {told}");
+        found.unwrap_or_default().to_owned()
+    };
+    assert!(told("FAILED", 1).contains(&format!("{address} cannot be listened on: Address already in use")));
+    let (code, ..) = ended(command(folder.path(), NOBODY, &["run", "-o", &listen]));
+    assert_eq!(code, Some(73));
+
+    drop(taken);
+    told("ok", 0);
+    let mut daemon = command(folder.path(), NOBODY, &["run", "-o", &listen]);
+    let mut daemon = daemon.stderr(Stdio::null()).spawn().expect("the daemon starts");
+    drop(connect(folder.path()));
+    // The socket of the operator comes last.
+    while std::os::unix::net::UnixStream::connect(folder.path().join("admin.sock")).is_err() {
+        std::thread::yield_now();
+    }
+    assert!(told("ok", 0).contains("is in use: the daemon"));
+    assert!(terminate(&mut daemon).success());
+}
+
+#[test]
+fn both_sockets_at_one_path_are_a_wrong_configuration() {
+    let folder = TempDir::new().expect("a folder");
+    let admin = format!("admin.socket={}", folder.path().join("notify.sock").display());
+    for what in ["run", "check"] {
+        let (code, _, told) = ended(command(folder.path(), NOBODY, &[what, "-o", &admin]));
+        let both = told.contains("ingest.socket") && told.contains("admin.socket");
+        assert!(code == Some(78) && both, "{what}: {code:?} {told}");
+    }
+}
+
+#[test]
 fn the_queues_folder_is_made_for_the_daemon_alone_and_one_that_all_can_enter_is_told() {
     let folder = TempDir::new().expect("a folder");
     std::fs::set_permissions(folder.path(), Permissions::from_mode(0o711)).expect("it is ours");

@@ -1,7 +1,8 @@
 //! `check`: everything that would keep a daemon from working well, in one go.
 //!
 //! Guarantees:
-//! - it leaves no trace: nothing is made, locked or bound, and nothing is connected to but what `--online` asks for;
+//! - it leaves no trace: nothing is made or locked, nothing is bound but `admin.metrics_listen` for a moment, and nothing is
+//!   connected to but what `--online` asks for;
 //! - every check is made that can be, whatever else is wrong; one of a key that is wrong itself is left out;
 //! - no secret is printed.
 
@@ -88,6 +89,10 @@ fn of_this_machine(config: &Config) -> Vec<Finding> {
     let mut findings = places::queue(&config.queue.path, user);
     findings.extend(places::socket("ingest.socket", &config.ingest.socket, places::Folder::Present));
     findings.extend(places::socket("admin.socket", &config.admin.socket, places::Folder::Made));
+    findings.extend(config.admin.metrics_listen.as_deref().map(|address| {
+        // The producers' socket may be a service manager's, which holds it while no daemon runs.
+        network::metrics(address, places::served(&config.admin.socket))
+    }));
     findings.extend(files::findings(config));
     findings.extend(room::disk(&config.queue));
     findings.push(room::open_files(&settings(config, account(config), false)));

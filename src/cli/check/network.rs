@@ -1,8 +1,10 @@
-//! The way to Target: names, and connections with their TLS handshakes. Nothing is sent.
+//! The way to Target: names, and connections with their TLS handshakes. Nothing is sent. And where metrics are to be served.
 
+use std::io;
 use std::net::IpAddr;
 
 use super::report::Finding;
+use crate::daemon::scrape;
 use crate::delivery::{NoWay, Proxy, Settings, addresses, connect};
 use crate::event::{Cluster, Failure};
 
@@ -40,6 +42,23 @@ pub(super) async fn findings(reach: &Reach<'_>) -> Vec<Finding> {
         findings.push(connection(settings, key, &url, proxy).await);
     }
     findings
+}
+
+/// Whether `address` can be listened on. It is tried: what has it is not in one list for all kinds of addresses. `runs` says
+/// that a daemon of this configuration does: it has the address itself then.
+pub(super) fn metrics(address: &str, runs: bool) -> Finding {
+    const KEY: &str = "admin.metrics_listen";
+    match scrape::listen(address) {
+        Ok(_) => Finding::ok(KEY, format!("{address} can be listened on")),
+        Err(error) if runs && error.source.kind() == io::ErrorKind::AddrInUse => {
+            Finding::ok(KEY, format!("{address} is in use: the daemon that serves admin.socket runs"))
+        }
+        Err(error) => Finding::failed(
+            KEY,
+            format!("{address} cannot be listened on: {}", error.source),
+            "choose a free address of this host; ss -ltnp shows who has which",
+        ),
+    }
 }
 
 /// The host and the port of a URL, for people.

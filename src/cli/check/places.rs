@@ -139,7 +139,7 @@ pub(super) fn socket(key: &'static str, path: &Path, folder: Folder) -> Vec<Find
 }
 
 /// Whether a process listens on `path`, by the system's list of sockets.
-fn served(path: &Path) -> bool {
+pub(super) fn served(path: &Path) -> bool {
     let Ok(list) = fs::read_to_string("/proc/net/unix") else { return false };
     let path = path.to_string_lossy();
     // Number, references, protocol, flags (10000: listens), type, state, inode, path.
