@@ -16,10 +16,10 @@ use super::protocol::{Answer, Done, Of};
 use super::queue::still_held;
 use super::status::{host_line, host_or_all};
 use crate::delivery::Backlog;
-use crate::event::{Host, Moment};
+use crate::event::{Host, Moment, SessionId};
 use crate::queue::{Failed, Store};
 use crate::schedule::{Changed, Controls, MAX_HOLDS, MAX_PAUSES, Pause, Scheduler, Selection, cut_reason};
-use crate::wire::controls;
+use crate::wire::{controls, hash};
 
 /// The name under which the queue keeps what is stopped.
 const CONTROLS: &str = "controls";
@@ -39,16 +39,26 @@ pub fn restored(store: &Store) -> Result<Controls, Failed> {
     }))
 }
 
-/// Makes a change and writes it.
+/// Makes a change, which may hold a `session`, and writes it.
 async fn change<B: Backlog>(
     office: &Office<B>,
+    session: Option<SessionId>,
     change: impl FnOnce(&mut Scheduler, Moment) -> Changed + Send + 'static,
 ) -> Result<(Changed, Controls), Refusal> {
     let _one_at_a_time = office.changing.lock().await;
     let made = office.operate(move |scheduler, now| (change(scheduler, now), scheduler.controls().clone()));
     let (changed, controls) = made.await?;
+    // Before its hold: a crash between them leaves an id too many, which the next change takes out, and no hold without one.
+    let holds = session.is_some() && changed != Changed::Full;
+    if holds {
+        office.keep_held(&controls, session).await?;
+    }
     if changed == Changed::Yes {
         office.store.put_meta(CONTROLS, controls::encode(&controls)).await?;
+        // Behind the release, for the same reason.
+        if !holds {
+            office.keep_held(&controls, None).await?;
+        }
     }
     Ok((changed, controls))
 }
@@ -67,7 +77,7 @@ pub(super) async fn pause<B: Backlog>(
     let host = host.map(names::host).transpose()?;
     let reason = cut_reason(reason);
     let told = reason.clone();
-    let paused = change(office, move |scheduler, now| {
+    let paused = change(office, None, move |scheduler, now| {
         let until = for_ms.map(|ms| now.after(Duration::from_millis(ms)));
         scheduler.pause_host(now, host, Pause { reason, since: now, until })
     });
@@ -94,7 +104,8 @@ pub(super) async fn pause<B: Backlog>(
 
 pub(super) async fn resume<B: Backlog>(office: &Office<B>, peer: &Peer, host: Option<&str>) -> Answered {
     let host = host.map(names::host).transpose()?;
-    let (changed, controls) = change(office, move |scheduler, now| scheduler.resume_host(now, host)).await?;
+    let (changed, controls) =
+        change(office, None, move |scheduler, now| scheduler.resume_host(now, host)).await?;
     if changed == Changed::Yes {
         info!(event = "resumed", user = peer.user, host = %host_or_all(host), "an operator resumed delivery");
     }
@@ -106,12 +117,18 @@ pub(super) async fn resume<B: Backlog>(office: &Office<B>, peer: &Peer, host: Op
 }
 
 pub(super) async fn hold<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of, dry_run: bool) -> Answered {
-    let what = office.selection(of).await?;
+    let (what, session) = match of {
+        Of::Session(name) => {
+            let session = office.session(name).await?;
+            (Selection::Lane(hash::lane(&session)), Some(session))
+        }
+        Of::All | Of::Host(_) => (office.selection(of).await?, None),
+    };
     let counted = office.count(what).await?;
     let mut done =
         Done { count: Some(counted.events), sessions: counted.sessions, dry_run, ..Done::default() };
     if !dry_run {
-        let (changed, _) = change(office, move |scheduler, now| scheduler.hold(now, what)).await?;
+        let (changed, _) = change(office, session, move |scheduler, now| scheduler.hold(now, what)).await?;
         if changed == Changed::Full {
             let next = "target-notifyd queue lists what is held, and target-notifyd queue release SESSION, --host HOST or --all \
                         ends a hold";
@@ -133,7 +150,7 @@ pub(super) async fn release<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of
         Done { count: Some(counted.events), sessions: counted.sessions, dry_run, ..Done::default() };
     if !dry_run {
         let (changed, controls) =
-            change(office, move |scheduler, now| scheduler.release_held(now, what)).await?;
+            change(office, None, move |scheduler, now| scheduler.release_held(now, what)).await?;
         done.changed = changed == Changed::Yes;
         let left: BTreeSet<Selection> = controls.holds.into_keys().collect();
         done.note = still_held(&left);

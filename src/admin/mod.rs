@@ -13,6 +13,7 @@
 mod connection;
 mod controls;
 mod dead;
+mod held;
 mod names;
 mod office;
 pub mod protocol;

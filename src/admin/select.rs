@@ -39,22 +39,31 @@ impl<B: Backlog> Office<B> {
         match of {
             Of::All => Ok(Selection::All),
             Of::Host(name) => names::host(name).map(Selection::Host),
-            Of::Session(name) => self.lane(name).await.map(Selection::Lane),
+            Of::Session(name) => Ok(Selection::Lane(self.lane(name).await?)),
         }
     }
 
-    /// The lane of a session by its id, or by the hash that stands for it.
+    /// The lane of a session, named as in [`Office::session`].
     pub(super) async fn lane(&self, name: &str) -> Result<Lane, Refusal> {
+        Ok(hash::lane(&self.session(name).await?))
+    }
+
+    /// A session by its id, or by the hash that stands for it.
+    pub(super) async fn session(&self, name: &str) -> Result<SessionId, Refusal> {
         let id = SessionId::new(name);
         match id {
-            Ok(id) if !may_be_hash(name) => Ok(hash::lane(&id)),
+            Ok(id) if !may_be_hash(name) => Ok(id),
             Ok(_) => self.find(name).await,
             Err(error) => Err(Refusal::of("malformed", format!("a session {error}"))),
         }
     }
 
-    /// Looks through the queue for a session whose id or hash is `name`.
-    async fn find(&self, name: &str) -> Result<Lane, Refusal> {
+    /// Looks among the sessions that are held, and through the queue, for one whose id or hash is `name`.
+    async fn find(&self, name: &str) -> Result<SessionId, Refusal> {
+        let held = self.held_sessions().await?;
+        if let Some(session) = held.into_iter().find(|one| self.is(one.as_str(), name)) {
+            return Ok(session);
+        }
         let mut from = Some(self.extent().await?.0.lowest);
         let end = self.store.tail();
         while let Some(start) = from {
@@ -66,12 +75,12 @@ impl<B: Backlog> Office<B> {
                 }
                 last = Some(&one.session);
                 if self.is(one.session.as_str(), name) {
-                    return Ok(one.entry.lane);
+                    return Ok(one.session.clone());
                 }
             }
             from = survey.next;
         }
-        let message = format!("no session that waits has the id or the hash {name}");
+        let message = format!("no session that waits or is held has the id or the hash {name}");
         Err(Refusal::of("not_found", message))
     }
 

@@ -86,11 +86,15 @@ fn held_lanes(scheduler: &Scheduler) -> impl Iterator<Item = Lane> {
 }
 
 async fn held<B: Backlog>(office: &Office<B>, known: &Known) -> Result<Vec<Hold>, Refusal> {
-    // A hold knows a session by its hash in the queue, which is not the one that is shown: an event of it tells the id.
+    // A hold knows a session by its hash in the queue, which is not the one that is shown: an event of it tells the id, and
+    // where none waits the record of those that are held.
     let firsts = known.first_held.clone();
     let events = office.read(move |store| store.load(&firsts)).await?;
+    let held = office.held_sessions().await?;
     let names: BTreeMap<Lane, String> = (events.iter().flatten())
-        .map(|event| (hash::lane(&event.envelope.session), office.show(event.envelope.session.as_str())))
+        .map(|event| &event.envelope.session)
+        .chain(&held)
+        .map(|session| (hash::lane(session), office.show(session.as_str())))
         .collect();
     let of = |what: &Selection| match what {
         Selection::All => "all".to_owned(),

@@ -1,12 +1,16 @@
-//! What an operator stopped, as the queue keeps it: one small record.
+//! What an operator stopped, as the queue keeps it: one small record, and one of the sessions that are held.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::record::{Damage, open, seal};
-use crate::event::{Cluster, Host, Lane, Moment};
+use crate::event::{Cluster, Host, Lane, Moment, SessionId};
 use crate::schedule::{Controls, Pause, Selection};
+
+/// The most bytes of the ids of held sessions, each with its length: with more the record would go to a file that the storage
+/// engine never syncs.
+const MAX_SESSIONS_BYTES: usize = 6_500;
 
 #[derive(Serialize, Deserialize)]
 struct Shape {
@@ -75,6 +79,26 @@ pub fn decode(record: &[u8]) -> Result<Controls, Damage> {
     Ok(controls)
 }
 
+/// The record of the ids of sessions; of those that are too much for it the first.
+#[must_use]
+pub fn encode_sessions(sessions: &[SessionId]) -> Vec<u8> {
+    let mut bytes = 0_usize;
+    let fitting = sessions.iter().map(SessionId::as_str).take_while(|id| {
+        bytes = bytes.saturating_add(id.len() + 2);
+        bytes <= MAX_SESSIONS_BYTES
+    });
+    seal(&fitting.collect::<Vec<&str>>())
+}
+
+/// Reads the record of the ids of sessions.
+///
+/// # Errors
+/// [`Damage`]: it is no whole one.
+pub fn decode_sessions(record: &[u8]) -> Result<Vec<SessionId>, Damage> {
+    let ids: Vec<&str> = open(record)?;
+    ids.into_iter().map(|id| SessionId::new(id).map_err(|_| Damage::Shape)).collect()
+}
+
 fn host_shape(host: Host) -> HostShape {
     match host {
         Host::Client => String::new(),
@@ -113,5 +137,22 @@ mod tests {
         assert_eq!(decode(&record), Ok(controls));
         assert_eq!(decode(&encode(&Controls::default())), Ok(Controls::default()));
         assert!(decode(&record[1..]).is_err());
+    }
+
+    #[test]
+    fn the_ids_of_held_sessions_come_back_as_far_as_they_fit_one_value() {
+        let ids = |count: usize, length: usize| -> Vec<SessionId> {
+            (0..count).map(|at| SessionId::new(&format!("{at:0>length$}")).unwrap()).collect()
+        };
+        // As many as may be held, each a UUID.
+        let usual = ids(MAX_HOLDS, 36);
+        assert_eq!(decode_sessions(&encode_sessions(&usual)), Ok(usual));
+        let long = ids(MAX_HOLDS, SessionId::MAX_CHARS);
+        let record = encode_sessions(&long);
+        assert!(record.len() <= 6_900, "{}", record.len());
+        let read = decode_sessions(&record).unwrap();
+        assert!(read.len() >= 48 && long.starts_with(&read), "{}", read.len());
+        assert_eq!(decode_sessions(&encode_sessions(&[])), Ok(vec![]));
+        assert!(decode_sessions(&record[1..]).is_err());
     }
 }

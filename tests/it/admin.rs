@@ -231,6 +231,47 @@ fn nobody_answers_without_a_daemon() {
 }
 
 #[test]
+fn a_hold_of_a_session_of_which_nothing_waits_is_shown_and_released_as_any() {
+    let mut machine = Machine::start(Faults::default(), &[]);
+    let names = |machine: &Machine| -> Vec<String> {
+        let status = machine.status();
+        let held = status["held"].as_array().expect("a list").iter();
+        held.map(|hold| {
+            hold["of"].as_str().and_then(|of| of.strip_prefix("session ")).expect("a session").to_owned()
+        })
+        .collect()
+    };
+    for session in ["a", "b", "c"] {
+        assert_eq!(machine.json(&["queue", "hold", session])[0]["changed"], true);
+    }
+    assert_eq!(machine.json(&["queue", "hold", "b"])[0]["changed"], false);
+    let shown = names(&machine);
+    assert!(shown.len() == 3 && shown.iter().all(|name| name.len() == 12), "{shown:?}");
+    machine.submit(&[("a", "1")]);
+    machine.kill_and_start(&[]);
+    machine.until(|status| status["pending"] == 1);
+    assert_eq!(names(&machine), shown, "whether events tell it or not");
+    assert!(machine.told(&["status"]).contains(&format!("held: session {}", shown[0])));
+    // The hashes are those that the queue shows.
+    let lines = machine.json(&["queue"]);
+    let lane = lines.iter().find(|line| line["type"] == "lane").expect("a lane");
+    assert!(shown.iter().any(|name| lane["session"] == **name), "{lane} {shown:?}");
+
+    // By what is shown, and by the id.
+    let other = shown.iter().find(|name| lane["session"] != ***name).expect("two of three");
+    assert_eq!(machine.json(&["queue", "release", other])[0]["changed"], true);
+    let left: Vec<String> = shown.iter().filter(|name| *name != other).cloned().collect();
+    assert_eq!(names(&machine), left);
+    let (code, _, told) = machine.command(&["queue", "release", other]);
+    assert!(code == 1 && told.contains("no session that waits or is held"), "{code} {told}");
+    machine.told(&["queue", "release", "a"]);
+    machine.until(|status| status["delivered"] == 1);
+    machine.told(&["queue", "release", "--all"]);
+    assert_eq!(names(&machine), Vec::<String>::new());
+    machine.stop();
+}
+
+#[test]
 fn pauses_and_holds_survive_a_kill_and_end_when_they_are_told_to() {
     let mut machine = Machine::start(Faults::default(), &["-o", "log.summary_interval=20ms"]);
     assert!(machine.told(&["pause", "--reason", "a \u{1b}[31mrehearsal"]).contains("resume"));
