@@ -109,10 +109,7 @@ pub(super) async fn resume<B: Backlog>(office: &Office<B>, peer: &Peer, host: Op
     if changed == Changed::Yes {
         info!(event = "resumed", user = peer.user, host = %host_or_all(host), "an operator resumed delivery");
     }
-    let note = match controls.pauses.len() {
-        0 => String::new(),
-        count => format!("{count} other pauses are still in force: target-notifyd status lists them"),
-    };
+    let note = names::still_in_force(controls.pauses.len(), "pause", "pauses");
     Ok(Done { changed: changed == Changed::Yes, note, ..Done::default() })
 }
 

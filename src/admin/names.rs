@@ -18,6 +18,20 @@ pub(super) fn host(text: &str) -> Result<Host, Refusal> {
     })
 }
 
+/// `one`, where it is one, else `many`.
+pub(super) fn noun(count: u64, one: &'static str, many: &'static str) -> &'static str {
+    if count == 1 { one } else { many }
+}
+
+/// How many stay stopped, and where they are listed; nothing where none does.
+pub(super) fn still_in_force(count: usize, one: &str, many: &str) -> String {
+    match count {
+        0 => String::new(),
+        1 => format!("1 other {one} is still in force: target-notifyd status lists it"),
+        count => format!("{count} other {many} are still in force: target-notifyd status lists them"),
+    }
+}
+
 /// Seconds, to thousandths.
 pub(super) fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1_000.0).round() / 1_000.0
@@ -26,6 +40,13 @@ pub(super) fn seconds(duration: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_still_in_force_is_told_in_its_number() {
+        assert_eq!(still_in_force(0, "pause", "pauses"), "");
+        assert!(still_in_force(1, "pause", "pauses").starts_with("1 other pause is still in force"));
+        assert!(still_in_force(2, "hold", "holds").starts_with("2 other holds are still in force"));
+    }
 
     #[test]
     fn hosts_are_named_as_they_are_shown() {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tracing::warn;
 
 use super::connection::{Answered, Peer};
-use super::names::seconds;
+use super::names::{seconds, still_in_force};
 use super::office::{Office, Refusal};
 use super::protocol::{self, Answer, Done, Of};
 use super::status::host_or_all;
@@ -291,6 +291,7 @@ pub(super) async fn set_aside<B: Backlog>(
     }
     let note = match busy {
         0 => String::new(),
+        1 => "1 event was being sent and was left alone".to_owned(),
         _ => format!("{busy} events were being sent and were left alone"),
     };
     Ok(Done { count: Some(dropped), left_out: Some(busy), changed: dropped > 0, note, ..Done::default() })
@@ -332,8 +333,5 @@ async fn drop_page<B: Backlog>(
 
 /// The sessions of a selection that stay held by another hold.
 pub(super) fn still_held(holds: &BTreeSet<Selection>) -> String {
-    match holds.len() {
-        0 => String::new(),
-        count => format!("{count} other holds are still in force: target-notifyd status lists them"),
-    }
+    still_in_force(holds.len(), "hold", "holds")
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::connection::{Answered, Peer};
-use super::names::seconds;
+use super::names::{noun, seconds};
 use super::office::{Office, Refusal};
 use super::protocol::{Advice, Answer, Done, Hold, HostLine, Pause, Status, VERSION};
 use crate::daemon::figures::Figures;
@@ -180,7 +180,8 @@ fn advice(known: &Known, figures: &Figures, limits: &Limits, folder: &Path) -> V
         }
     }
     if !known.controls.holds.is_empty() {
-        let about = format!("{} holds keep events back", known.controls.holds.len());
+        let count = known.controls.holds.len() as u64;
+        let about = format!("{count} {} events back", noun(count, "hold keeps", "holds keep"));
         add(about, "target-notifyd queue release --all");
     }
     if figures.dead_held >= limits.dead_max_events {
@@ -190,10 +191,12 @@ fn advice(known: &Known, figures: &Figures, limits: &Limits, folder: &Path) -> V
             "target-notifyd dead export > letters.jsonl && target-notifyd dead delete --all",
         );
     } else if figures.dead_held > 0 {
-        add(format!("{} dead letters are held", figures.dead_held), "target-notifyd dead list");
+        let held = noun(figures.dead_held, "dead letter is held", "dead letters are held");
+        add(format!("{} {held}", figures.dead_held), "target-notifyd dead list");
     }
     if figures.parked > 0 {
-        add(format!("{} events fail by themselves", figures.parked), "target-notifyd queue");
+        let parked = noun(figures.parked as u64, "event fails by itself", "events fail by themselves");
+        add(format!("{} {parked}", figures.parked), "target-notifyd queue");
     }
     all
 }

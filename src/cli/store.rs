@@ -126,7 +126,8 @@ impl Export {
             false => stopped.events(|event| if self.takes(config, &event) { line(&event) } else { Ok(()) }),
         }?;
         out.flush().map_err(SalvageError::Output)?;
-        told(&format!("{count} {} exported", if self.dead { "dead letters" } else { "events" }));
+        let noun = if self.dead { "dead letter" } else { "event" };
+        told(&format!("{count} {noun}{} exported", if count == 1 { "" } else { "s" }));
         Ok(if left_out == 0 { Exit::Success } else { Exit::Refused })
     }
 

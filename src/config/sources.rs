@@ -67,13 +67,11 @@ impl Sources {
         for (index, argument) in self.overrides.iter().enumerate() {
             let origin = Origin::Override(index);
             match argument.split_once('=') {
-                Some((key, value)) => {
+                Some((key, value)) if !key.trim().is_empty() => {
                     let key = key.trim();
                     found.setting(origin, key, Value::Untyped(value.to_owned()), str::to_owned);
                 }
-                None => {
-                    found.wrong(origin, argument, "must be KEY=VALUE, such as batch.linger=50ms".to_owned())
-                }
+                _ => found.wrong(origin, argument, "must be KEY=VALUE, such as batch.linger=50ms".to_owned()),
             }
         }
         found

@@ -166,4 +166,6 @@ fn every_bad_value_names_its_key() {
         let key = bad.split('=').next().unwrap();
         assert!(problems.contains(key), "{bad}: {problems}");
     }
+    let nameless = load(None, &[], &["=5"]).unwrap_err().to_string();
+    assert_eq!(nameless, "-o: =5 must be KEY=VALUE, such as batch.linger=50ms");
 }

@@ -7,6 +7,11 @@ use thiserror::Error;
 
 use crate::event::Account;
 
+/// `one`, where it is one, else `many`.
+fn noun(count: u64, one: &'static str, many: &'static str) -> &'static str {
+    if count == 1 { one } else { many }
+}
+
 /// Why the queue cannot be opened.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -88,8 +93,9 @@ pub enum OpenError {
     Thread(io::Error),
     /// The queue holds events for another account.
     #[error(
-        "the queue {} holds {pending} events to deliver and {dead} dead letters for client \"{}\" of organization \"{}\", but the configuration names client \"{}\" of organization \"{}\": correct target.client and target.organization_id, or send them to the new account with run --adopt-queue",
-        path.display(), stamped.client, stamped.organization, configured.client, configured.organization
+        "the queue {} holds {pending} {} to deliver and {dead} {} for client \"{}\" of organization \"{}\", but the configuration names client \"{}\" of organization \"{}\": correct target.client and target.organization_id, or send them to the new account with run --adopt-queue",
+        path.display(), noun(*pending, "event", "events"), noun(*dead, "dead letter", "dead letters"),
+        stamped.client, stamped.organization, configured.client, configured.organization
     )]
     OtherAccount {
         /// The queue's folder.

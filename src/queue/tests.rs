@@ -390,6 +390,7 @@ async fn a_queue_belongs_to_one_account_and_one_instance() {
     queue.shutdown().await.unwrap();
     let refused = other(false).unwrap_err();
     assert!(matches!(refused, OpenError::OtherAccount { pending: 1, .. }));
+    assert!(refused.to_string().contains(" holds 1 event to deliver and 0 dead letters for "), "{refused}");
     assert!(
         refused.to_string().contains("\"acme\"") && refused.to_string().contains("\"other\""),
         "{refused}"

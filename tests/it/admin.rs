@@ -264,8 +264,10 @@ fn a_hold_of_a_session_of_which_nothing_waits_is_shown_and_released_as_any() {
     assert_eq!(names(&machine), left);
     let (code, _, told) = machine.command(&["queue", "release", other]);
     assert!(code == 1 && told.contains("no session that waits or is held"), "{code} {told}");
-    machine.told(&["queue", "release", "a"]);
+    assert!(machine.status()["advice"].to_string().contains("2 holds keep events back"));
+    assert!(machine.told(&["queue", "release", "a"]).contains("1 other hold is still in force"));
     machine.until(|status| status["delivered"] == 1);
+    assert!(machine.status()["advice"].to_string().contains("1 hold keeps events back"));
     machine.told(&["queue", "release", "--all"]);
     assert_eq!(names(&machine), Vec::<String>::new());
     machine.stop();
@@ -354,6 +356,10 @@ fn what_backs_off_is_retried_at_once_and_what_lingers_is_flushed() {
         assert!(Instant::now() < until, "they do not back off");
     }
     machine.heal();
+    assert_eq!(
+        machine.told(&["queue", "retry", "--all", "--dry-run"]),
+        "2 events of 2 sessions: would be tried at once\n"
+    );
     assert_eq!(machine.told(&["queue", "retry", "a"]), "1 event of 1 session: may be tried at once\n");
     machine.until(|status| status["delivered"] == 1);
     assert_eq!(

@@ -15,8 +15,8 @@ const SHOWN_IDS: usize = 2;
 enum Deed {
     /// It only shows.
     Show,
-    /// It changes events.
-    Events(&'static str),
+    /// It changes events: what they are then, and would be.
+    Events(&'static str, &'static str),
     /// It changes dead letters.
     Letters(&'static str),
     /// It exports.
@@ -39,10 +39,12 @@ pub(super) struct Printer {
 impl Printer {
     pub(super) fn new(request: &Request, again: bool) -> Self {
         let deed = match request {
-            Request::QueueHold { .. } => Deed::Events("held"),
-            Request::QueueRelease { .. } => Deed::Events("released"),
-            Request::QueueRetry { .. } => Deed::Events("may be tried at once"),
-            Request::QueueDrop { .. } => Deed::Events("set aside as dead letters"),
+            Request::QueueHold { .. } => Deed::Events("held", "would be held"),
+            Request::QueueRelease { .. } => Deed::Events("released", "would be released"),
+            Request::QueueRetry { .. } => Deed::Events("may be tried at once", "would be tried at once"),
+            Request::QueueDrop { .. } => {
+                Deed::Events("set aside as dead letters", "would be set aside as dead letters")
+            }
             Request::DeadRequeue { .. } => Deed::Letters("requeued"),
             Request::DeadDelete { .. } => Deed::Letters("deleted"),
             Request::DeadExport { .. } => Deed::Export,
@@ -124,7 +126,7 @@ impl Printer {
                     format!("; {}: {}{until}", visible(&host.host), visible(&host.state))
                 };
                 let why: String = hosts.iter().map(why).collect();
-                told(&format!("{} wait{why}", some(pending, "event", "events")));
+                told(&format!("{}{why}", some(pending, "event waits", "events wait")));
                 Ok(())
             }
             Answer::Done(done) => self.done(out, &done),
@@ -147,7 +149,8 @@ impl Printer {
         };
         let would = if done.dry_run { "would be " } else { "" };
         match self.deed {
-            Deed::Events(what) => writeln!(out, "{events}{of}: {would}{what}")?,
+            Deed::Events(_, would) if done.dry_run => writeln!(out, "{events}{of}: {would}")?,
+            Deed::Events(what, _) => writeln!(out, "{events}{of}: {what}")?,
             Deed::Letters(what) => writeln!(out, "{letters}: {would}{what}")?,
             Deed::Whole(what, otherwise) => writeln!(out, "{}", if done.changed { what } else { otherwise })?,
             // Its lines may go to a file, which is to hold nothing else.
