@@ -38,7 +38,12 @@ Examples:
 pub(in crate::cli) const SEND: &str = "\
 Examples:
   target-notifyd send --receipts events.jsonl
-  echo '{\"session_id\":\"s1\",\"type\":\"click\",\"mbox\":{\"name\":\"home\"},\"tokens\":[\"t\"]}' | target-notifyd send";
+  echo '{\"session_id\":\"s1\",\"type\":\"click\",\"mbox\":{\"name\":\"home\"},\"tokens\":[\"t\"]}' | target-notifyd send
+
+Order: replies are printed in the order of the lines, each line's last one; a receipt comes behind the reply to its line.
+Up to 256 lines that are at hand are sent at once. Those that the daemon cannot take now are sent again, in their order,
+and hold back all that comes after until they are taken, refused, or the timeout is over. Among lines that are sent at
+once, one that the daemon takes can overtake one that it cannot take, of the same session, too.";
 pub(in crate::cli) const DEMO: &str = "\
 Examples:
   target-notifyd demo

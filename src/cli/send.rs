@@ -1,30 +1,70 @@
 //! `send`: a producer for the shell.
 //!
-//! Lines go out in groups, and a group is answered whole before the next one goes. What is answered `unavailable`, or not
-//! at all because the connection was lost, is sent again until the timeout; an event that was stored without our hearing of
-//! it counts once only where it brings its own `id` and `impressionId`.
+//! Lines go out in groups, and a group is settled before the next one is read. Of a group
+//! - what is answered `unavailable`, or not at all because the connection was lost, is sent again in its order until the
+//!   timeout, then once more, and given up;
+//! - the last reply to each line is printed, in the order of the lines, whatever was retried;
+//! - a receipt is printed behind the reply to its line.
+//!
+//! After a refusal the first refused line is tried alone: sent with it, the others would be refused with it, or overtake it.
+//! An event that was stored without our hearing of it counts once only where it brings its own `id` and `impressionId`.
 
-use std::collections::BTreeMap;
+mod line;
+
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use thiserror::Error;
 
+use self::line::{Line, Outcome, group};
 use super::{Exit, told};
 
-/// The most lines that wait for their replies.
-const GROUP_LINES: usize = 256;
-/// The longest line that is read, in bytes; no daemon takes a longer one.
-const LINE_BYTES: u64 = 64 * 1_024 * 1_024;
 /// What is read of the input at a time, in bytes.
 const INPUT_BYTES: usize = 64 * 1_024;
-/// The wait before a new connection, where the daemon named none.
-const RECONNECT: Duration = Duration::from_millis(200);
+/// The wait before another try, where the daemon named none.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Why `send` ends early.
+#[derive(Debug, Error)]
+enum SendError {
+    /// The lines cannot be read.
+    #[error("{} cannot be read: {source}", path.display())]
+    Input { path: PathBuf, source: io::Error },
+    /// Nobody listens.
+    #[error("{} is not served: {source}; is the daemon running? systemctl status target-notifyd tells, and -o ingest.socket=PATH asks another one", path.display())]
+    Connect { path: PathBuf, source: io::Error },
+    /// A reply does not come.
+    #[error("the daemon did not answer within the timeout; target-notifyd status tells what it does")]
+    Silent,
+    /// The connection was closed.
+    #[error("the daemon closed the connection before it answered: it ends, or was killed")]
+    Cut,
+    /// The connection failed.
+    #[error("the connection to the daemon failed: {0}; its log says more")]
+    Io(#[source] io::Error),
+    /// The daemon speaks otherwise.
+    #[error("the daemon's reply cannot be read: {0}; use the same release for both")]
+    Unreadable(#[from] serde_json::Error),
+}
+
+impl SendError {
+    /// Whether another try may end otherwise. Who stayed silent had the whole timeout.
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::Cut | Self::Io(_))
+    }
+
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Input { .. } => Exit::Usage,
+            _ => Exit::Unreachable,
+        }
+    }
+}
 
 #[derive(Deserialize)]
 struct Reply {
@@ -32,75 +72,61 @@ struct Reply {
     #[serde(default)]
     retry_after_ms: u64,
     receipt: Option<bool>,
+    error: Option<Fault>,
+}
+
+#[derive(Deserialize)]
+struct Fault {
+    code: String,
 }
 
 impl Reply {
     fn is_receipt(&self) -> bool {
         matches!(self.status.as_str(), "delivered" | "dead")
     }
+
+    /// Whether it is the only one on its connection, whatever was written there.
+    fn turns_away(&self) -> bool {
+        let code = self.error.as_ref().map(|error| error.code.as_str());
+        matches!(code, Some("too_many_connections" | "forbidden"))
+    }
+
+    /// When a line that was refused for now is to be tried again.
+    fn again(&self) -> Option<Duration> {
+        let wait = Some(self.retry_after_ms).filter(|wait| *wait > 0).map_or(RETRY, Duration::from_millis);
+        (self.status == "unavailable").then_some(wait)
+    }
+}
+
+/// How a try ended.
+struct Try {
+    /// The longest wait that the daemon named, where it refused a line for now.
+    refused: Option<Duration>,
+    /// Why not every line has a reply.
+    failure: Option<SendError>,
 }
 
 /// Submits the lines of `file`, or of standard input for `-`, and prints the replies.
 pub(super) fn run(socket: &Path, file: &Path, timeout: Duration, receipts: bool) -> Exit {
-    let input: Box<dyn Read> = match file.to_str() {
-        Some("-") => Box::new(io::stdin()),
-        _ => match File::open(file) {
-            Ok(file) => Box::new(file),
-            Err(error) => {
-                told(&format!("{} cannot be read: {error}", file.display()));
-                return Exit::Usage;
-            }
-        },
+    let mut sender = Sender {
+        socket,
+        timeout,
+        receipts,
+        connection: None,
+        owed: 0,
+        lost: 0,
+        held: Vec::new(),
+        refused: false,
     };
-    let mut input = BufReader::with_capacity(INPUT_BYTES, input);
-    let mut sender = Sender { socket, timeout, receipts, owed: 0, connection: None, refused: false };
-    loop {
-        let group = match group(&mut input) {
-            Ok(group) if group.is_empty() => break,
-            Ok(group) => group,
-            Err(error) => {
-                told(&format!("{} cannot be read: {error}", file.display()));
-                return Exit::Refused;
-            }
-        };
-        if let Err(error) = sender.submit(group) {
-            told(&format!("{} is not served: {error}; is the daemon running?", socket.display()));
-            return Exit::Unreachable;
-        }
+    let ended = sender.send(file);
+    if let Err(error) = &ended {
+        told(&error.to_string());
     }
-    if let Err(error) = sender.wait() {
-        told(&format!(
-            "{} receipts did not come within the timeout: {error}; the events are stored",
-            sender.owed
-        ));
-        return Exit::Refused;
+    match ended {
+        Err(error) => error.exit(),
+        Ok(()) if sender.refused || sender.owed + sender.lost > 0 => Exit::Refused,
+        Ok(()) => Exit::Success,
     }
-    if sender.refused { Exit::Refused } else { Exit::Success }
-}
-
-/// The next lines, each with its end.
-fn group(input: &mut BufReader<Box<dyn Read>>) -> io::Result<Vec<Vec<u8>>> {
-    let mut lines = Vec::new();
-    while lines.len() < GROUP_LINES {
-        let mut line = Vec::new();
-        if input.take(LINE_BYTES).read_until(b'\n', &mut line)? == 0 {
-            break;
-        }
-        if line.last() != Some(&b'\n') {
-            line.push(b'\n');
-        }
-        // The daemon does not answer an empty line.
-        if !line.iter().all(|byte| matches!(byte, b'\n' | b'\r')) {
-            lines.push(line);
-        } else if lines.is_empty() {
-            continue;
-        }
-        // A terminal, or a slow pipe, is not waited for with lines at hand.
-        if !input.buffer().contains(&b'\n') {
-            break;
-        }
-    }
-    Ok(lines)
 }
 
 struct Sender<'s> {
@@ -108,139 +134,236 @@ struct Sender<'s> {
     timeout: Duration,
     /// Whether every line asks for one.
     receipts: bool,
-    /// Receipts that are to come.
-    owed: usize,
     connection: Option<BufReader<UnixStream>>,
-    /// Whether a line was refused, or given up.
+    /// Receipts that are to come on this connection.
+    owed: usize,
+    /// Receipts that were to come on an earlier connection: nobody tells them any more.
+    lost: usize,
+    /// Receipts that came while a reply is held back for an earlier line.
+    held: Vec<String>,
+    /// Whether a line was refused or given up, or an event set aside.
     refused: bool,
 }
 
 impl Sender<'_> {
-    /// Sends `lines` until each has a reply that is final, or the timeout is over.
-    fn submit(&mut self, mut lines: Vec<Vec<u8>>) -> io::Result<()> {
-        let until = Instant::now() + self.timeout;
-        while !lines.is_empty() {
-            let (again, wait, failure) = self.exchange(&lines, Instant::now() >= until);
-            lines = again;
+    /// Sends everything, and waits for the receipts.
+    fn send(&mut self, file: &Path) -> Result<(), SendError> {
+        let unreadable = |source| SendError::Input { path: file.to_owned(), source };
+        let input: Box<dyn Read> = match file.to_str() {
+            Some("-") => Box::new(io::stdin()),
+            _ => Box::new(File::open(file).map_err(unreadable)?),
+        };
+        let mut input = BufReader::with_capacity(INPUT_BYTES, input);
+        loop {
+            let lines = group(&mut input, self.receipts).map_err(unreadable)?;
             if lines.is_empty() {
                 break;
             }
-            if Instant::now() + wait >= until {
-                if let Some(failure) = failure {
-                    return Err(failure);
-                }
-                // The last replies were printed; what they refuse stays with the caller.
-                self.refused = true;
+            self.submit(lines)?;
+        }
+        self.wait();
+        Ok(())
+    }
+
+    /// Sends the lines of a group until each has a reply that is final, or the timeout is over.
+    fn submit(&mut self, mut lines: Vec<Line>) -> Result<(), SendError> {
+        let until = Instant::now() + self.timeout;
+        let mut alone = false;
+        loop {
+            let (last, reused) = (Instant::now() >= until, self.connection.is_some());
+            // At last each has its try: the first may be too large for a queue that takes the others.
+            let Try { refused, failure } = self.attempt(&mut lines, alone && !last);
+            self.print_settled(&mut lines);
+            if lines.is_empty() {
                 return Ok(());
             }
-            thread::park_timeout(wait);
-        }
-        Ok(())
-    }
-
-    /// Sends `lines` once. Gives back those to be sent again, the wait before, and why the connection was lost if it was.
-    fn exchange(&mut self, lines: &[Vec<u8>], last: bool) -> (Vec<Vec<u8>>, Duration, Option<io::Error>) {
-        let (mut again, mut wait, mut answered) = (Vec::new(), Duration::ZERO, 0);
-        let result = self.replies(lines, |line, text, reply| {
-            answered += 1;
-            match reply.status.as_str() {
-                "unavailable" if !last => {
-                    wait = wait.max(Duration::from_millis(reply.retry_after_ms));
-                    again.push(line.to_vec());
-                    false
-                }
-                status => {
-                    // A closed pipe behind us is no reason to stop sending.
-                    let _closed = io::stdout().write_all(text.as_bytes());
-                    status != "queued"
-                }
+            let lasting = failure.as_ref().is_some_and(|failure| !failure.may_pass());
+            // A connection that may have been closed long ago does not count as the last try.
+            let stale = reused && failure.is_some();
+            if lasting || (last && !stale) {
+                self.give_up(lines);
+                return failure.map_or(Ok(()), Err);
             }
-        });
-        let failure = result.err().inspect(|_| self.connection = None);
-        if failure.is_some() {
-            wait = wait.max(RECONNECT);
-            again.extend(lines.iter().skip(answered).cloned());
+            alone = refused.is_some() || (alone && failure.is_some());
+            let wait = refused.max(failure.map(|_| RETRY)).unwrap_or_default();
+            thread::park_timeout(wait.min(until.saturating_duration_since(Instant::now())));
         }
-        (again, wait, failure)
     }
 
-    /// Writes `lines`, and hands each reply to `take`, which says whether it is a refusal.
-    fn replies(
+    /// Sends the lines that are not settled once, or only the first of them.
+    fn attempt(&mut self, lines: &mut [Line], alone: bool) -> Try {
+        let most = if alone { 1 } else { lines.len() };
+        let open = lines.iter_mut().filter(|line| !line.is_settled()).take(most).collect();
+        let mut refused = None;
+        let failure = self.exchange(open, &mut refused).err();
+        if failure.is_some() {
+            self.disconnect();
+        }
+        Try { refused, failure }
+    }
+
+    /// Writes `lines`, and reads the reply to each; `refused` is the longest wait that one of them names.
+    fn exchange(
         &mut self,
-        lines: &[Vec<u8>],
-        mut take: impl FnMut(&[u8], &str, &Reply) -> bool,
-    ) -> io::Result<()> {
-        let socket = self.socket;
+        mut lines: Vec<&mut Line>,
+        refused: &mut Option<Duration>,
+    ) -> Result<(), SendError> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            none => {
-                let stream = UnixStream::connect(socket)?;
-                stream.set_read_timeout(Some(self.timeout.max(Duration::from_secs(1))))?;
-                none.insert(BufReader::new(stream))
-            }
+            none => none.insert(connect(self.socket, self.timeout)?),
         };
-        let asking = |line: &Vec<u8>| if self.receipts { asking(line) } else { line.clone() };
+        // From here on a line may be stored and its reply lost: an earlier one says nothing any more.
+        lines.iter_mut().for_each(|line| line.outcome = Outcome::Open);
+        let text: Vec<&[u8]> = lines.iter().map(|line| line.text.as_slice()).collect();
         // A connection that is one too many is answered and closed before it is read: the reply says more than the failure.
-        let written = connection.get_mut().write_all(&lines.iter().map(asking).collect::<Vec<_>>().concat());
-        let mut left = lines.iter();
-        let mut next = left.next();
-        while let Some(line) = next {
-            let (text, reply) = read(connection)
-                .map_err(|error| written.as_ref().err().map_or(error, |failed| failed.kind().into()))?;
-            if reply.is_receipt() {
-                self.owed = self.owed.saturating_sub(1);
-                self.refused |= print(&text, &reply);
-                continue;
-            }
-            let wanted = self.receipts && reply.status == "queued" && reply.receipt != Some(false);
-            self.owed += usize::from(wanted);
-            self.refused |= take(line, &text, &reply);
-            next = left.next();
+        let written = connection.get_mut().write_all(&text.concat());
+        let mut turned_away = None;
+        for line in lines {
+            let (text, reply) = match turned_away.take() {
+                Some(answer) => answer,
+                None => self.reply().map_err(|error| match &written {
+                    Err(failed) => SendError::Io(failed.kind().into()),
+                    Ok(()) => error,
+                })?,
+            };
+            *refused = (*refused).max(self.take(line, &text, &reply));
+            turned_away = Some((text, reply)).filter(|(_, reply)| reply.turns_away());
+        }
+        if turned_away.is_some() {
+            self.disconnect();
         }
         Ok(())
+    }
+
+    /// The next reply; receipts before it are held.
+    fn reply(&mut self) -> Result<(String, Reply), SendError> {
+        loop {
+            let (text, reply) = read(self.connection.as_mut().ok_or(SendError::Cut)?)?;
+            if !reply.is_receipt() {
+                return Ok((text, reply));
+            }
+            self.receive(text, &reply);
+        }
+    }
+
+    /// Notes what a line was answered; gives back the wait before it is sent again, if it is.
+    fn take(&mut self, line: &mut Line, text: &str, reply: &Reply) -> Option<Duration> {
+        let wait = reply.again();
+        line.outcome = match wait {
+            Some(_) => Outcome::Unavailable(text.to_owned()),
+            None => Outcome::Settled(text.to_owned()),
+        };
+        let stored = reply.status == "queued";
+        self.owed += usize::from(stored && line.awaits && reply.receipt != Some(false));
+        self.refused |= !stored && wait.is_none();
+        wait
+    }
+
+    fn receive(&mut self, text: String, receipt: &Reply) {
+        self.owed = self.owed.saturating_sub(1);
+        self.refused |= receipt.status == "dead";
+        self.held.push(text);
+    }
+
+    /// Prints the replies that wait for no earlier line, and takes their lines away.
+    fn print_settled(&mut self, lines: &mut Vec<Line>) {
+        let ready = lines.iter().take_while(|line| line.is_settled()).count();
+        for line in lines.drain(..ready) {
+            self.print_last(line);
+        }
+        // One of them may belong to a line whose reply is held back.
+        if !lines.iter().any(Line::is_settled) {
+            self.print_held();
+        }
+    }
+
+    /// Prints the last replies of lines that are sent no more.
+    fn give_up(&mut self, lines: Vec<Line>) {
+        let unanswered = lines.iter().filter(|line| matches!(line.outcome, Outcome::Open)).count();
+        self.refused = true;
+        lines.into_iter().for_each(|line| self.print_last(line));
+        self.print_held();
+        if unanswered > 0 {
+            told(&format!(
+                "{}, and no more were read",
+                counted(unanswered, "line has no reply", "lines have no reply")
+            ));
+        }
     }
 
     /// Waits for the receipts that are to come.
-    fn wait(&mut self) -> io::Result<()> {
+    fn wait(&mut self) {
         let until = Instant::now() + self.timeout;
-        while self.owed > 0 {
-            let Some(connection) = &mut self.connection else {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            };
-            let left = until.saturating_duration_since(Instant::now());
-            connection.get_ref().set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
-            let (text, reply) = read(connection)?;
-            self.owed -= 1;
-            self.refused |= print(&text, &reply);
+        while let Some(connection) = self.connection.as_mut().filter(|_| self.owed > 0) {
+            let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let limited = connection.get_ref().set_read_timeout(Some(left)).map_err(SendError::Io);
+            match limited.and_then(|()| read(connection)) {
+                Ok((text, receipt)) => {
+                    self.receive(text, &receipt);
+                    self.print_held();
+                }
+                Err(SendError::Silent) => break,
+                Err(error) => {
+                    told(&error.to_string());
+                    self.disconnect();
+                }
+            }
         }
-        Ok(())
+        for (count, what) in [
+            (self.owed, "did not come within the timeout"),
+            (self.lost, "went with a connection that was lost"),
+        ] {
+            if count > 0 {
+                told(&format!(
+                    "{} {what}; what was queued is delivered all the same",
+                    counted(count, "receipt", "receipts")
+                ));
+            }
+        }
+    }
+
+    fn disconnect(&mut self) {
+        self.connection = None;
+        self.lost += std::mem::take(&mut self.owed);
+    }
+
+    fn print_last(&self, line: Line) {
+        match line.outcome {
+            Outcome::Settled(text) | Outcome::Unavailable(text) => self.print(&text),
+            Outcome::Open => {}
+        }
+    }
+
+    fn print_held(&mut self) {
+        std::mem::take(&mut self.held).iter().for_each(|text| self.print(text));
+    }
+
+    fn print(&self, text: &str) {
+        // A closed pipe behind us is no reason to stop sending.
+        let _closed = io::stdout().write_all(text.as_bytes());
     }
 }
 
-fn read(connection: &mut BufReader<UnixStream>) -> io::Result<(String, Reply)> {
+fn connect(socket: &Path, timeout: Duration) -> Result<BufReader<UnixStream>, SendError> {
+    let stream = UnixStream::connect(socket)
+        .map_err(|source| SendError::Connect { path: socket.to_owned(), source })?;
+    stream.set_read_timeout(Some(timeout.max(Duration::from_secs(1)))).map_err(SendError::Io)?;
+    Ok(BufReader::new(stream))
+}
+
+fn read(connection: &mut BufReader<UnixStream>) -> Result<(String, Reply), SendError> {
     let mut text = String::new();
-    if connection.read_line(&mut text)? == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+    connection.read_line(&mut text).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => SendError::Silent,
+        _ => SendError::Io(error),
+    })?;
+    if !text.ends_with('\n') {
+        return Err(SendError::Cut);
     }
     let reply = serde_json::from_str(&text)?;
     Ok((text, reply))
 }
 
-/// Prints a receipt; says whether it tells of a dead letter.
-fn print(text: &str, receipt: &Reply) -> bool {
-    // A closed pipe behind us is no reason to stop sending.
-    let _closed = io::stdout().write_all(text.as_bytes());
-    receipt.status == "dead"
-}
-
-/// The line with the wish for a receipt, unless it says something of that itself, or is no JSON object.
-fn asking(line: &[u8]) -> Vec<u8> {
-    let object: Option<BTreeMap<String, IgnoredAny>> = serde_json::from_slice(line).ok();
-    let place = line.iter().position(|byte| *byte == b'{');
-    match (object, place.and_then(|at| line.split_at_checked(at + 1))) {
-        (Some(object), Some((start, rest))) if !object.contains_key("receipt") && !object.is_empty() => {
-            [start, b"\"receipt\":true,", rest].concat()
-        }
-        _ => line.to_vec(),
-    }
+fn counted(count: usize, one: &str, more: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { more })
 }

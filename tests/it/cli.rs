@@ -136,7 +136,7 @@ fn the_log_hides_visitors_under_a_hash_that_survives_a_restart() {
 #[test]
 fn exit_codes_tell_what_is_wrong() {
     let folder = folder();
-    let cases: [(&[&str], i32, &str); 7] = [
+    let cases: [(&[&str], i32, &str); 9] = [
         (&["nonsense"], 64, "unrecognized subcommand"),
         (&["check"], 0, "sound"),
         (&["check", "-o", "batch.lingr=1s"], 78, "batch.linger"),
@@ -144,6 +144,8 @@ fn exit_codes_tell_what_is_wrong() {
         (&["run", "-o", "ingest.socket=/nowhere/notify.sock"], 73, "/nowhere/notify.sock"),
         (&["run", "-o", "queue.path=/proc/queue"], 74, "/proc/queue"),
         (&["send", "--timeout", "0s", "/dev/null"], 0, ""),
+        (&["send", "/nowhere"], 64, "/nowhere cannot be read"),
+        (&["send", "/proc"], 64, "/proc cannot be read"),
     ];
     for (arguments, expected, text) in cases {
         let (code, told) = run(&mut command(folder.path(), NOBODY, arguments));

@@ -47,6 +47,7 @@ mod readme;
 mod receipts;
 mod recorder;
 mod refusals;
+mod send;
 mod service;
 mod store;
 mod support;

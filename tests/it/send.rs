@@ -1,0 +1,233 @@
+//! `send`: what a shell sees of its lines, whatever the daemon answers.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::process::{NOBODY, command, connect, terminate};
+
+fn line(reference: &str) -> String {
+    format!("{{\"session_id\":\"s\",\"ref\":\"{reference}\",\"type\":\"click\"}}\n")
+}
+
+fn lines(references: &[&str]) -> String {
+    references.iter().copied().map(line).collect()
+}
+
+fn daemon(folder: &Path, endpoint: &str, settings: &[&str]) -> Child {
+    let options = settings.iter().flat_map(|setting| ["-o", setting]);
+    let arguments: Vec<&str> = std::iter::once("run").chain(options).collect();
+    let daemon =
+        command(folder, endpoint, &arguments).stderr(Stdio::null()).spawn().expect("the daemon starts");
+    drop(connect(folder));
+    daemon
+}
+
+/// A daemon that answers a line as `script` says by its `ref`, or closes the connection; gives the `ref`s as they come.
+fn scripted(
+    folder: &Path,
+    mut script: impl FnMut(&str) -> Option<String> + Send + 'static,
+) -> mpsc::Receiver<String> {
+    let listener = UnixListener::bind(folder.join("notify.sock")).expect("a socket");
+    let (sender, came) = mpsc::channel();
+    // Not joined: it ends with the test's process.
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            for line in BufReader::new(&stream).lines().map_while(Result::ok) {
+                let line: Value = serde_json::from_str(&line).expect("a line is JSON");
+                let reference = line["ref"].as_str().expect("a ref").to_owned();
+                let reply = script(&reference);
+                sender.send(reference).expect("the test listens");
+                let Some(reply) = reply else { break };
+                writeln!(&stream, "{reply}").expect("send reads");
+            }
+        }
+    });
+    came
+}
+
+fn queued(reference: &str) -> Option<String> {
+    Some(format!("{{\"status\":\"queued\",\"ref\":\"{reference}\"}}"))
+}
+
+fn unavailable(reference: &str, wait: Duration) -> Option<String> {
+    let (code, wait) = ("queue_full", wait.as_millis());
+    Some(format!(
+        "{{\"status\":\"unavailable\",\"error\":{{\"code\":\"{code}\"}},\"retry_after_ms\":{wait},\"ref\":\"{reference}\"}}"
+    ))
+}
+
+struct Sent {
+    code: Option<i32>,
+    /// The `ref` and the status of each line of the output.
+    printed: Vec<(String, String)>,
+    told: String,
+}
+
+fn send(folder: &Path, arguments: &[&str], text: &str) -> Sent {
+    let file = folder.join("lines");
+    fs::write(&file, text).expect("a file");
+    let arguments = [&["send", file.to_str().expect("a path")], arguments].concat();
+    let ended = command(folder, NOBODY, &arguments).output().expect("send runs");
+    let reply = |line: &str| {
+        let reply: Value = serde_json::from_str(line).expect("a reply is JSON");
+        let text = |name: &str| reply[name].as_str().unwrap_or_default().to_owned();
+        (text("ref"), text("status"))
+    };
+    Sent {
+        code: ended.status.code(),
+        printed: String::from_utf8_lossy(&ended.stdout).lines().map(reply).collect(),
+        told: String::from_utf8_lossy(&ended.stderr).into_owned(),
+    }
+}
+
+fn printed(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+    expected.iter().map(|(reference, status)| ((*reference).to_owned(), (*status).to_owned())).collect()
+}
+
+#[test]
+fn lines_that_stay_unavailable_are_tried_until_the_timeout_and_have_their_reply() {
+    let folder = TempDir::new().expect("a folder");
+    let mut daemon = daemon(folder.path(), NOBODY, &["queue.max_events=3"]);
+    let began = Instant::now();
+    let sent = send(folder.path(), &["--timeout", "1500ms"], &lines(&["1", "2", "3", "4", "5", "6"]));
+    assert!(began.elapsed() >= Duration::from_millis(1_500), "it gave up after {:?}", began.elapsed());
+    let (stored, refused) = ("queued", "unavailable");
+    let expected =
+        [("1", stored), ("2", stored), ("3", stored), ("4", refused), ("5", refused), ("6", refused)];
+    assert_eq!((sent.code, sent.printed), (Some(1), printed(&expected)), "{}", sent.told);
+    for timeout in ["0s", "1s"] {
+        let sent = send(folder.path(), &["--timeout", timeout], &lines(&["7"]));
+        assert_eq!((sent.code, sent.printed), (Some(1), printed(&[("7", refused)])), "{}", sent.told);
+    }
+    assert!(terminate(&mut daemon).success());
+}
+
+#[test]
+fn a_line_that_is_tried_again_holds_back_later_ones_and_replies_keep_the_order() {
+    let folder = TempDir::new().expect("a folder");
+    let mut refusals = vec!["7", "9", "7", "7"];
+    let came = scripted(folder.path(), move |reference| {
+        match refusals.iter().position(|refused| *refused == reference) {
+            Some(at) => {
+                refusals.remove(at);
+                unavailable(reference, Duration::from_millis(10))
+            }
+            None => queued(reference),
+        }
+    });
+    // More than go out at once.
+    let references: Vec<String> = (0..300).map(|number| number.to_string()).collect();
+    let text: String = references.iter().map(|reference| line(reference)).collect();
+    let sent = send(folder.path(), &["--timeout", "60s"], &text);
+    let expected: Vec<_> = references.iter().map(|reference| (reference.as_str(), "queued")).collect();
+    assert_eq!((sent.code, sent.printed), (Some(0), printed(&expected)), "{}", sent.told);
+    let came: Vec<String> = came.try_iter().collect();
+    let again = ["7", "7", "7", "9"].map(str::to_owned);
+    let expected = [&references[..256], &again, &references[256..]].concat();
+    assert_eq!(came, expected);
+}
+
+#[test]
+fn a_wait_ends_at_the_timeout_with_a_try_of_every_line() {
+    let folder = TempDir::new().expect("a folder");
+    let mut tries = 0;
+    let came = scripted(folder.path(), move |reference| {
+        tries += 1;
+        if tries <= 2 || reference == "large" {
+            unavailable(reference, Duration::from_secs(3_600))
+        } else {
+            queued(reference)
+        }
+    });
+    let sent = send(folder.path(), &["--timeout", "300ms"], &lines(&["large", "small"]));
+    let expected = printed(&[("large", "unavailable"), ("small", "queued")]);
+    assert_eq!((sent.code, sent.printed), (Some(1), expected), "{}", sent.told);
+    assert_eq!(came.try_iter().collect::<Vec<_>>(), ["large", "small", "large", "small"]);
+}
+
+#[test]
+fn a_connection_that_is_turned_away_answers_every_line() {
+    let folder = TempDir::new().expect("a folder");
+    let mut daemon = daemon(folder.path(), NOBODY, &["ingest.max_connections=1"]);
+    // The one that asked whether the daemon is up may still be counted.
+    let held = loop {
+        let (held, mut reply) = (connect(folder.path()), String::new());
+        // It may be closed already; the reply says so.
+        let _closed = writeln!(&held, "{{}}");
+        BufReader::new(&held).read_line(&mut reply).expect("a reply");
+        if reply.contains("rejected") {
+            break held;
+        }
+    };
+    let sent = send(folder.path(), &["--timeout", "0s"], &lines(&["1", "2"]));
+    let turned_away = printed(&[("", "unavailable"), ("", "unavailable")]);
+    assert_eq!((sent.code, sent.printed), (Some(1), turned_away), "{}", sent.told);
+    drop(held);
+    let sent = send(folder.path(), &["--timeout", "60s"], &lines(&["1", "2"]));
+    assert_eq!((sent.code, sent.printed.len()), (Some(0), 2), "{}", sent.told);
+    assert!(terminate(&mut daemon).success());
+}
+
+#[test]
+fn what_has_no_reply_when_the_connection_ends_is_sent_again_and_counted_if_that_fails() {
+    let folder = TempDir::new().expect("a folder");
+    let mut cuts = 1;
+    let came = scripted(folder.path(), move |reference| match reference {
+        "lost" => None,
+        "cut" if cuts > 0 => {
+            cuts -= 1;
+            None
+        }
+        _ => queued(reference),
+    });
+    let sent = send(folder.path(), &["--timeout", "60s"], &lines(&["1", "cut", "2"]));
+    let expected = printed(&[("1", "queued"), ("cut", "queued"), ("2", "queued")]);
+    assert_eq!((sent.code, sent.printed), (Some(0), expected), "{}", sent.told);
+    assert_eq!(came.try_iter().collect::<Vec<_>>(), ["1", "cut", "cut", "2"]);
+    let sent = send(folder.path(), &["--timeout", "0s"], &lines(&["3", "lost", "4"]));
+    assert_eq!((sent.code, sent.printed), (Some(69), printed(&[("3", "queued")])), "{}", sent.told);
+    assert!(sent.told.contains("2 lines have no reply"), "{}", sent.told);
+}
+
+#[test]
+fn receipts_that_do_not_come_are_counted() {
+    let folder = TempDir::new().expect("a folder");
+    let mut daemon = daemon(folder.path(), NOBODY, &[]);
+    for (references, expected) in [
+        (&["1"][..], "1 receipt did not come within the timeout; "),
+        (&["2", "3"], "2 receipts did not come within the timeout; "),
+    ] {
+        let sent = send(folder.path(), &["--receipts", "--timeout", "100ms"], &lines(references));
+        assert_eq!((sent.code, sent.printed.len()), (Some(1), references.len()), "{}", sent.told);
+        assert!(sent.told.starts_with(expected) && !sent.told.contains("os error"), "{}", sent.told);
+    }
+    assert!(terminate(&mut daemon).success());
+}
+
+#[test]
+fn a_receipt_that_came_early_is_printed_behind_its_reply() {
+    let folder = TempDir::new().expect("a folder");
+    let mut tries = 0;
+    let _came = scripted(folder.path(), move |reference| {
+        tries += 1;
+        match tries {
+            1 => unavailable(reference, Duration::from_millis(10)),
+            _ => queued(reference)
+                .map(|reply| format!("{reply}\n{{\"status\":\"delivered\",\"ref\":\"{reference}\"}}")),
+        }
+    });
+    let sent = send(folder.path(), &["--receipts", "--timeout", "60s"], &lines(&["1", "2"]));
+    let order: Vec<_> =
+        sent.printed.iter().map(|(reference, status)| (reference.as_str(), status.as_str())).collect();
+    let expected = [("1", "queued"), ("2", "queued"), ("2", "delivered"), ("1", "delivered")];
+    assert_eq!((sent.code, order), (Some(0), expected.to_vec()), "{}", sent.told);
+}
