@@ -100,7 +100,7 @@ enum Command {
         /// How long lines that the daemon cannot take now are tried again, from when they were sent first, and how long receipts are waited for after the last line.
         #[arg(long, default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
         timeout: std::time::Duration,
-        /// Ask for a receipt of every line, and print it: what became of its events.
+        /// Ask for a receipt of every line but those with "receipt":false, wait for it, and print it: what became of its events.
         #[arg(long)]
         receipts: bool,
     },

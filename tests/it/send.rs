@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
 
 use crate::process::{NOBODY, command, connect, terminate};
@@ -196,6 +197,31 @@ fn what_has_no_reply_when_the_connection_ends_is_sent_again_and_counted_if_that_
     let sent = send(folder.path(), &["--timeout", "0s"], &lines(&["3", "lost", "4"]));
     assert_eq!((sent.code, sent.printed), (Some(69), printed(&[("3", "queued")])), "{}", sent.told);
     assert!(sent.told.contains("2 lines have no reply"), "{}", sent.told);
+}
+
+#[test]
+fn receipts_are_waited_for_where_a_line_does_not_say_false() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let _inside = runtime.enter();
+    let sandbox = Sandbox::start(sandbox::Settings::default()).expect("the sandbox listens");
+    let (folder, endpoint) = (TempDir::new().expect("a folder"), format!("http://{}", sandbox.address()));
+    let mut daemon = daemon(folder.path(), &endpoint, &[]);
+    let saying =
+        |reference: &str, wish: &str| line(reference).replacen('{', &format!("{{\"receipt\":{wish},"), 1);
+    let text =
+        [saying("null", "null"), saying("false", "false"), saying("true", "true"), line("none")].concat();
+    let sent = send(folder.path(), &["--receipts", "--timeout", "100s"], &text);
+    let with = |status: &str| -> Vec<&str> {
+        let own = sent.printed.iter().filter(|(_, found)| found == status);
+        own.map(|(reference, _)| reference.as_str()).collect()
+    };
+    assert_eq!(sent.code, Some(0), "{}", sent.told);
+    assert_eq!(with("queued"), ["null", "false", "true", "none"]);
+    let mut delivered = with("delivered");
+    delivered.sort_unstable();
+    assert_eq!(delivered, ["none", "null", "true"]);
+    assert!(terminate(&mut daemon).success());
+    runtime.block_on(sandbox.stop());
 }
 
 #[test]

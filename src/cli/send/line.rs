@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read};
 
-use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 /// The most lines that wait for their replies.
 const GROUP_LINES: usize = 256;
@@ -63,12 +63,20 @@ pub(super) fn group(input: &mut BufReader<Box<dyn Read>>, receipts: bool) -> io:
     Ok(lines)
 }
 
-/// The line with the wish for a receipt, unless it says something of that itself, or is no JSON object; and whether a receipt
-/// is waited for.
+/// The line with the wish for a receipt, and whether it has the wish then. What it says of that itself stays, but for `null`,
+/// which says nothing; what is no JSON object stays as it is.
 fn asking(line: Vec<u8>) -> (Vec<u8>, bool) {
-    let members: BTreeMap<String, IgnoredAny> = serde_json::from_slice(&line).unwrap_or_default();
-    let (from, to, wish) = match members.get("receipt") {
-        Some(_) => return (line, true),
+    let members: BTreeMap<String, &RawValue> = serde_json::from_slice(&line).unwrap_or_default();
+    let (from, to, wish) = match members.get("receipt").map(|raw| raw.get()) {
+        // The wish takes its place: a line that says `receipt` twice is refused.
+        Some(null @ "null") => {
+            let at = null.as_ptr().addr().saturating_sub(line.as_ptr().addr());
+            (at, at + null.len(), "true")
+        }
+        Some(own) => {
+            let awaits = own == "true";
+            return (line, awaits);
+        }
         None if members.is_empty() => return (line, false),
         None => {
             let inside = line.iter().position(|byte| *byte == b'{').map_or(0, |at| at + 1);
@@ -78,5 +86,30 @@ fn asking(line: Vec<u8>) -> (Vec<u8>, bool) {
     match (line.get(..from), line.get(to..)) {
         (Some(before), Some(after)) => ([before, wish.as_bytes(), after].concat(), true),
         _ => (line, false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_asks_for_a_receipt_unless_it_says_itself() {
+        let cases = [
+            (r#"{"a":1}"#, r#"{"receipt":true,"a":1}"#, true),
+            (r#" { "a":{"receipt":false}}"#, r#" {"receipt":true, "a":{"receipt":false}}"#, true),
+            (r#"{"a":null,"receipt" : null ,"b":"é"}"#, r#"{"a":null,"receipt" : true ,"b":"é"}"#, true),
+            (r#"{"\u0072eceipt":null}"#, r#"{"\u0072eceipt":true}"#, true),
+            (r#"{"receipt":true}"#, r#"{"receipt":true}"#, true),
+            (r#"{"receipt":false}"#, r#"{"receipt":false}"#, false),
+            (r#"{"receipt":"null"}"#, r#"{"receipt":"null"}"#, false),
+            ("{}", "{}", false),
+            ("[1]", "[1]", false),
+            (r#"{"a""#, r#"{"a""#, false),
+        ];
+        for (line, asked, awaits) in cases {
+            let (text, found) = asking(line.as_bytes().to_vec());
+            assert_eq!((String::from_utf8(text).unwrap().as_str(), found), (asked, awaits), "{line}");
+        }
     }
 }
