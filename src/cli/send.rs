@@ -117,13 +117,18 @@ pub(super) fn run(socket: &Path, file: &Path, timeout: Duration, receipts: bool)
         lost: 0,
         held: Vec::new(),
         refused: false,
+        output: None,
     };
     let ended = sender.send(file);
     if let Err(error) = &ended {
         told(&error.to_string());
     }
+    if let Some(error) = &sender.output {
+        told(&format!("standard output cannot be written: {error}; sending went on all the same"));
+    }
     match ended {
         Err(error) => error.exit(),
+        Ok(()) if sender.output.is_some() => Exit::Disk,
         Ok(()) if sender.refused || sender.owed + sender.lost > 0 => Exit::Refused,
         Ok(()) => Exit::Success,
     }
@@ -143,6 +148,8 @@ struct Sender<'s> {
     held: Vec<String>,
     /// Whether a line was refused or given up, or an event set aside.
     refused: bool,
+    /// Why a reply could not be printed.
+    output: Option<io::Error>,
 }
 
 impl Sender<'_> {
@@ -327,7 +334,7 @@ impl Sender<'_> {
         self.lost += std::mem::take(&mut self.owed);
     }
 
-    fn print_last(&self, line: Line) {
+    fn print_last(&mut self, line: Line) {
         match line.outcome {
             Outcome::Settled(text) | Outcome::Unavailable(text) => self.print(&text),
             Outcome::Open => {}
@@ -338,9 +345,14 @@ impl Sender<'_> {
         std::mem::take(&mut self.held).iter().for_each(|text| self.print(text));
     }
 
-    fn print(&self, text: &str) {
-        // A closed pipe behind us is no reason to stop sending.
-        let _closed = io::stdout().write_all(text.as_bytes());
+    fn print(&mut self, text: &str) {
+        match io::stdout().write_all(text.as_bytes()) {
+            // Who reads us has had enough; what is left is sent all the same.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                self.output.get_or_insert(error);
+            }
+            _ => {}
+        }
     }
 }
 

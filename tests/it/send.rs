@@ -1,6 +1,6 @@
 //! `send`: what a shell sees of its lines, whatever the daemon answers.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -256,4 +256,29 @@ fn a_receipt_that_came_early_is_printed_behind_its_reply() {
         sent.printed.iter().map(|(reference, status)| (reference.as_str(), status.as_str())).collect();
     let expected = [("1", "queued"), ("2", "queued"), ("2", "delivered"), ("1", "delivered")];
     assert_eq!((sent.code, order), (Some(0), expected.to_vec()), "{}", sent.told);
+}
+
+#[test]
+fn replies_that_cannot_be_written_are_a_failure_and_a_reader_who_has_enough_is_none() {
+    let folder = TempDir::new().expect("a folder");
+    let mut daemon = daemon(folder.path(), NOBODY, &[]);
+    let file = folder.path().join("lines");
+    fs::write(&file, lines(&["1", "2"])).expect("a file");
+    let to = |output: Stdio| {
+        let arguments = ["send", file.to_str().expect("a path")];
+        let ended = command(folder.path(), NOBODY, &arguments).stdout(output).stderr(Stdio::piped()).spawn();
+        let ended = ended.expect("send runs").wait_with_output().expect("send ends");
+        (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
+    };
+    let full = File::options().write(true).open("/dev/full").expect("the device is there");
+    let (code, told) = to(full.into());
+    assert!(code == Some(74) && told.contains("standard output cannot be written"), "{code:?}: {told}");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    assert_eq!(to(writer.into()), (Some(0), String::new()));
+    // All of them were sent.
+    let status = command(folder.path(), NOBODY, &["status", "--json"]).output().expect("status runs");
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(status.contains("\"accepted\":4,"), "{status}");
+    assert!(terminate(&mut daemon).success());
 }
