@@ -38,6 +38,9 @@ enum SendError {
     /// Nobody listens.
     #[error("{} is not served: {source}; is the daemon running? systemctl status target-notifyd tells, and -o ingest.socket=PATH asks another one", path.display())]
     Connect { path: PathBuf, source: io::Error },
+    /// The socket may not be opened.
+    #[error("{} may not be opened: its mode (ingest.mode) or a folder above it gives this user no permission; join the group that ls -l shows, or try sudo", .0.display())]
+    Denied(PathBuf),
     /// A reply does not come.
     #[error("the daemon did not answer within the timeout; target-notifyd status tells what it does")]
     Silent,
@@ -357,8 +360,10 @@ impl Sender<'_> {
 }
 
 fn connect(socket: &Path, timeout: Duration) -> Result<BufReader<UnixStream>, SendError> {
-    let stream = UnixStream::connect(socket)
-        .map_err(|source| SendError::Connect { path: socket.to_owned(), source })?;
+    let stream = UnixStream::connect(socket).map_err(|source| match source.kind() {
+        io::ErrorKind::PermissionDenied => SendError::Denied(socket.to_owned()),
+        _ => SendError::Connect { path: socket.to_owned(), source },
+    })?;
     stream.set_read_timeout(Some(timeout.max(Duration::from_secs(1)))).map_err(SendError::Io)?;
     Ok(BufReader::new(stream))
 }

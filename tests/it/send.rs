@@ -1,10 +1,11 @@
 //! `send`: what a shell sees of its lines, whatever the daemon answers.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -256,6 +257,39 @@ fn a_receipt_that_came_early_is_printed_behind_its_reply() {
         sent.printed.iter().map(|(reference, status)| (reference.as_str(), status.as_str())).collect();
     let expected = [("1", "queued"), ("2", "queued"), ("2", "delivered"), ("1", "delivered")];
     assert_eq!((sent.code, order), (Some(0), expected.to_vec()), "{}", sent.told);
+}
+
+#[test]
+fn a_socket_that_may_not_be_opened_is_told_at_once() {
+    let folder = TempDir::new().expect("a folder");
+    let socket = folder.path().join("notify.sock");
+    let _served = UnixListener::bind(&socket).expect("a socket");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_target-notifyd"));
+    command.args(["send", "--timeout", "100s", "-o"]).arg(format!("ingest.socket={}", socket.display()));
+    if nix::unistd::geteuid().is_root() {
+        // The folder is root's alone.
+        command.uid(65_534).gid(65_534).current_dir("/");
+    } else {
+        let none = std::os::unix::fs::PermissionsExt::from_mode(0o0);
+        fs::set_permissions(&socket, none).expect("the mode can be set");
+    }
+    let (began, spawned) =
+        (Instant::now(), command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn());
+    let mut sending = match spawned {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            return eprintln!(
+                "a socket without permission was not tried: another user may not run the executable"
+            );
+        }
+        spawned => spawned.expect("send runs"),
+    };
+    sending.stdin.take().expect("a pipe").write_all(line("1").as_bytes()).expect("send reads");
+    let ended = sending.wait_with_output().expect("send ends");
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(69), "{told}");
+    assert!(told.contains("may not be opened") && told.contains("ingest.mode"), "{told}");
+    assert!(!told.contains("is the daemon running"), "{told}");
+    assert!(began.elapsed() < Duration::from_secs(50), "it waited for what does not change");
 }
 
 #[test]
