@@ -4,15 +4,19 @@
 //! good. So, while they are turned away, what is left is copied into a new database.
 //!
 //! Guarantees:
-//! - the new database counts by one rename, and holds all that the old one does by then: where a record cannot be read, or the
-//!   new one cannot be written, everything stays as it was;
-//! - the old one goes once the new one is open, or with the next start, where a crash comes before.
+//! - the new database counts by one rename, and holds all that the old one does by then: where a record cannot be read, or the new
+//!   one cannot be written or opened, the old one goes on;
+//! - the new one says itself which one it holds all of. That one goes once the new one is open and no sync failed, by the next start
+//!   where a crash comes before.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
 use super::engine::{CommitError, Engine, SEGMENT_BYTES};
+use super::folder::{construction, sync};
 use super::writer::Writer;
 use crate::failpoint::reach;
 
@@ -20,54 +24,89 @@ use crate::failpoint::reach;
 const LEAST_BYTES: u64 = 4 * 1_024 * 1_024;
 /// How many times as large as what it holds a file is that is worth it.
 const TIMES: u64 = 4;
+/// The most that is copied, in bytes: nobody is answered meanwhile.
+const MOST_BYTES: u64 = 64 * 1_024 * 1_024;
 /// What stays free beside the copy, in bytes.
 const ROOM: u64 = 4 * SEGMENT_BYTES as u64;
 /// How long after a try that failed the next one comes.
 const AGAIN: Duration = Duration::from_secs(600);
 
 impl Writer {
-    /// Copies what the database holds into a new one, where there is too little room to append, and its file is mostly empty.
+    /// Copies what the database holds into a new one, where there is too little room to append, and its file is mostly empty. For
+    /// that time the copy may take room that is to stay free (`queue.min_free`).
     pub(super) fn compact(&mut self) -> Result<(), CommitError> {
         let bytes = self.engine.file_bytes()?;
-        // The copy's journal takes as much as it holds, and its engine, too.
-        let most = (bytes / TIMES).min(self.space.free().saturating_sub(ROOM) / 2);
         let has_failed = self.compacted.is_some_and(|at| at.elapsed() < AGAIN);
-        if bytes < LEAST_BYTES || self.ledger.held_bytes >= most || has_failed {
+        if bytes / TIMES <= self.ledger.held_bytes || bytes < LEAST_BYTES || has_failed {
             return Ok(());
         }
         self.compacted = Some(Instant::now());
-        let construction = self.folder.construction()?;
         let old = self.engine.path().to_owned();
-        let records = match self.engine.copy_whole(&construction, most) {
-            Ok(records) => records,
+        let (made, records) = match self.copied(bytes / TIMES) {
+            Ok(copied) => copied,
             Err(error) => {
-                warn!(
-                    event = "compaction_failed", path = %old.display(), %error,
-                    "the database is mostly empty, and could not be copied into a smaller one: it stays as it is. See what takes the disk with df -h, and free some"
-                );
+                told_of(&error, &old);
+                // One whose name was not synced counts all the same.
+                if let Some(made) = self.folder.current()?.filter(|current| *current != old) {
+                    self.undo(&made)?;
+                }
+                // Its room is needed; what cannot be removed is worth nothing, and the next one is made in its place.
                 let _unfinished = self.folder.construction();
                 return Ok(());
             }
         };
-        reach("compact", "copied");
-        self.folder.begin_replacing()?;
-        reach("compact", "begun");
         // The last handle goes with the readers'.
         self.engine = Engine::closed(&old);
         let view = self.view.clone();
-        self.engine = view.replace(|| {
-            let made = self.folder.finish(&construction)?;
-            reach("compact", "renamed");
-            Engine::open(&made, &self.folder).map_err(|error| CommitError::Open(Box::new(error)))
+        self.engine = view.replace(|| match Engine::open(&made, &self.folder) {
+            Ok(engine) => Ok(engine),
+            Err(error) => {
+                told_of(&CommitError::Open(Box::new(error)), &old);
+                self.undo(&made)?;
+                Engine::open(&old, &self.folder).map_err(|error| CommitError::Open(Box::new(error)))
+            }
         })?;
         reach("compact", "opened");
-        self.folder.end_replacing()?;
         self.engine.limit_journal(self.settings.journal_bytes);
-        self.compacted = None;
+        if self.engine.path() == old {
+            return Ok(());
+        }
+        self.folder.remove_replaced(&made);
+        let now_bytes = self.engine.file_bytes()?;
+        if now_bytes < bytes / 2 {
+            self.compacted = None;
+        }
         info!(
-            event = "database_compacted", path = %self.engine.path().display(), records, bytes, now_bytes = self.engine.file_bytes()?,
+            event = "database_compacted", path = %made.display(), records, bytes, now_bytes,
             "the database was mostly empty, on a disk that is short of room: what it held is in a smaller one"
         );
         Ok(())
     }
+
+    /// Makes the old database count again, before any commit went to one of them. Where that fails the daemon has to end: nobody
+    /// would know which one the next start finds.
+    fn undo(&self, made: &Path) -> Result<(), CommitError> {
+        fs::rename(made, construction(self.folder.root()))?;
+        Ok(sync(self.folder.root())?)
+    }
+
+    /// A new database with all that there is, at most about `most` bytes; it is not open.
+    fn copied(&self, most: u64) -> Result<(PathBuf, u64), CommitError> {
+        // What lies there takes room.
+        let construction = self.folder.construction()?;
+        // The copy's journal takes as much as it holds, and its engine, too.
+        let most = most.min(MOST_BYTES).min(self.space.free().saturating_sub(ROOM) / 2);
+        let records = self.engine.copy_whole(&construction, most)?;
+        reach("compact", "copied");
+        let made = self.folder.finish_replacing(&construction)?;
+        reach("compact", "renamed");
+        Ok((made, records))
+    }
+}
+
+fn told_of(error: &CommitError, path: &Path) {
+    warn!(
+        event = "compaction_failed", path = %path.display(), %error,
+        "the database is mostly empty, and could not be copied into a smaller one: it stays as it is. See what takes the disk with df -h, and free some; journalctl -k tells of a failing disk"
+    );
 }

@@ -58,19 +58,19 @@ impl Engine {
         Ok(copied)
     }
 
-    /// Copies every record into a new database at `path`, as long as they are no more than `max` bytes.
+    /// Copies every record into a new database at `path`, as long as that writes no more than `max` bytes and a last batch.
     pub(super) fn copy_whole(&self, path: &Path, max: u64) -> Result<u64, CommitError> {
         let copy = Self::new_at(path)?;
         let (mut batch, mut bytes, mut copied) = (Batch::default(), 0_u64, 0);
         for record in self.from(Vec::new()) {
             let (key, value) = record?;
-            bytes += (key.len() + value.len()) as u64;
-            if bytes > max {
-                return Err(CommitError::Large(max));
-            }
             copied += 1;
             batch.insert(key, &*value);
             if batch.bytes() > SEGMENT_BYTES {
+                bytes += batch.bytes() as u64;
+                if bytes > max {
+                    return Err(CommitError::Large(max));
+                }
                 copy.commit(std::mem::take(&mut batch))?;
             }
         }

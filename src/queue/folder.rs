@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! lock            held by the one instance that uses the queue
-//! events.N        the database, with its journal (`journal.M`) and the engine's files; the highest N counts
+//! events.N        the database, with its journal (`journal.M`) and the engine's files; the highest N counts. With the number of
+//!                 another one in `replaces` it holds all of that
 //! events.new      a database under construction; worth nothing until it is renamed
 //! reserve         blocks that are given up when the disk is full
-//! replacing       the number of a database that the next one holds all of: it is removed once that one counts
 //! failed          a sync failed: the next start copies every readable record into a new database
 //! quarantine/     what was set aside: snapshots that would not open, databases that were replaced
 //! ```
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
-use tracing::error;
+use tracing::{error, warn};
 
 use super::error::OpenError;
 use crate::failpoint::reach;
@@ -28,8 +28,8 @@ const MODE: u32 = 0o700;
 const ENTERED_BY_OTHERS: u32 = 0o001;
 /// The mark of a failed disk.
 const FAILED: &str = "failed";
-/// The mark of a database that is being replaced by one that holds all of it.
-const REPLACING: &str = "replacing";
+/// The file of a database that says which other one it holds all of.
+const REPLACES: &str = "replaces";
 /// The folder of what was set aside.
 pub(super) const QUARANTINE: &str = "quarantine";
 
@@ -106,33 +106,37 @@ impl Folder {
         Ok(path)
     }
 
-    /// Says that the current database is about to be replaced by one that holds all of it.
-    pub(super) fn begin_replacing(&self) -> io::Result<()> {
+    /// As [`Folder::finish`], of a database that holds all of the current one, and says so.
+    pub(super) fn finish_replacing(&self, constructed: &Path) -> io::Result<PathBuf> {
         let number = self.generations()?.last().map_or(0, |(number, _)| *number);
-        let mut file = File::create(self.root.join(REPLACING))?;
-        write!(file, "{number}")?;
-        file.sync_all()?;
-        sync(&self.root)
+        fs::write(constructed.join(REPLACES), number.to_string())?;
+        self.finish(constructed)
     }
 
-    /// Removes the database that was replaced by one that holds all of it, where that counts by now. A crash before this has the next
-    /// start do it.
-    pub(super) fn end_replacing(&self) -> io::Result<()> {
-        let mark = self.root.join(REPLACING);
-        let number = match fs::read_to_string(&mark) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            read => read?.parse::<u64>().ok(),
+    /// Removes the database that `current` holds all of, as it says itself. It has to be open, which syncs its name. Where a sync
+    /// failed the old one is not removed, but set aside as any other.
+    pub(super) fn remove_replaced(&self, current: &Path) {
+        let removed = || -> io::Result<()> {
+            let mark = current.join(REPLACES);
+            let text = match fs::read(&mark) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                read => read?,
+            };
+            let number: Option<u64> = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
+            let generations = self.generations()?;
+            let old = generations.iter().find(|(found, path)| Some(*found) == number && path != current);
+            if let Some((_, path)) = old.filter(|_| !self.failed_before()) {
+                fs::remove_dir_all(path)?;
+                sync(&self.root)?;
+                reach("compact", "removed");
+            }
+            fs::remove_file(&mark)?;
+            sync(current)
         };
-        let generations = self.generations()?;
-        // What cannot be read says nothing: then the old one is set aside as any other that was replaced.
-        let old = generations.iter().rev().skip(1).find(|(found, _)| Some(*found) == number);
-        if let Some((_, path)) = old {
-            fs::remove_dir_all(path)?;
-            sync(&self.root)?;
-            reach("compact", "removed");
+        if let Err(error) = removed() {
+            let path = self.root.display();
+            warn!(event = "replaced_kept", %error, %path, "a database that was replaced by a smaller one cannot be removed: the next start sets it aside. Check the disk: journalctl -k");
         }
-        fs::remove_file(&mark)?;
-        sync(&self.root)
     }
 
     /// Moves databases that were replaced into quarantine; where they lie then. Nothing is deleted.

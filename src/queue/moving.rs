@@ -83,17 +83,19 @@ impl Open {
         let (mut max, mut moved) = (MOVE_FOR_CHANGES, false);
         while max > 0 && self.journal.has_little_left(LITTLE) && !self.journal.has_just_kept() {
             let records = self.journal.next_to_move(max);
-            if records.is_empty() {
-                self.journal.give_up_oldest()?;
+            if !records.is_empty() {
+                max = max.saturating_sub(self.move_on(records, Removals::Late)?);
+                moved = true;
                 continue;
             }
-            max = max.saturating_sub(self.move_on(records, Removals::Late)?);
-            moved = true;
+            if std::mem::take(&mut moved) {
+                // While producers are turned away there may be no other commit for long that says what is durable.
+                self.tell_end(path);
+                self.journal.commit(Batch::default())?;
+            }
+            self.journal.give_up_oldest()?;
         }
         self.journal.begin_next();
-        if moved {
-            self.tell_end(path);
-        }
         Ok(())
     }
 

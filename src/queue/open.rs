@@ -66,7 +66,8 @@ impl Queue {
         let mut space = Space::new(&settings.path, settings.min_free, settings.reserve, probe);
         // Before the engine opens: on a full disk it cannot, without the reserve's room.
         space.room(0);
-        folder.end_replacing().map_err(failed)?;
+        // What was never finished takes room; what cannot be removed is worth nothing.
+        let _unfinished = folder.construction();
         let path = match folder.current().map_err(failed)? {
             Some(path) => path,
             None => make(&folder, account, rehearse)?,
@@ -80,6 +81,7 @@ impl Queue {
             Err(OpenError::Damaged { path, message }) => mend(&folder, &mut space, &path, message)?,
             opened => opened?,
         };
+        folder.remove_replaced(engine.path());
         // Before this start may replace it itself.
         let replaced = folder.set_replaced_aside().map_err(failed)?;
         // Whether an earlier start left the mark, or this open did.

@@ -355,7 +355,7 @@ async fn a_database_that_is_made_smaller_holds_what_it_held() {
     };
     let before = held(&store);
     // Somebody else takes what came free.
-    DISK.store(used_bytes(&settings.path).unwrap() + 6 * MIB, Ordering::Relaxed);
+    DISK.store(used_bytes(&settings.path).unwrap() + 3 * MIB, Ordering::Relaxed);
     let mut tries = 0;
     while append(&queue, vec![submission("b", 1, 10, 10)]).await != [Appended::Stored] {
         tries += 1;
@@ -373,6 +373,35 @@ async fn a_database_that_is_made_smaller_holds_what_it_held() {
     assert_eq!(held(&queue.store()), before);
     assert_eq!(seqs(&queue.store()).await.len(), 5);
     assert_eq!(queue.store().ledger().imbalance(), 0);
+    queue.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_made_smaller_goes_on() {
+    const MIB: u64 = 1 << 20;
+    static DISK: AtomicU64 = AtomicU64::new(32 * MIB);
+    let probe =
+        |path: &Path| Ok::<_, io::Error>(DISK.load(Ordering::Relaxed).saturating_sub(used_bytes(path)?));
+    let folder = TempDir::new().unwrap();
+    let settings = Settings { min_free: 8 * MIB, journal_bytes: 4 * MIB, ..settings(folder.path()) };
+    let now: Now = Arc::new(|| Moment::ZERO);
+    let queue = Queue::open_with(settings.clone(), &account("acme"), now, probe, false).unwrap();
+    let store = queue.store();
+    fill(&queue).await;
+    let all = seqs(&store).await;
+    store.settle(all[3..].iter().map(|seq| Seq(*seq)).collect(), vec![]).await.unwrap();
+    DISK.store(used_bytes(&settings.path).unwrap() + 3 * MIB, Ordering::Relaxed);
+    // It lies where the new one would be made.
+    fs::write(settings.path.join("events.new"), b"").unwrap();
+    for _ in 0..4 {
+        let answers = append(&queue, vec![submission("b", 1, 10, 10)]).await;
+        assert!(matches!(&answers[0], Appended::Refused { code: Unavailable::StorageFull, .. }));
+    }
+    store.settle(vec![Seq(all[0])], vec![]).await.unwrap();
+    DISK.store(64 * MIB, Ordering::Relaxed);
+    assert_eq!(append(&queue, vec![submission("b", 1, 10, 10)]).await, [Appended::Stored]);
+    assert_eq!(seqs(&store).await.len(), 3);
+    assert!(settings.path.join("events.1").exists() && !settings.path.join("events.2").exists());
     queue.shutdown().await.unwrap();
 }
 
