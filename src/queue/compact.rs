@@ -37,12 +37,15 @@ impl Writer {
     pub(super) fn compact(&mut self) -> Result<(), CommitError> {
         let bytes = self.engine.file_bytes()?;
         let has_failed = self.compacted.is_some_and(|at| at.elapsed() < AGAIN);
-        if bytes / TIMES <= self.ledger.held_bytes || bytes < LEAST_BYTES || has_failed {
+        // The copy's journal takes as much as it holds, and its engine, too.
+        let room = self.space.free().saturating_sub(ROOM) / 2;
+        let most = MOST_BYTES.min(bytes / TIMES).min(room);
+        if bytes < LEAST_BYTES || self.ledger.held_bytes >= most || has_failed {
             return Ok(());
         }
         self.compacted = Some(Instant::now());
         let old = self.engine.path().to_owned();
-        let (made, records) = match self.copied(bytes / TIMES) {
+        let (made, records) = match self.copied(most) {
             Ok(copied) => copied,
             Err(error) => {
                 told_of(&error, &old);
@@ -92,10 +95,7 @@ impl Writer {
 
     /// A new database with all that there is, at most about `most` bytes; it is not open.
     fn copied(&self, most: u64) -> Result<(PathBuf, u64), CommitError> {
-        // What lies there takes room.
         let construction = self.folder.construction()?;
-        // The copy's journal takes as much as it holds, and its engine, too.
-        let most = most.min(MOST_BYTES).min(self.space.free().saturating_sub(ROOM) / 2);
         let records = self.engine.copy_whole(&construction, most)?;
         reach("compact", "copied");
         let made = self.folder.finish_replacing(&construction)?;
