@@ -13,6 +13,7 @@ use super::office::{Office, Refusal};
 use super::protocol::{Answer, Done, Request};
 use super::{IDLE, MAX_LINE_BYTES, WRITE_STALL, controls, dead, queue, status, tail};
 use crate::delivery::Backlog;
+use crate::event::is_unseen;
 
 /// Why a request has no `done`.
 #[derive(Debug)]
@@ -171,13 +172,12 @@ pub(super) fn refuse(stream: &UnixStream, code: &str, message: &str) {
     let _gone = stream.try_write(line(&answer).as_bytes());
 }
 
-/// An answer as a line. Control characters beyond those that JSON escapes by itself are escaped too, so that a terminal may
-/// show it.
+/// An answer as a line. What a terminal does not show as it stands is escaped beyond what JSON escapes by itself.
 fn line(answer: &Answer) -> String {
     let json = serde_json::to_string(answer).unwrap_or_default();
     let mut line = String::with_capacity(json.len() + 1);
     for character in json.chars() {
-        if character.is_control() {
+        if is_unseen(character) {
             // Writing to a string cannot fail.
             let _written = write!(line, "\\u{:04x}", u32::from(character));
         } else {
@@ -194,9 +194,10 @@ mod tests {
 
     #[test]
     fn a_line_is_one_line_of_json_without_control_characters() {
-        let told = Answer::Submission { seq: 1, line: "a\n\u{1b}\u{9b}\u{7f}".to_owned(), refused: None };
+        let told =
+            Answer::Submission { seq: 1, line: "a\n\u{1b}\u{9b}\u{7f}\u{202e}".to_owned(), refused: None };
         let line = line(&told);
-        assert!(line.ends_with('\n') && !line.trim_end().chars().any(char::is_control), "{line:?}");
+        assert!(line.ends_with('\n') && !line.trim_end().chars().any(is_unseen), "{line:?}");
         assert_eq!(serde_json::from_str::<Answer>(&line).unwrap(), told);
     }
 }

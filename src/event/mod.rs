@@ -10,6 +10,7 @@ mod envelope;
 mod ids;
 mod moment;
 mod outcome;
+mod unseen;
 
 pub use account::{Account, Balance};
 pub use clock::Clock;
@@ -18,3 +19,4 @@ pub use envelope::{Entry, Envelope, Event};
 pub use ids::{EventId, Fingerprint, IdHash, InvalidSessionId, Lane, Owner, Seq, SessionId, Visitor};
 pub use moment::Moment;
 pub use outcome::{Answer, DeadReason, Failure, Known, Outcome};
+pub use unseen::is_unseen;

@@ -13,7 +13,7 @@ use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
-use crate::event::Cluster;
+use crate::event::{Cluster, is_unseen};
 
 /// The most bytes of Adobe's words that are shown or stored.
 pub const MAX_MESSAGE_BYTES: usize = 1_024;
@@ -161,7 +161,7 @@ pub fn message(body: &[u8]) -> String {
     }
 }
 
-/// `text` with control characters as spaces, cut to [`MAX_MESSAGE_BYTES`] at a character's end.
+/// `text` with what a terminal does not show as it stands as spaces, cut to [`MAX_MESSAGE_BYTES`] at a character's end.
 #[must_use]
 pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len().min(MAX_MESSAGE_BYTES));
@@ -169,7 +169,7 @@ pub fn printable(text: &str) -> String {
         if shown.len() + character.len_utf8() > MAX_MESSAGE_BYTES {
             break;
         }
-        shown.push(if character.is_control() { ' ' } else { character });
+        shown.push(if is_unseen(character) { ' ' } else { character });
     }
     shown.trim().to_owned()
 }
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn messages_are_cut_and_printable() {
-        assert_eq!(message(br#"{"status":400,"message":"bad\u001b[31m token\n"}"#), "bad [31m token");
+        assert_eq!(message(br#"{"status":400,"message":"bad\u001b[31m\u202etoken\n"}"#), "bad [31m token");
         assert_eq!(message(b"<html>\r\nno\xff"), "<html>  no\u{fffd}");
         assert_eq!(message(&[b'a'; 5_000]).len(), MAX_MESSAGE_BYTES);
         assert!(message("ä".repeat(5_000).as_bytes()).len() <= MAX_MESSAGE_BYTES);
