@@ -1,0 +1,147 @@
+//! What the queue does where the disk has little room.
+
+use super::*;
+
+#[tokio::test]
+async fn a_full_disk_takes_removals_only() {
+    static FREE: AtomicU64 = AtomicU64::new(u64::MAX);
+    let folder = TempDir::new().unwrap();
+    let probe = |_: &Path| Ok::<_, io::Error>(FREE.load(Ordering::Relaxed));
+    let settings = Settings { min_free: 1 << 24, reserve: 1 << 20, ..settings(folder.path()) };
+    let now: Now = Arc::new(|| Moment::ZERO);
+    let queue = Queue::open_with(settings, &account("acme"), now, probe, false).unwrap();
+    assert_eq!(append(&queue, vec![submission("a", 2, 10, 10)]).await, vec![Appended::Stored]);
+    FREE.store(1_000, Ordering::Relaxed);
+    let answers = append(&queue, vec![submission("a", 1, 10, 10)]).await;
+    assert!(matches!(&answers[0], Appended::Refused { code: Unavailable::StorageFull, .. }));
+    queue.store().settle(vec![Seq(1)], vec![]).await.unwrap();
+    FREE.store(u64::MAX, Ordering::Relaxed);
+    assert_eq!(append(&queue, vec![submission("a", 1, 10, 10)]).await, vec![Appended::Stored]);
+    assert_eq!(seqs(&queue.store()).await, vec![2, 3]);
+}
+
+/// Fills the disk: a producer comes back some times in vain before it gives up.
+async fn fill(queue: &Queue) {
+    let mut refused = 0;
+    while refused < 4 {
+        let stored = append(queue, vec![submission("a", 10, 20_000, 10)]).await == [Appended::Stored];
+        refused = if stored { 0 } else { refused + 1 };
+    }
+}
+
+/// What the queue itself took of the disk is free again once it is delivered, wherever it lay: in one large segment, in many, or
+/// in the engine.
+#[tokio::test]
+async fn a_disk_that_the_queue_has_filled_itself_has_room_once_it_is_empty() {
+    const MIB: u64 = 1 << 20;
+    let probe = |path: &Path| Ok::<_, io::Error>((32 * MIB).saturating_sub(used_bytes(path)?));
+    for journal_bytes in [512 * MIB, 16 * MIB, 4 * MIB] {
+        let folder = TempDir::new().unwrap();
+        let settings = Settings { min_free: 8 * MIB, reserve: MIB, journal_bytes, ..settings(folder.path()) };
+        let now: Now = Arc::new(|| Moment::ZERO);
+        let queue = Queue::open_with(settings, &account("acme"), now, probe, false).unwrap();
+        let store = queue.store();
+        for round in 0..3 {
+            fill(&queue).await;
+            let waits = store.ledger().balance.pending();
+            assert!(waits >= 200, "{journal_bytes}, round {round}: {waits} events fit");
+            let all = seqs(&store).await;
+            for some in all.chunks(100) {
+                store.settle(some.iter().map(|seq| Seq(*seq)).collect(), vec![]).await.unwrap();
+            }
+            // Each of these is a producer that comes back when it is told to.
+            let mut tries = 0;
+            while append(&queue, vec![submission("b", 1, 10, 10)]).await != [Appended::Stored] {
+                tries += 1;
+                assert!(
+                    tries < 8,
+                    "{journal_bytes}, round {round}: {:?}",
+                    probe(&folder.path().join("queue"))
+                );
+            }
+        }
+        let database = |number| folder.path().join(format!("queue/events.{number}"));
+        // The engine's file is only made smaller where it is what takes the room.
+        assert_eq!((database(1).exists(), database(2).exists()), (journal_bytes > 4 * MIB, false));
+        queue.shutdown().await.unwrap();
+    }
+}
+
+/// What waits, what is dead and what is kept by name is all in the smaller database, which the larger one gave way to.
+#[tokio::test]
+async fn a_database_that_is_made_smaller_holds_what_it_held() {
+    const MIB: u64 = 1 << 20;
+    static DISK: AtomicU64 = AtomicU64::new(32 * MIB);
+    let probe =
+        |path: &Path| Ok::<_, io::Error>(DISK.load(Ordering::Relaxed).saturating_sub(used_bytes(path)?));
+    let folder = TempDir::new().unwrap();
+    let settings = Settings { min_free: 8 * MIB, journal_bytes: 4 * MIB, ..settings(folder.path()) };
+    let now: Now = Arc::new(|| Moment::ZERO);
+    let opened =
+        || Queue::open_with(settings.clone(), &account("acme"), Arc::clone(&now), probe, false).unwrap();
+    let queue = opened();
+    let store = queue.store();
+    append(&queue, vec![submission("large", 3, 10, 20_000)]).await;
+    fill(&queue).await;
+    let all = seqs(&store).await;
+    let (kept, gone) = (&all[..5], &all[5..]);
+    let burial = Burial { seq: Seq(kept[4]), reason: DeadReason::Refused, detail: "bad".to_owned() };
+    store.settle(gone.iter().map(|seq| Seq(*seq)).collect(), vec![burial]).await.unwrap();
+    store.put_meta("name", b"value".to_vec()).await.unwrap();
+    let kept: Vec<Seq> = kept[..4].iter().map(|seq| Seq(*seq)).collect();
+    let held = |store: &Store| {
+        let waits: Vec<Event> = store.load(&kept).unwrap().into_iter().map(Option::unwrap).collect();
+        let balance = store.ledger().balance;
+        (waits, store.dead(Seq(0), 9).unwrap(), store.meta("name").unwrap(), balance.dead, balance.delivered)
+    };
+    let before = held(&store);
+    // Somebody else takes what came free.
+    DISK.store(used_bytes(&settings.path).unwrap() + 3 * MIB, Ordering::Relaxed);
+    let mut tries = 0;
+    while append(&queue, vec![submission("b", 1, 10, 10)]).await != [Appended::Stored] {
+        tries += 1;
+        assert!(tries < 8, "there is no room");
+    }
+    let names = || -> BTreeSet<String> {
+        let entries = fs::read_dir(&settings.path).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    assert_eq!(names(), ["events.2", "lock"].map(str::to_owned).into());
+    assert_eq!(held(&store), before);
+    drop(store);
+    queue.shutdown().await.unwrap();
+    let queue = opened();
+    assert_eq!(held(&queue.store()), before);
+    assert_eq!(seqs(&queue.store()).await.len(), 5);
+    assert_eq!(queue.store().ledger().imbalance(), 0);
+    queue.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_made_smaller_goes_on() {
+    const MIB: u64 = 1 << 20;
+    static DISK: AtomicU64 = AtomicU64::new(32 * MIB);
+    let probe =
+        |path: &Path| Ok::<_, io::Error>(DISK.load(Ordering::Relaxed).saturating_sub(used_bytes(path)?));
+    let folder = TempDir::new().unwrap();
+    let settings = Settings { min_free: 8 * MIB, journal_bytes: 4 * MIB, ..settings(folder.path()) };
+    let now: Now = Arc::new(|| Moment::ZERO);
+    let queue = Queue::open_with(settings.clone(), &account("acme"), now, probe, false).unwrap();
+    let store = queue.store();
+    fill(&queue).await;
+    let all = seqs(&store).await;
+    store.settle(all[3..].iter().map(|seq| Seq(*seq)).collect(), vec![]).await.unwrap();
+    DISK.store(used_bytes(&settings.path).unwrap() + 3 * MIB, Ordering::Relaxed);
+    // It lies where the new one would be made.
+    fs::write(settings.path.join("events.new"), b"").unwrap();
+    for _ in 0..4 {
+        let answers = append(&queue, vec![submission("b", 1, 10, 10)]).await;
+        assert!(matches!(&answers[0], Appended::Refused { code: Unavailable::StorageFull, .. }));
+    }
+    store.settle(vec![Seq(all[0])], vec![]).await.unwrap();
+    DISK.store(64 * MIB, Ordering::Relaxed);
+    assert_eq!(append(&queue, vec![submission("b", 1, 10, 10)]).await, [Appended::Stored]);
+    assert_eq!(seqs(&store).await.len(), 3);
+    assert!(settings.path.join("events.1").exists() && !settings.path.join("events.2").exists());
+    queue.shutdown().await.unwrap();
+}
