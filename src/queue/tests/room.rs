@@ -1,15 +1,26 @@
 //! What the queue does where the disk has little room.
 
+use super::super::space::Probe;
 use super::*;
+
+const MIB: u64 = 1 << 20;
+
+fn open_on(settings: &Settings, probe: Probe) -> Queue {
+    Queue::open_with(settings.clone(), &account("acme"), Arc::new(|| Moment::ZERO), probe, false).unwrap()
+}
+
+/// Settings of a queue that leaves 8 MiB of the disk to others.
+fn sharing(folder: &Path, journal_bytes: u64) -> Settings {
+    Settings { min_free: 8 * MIB, journal_bytes, ..settings(folder) }
+}
 
 #[tokio::test]
 async fn a_full_disk_takes_removals_only() {
     static FREE: AtomicU64 = AtomicU64::new(u64::MAX);
     let folder = TempDir::new().unwrap();
     let probe = |_: &Path| Ok::<_, io::Error>(FREE.load(Ordering::Relaxed));
-    let settings = Settings { min_free: 1 << 24, reserve: 1 << 20, ..settings(folder.path()) };
-    let now: Now = Arc::new(|| Moment::ZERO);
-    let queue = Queue::open_with(settings, &account("acme"), now, probe, false).unwrap();
+    let settings = Settings { min_free: 16 * MIB, reserve: MIB, ..settings(folder.path()) };
+    let queue = open_on(&settings, probe);
     assert_eq!(append(&queue, vec![submission("a", 2, 10, 10)]).await, vec![Appended::Stored]);
     FREE.store(1_000, Ordering::Relaxed);
     let answers = append(&queue, vec![submission("a", 1, 10, 10)]).await;
@@ -33,13 +44,11 @@ async fn fill(queue: &Queue) {
 /// in the engine.
 #[tokio::test]
 async fn a_disk_that_the_queue_has_filled_itself_has_room_once_it_is_empty() {
-    const MIB: u64 = 1 << 20;
     let probe = |path: &Path| Ok::<_, io::Error>((32 * MIB).saturating_sub(used_bytes(path)?));
     for journal_bytes in [512 * MIB, 16 * MIB, 4 * MIB] {
         let folder = TempDir::new().unwrap();
-        let settings = Settings { min_free: 8 * MIB, reserve: MIB, journal_bytes, ..settings(folder.path()) };
-        let now: Now = Arc::new(|| Moment::ZERO);
-        let queue = Queue::open_with(settings, &account("acme"), now, probe, false).unwrap();
+        let settings = Settings { reserve: MIB, ..sharing(folder.path(), journal_bytes) };
+        let queue = open_on(&settings, probe);
         let store = queue.store();
         for round in 0..3 {
             fill(&queue).await;
@@ -70,16 +79,12 @@ async fn a_disk_that_the_queue_has_filled_itself_has_room_once_it_is_empty() {
 /// What waits, what is dead and what is kept by name is all in the smaller database, which the larger one gave way to.
 #[tokio::test]
 async fn a_database_that_is_made_smaller_holds_what_it_held() {
-    const MIB: u64 = 1 << 20;
     static DISK: AtomicU64 = AtomicU64::new(32 * MIB);
     let probe =
         |path: &Path| Ok::<_, io::Error>(DISK.load(Ordering::Relaxed).saturating_sub(used_bytes(path)?));
     let folder = TempDir::new().unwrap();
-    let settings = Settings { min_free: 8 * MIB, journal_bytes: 4 * MIB, ..settings(folder.path()) };
-    let now: Now = Arc::new(|| Moment::ZERO);
-    let opened =
-        || Queue::open_with(settings.clone(), &account("acme"), Arc::clone(&now), probe, false).unwrap();
-    let queue = opened();
+    let settings = sharing(folder.path(), 4 * MIB);
+    let queue = open_on(&settings, probe);
     let store = queue.store();
     append(&queue, vec![submission("large", 3, 10, 20_000)]).await;
     fill(&queue).await;
@@ -110,7 +115,7 @@ async fn a_database_that_is_made_smaller_holds_what_it_held() {
     assert_eq!(held(&store), before);
     drop(store);
     queue.shutdown().await.unwrap();
-    let queue = opened();
+    let queue = open_on(&settings, probe);
     assert_eq!(held(&queue.store()), before);
     assert_eq!(seqs(&queue.store()).await.len(), 5);
     assert_eq!(queue.store().ledger().imbalance(), 0);
@@ -119,14 +124,12 @@ async fn a_database_that_is_made_smaller_holds_what_it_held() {
 
 #[tokio::test]
 async fn a_database_that_cannot_be_made_smaller_goes_on() {
-    const MIB: u64 = 1 << 20;
     static DISK: AtomicU64 = AtomicU64::new(32 * MIB);
     let probe =
         |path: &Path| Ok::<_, io::Error>(DISK.load(Ordering::Relaxed).saturating_sub(used_bytes(path)?));
     let folder = TempDir::new().unwrap();
-    let settings = Settings { min_free: 8 * MIB, journal_bytes: 4 * MIB, ..settings(folder.path()) };
-    let now: Now = Arc::new(|| Moment::ZERO);
-    let queue = Queue::open_with(settings.clone(), &account("acme"), now, probe, false).unwrap();
+    let settings = sharing(folder.path(), 4 * MIB);
+    let queue = open_on(&settings, probe);
     let store = queue.store();
     fill(&queue).await;
     let all = seqs(&store).await;
