@@ -269,12 +269,22 @@ impl Index {
         records
     }
 
-    /// Whether nothing but removals comes next in a segment behind the key `behind`, or what is left of it costs less than `max` bytes.
+    /// Whether of the records of a segment behind the key `behind` those that move next are all removals, or are all that is left of
+    /// it, with values that cost less than `max` bytes.
     pub(super) fn is_little(&self, segment: u64, behind: &[u8], max: usize) -> bool {
-        let next = self.of_segment(segment, behind, max);
-        let spent: usize = next.iter().map(|(key, found)| cost(key.len() + found.bytes(), 1)).sum();
-        let is_all = next.len() < MOVED_AT_ONCE && spent < max;
-        is_all || next.iter().all(|(_, found)| matches!(found, Found::Removed))
+        let left = self.records.range::<[u8], _>((Bound::Excluded(behind), Bound::Unbounded));
+        let (mut spent, mut records) = (0, 0);
+        for (key, slot) in left.filter(|(_, slot)| slot.segment == segment).take(MOVED_AT_ONCE) {
+            records += 1;
+            if !slot.is_removal() {
+                let bytes = usize::try_from(slot.bytes).unwrap_or(usize::MAX);
+                spent += cost(key.bytes().len().saturating_add(bytes), 1);
+            }
+            if spent >= max {
+                return false;
+            }
+        }
+        spent == 0 || records < MOVED_AT_ONCE
     }
 
     /// The engine has all of a segment.

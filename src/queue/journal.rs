@@ -280,7 +280,7 @@ impl Journal {
         }
     }
 
-    /// Whether nothing but removals, or no more than what costs `max`, is left of the oldest segment, and it is not the last one.
+    /// Whether little is left of the oldest segment, as [`Index::is_little`] has it, and it is not the last one.
     pub(super) fn has_little_left(&self, max: usize) -> bool {
         let tail = self.tail();
         let Some((oldest, _)) = tail.segments.first_key_value().filter(|_| tail.segments.len() > 1) else {

@@ -444,3 +444,31 @@ fn many_removals_move_in_small_batches_and_do_not_pile_up() {
     }
     assert_eq!((index.len(), index.of_segment(1, &[], usize::MAX).len()), (12_000, 256));
 }
+
+/// What gives a segment back moves no more of it than was looked at: removals, or a few small values.
+#[test]
+fn little_is_left_of_a_segment_with_removals_alone_or_with_few_small_values() {
+    let is_little = |changes: &[(std::ops::Range<u32>, Option<usize>)]| {
+        let mut batch = Batch::default();
+        for (numbers, bytes) in changes {
+            for number in numbers.clone() {
+                match bytes {
+                    Some(bytes) => batch.insert(key(number), vec![7; *bytes]),
+                    None => batch.remove(key(number)),
+                }
+            }
+        }
+        let (frames, mut index, mut from) = (batch.sealed(1, 0), Index::default(), 0);
+        while let Some(frame) = frame::unchecked(&frames, from) {
+            index.apply(1, 0, frame);
+            from = frame.end;
+        }
+        assert!(index.is_little(2, &[], 1), "nothing is left of another one");
+        index.is_little(1, &[], 64 * 1_024)
+    };
+    assert!(is_little(&[(0..9_000, None)]));
+    assert!(is_little(&[(0..100, None), (100..120, Some(900))]));
+    assert!(!is_little(&[(0..100, None), (100..200, Some(900))]), "too much");
+    assert!(!is_little(&[(0..200, None), (200..300, Some(6_900))]), "behind removals");
+    assert!(!is_little(&[(0..300, Some(0))]), "too many");
+}
