@@ -18,11 +18,6 @@ pub(super) fn host(text: &str) -> Result<Host, Refusal> {
     })
 }
 
-/// `one`, where it is one, else `many`.
-pub(super) fn noun(count: u64, one: &'static str, many: &'static str) -> &'static str {
-    if count == 1 { one } else { many }
-}
-
 /// How many stay stopped, and where they are listed; nothing where none does.
 pub(super) fn still_in_force(count: usize, one: &str, many: &str) -> String {
     match count {

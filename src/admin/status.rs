@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::connection::{Answered, Peer};
-use super::names::{noun, seconds};
+use super::names::seconds;
 use super::office::{Office, Refusal};
 use super::protocol::{Advice, Answer, Done, Hold, HostLine, Pause, Status, VERSION};
 use crate::daemon::figures::Figures;
 use crate::daemon::forecast::Limits;
 use crate::delivery::Backlog;
-use crate::event::{Host, Lane, Moment, Seq};
+use crate::event::{Host, Lane, Moment, Seq, noun};
 use crate::schedule::{Cause, Controls, Hindrance, HostView, Scheduler, Selection};
 use crate::wire::hash;
 

@@ -23,6 +23,7 @@ use thiserror::Error;
 
 use self::line::{Line, Outcome, group};
 use super::{Exit, told};
+use crate::event::noun;
 
 /// What is read of the input at a time, in bytes.
 const INPUT_BYTES: usize = 64 * 1_024;
@@ -382,5 +383,5 @@ fn read(connection: &mut BufReader<UnixStream>) -> Result<(String, Reply), SendE
 }
 
 fn counted(count: usize, one: &str, more: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { more })
+    format!("{count} {}", noun(count as u64, one, more))
 }

@@ -5,12 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::event::Account;
-
-/// `one`, where it is one, else `many`.
-fn noun(count: u64, one: &'static str, many: &'static str) -> &'static str {
-    if count == 1 { one } else { many }
-}
+use crate::event::{Account, noun};
 
 /// Why the queue cannot be opened.
 #[derive(Debug, Error)]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
+use crate::event::noun;
 use crate::telemetry::Visible;
 
 /// Text from outside, with its control characters made visible.
@@ -42,7 +43,7 @@ pub(in crate::cli) fn bytes(number: u64) -> String {
 
 /// `one`, or as many with `many`.
 pub(super) fn some(number: u64, one: &str, many: &str) -> String {
-    format!("{} {}", count(number), if number == 1 { one } else { many })
+    format!("{} {}", count(number), noun(number, one, many))
 }
 
 #[cfg(test)]
