@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -15,15 +15,12 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
 use super::{BenchError, Settings, system};
+use crate::demo::{BROKEN, give_up};
 
 /// The clock ticks of `/proc`, in microseconds: Linux shows user space a hundred a second on every platform.
 const TICK_MICROS: u64 = 10_000;
 /// The wait before a daemon that is starting is looked for again.
 const RECONNECT: Duration = Duration::from_millis(1);
-/// A daemon whose connections break has ended within this, or lives on.
-const BROKEN: Duration = Duration::from_millis(500);
-/// A process ends within this once it was killed, wherever the disk answers.
-const KILLED: Duration = Duration::from_secs(10);
 
 pub(super) struct Daemon {
     child: Child,
@@ -199,15 +196,9 @@ impl Daemon {
     }
 }
 
-/// One that is given up is gone before its folder is: it would make files in what is being removed.
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // An error means that it has ended already.
-        let _ended = self.child.start_kill();
-        let until = Instant::now() + KILLED;
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
-            std::thread::sleep(RECONNECT);
-        }
+        give_up(&mut self.child);
     }
 }
 

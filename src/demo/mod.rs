@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::account::{Account, Letter};
 use self::process::Daemon;
+pub(crate) use self::process::{BROKEN, give_up};
 use self::producer::{Pace, Submitted};
 use crate::event;
 use crate::event::Clock;

@@ -18,7 +18,7 @@ use crate::queue;
 
 const LOG: &str = "daemon.log";
 /// A daemon whose connections break has ended within this, or lives on.
-const BROKEN: Duration = Duration::from_millis(500);
+pub(crate) const BROKEN: Duration = Duration::from_millis(500);
 /// A process ends within this once it was killed, wherever the disk answers.
 const KILLED: Duration = Duration::from_secs(10);
 /// How often it is looked at meanwhile.
@@ -180,15 +180,19 @@ impl Daemon {
     }
 }
 
-/// One that is given up is gone before its folder is: it would make files in what is being removed.
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // An error means that it has ended already.
-        let _ended = self.child.start_kill();
-        let until = Instant::now() + KILLED;
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
-            std::thread::sleep(LOOK);
-        }
+        give_up(&mut self.child);
+    }
+}
+
+/// Kills a daemon, and returns once it is gone: it would make files in a folder that is being removed.
+pub(crate) fn give_up(daemon: &mut Child) {
+    // An error means that it has ended already.
+    let _ended = daemon.start_kill();
+    let until = Instant::now() + KILLED;
+    while matches!(daemon.try_wait(), Ok(None)) && Instant::now() < until {
+        std::thread::sleep(LOOK);
     }
 }
 
