@@ -24,7 +24,7 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
         let (folder, mut daemon, before) = started(settings).await?;
         let socket = daemon.socket();
         let seen = daemon.during(waiting(&socket, producers, SESSIONS, bytes, time)).await?;
-        let (used, commits) = (daemon.used()?.since(&before), daemon.commits().await?);
+        let (used, commits) = (daemon.used().await?.since(&before), daemon.commits().await?);
         daemon.end().await?;
         let group = usize::try_from(producers).unwrap_or(1);
         tell(report, &part, settings, &seen, &used, group).await?;
@@ -42,7 +42,7 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
     let socket = daemon.socket();
     let submits = pipelined(&socket, connections, window, SESSIONS, bytes, settings.events, 0);
     let seen = daemon.during(submits).await?;
-    let (used, commits) = (daemon.used()?.since(&before), daemon.commits().await?);
+    let (used, commits) = (daemon.used().await?.since(&before), daemon.commits().await?);
     daemon.end().await?;
     let group = usize::try_from(seen.events / commits.max(1)).unwrap_or(1).max(1);
     tell(report, &part, settings, &seen, &used, group).await?;
@@ -76,7 +76,7 @@ async fn started(settings: &Settings) -> Result<(TempDir, Daemon, Used), BenchEr
     let ((endpoint, more), folder) = (NOBODY, temporary(settings)?);
     let mut daemon = Daemon::start(settings, folder.path(), endpoint, more)?;
     drop(daemon.connect().await?);
-    let before = daemon.used()?;
+    let before = daemon.used().await?;
     Ok((folder, daemon, before))
 }
 

@@ -25,7 +25,7 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
         // Nobody listens there.
         let mut daemon = Daemon::start(settings, folder.path(), "http://127.0.0.1:9", &["batch.linger=1s"])?;
         drop(daemon.connect().await?);
-        let before = daemon.used()?;
+        let before = daemon.used().await?;
         let (producers, window) = PRODUCERS;
         let sessions = events / EVENTS_A_SESSION;
         let socket = daemon.socket();
@@ -33,7 +33,7 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
         let seen = daemon.during(fills).await?;
         let part = format!("backlog of {events}, filling");
         report.add(&part, "accepted", "1/s", rate(seen.events, seen.time));
-        let used = daemon.used()?.since(&before);
+        let used = daemon.used().await?.since(&before);
         report.add(&part, "CPU an event", "us", micros_each(used.processor(), events));
         costs(report, &part, settings, &used, events);
         daemon.kill().await?;
@@ -46,13 +46,13 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
         drop(daemon.connect().await?);
         let accepting = Instant::now();
         report.add(&part, "until it accepts", "s", accepting.duration_since(began).as_secs_f64());
-        let opened = daemon.used()?;
+        let opened = daemon.used().await?;
         daemon.during(server.taken(1)).await?;
         report.add(&part, "then until it delivers", "s", accepting.elapsed().as_secs_f64());
 
         let part = format!("backlog of {events}, draining");
         daemon.during(server.taken(events)).await?;
-        let (time, used) = (accepting.elapsed(), daemon.used()?.since(&opened));
+        let (time, used) = (accepting.elapsed(), daemon.used().await?.since(&opened));
         report.add(&part, "delivered", "1/s", rate(events, time));
         report.add(&part, "CPU an event", "us", micros_each(used.processor(), events));
         report.add(&part, "peak memory", "MiB", used.peak_bytes as f64 / MIB);
@@ -69,9 +69,9 @@ pub(super) async fn idle(settings: &Settings, report: &mut Report) -> Result<(),
     drop(daemon.connect().await?);
     // What the start left to do is done after the first second.
     daemon.during(tokio::time::sleep(Duration::from_secs(1)).map(Ok)).await?;
-    let (before, began) = (daemon.used()?, Instant::now());
+    let (before, began) = (daemon.used().await?, Instant::now());
     daemon.during(tokio::time::sleep(IDLE).map(Ok)).await?;
-    let used = daemon.used()?.since(&before);
+    let used = daemon.used().await?.since(&before);
     report.add("idle", "wake-ups", "1/s", rate(used.waits(), began.elapsed()));
     report.add("idle", "memory", "MiB", used.resident_bytes as f64 / MIB);
     daemon.end().await

@@ -33,14 +33,14 @@ async fn whole(
     let endpoint = format!("http://{}", server.address);
     let mut daemon = Daemon::start(settings, folder.path(), &endpoint, &["batch.linger=1s"])?;
     drop(daemon.connect().await?);
-    let (before, began) = (daemon.used()?, Instant::now());
+    let (before, began) = (daemon.used().await?, Instant::now());
     let (producers, window) = PRODUCERS;
     let socket = daemon.socket();
     let submits = pipelined(&socket, producers, window, sessions, bytes, events, each);
     let seen = daemon.during(submits).await?;
     daemon.during(server.taken(events)).await?;
     let time = began.elapsed();
-    let (used, requests) = (daemon.used()?.since(&before), server.requests());
+    let (used, requests) = (daemon.used().await?.since(&before), server.requests());
     daemon.end().await?;
     let a_request = events as f64 / requests.max(1) as f64;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 50")]

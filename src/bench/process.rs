@@ -166,9 +166,10 @@ impl Daemon {
         BenchError::Ended { status, last: text.lines().next_back().unwrap_or("none").to_owned() }
     }
 
-    pub(super) fn used(&self) -> Result<Used, BenchError> {
+    pub(super) async fn used(&mut self) -> Result<Used, BenchError> {
+        // What `/proc` tells of a process that ends lacks members before the process is gone.
         let process = PathBuf::from(format!("/proc/{}", self.child.id().unwrap_or(0)));
-        used(&process).map_err(system("what the daemon used cannot be read"))
+        self.during(async { used(&process).map_err(system("what the daemon used cannot be read")) }).await
     }
 
     /// How many commits it made, each with a sync of its own, as its status says.
@@ -246,4 +247,23 @@ fn used(process: &Path) -> io::Result<Used> {
 fn member(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_daemon_that_is_ending_is_told_as_one_that_ended() {
+        let child = Command::new("sh").args(["-c", "exit 3"]).spawn().expect("it runs");
+        let pid = i32::try_from(child.id().expect("it was not waited for")).expect("a process id");
+        // It is there still, with no memory of its own.
+        waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).expect("it ends");
+        let folder = PathBuf::from("/nowhere");
+        let mut daemon = Daemon { child, socket: folder.join("notify.sock"), folder };
+        let told = daemon.used().await.expect_err("nothing is known of it").to_string();
+        assert!(told.contains("the daemon ended with exit status: 3"), "{told}");
+    }
 }
