@@ -149,7 +149,8 @@ async fn strike<S: AsyncRead + AsyncWrite + Unpin>(to: &mut S, fault: Fault, str
         Fault::Close => None,
         Fault::Garbage => {
             to.write_all(&[0xff; 64]).await.ok()?;
-            to.flush().await.ok()
+            to.flush().await.ok()?;
+            unanswered(to).await
         }
         Fault::EndlessHeaders => {
             write(to, HEADERS, 0, stream, &[STATUS_200]).await?;
@@ -167,12 +168,18 @@ async fn strike<S: AsyncRead + AsyncWrite + Unpin>(to: &mut S, fault: Fault, str
             }
             None
         }
-        Fault::BadHeaders => write(to, HEADERS, END_HEADERS, stream, &[0xff; 16]).await,
-        Fault::Silent => {
-            let _ = to.read_to_end(&mut Vec::new()).await;
-            None
+        Fault::BadHeaders => {
+            write(to, HEADERS, END_HEADERS, stream, &[0xff; 16]).await?;
+            unanswered(to).await
         }
+        Fault::Silent => unanswered(to).await,
     }
+}
+
+/// Answers nothing more on the connection: what it listed there, the daemon might not read.
+async fn unanswered<S: AsyncRead + Unpin>(from: &mut S) -> Option<()> {
+    let _ = from.read_to_end(&mut Vec::new()).await;
+    None
 }
 
 /// The faults strike one request each, in their order; then all is well. How often each event was listed.
