@@ -212,14 +212,20 @@ async fn a_requeued_letter_is_the_same_event_at_the_end_of_the_queue() {
     assert_eq!(store.ledger().balance, Balance { accepted: 6, dead: 1, ..Balance::default() });
 }
 
+/// Asserts that there was no room for a submission, and that the message says so with this word.
+fn refused(answer: &Appended, word: &str) {
+    match answer {
+        Appended::Refused { code: Unavailable::QueueFull, message, .. } => {
+            assert!(message.contains(word), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test]
 async fn limits_refuse_a_submission_whole_and_say_which() {
     let folder = TempDir::new().unwrap();
     let queue = open(Settings { max_events: 5, max_bytes: 3_000, ..settings(folder.path()) });
-    let refused = |answer: &Appended, key: &str| match answer {
-        Appended::Refused { code: Unavailable::QueueFull, message, .. } => assert!(message.contains(key)),
-        other => panic!("{other:?}"),
-    };
     let answers = append(
         &queue,
         vec![submission("a", 4, 10, 10), submission("b", 2, 10, 10), submission("c", 1, 10, 10)],
@@ -230,6 +236,19 @@ async fn limits_refuse_a_submission_whole_and_say_which() {
     queue.store().settle((1..=5).map(Seq).collect(), vec![]).await.unwrap();
     refused(&append(&queue, vec![submission("d", 1, 4_000, 10)]).await[0], "queue.max_bytes");
     assert_eq!(append(&queue, vec![submission("e", 5, 10, 10)]).await, vec![Appended::Stored]);
+}
+
+#[tokio::test]
+async fn a_submission_that_no_empty_queue_could_hold_is_told_as_such() {
+    let folder = TempDir::new().unwrap();
+    let queue = open(Settings { max_events: 5, max_bytes: 3_000, ..settings(folder.path()) });
+    for (count, bytes, key) in [(6, 10, "queue.max_events"), (1, 4_000, "queue.max_bytes")] {
+        let answers =
+            append(&queue, vec![submission("a", count, bytes, 10), submission("b", 1, 10, 10)]).await;
+        refused(&answers[0], key);
+        refused(&answers[0], "the whole queue");
+        assert_eq!(answers[1], Appended::Stored, "the lines behind it go on");
+    }
 }
 
 #[tokio::test]

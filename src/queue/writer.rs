@@ -329,10 +329,20 @@ impl Writer {
     /// The refusal of a submission for which the queue has no room.
     fn full(&self, ledger: &Ledger, submission: &Submission) -> Option<Appended> {
         let (pending, events) = (ledger.balance.pending(), submission.notifications.len() as u64);
+        let bytes = submission.payload_bytes();
         let Settings { max_events, max_bytes, .. } = self.settings;
-        let message = if pending + events > max_events {
+        // What no empty queue would hold is refused for now, too: the limit may be raised, the event is sound.
+        let message = if events > max_events {
+            format!(
+                "it has {events} events, and the whole queue holds at most {max_events} (queue.max_events): raise that, or send less at once"
+            )
+        } else if bytes > max_bytes {
+            format!(
+                "it takes {bytes} bytes, and the whole queue holds at most {max_bytes} (queue.max_bytes): raise that, or send less at once"
+            )
+        } else if pending + events > max_events {
             format!("the queue holds {pending} of at most {max_events} events (queue.max_events)")
-        } else if ledger.held_bytes + submission.payload_bytes() > max_bytes {
+        } else if ledger.held_bytes + bytes > max_bytes {
             format!("the queue holds {} of at most {max_bytes} bytes (queue.max_bytes)", ledger.held_bytes)
         } else {
             return None;
