@@ -139,6 +139,23 @@ fn everything_that_is_wrong_is_told_in_one_go() {
 }
 
 #[test]
+fn a_queue_that_is_smaller_than_a_submission_may_be_is_told() {
+    let folder = TempDir::new().expect("a folder");
+    let small = ["-o", "queue.max_bytes=4KiB", "-o", "queue.max_events=1"];
+    let (code, out, told) = ended(check(folder.path(), NOBODY, &small));
+    assert_eq!(code, Some(0), "{out} {told}");
+    for (key, text) in [
+        ("ingest.max_line", "a line may have 1.0 MiB, and the whole queue holds 4.0 KiB: "),
+        ("queue.max_events", "a submission may have 1000 notifications, and the whole queue holds 1 event: "),
+    ] {
+        let found = out.lines().find(|line| line.starts_with("warning") && line.contains(key));
+        assert!(found.is_some_and(|line| line.contains(text)), "{key}: {out}");
+    }
+    let (_, out, _) = ended(check(folder.path(), NOBODY, &["-o", "queue.max_bytes=1MiB"]));
+    assert!(!out.contains("never fits"), "{out}");
+}
+
+#[test]
 fn a_proxy_of_the_environment_that_cannot_be_used_is_a_wrong_configuration() {
     let folder = TempDir::new().expect("a folder");
     let told = |endpoint: &str, arguments: &[&str], value: &str| {

@@ -95,6 +95,7 @@ fn of_this_machine(config: &Config) -> Vec<Finding> {
     }));
     findings.extend(files::findings(config));
     findings.extend(room::disk(&config.queue));
+    findings.extend(room::submissions(config));
     findings.push(room::open_files(&settings(config, account(config), false)));
     findings
 }

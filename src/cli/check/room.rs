@@ -1,13 +1,14 @@
-//! Room: the disk beside the queue's limits, and open files beside what all limits need.
+//! Room: the disk beside the queue's limits, these beside a submission's, and open files beside what all limits need.
 
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
 use super::places::nearest;
 use super::report::Finding;
-use crate::cli::operate::bytes;
-use crate::config::Queue;
+use crate::cli::operate::{bytes, some};
+use crate::config::{Config, Queue};
 use crate::daemon::{self, Files};
 use crate::queue::{free_bytes, reserve_bytes, used_bytes};
+use crate::wire::submission::MAX_NOTIFICATIONS;
 
 /// The queue's file takes up to so many times the payload.
 const FILE_FACTOR: u64 = 3;
@@ -57,6 +58,29 @@ pub(super) fn disk(queue: &Queue) -> Vec<Finding> {
         let told =
             format!("{} is in memory (tmpfs): a restart of the machine loses every event", place.display());
         findings.push(Finding::warning("queue.path", told, "set queue.path on a disk"));
+    }
+    findings
+}
+
+/// Submissions that a producer may send and no queue of this size could hold.
+pub(super) fn submissions(config: &Config) -> Vec<Finding> {
+    let (line, most) = (config.ingest.max_line, &config.queue);
+    let mut findings = Vec::new();
+    if line > most.max_bytes {
+        let told = format!(
+            "a line may have {}, and the whole queue holds {}: a submission that has more never fits",
+            bytes(line),
+            bytes(most.max_bytes)
+        );
+        let act = "raise queue.max_bytes, or lower ingest.max_line";
+        findings.push(Finding::warning("ingest.max_line", told, act));
+    }
+    if most.max_events < MAX_NOTIFICATIONS as u64 {
+        let told = format!(
+            "a submission may have {MAX_NOTIFICATIONS} notifications, and the whole queue holds {}: one that has more never fits",
+            some(most.max_events, "event", "events")
+        );
+        findings.push(Finding::warning("queue.max_events", told, "raise queue.max_events"));
     }
     findings
 }

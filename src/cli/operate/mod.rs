@@ -18,7 +18,7 @@ use self::arguments::Asked;
 pub(super) use self::arguments::Operate;
 use self::client::{Client, ClientError};
 use self::lists::Printer;
-pub(super) use self::text::bytes;
+pub(super) use self::text::{bytes, some};
 use super::{Exit, told};
 use crate::admin::protocol::{Answer, Request};
 

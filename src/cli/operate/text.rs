@@ -42,7 +42,7 @@ pub(in crate::cli) fn bytes(number: u64) -> String {
 }
 
 /// `one`, or as many with `many`.
-pub(super) fn some(number: u64, one: &str, many: &str) -> String {
+pub(in crate::cli) fn some(number: u64, one: &str, many: &str) -> String {
     format!("{} {}", count(number), noun(number, one, many))
 }
 
