@@ -121,7 +121,7 @@ pub(super) async fn hold<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of, d
         }
         Of::All | Of::Host(_) => (office.selection(of).await?, None),
     };
-    let counted = office.count(what).await?;
+    let counted = office.count(move |lane, host| what.has(lane, host)).await?;
     let mut done =
         Done { count: Some(counted.events), sessions: counted.sessions, dry_run, ..Done::default() };
     if !dry_run {
@@ -142,7 +142,7 @@ pub(super) async fn hold<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of, d
 
 pub(super) async fn release<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of, dry_run: bool) -> Answered {
     let what = office.selection(of).await?;
-    let counted = office.count(what).await?;
+    let counted = office.count(move |lane, host| what.has(lane, host)).await?;
     let mut done =
         Done { count: Some(counted.events), sessions: counted.sessions, dry_run, ..Done::default() };
     if !dry_run {
@@ -158,7 +158,7 @@ pub(super) async fn release<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of
 
 pub(super) async fn retry<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of, dry_run: bool) -> Answered {
     let what = office.selection(of).await?;
-    let counted = office.count(what).await?;
+    let counted = office.count(move |lane, host| what.has(lane, host)).await?;
     if !dry_run {
         office.operate(move |scheduler, now| scheduler.retry(now, what)).await?;
         info!(event = "retry_asked", user = peer.user, of = %named(office, of), "an operator asked for a retry");

@@ -264,7 +264,7 @@ pub(super) async fn set_aside<B: Backlog>(
 ) -> Answered {
     let what = office.selection(of).await?;
     if dry_run {
-        let counted = office.count(what).await?;
+        let counted = office.count(move |lane, host| what.has(lane, host)).await?;
         let (count, sessions) = (Some(counted.events), counted.sessions);
         return Ok(Done { count, sessions, dry_run, ..Done::default() });
     }

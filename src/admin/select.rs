@@ -7,7 +7,7 @@ use super::names;
 use super::office::{Office, Refusal, may_be_hash};
 use super::protocol::Of;
 use crate::delivery::Backlog;
-use crate::event::{Lane, Seq, SessionId};
+use crate::event::{Host, Lane, Seq, SessionId};
 use crate::queue::Survey;
 use crate::schedule::{Extent, Selection, Settings};
 use crate::wire::hash;
@@ -84,9 +84,13 @@ impl<B: Backlog> Office<B> {
         Err(Refusal::of("not_found", message))
     }
 
-    /// Counts what is selected: in memory where all is there, else on the disk.
-    pub(super) async fn count(&self, what: Selection) -> Result<Counted, Refusal> {
-        let asked = self.operate(move |scheduler, _| (scheduler.count(what), scheduler.extent()));
+    /// Counts what is `meant`, by its lane and its own host: in memory where all is there, else on the disk.
+    pub(super) async fn count(
+        &self,
+        meant: impl Fn(Lane, Host) -> bool + Clone + Send + 'static,
+    ) -> Result<Counted, Refusal> {
+        let known = meant.clone();
+        let asked = self.operate(move |scheduler, _| (scheduler.count(known), scheduler.extent()));
         let (counted, extent) = asked.await?;
         if extent.whole {
             return Ok(Counted { events: counted.events as u64, sessions: Some(counted.lanes as u64) });
@@ -97,7 +101,7 @@ impl<B: Backlog> Office<B> {
         while let Some(start) = from {
             let survey = self.survey(start, end).await?;
             for one in &survey.found {
-                if what.has(one.entry.lane, settings.own_host(one.entry.cluster)) {
+                if meant(one.entry.lane, settings.own_host(one.entry.cluster)) {
                     events += 1;
                     if lanes.len() <= MAX_COUNTED {
                         lanes.insert(one.entry.lane);

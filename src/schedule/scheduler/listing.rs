@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::{Cause, Gate, Host, HostState, Lane, LaneState, Moment, Place, Scheduler, Seq, Waiting, Why};
 use crate::schedule::Ages;
-use crate::schedule::control::Selection;
 use crate::schedule::host::Trouble;
 
 /// The most lanes whose last error is kept; of those beyond, the ones that failed longest ago have none.
@@ -109,7 +108,7 @@ pub struct Extent {
     pub whole: bool,
 }
 
-/// How many events in memory a selection has.
+/// How many events in memory are meant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
     /// Events, those under way among them.
@@ -178,15 +177,15 @@ impl Scheduler {
         self.hosts.iter().map(view).collect()
     }
 
-    /// How much of a selection is in memory.
+    /// How much is in memory of what is `meant`, by its lane and its own host.
     #[must_use]
-    pub fn count(&self, what: Selection) -> Counted {
+    pub fn count(&self, meant: impl Fn(Lane, Host) -> bool) -> Counted {
         let mut counted = Counted::default();
         let under_way = self.events_under_way();
         for (lane, state) in &self.lanes {
             let going = under_way.get(lane).map_or(&[][..], |(events, _)| events);
-            let has = |event: &&Waiting| what.has(*lane, self.settings.own_host(event.cluster));
-            let events = state.all().chain(going).filter(has).count();
+            let is_meant = |event: &&Waiting| meant(*lane, self.settings.own_host(event.cluster));
+            let events = state.all().chain(going).filter(is_meant).count();
             counted.events += events;
             counted.lanes += usize::from(events > 0);
         }
