@@ -3,7 +3,6 @@
 //! A change is made by the scheduler, written by the queue, and then answered. A crash between leaves it undone, and it was
 //! not answered; a change that is written and not answered is in force after the next start.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
@@ -13,7 +12,6 @@ use super::connection::{Answered, Peer};
 use super::names;
 use super::office::{Office, Refusal};
 use super::protocol::{Answer, Done, Of};
-use super::queue::still_held;
 use super::status::{host_line, host_or_all};
 use crate::delivery::Backlog;
 use crate::event::{Host, Moment, SessionId};
@@ -142,17 +140,33 @@ pub(super) async fn hold<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of, d
 
 pub(super) async fn release<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of, dry_run: bool) -> Answered {
     let what = office.selection(of).await?;
-    let counted = office.count(move |lane, host| what.has(lane, host)).await?;
+    let holds = office.operate(|scheduler, _| scheduler.controls().holds.clone()).await?;
+    let (ends, stays): (Vec<_>, Vec<_>) =
+        holds.into_keys().partition(|hold| what == Selection::All || what == *hold);
+    let mut notes = Vec::new();
+    if ends.is_empty() {
+        notes.push("there is no such hold".to_owned());
+    }
+    let mut left = stays.len();
+    // What another hold holds stays held, and what none holds is not let go.
+    let counted = office.count(move |lane, host| {
+        let has = |holds: &[Selection]| holds.iter().any(|hold| hold.has(lane, host));
+        has(&ends) && !has(&stays)
+    });
+    let counted = counted.await?;
     let mut done =
         Done { count: Some(counted.events), sessions: counted.sessions, dry_run, ..Done::default() };
     if !dry_run {
         let (changed, controls) =
             change(office, None, move |scheduler, now| scheduler.release_held(now, what)).await?;
         done.changed = changed == Changed::Yes;
-        let left: BTreeSet<Selection> = controls.holds.into_keys().collect();
-        done.note = still_held(&left);
-        info!(event = "released", user = peer.user, of = %named(office, of), "an operator released events");
+        left = controls.holds.len();
+        if done.changed {
+            info!(event = "released", user = peer.user, of = %named(office, of), "an operator released events");
+        }
     }
+    notes.extend((left > 0).then(|| names::still_in_force(left, "hold", "holds")));
+    done.note = notes.join("; ");
     Ok(done)
 }
 

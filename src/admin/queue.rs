@@ -1,11 +1,11 @@
 //! `queue`: what waits, and why; and `queue drop`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use tracing::warn;
 
 use super::connection::{Answered, Peer};
-use super::names::{seconds, still_in_force};
+use super::names::seconds;
 use super::office::{Office, Refusal};
 use super::protocol::{self, Answer, Done, Of};
 use super::status::host_or_all;
@@ -13,7 +13,7 @@ use super::{MAX_LISTED, PAGE_EVENTS};
 use crate::delivery::Backlog;
 use crate::event::{DeadReason, Entry, Host, Lane, Moment, Seq, SessionId};
 use crate::schedule::{
-    AGE_MINUTES, Ages, Buried, Cause, Extent, Hindrance, LaneView, Selection, Settings, Standing, cut_reason,
+    AGE_MINUTES, Ages, Buried, Cause, Extent, Hindrance, LaneView, Settings, Standing, cut_reason,
 };
 
 /// What of a lane the disk tells.
@@ -329,9 +329,4 @@ async fn drop_page<B: Backlog>(
         })
         .await?;
     Ok((dropped, count - dropped))
-}
-
-/// The sessions of a selection that stay held by another hold.
-pub(super) fn still_held(holds: &BTreeSet<Selection>) -> String {
-    still_in_force(holds.len(), "hold", "holds")
 }

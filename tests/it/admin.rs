@@ -111,6 +111,15 @@ impl Machine {
         }
     }
 
+    /// Waits until the scheduler knows of so many events: it hears of them after their producer.
+    fn until_known(&self, events: u64) {
+        let until = Instant::now() + LIMIT;
+        let known = |lines: &[Value]| lines.iter().filter_map(|line| line["events"].as_u64()).sum::<u64>();
+        while known(&self.json(&["queue"])) != events {
+            assert!(Instant::now() < until, "they do not come");
+        }
+    }
+
     fn stop(mut self) {
         assert!(terminate(&mut self.daemon).success());
         self.runtime.block_on(self.sandbox.take().expect("it runs").stop());
@@ -448,6 +457,29 @@ fn dead_letters_are_found_shown_exported_requeued_and_deleted() {
         .map(|id| (id.to_owned(), Some(Mark::of_impression(&format!("i{id}"))), 1))
         .into();
     assert_eq!(taken, expected);
+    machine.stop();
+}
+
+#[test]
+fn a_release_counts_what_it_lets_go() {
+    let machine = Machine::start(Faults::default(), &[]);
+    machine.told(&["pause", "--reason", "to look at it"]);
+    machine.told(&["queue", "hold", "a"]);
+    machine.submit(&[("a", "1"), ("a", "2"), ("b", "3")]);
+    machine.until_known(3);
+    let other = "there is no such hold; 1 other hold is still in force: target-notifyd status lists it\n";
+    for (more, done) in [(&["--dry-run"][..], "would be released"), (&[], "released")] {
+        let none = machine.told(&[&["queue", "release", "b"], more].concat());
+        assert_eq!(none, format!("0 events of 0 sessions: {done}\n{other}"));
+    }
+    machine.told(&["queue", "hold", "--all"]);
+    let kept = machine.told(&["queue", "release", "a", "--dry-run"]);
+    assert!(kept.starts_with("0 events of 0 sessions: would be released\n1 other hold is still"), "{kept}");
+    for (more, done) in [(&["--dry-run"][..], "would be released"), (&[], "released")] {
+        let all = machine.told(&[&["queue", "release", "--all"], more].concat());
+        assert_eq!(all, format!("3 events of 2 sessions: {done}\n"));
+    }
+    assert_eq!(machine.json(&["queue", "release", "--all"])[0]["note"], "there is no such hold");
     machine.stop();
 }
 
