@@ -1,6 +1,6 @@
 //! `queue`: what waits, and why; and `queue drop`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::warn;
 
@@ -8,10 +8,11 @@ use super::connection::{Answered, Peer};
 use super::names::seconds;
 use super::office::{Office, Refusal};
 use super::protocol::{self, Answer, Done, Of};
+use super::select::MAX_COUNTED;
 use super::status::host_or_all;
 use super::{MAX_LISTED, PAGE_EVENTS};
 use crate::delivery::Backlog;
-use crate::event::{DeadReason, Entry, Host, Lane, Moment, Seq, SessionId};
+use crate::event::{DeadReason, Entry, Host, Lane, Moment, Seq, SessionId, noun};
 use crate::schedule::{
     AGE_MINUTES, Ages, Buried, Cause, Extent, Hindrance, LaneView, Settings, Standing, cut_reason,
 };
@@ -263,14 +264,9 @@ pub(super) async fn set_aside<B: Backlog>(
     dry_run: bool,
 ) -> Answered {
     let what = office.selection(of).await?;
-    if dry_run {
-        let counted = office.count(move |lane, host| what.has(lane, host)).await?;
-        let (count, sessions) = (Some(counted.events), counted.sessions);
-        return Ok(Done { count, sessions, dry_run, ..Done::default() });
-    }
     let (extent, settings) = office.extent().await?;
     let detail = cut_reason(reason);
-    let (mut dropped, mut busy) = (0, 0);
+    let (mut dropped, mut busy, mut lanes) = (0, 0, BTreeSet::new());
     // Nothing that arrives from now on is meant.
     let (mut from, end) = (Some(extent.lowest), office.store.tail());
     while let Some(start) = from {
@@ -279,54 +275,78 @@ pub(super) async fn set_aside<B: Backlog>(
         let meant = |entry: &Entry| what.has(entry.lane, settings.own_host(entry.cluster));
         let events = survey.found.iter().map(|one| &one.entry).filter(|entry| meant(entry));
         let events: Vec<(Lane, Seq)> = events.map(|entry| (entry.lane, entry.seq)).collect();
-        let (gone, left) = drop_page(office, events, &detail, dropped).await?;
-        dropped += gone;
-        busy += left;
+        if events.is_empty() {
+            continue;
+        }
+        let count = events.len() as u64;
+        let mut gone = office.operate(move |scheduler, _| scheduler.droppable(&events)).await?;
+        fits(office, gone.len() as u64, dropped, dry_run)?;
+        if !dry_run {
+            gone = drop_page(office, gone, &detail).await?;
+        }
+        dropped += gone.len() as u64;
+        busy += count - gone.len() as u64;
+        for (lane, _) in gone {
+            if lanes.len() <= MAX_COUNTED {
+                lanes.insert(lane);
+            }
+        }
     }
-    if dropped > 0 {
+    let changed = dropped > 0 && !dry_run;
+    if changed {
         warn!(
             event = "dropped", user = peer.user, events = dropped, reason = %detail,
             "an operator dropped events: they are dead letters; target-notifyd dead list --reason dropped shows them"
         );
     }
-    let note = match busy {
-        0 => String::new(),
-        1 => "1 event was being sent and was left alone".to_owned(),
-        _ => format!("{busy} events were being sent and were left alone"),
+    let left = match dry_run {
+        true => noun(busy, "event is being sent and would be", "events are being sent and would be"),
+        false => noun(busy, "event was being sent and was", "events were being sent and were"),
     };
-    Ok(Done { count: Some(dropped), left_out: Some(busy), changed: dropped > 0, note, ..Done::default() })
+    let note = if busy > 0 { format!("{busy} {left} left alone") } else { String::new() };
+    let sessions = (lanes.len() <= MAX_COUNTED).then_some(lanes.len() as u64);
+    Ok(Done { count: Some(dropped), sessions, left_out: Some(busy), changed, dry_run, note })
 }
 
-/// Drops what of `events` nobody is sending; says how many that was, and how many were left.
+/// Refuses a page of `count` events that do not fit beside the dead letters that are held; `before` of those that are meant
+/// are, or would be, dropped.
+fn fits<B: Backlog>(office: &Office<B>, count: u64, before: u64, dry_run: bool) -> Result<(), Refusal> {
+    let (held, most) = (office.store.ledger().dead_held, office.meter.limits().dead_max_events);
+    let would = if dry_run { before } else { 0 };
+    if held.saturating_add(would).saturating_add(count) <= most {
+        return Ok(());
+    }
+    let before = match dry_run {
+        true => format!("{before} {} be dropped", noun(before, "event would", "events would")),
+        false => format!("{before} {} dropped", noun(before, "event was", "events were")),
+    };
+    let held = format!("{held} {} held", noun(held, "dead letter is", "dead letters are"));
+    let more = format!("{count} more {} not fit", noun(count, "does", "do"));
+    let message = format!(
+        "queue.dead_max_events is {most}, {held}, and {more}; {before}: target-notifyd dead export > letters.jsonl, target-notifyd dead delete --all, and drop again, or raise queue.dead_max_events"
+    );
+    Err(Refusal::of("limit", message))
+}
+
+/// Drops what of `events` nobody is sending; gives those back.
 async fn drop_page<B: Backlog>(
     office: &Office<B>,
     events: Vec<(Lane, Seq)>,
     detail: &str,
-    before: u64,
-) -> Result<(u64, u64), Refusal> {
-    let count = events.len() as u64;
-    if count == 0 {
-        return Ok((0, 0));
-    }
-    let (held, most) = (office.store.ledger().dead_held, office.meter.limits().dead_max_events);
-    if held.saturating_add(count) > most {
-        let message = format!(
-            "{held} of at most {most} dead letters are held (queue.dead_max_events), and {count} more do not fit; {before} events were dropped: target-notifyd dead export > letters.jsonl, target-notifyd dead delete --all, and drop again, or raise queue.dead_max_events"
-        );
-        return Err(Refusal::of("limit", message));
-    }
+) -> Result<Vec<(Lane, Seq)>, Refusal> {
     let taken = office.operate(move |scheduler, now| scheduler.take_out(now, &events)).await?;
+    let seqs: Vec<Seq> = taken.iter().map(|(_, seq)| *seq).collect();
     // From here on to the settlement nothing may end this: who took the events out must settle them.
     let bury = |seq: &Seq| Buried { seq: *seq, reason: DeadReason::Dropped, detail: detail.to_owned() };
-    let buried: Vec<Buried> = taken.iter().map(bury).collect();
+    let buried: Vec<Buried> = seqs.iter().map(bury).collect();
     let settled = office.backlog.settle(Vec::new(), buried, None).await;
     settled.map_err(|error| Refusal::of("storage_error", error.to_string()))?;
-    let (dropped, room) = (taken.len() as u64, office.backlog.dead_room());
+    let room = office.backlog.dead_room();
     office
         .operate(move |scheduler, now| {
-            scheduler.handle_settled(now, &taken);
+            scheduler.handle_settled(now, &seqs);
             scheduler.handle_dead_room(room);
         })
         .await?;
-    Ok((dropped, count - dropped))
+    Ok(taken)
 }

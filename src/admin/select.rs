@@ -13,7 +13,7 @@ use crate::schedule::{Extent, Selection, Settings};
 use crate::wire::hash;
 
 /// The most sessions that are counted apart; beyond them only their events are.
-const MAX_COUNTED: usize = 100_000;
+pub(super) const MAX_COUNTED: usize = 100_000;
 
 /// How much a selection has.
 #[derive(Clone, Copy, Debug, Default)]

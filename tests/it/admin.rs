@@ -401,7 +401,7 @@ fn dead_letters_are_found_shown_exported_requeued_and_deleted() {
         "4 events of 3 sessions: would be set aside as dead letters\n"
     );
     assert_eq!(machine.status()["pending"], 4);
-    assert_eq!(machine.told(&drop), "4 events: set aside as dead letters\n");
+    assert_eq!(machine.told(&drop), "4 events of 3 sessions: set aside as dead letters\n");
     let status = machine.status();
     assert_eq!(
         (&status["pending"], &status["dead"], &status["dead_held"]),
@@ -457,6 +457,44 @@ fn dead_letters_are_found_shown_exported_requeued_and_deleted() {
         .map(|id| (id.to_owned(), Some(Mark::of_impression(&format!("i{id}"))), 1))
         .into();
     assert_eq!(taken, expected);
+    machine.stop();
+}
+
+#[test]
+fn a_drop_leaves_alone_what_is_being_sent_and_a_rehearsal_counts_the_same() {
+    let machine = Machine::start(
+        Faults { hang: 1_000, ..Faults::default() },
+        &[
+            "-o",
+            "batch.max_events=1",
+            "-o",
+            "target.timeout=1h",
+            "-o",
+            "shutdown.grace=0s",
+            "-o",
+            "queue.dead_max_events=2",
+        ],
+    );
+    let drop = ["queue", "drop", "--all", "--reason", "released too early"];
+    let dry = [&drop[..], &["--dry-run"]].concat();
+    machine.submit(&[("a", "1"), ("a", "2"), ("a", "3")]);
+    machine.until_known(3);
+    machine.until(|status| status["in_flight"] == 1);
+    assert_eq!(
+        machine.told(&dry),
+        "2 events of 1 session: would be set aside as dead letters\n1 event is being sent and would be left alone\n"
+    );
+    assert_eq!(
+        machine.told(&drop),
+        "2 events of 1 session: set aside as dead letters\n1 event was being sent and was left alone\n"
+    );
+    machine.submit(&[("a", "4")]);
+    machine.until_known(2);
+    for (arguments, dropped) in [(&dry[..], "0 events would be dropped"), (&drop, "0 events were dropped")] {
+        let (code, _, told) = machine.command(arguments);
+        let why = "queue.dead_max_events is 2, 2 dead letters are held, and 1 more does not fit";
+        assert!(code == 1 && told.contains(&format!("{why}; {dropped}: ")), "{code}: {told}");
+    }
     machine.stop();
 }
 

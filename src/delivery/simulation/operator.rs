@@ -126,7 +126,7 @@ impl Operator {
             return;
         }
         let took = operate(shared, ask, move |scheduler, world, now| {
-            let taken = scheduler.take_out(now, &events);
+            let taken: Vec<_> = scheduler.take_out(now, &events).into_iter().map(|(_, seq)| seq).collect();
             let left = world.dropped(&taken);
             (taken, left)
         });

@@ -157,12 +157,8 @@ impl Scheduler {
 
     /// Takes events out that are to be set aside: gives back those that nobody is sending or settling. They count as being
     /// settled from now on, and the caller settles them.
-    pub fn take_out(&mut self, now: Moment, events: &[(Lane, Seq)]) -> Vec<Seq> {
-        let busy: BTreeSet<Seq> =
-            self.under_way.values().flat_map(|one| &one.events).map(|one| one.seq).collect();
-        // What is behind the tail that is known here may still be handed over directly.
-        let free = |seq: &Seq| *seq < self.index.tail && !busy.contains(seq) && !self.settling.contains(seq);
-        let taken: Vec<(Lane, Seq)> = events.iter().filter(|(_, seq)| free(seq)).copied().collect();
+    pub fn take_out(&mut self, now: Moment, events: &[(Lane, Seq)]) -> Vec<(Lane, Seq)> {
+        let taken = self.droppable(events);
         self.settling.extend(taken.iter().map(|(_, seq)| *seq));
         if !taken.is_empty() {
             self.settling_from.get_or_insert(now);
@@ -184,7 +180,17 @@ impl Scheduler {
             self.parked = self.parked.saturating_sub(parked - state.parked.len());
         }
         self.refile_lanes(now, &lanes);
-        taken.into_iter().map(|(_, seq)| seq).collect()
+        taken
+    }
+
+    /// Those of `events` that nobody is sending or settling.
+    #[must_use]
+    pub fn droppable(&self, events: &[(Lane, Seq)]) -> Vec<(Lane, Seq)> {
+        let busy: BTreeSet<Seq> =
+            self.under_way.values().flat_map(|one| &one.events).map(|one| one.seq).collect();
+        // What is behind the tail that is known here may still be handed over directly.
+        let free = |seq: &Seq| *seq < self.index.tail && !busy.contains(seq) && !self.settling.contains(seq);
+        events.iter().filter(|(_, seq)| free(seq)).copied().collect()
     }
 
     /// The settings in force.
