@@ -183,18 +183,13 @@ pub(super) async fn retry<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of, 
 
 pub(super) async fn flush<B: Backlog>(office: &Office<B>, peer: &mut Peer, wait: bool) -> Answered {
     let end = office.store.tail();
-    let stopped = office.operate(|scheduler, now| {
+    let flushed = office.operate(|scheduler, now| {
         scheduler.flush(now);
-        let controls = scheduler.controls();
-        !controls.pauses.is_empty() || !controls.holds.is_empty()
+        kept_back(scheduler)
     });
-    let note = match stopped.await? {
-        false => "",
-        true => "a pause or a hold is in force, and keeps events back: target-notifyd status lists them",
-    };
-    let done = Done { changed: true, note: note.to_owned(), ..Done::default() };
+    let note = flushed.await?;
     if !wait {
-        return Ok(done);
+        return Ok(Done { changed: true, note, ..Done::default() });
     }
     // Looked at by a clock and not by each commit, of which there may be hundreds a second.
     let mut looks = interval(LOOK);
@@ -207,17 +202,28 @@ pub(super) async fn flush<B: Backlog>(office: &Office<B>, peer: &mut Peer, wait:
             _ = looks.tick() => {}
         }
         if office.operate(|scheduler, _| scheduler.extent().lowest).await? >= end {
-            return Ok(done);
+            // Nothing was kept back for ever, whatever is in force now.
+            return Ok(Done { changed: true, ..Done::default() });
         }
         looked += 1;
         if looked.is_multiple_of(LOOKS_A_WORD) {
             let shut = office.operate(|scheduler, now| {
                 let views = scheduler.host_views().into_iter().filter(|view| view.hindrance.is_some());
-                views.map(|view| host_line(now, &view)).collect()
+                (views.map(|view| host_line(now, &view)).collect(), kept_back(scheduler))
             });
-            let (pending, hosts) = (office.store.ledger().counted(), shut.await?);
-            peer.tell(&Answer::Waiting { pending, hosts }).await?;
+            let (pending, (hosts, note)) = (office.store.ledger().counted(), shut.await?);
+            peer.tell(&Answer::Waiting { pending, hosts, note }).await?;
         }
+    }
+}
+
+/// That an operator keeps events back, if one does.
+fn kept_back(scheduler: &Scheduler) -> String {
+    let controls = scheduler.controls();
+    match controls.pauses.is_empty() && controls.holds.is_empty() {
+        true => String::new(),
+        false => "a pause or a hold is in force, and keeps events back: target-notifyd status lists them"
+            .to_owned(),
     }
 }
 

@@ -521,6 +521,26 @@ fn a_release_counts_what_it_lets_go() {
     machine.stop();
 }
 
+#[test]
+fn a_flush_that_waits_names_a_hold_while_it_is_in_force_and_not_after() {
+    let machine = Machine::start(Faults::default(), &[]);
+    machine.told(&["queue", "hold", "a"]);
+    machine.submit(&[("a", "1")]);
+    let mut flush = command(machine.folder.path(), &machine.endpoint, &["flush", "--wait"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut told = String::new();
+    BufReader::new(flush.stderr.take().expect("a pipe")).read_line(&mut told).expect("text");
+    assert!(told.starts_with("1 event waits") && told.contains("; a pause or a hold is in force"), "{told}");
+    machine.told(&["queue", "release", "a"]);
+    let ended = flush.wait_with_output().expect("it ends");
+    assert_eq!(String::from_utf8_lossy(&ended.stdout), "what waited is delivered or set aside\n");
+    assert!(ended.status.success());
+    machine.stop();
+}
+
 /// Asks on the socket itself.
 fn ask(machine: &Machine, line: &str) -> (UnixStream, BufReader<UnixStream>) {
     let mut stream = UnixStream::connect(machine.folder.path().join("admin.sock")).expect("it is served");

@@ -44,6 +44,9 @@ pub enum Answer {
         /// The hosts that take nothing now, or only a probe.
         #[serde(default)]
         hosts: Vec<HostLine>,
+        /// That a pause or a hold keeps events back, if one does.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        note: String,
     },
     /// The end of an answer.
     Done(Done),

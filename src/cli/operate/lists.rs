@@ -119,13 +119,16 @@ impl Printer {
                     some(count, "outcome", "outcomes")
                 )
             }
-            Answer::Waiting { pending, hosts } => {
+            Answer::Waiting { pending, hosts, note } => {
                 let why = |host: &HostLine| {
                     let until =
                         host.wait_s.map_or(String::new(), |wait| format!(", again in {}", span(wait)));
                     format!("; {}: {}{until}", visible(&host.host), visible(&host.state))
                 };
-                let why: String = hosts.iter().map(why).collect();
+                let mut why: String = hosts.iter().map(why).collect();
+                if !note.is_empty() {
+                    why.push_str(&format!("; {}", visible(&note)));
+                }
                 told(&format!("{}{why}", some(pending, "event waits", "events wait")));
                 Ok(())
             }
