@@ -20,6 +20,9 @@ use crate::wire::submission::{Fidelity, again};
 /// The reasons by their names.
 const REASONS: [&str; 4] = ["refused", "not_acknowledged", "expired", "dropped"];
 
+/// The most numbers that are named.
+const NAMED: usize = 20;
+
 /// What narrows the letters down, read.
 struct Filter {
     seqs: BTreeSet<Seq>,
@@ -65,6 +68,16 @@ impl Filter {
     fn first(&self) -> Seq {
         self.seqs.first().copied().unwrap_or(Seq(0))
     }
+}
+
+/// Names the numbers that were asked for and of which there is no letter, as the filters have it.
+fn missing_note(missing: &BTreeSet<Seq>) -> String {
+    let named: Vec<String> = missing.iter().take(NAMED).map(Seq::to_string).collect();
+    let more = match missing.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    if named.is_empty() { String::new() } else { format!("no such dead letter: {}{more}", named.join(", ")) }
 }
 
 /// What would change or delete letters must say which.
@@ -168,9 +181,13 @@ pub(super) async fn requeue<B: Backlog>(
     meant(which)?;
     let filter = Filter::new(office, which).await?;
     let (mut count, mut moved, mut refusal) = (0, 0, None);
+    let mut missing = filter.seqs.clone();
     let mut pages = Pages::new(office, &filter);
     while let Some(letters) = pages.next(office).await? {
         count += letters.len() as u64;
+        for letter in &letters {
+            missing.remove(&letter.event.seq);
+        }
         if !dry_run && refusal.is_none() {
             let seqs: Vec<Seq> = letters.iter().map(|letter| letter.event.seq).collect();
             let requeued = office.store.requeue(&seqs).await.map_err(Refusal::from)?;
@@ -192,7 +209,8 @@ pub(super) async fn requeue<B: Backlog>(
         return Err(Refusal::of("limit", message).into());
     }
     let count = if dry_run { count } else { moved };
-    Ok(Done { count: Some(count), changed: moved > 0, dry_run, ..Done::default() })
+    let note = missing_note(&missing);
+    Ok(Done { count: Some(count), changed: moved > 0, dry_run, note, ..Done::default() })
 }
 
 pub(super) async fn delete<B: Backlog>(
@@ -203,10 +221,13 @@ pub(super) async fn delete<B: Backlog>(
 ) -> Answered {
     meant(which)?;
     let filter = Filter::new(office, which).await?;
-    let mut count = 0;
+    let (mut count, mut missing) = (0, filter.seqs.clone());
     let mut pages = Pages::new(office, &filter);
     while let Some(letters) = pages.next(office).await? {
         count += letters.len() as u64;
+        for letter in &letters {
+            missing.remove(&letter.event.seq);
+        }
         if !dry_run {
             let seqs = letters.iter().map(|letter| letter.event.seq).collect();
             office.store.delete_dead(seqs).await.map_err(Refusal::from)?;
@@ -222,7 +243,8 @@ pub(super) async fn delete<B: Backlog>(
             "an operator deleted dead letters for good"
         );
     }
-    Ok(Done { count: Some(count), changed, dry_run, ..Done::default() })
+    let note = missing_note(&missing);
+    Ok(Done { count: Some(count), changed, dry_run, note, ..Done::default() })
 }
 
 pub(super) async fn export<B: Backlog>(office: &Office<B>, peer: &mut Peer, which: &Which) -> Answered {

@@ -432,6 +432,16 @@ fn dead_letters_are_found_shown_exported_requeued_and_deleted() {
         "{shown}"
     );
     assert_eq!(machine.command(&["dead", "show", "99"]).0, 1);
+    for (what, done) in [("delete", "deleted"), ("requeue", "requeued")] {
+        assert_eq!(
+            machine.told(&["dead", what, &number(&list[0]), "98", "99", "--dry-run"]),
+            format!("1 dead letter: would be {done}\nno such dead letter: 98, 99\n")
+        );
+        assert_eq!(
+            machine.told(&["dead", what, "99"]),
+            format!("0 dead letters: {done}\nno such dead letter: 99\n")
+        );
+    }
     // What would change letters has to say which.
     let (code, _, err) = machine.command(&["dead", "delete"]);
     assert!(code == 1 && err.contains("--all"), "{code}: {err}");
