@@ -24,8 +24,8 @@ Examples:
   target-notifyd run -o target.client=acmecorp -o target.organization_id=0DD934B85278256B0A490D44@AdobeOrg
 
 Exit codes: 0 ended in order; 1 refused submissions or checks; 64 the command line is wrong; 69 the daemon is not
-reachable; 73 a socket cannot be made; 74 the queue cannot be opened, or the disk failed; 75 another instance holds
-the queue; 78 the configuration, the schema or the account is wrong.";
+reachable; 73 a socket cannot be made; 74 the queue cannot be opened, the disk failed, or the output cannot be
+written; 75 another instance holds the queue; 78 the configuration, the schema or the account is wrong.";
 pub(in crate::cli) const RUN: &str = "\
 Examples:
   target-notifyd run --config /etc/target-notifyd/config.toml

@@ -42,7 +42,7 @@ pub enum Exit {
     Unreachable = 69,
     /// The socket cannot be made.
     Socket = 73,
-    /// The queue cannot be opened, or the disk failed.
+    /// The queue cannot be opened, the disk failed, or what is printed cannot be written.
     Disk = 74,
     /// Another instance holds the queue.
     InUse = 75,

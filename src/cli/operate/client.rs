@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::text::visible;
 use crate::admin::protocol::{Answer, Request};
+use crate::cli::Exit;
 
 /// The longest line that is read, in bytes: a dead letter has at most a submission's size, escaped.
 const LINE_BYTES: u64 = 64 * 1_024 * 1_024;
@@ -27,12 +29,31 @@ pub(super) enum ClientError {
     /// The connection failed.
     #[error("the daemon does not answer: {0}; its log says more")]
     Io(#[source] io::Error),
+    /// It refuses the request.
+    #[error("{}", visible(message))]
+    Refused { code: String, message: String },
     /// It speaks otherwise.
     #[error("the daemon's answer cannot be read: {0}; use the same release for both")]
     Unreadable(#[from] serde_json::Error),
     /// The answer cannot be printed.
     #[error("standard output cannot be written: {0}")]
     Output(#[source] io::Error),
+}
+
+impl ClientError {
+    pub(super) fn exit(&self) -> Exit {
+        match self {
+            // Who reads us has had enough.
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
+            Self::Output(_) => Exit::Disk,
+            Self::Refused { code, .. } => match code.as_str() {
+                "malformed" => Exit::Usage,
+                "shutting_down" => Exit::Unreachable,
+                _ => Exit::Refused,
+            },
+            _ => Exit::Unreachable,
+        }
+    }
 }
 
 /// A request that was asked, and its answers.

@@ -38,15 +38,15 @@ pub(super) fn run(socket: &Path, command: Operate) -> Exit {
         None => exchange(socket, &request, json, false),
         Some(every) => watched(socket, &request, json, every),
     };
-    match ended {
-        Ok(exit) => exit,
-        // Who reads us has had enough.
-        Err(ClientError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
-        Err(error) => {
+    ended.unwrap_or_else(|error| {
+        // A refusal is a line of the answer, which is printed as it came.
+        let is_told = json && matches!(error, ClientError::Refused { .. });
+        let exit = error.exit();
+        if exit != Exit::Success && !is_told {
             told(&error.to_string());
-            Exit::Unreachable
         }
-    }
+        exit
+    })
 }
 
 /// Asks again and again, until somebody ends this.
@@ -70,17 +70,10 @@ fn exchange(socket: &Path, request: &Request, json: bool, again: bool) -> Result
         let (line, answer) = client.answer()?;
         let end = match &answer {
             Answer::Error { code, message } => {
-                if !json {
-                    told(&text::visible(message).to_string());
-                }
-                Some(match code.as_str() {
-                    "malformed" => Exit::Usage,
-                    "shutting_down" => Exit::Unreachable,
-                    _ => Exit::Refused,
-                })
+                Some(Err(ClientError::Refused { code: code.clone(), message: message.clone() }))
             }
-            Answer::Done(_) if printer.incomplete() => Some(Exit::Refused),
-            Answer::Done(_) => Some(Exit::Success),
+            Answer::Done(_) if printer.incomplete() => Some(Ok(Exit::Refused)),
+            Answer::Done(_) => Some(Ok(Exit::Success)),
             _ => None,
         };
         match json {
@@ -89,8 +82,8 @@ fn exchange(socket: &Path, request: &Request, json: bool, again: bool) -> Result
         }
         .and_then(|()| out.flush())
         .map_err(ClientError::Output)?;
-        if let Some(exit) = end {
-            return Ok(exit);
+        if let Some(end) = end {
+            return end;
         }
     }
 }
