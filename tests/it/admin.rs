@@ -231,7 +231,15 @@ fn one_screen_tells_what_waits_and_why() {
 #[test]
 fn nobody_answers_without_a_daemon() {
     let folder = TempDir::new().expect("a folder");
-    for arguments in [&["status"][..], &["queue"], &["dead", "list"], &["flush"], &["resume"], &["tail"]] {
+    for arguments in [
+        &["status"][..],
+        &["queue"],
+        &["dead", "list"],
+        &["flush"],
+        &["resume"],
+        &["tail"],
+        &["status", "--watch"],
+    ] {
         let output = command(folder.path(), NOBODY, arguments).output().expect("it runs");
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(69), "{arguments:?}: {told}");
@@ -701,7 +709,7 @@ fn the_door_is_narrow() {
 
 #[test]
 fn a_watched_status_is_drawn_again_and_ends_with_its_reader() {
-    let machine = Machine::start(Faults::default(), &[]);
+    let mut machine = Machine::start(Faults::default(), &[]);
     let mut watch =
         command(machine.folder.path(), &machine.endpoint, &["status", "--watch", "--every", "1ms"])
             .stdout(Stdio::piped())
@@ -718,12 +726,39 @@ fn a_watched_status_is_drawn_again_and_ends_with_its_reader() {
     assert!(!seen.contains(&0x1b));
     drop(out);
     assert_eq!(watch.wait().expect("it ends").code(), Some(0));
+
+    // It outlives a restart, of which it tells once.
     let mut watch =
         command(machine.folder.path(), &machine.endpoint, &["status", "--watch", "--every", "1ms"])
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("it starts");
+    let mut told = BufReader::new(watch.stderr.take().expect("a pipe"));
+    let out = BufReader::new(watch.stdout.take().expect("a pipe"));
+    let (sender, lines) = std::sync::mpsc::channel();
+    // Its pipe must not fill up meanwhile.
+    let reader = std::thread::spawn(move || {
+        for line in out.lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let shows = |lines: &std::sync::mpsc::Receiver<String>, text: &str| {
+        while !lines.recv_timeout(LIMIT).expect("a line").contains(text) {}
+    };
+    // With the second picture the answer to the first is whole.
+    (0..2).for_each(|_| shows(&lines, "0 accepted"));
+    machine.kill_and_start(&[]);
+    machine.submit(&[("a", "1")]);
+    shows(&lines, "1 accepted");
+    drop(lines);
+    reader.join().expect("no panic");
+    assert_eq!(watch.wait().expect("it ends").code(), Some(0));
+    let mut away = String::new();
+    told.read_to_string(&mut away).expect("text");
+    assert!(away.starts_with("the daemon is away, and is asked again every 1ms: "), "{away}");
+    assert_eq!(away.lines().count(), 1, "{away}");
     machine.stop();
-    assert_eq!(watch.wait().expect("it ends").code(), Some(69));
 }

@@ -13,7 +13,7 @@ pub(in crate::cli) enum Operate {
     /// Show whether it works, what is stuck and why, how long until it is drained or full, and what can be done.
     #[command(after_help = manual::STATUS)]
     Status {
-        /// Draw it again and again, until it is interrupted.
+        /// Draw it again and again, until it is interrupted; a daemon that is away meanwhile is waited for.
         #[arg(long)]
         watch: bool,
         /// How often it is drawn.

@@ -41,6 +41,15 @@ pub(super) enum ClientError {
 }
 
 impl ClientError {
+    /// Whether another try may end otherwise: the daemon may be started anew meanwhile.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Cut | Self::Io(_) => true,
+            Self::Refused { code, .. } => matches!(code.as_str(), "shutting_down" | "too_many_connections"),
+            Self::Denied(_) | Self::Unreadable(_) | Self::Output(_) => false,
+        }
+    }
+
     pub(super) fn exit(&self) -> Exit {
         match self {
             // Who reads us has had enough.

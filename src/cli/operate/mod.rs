@@ -49,12 +49,21 @@ pub(super) fn run(socket: &Path, command: Operate) -> Exit {
     })
 }
 
-/// Asks again and again, until somebody ends this.
+/// Asks again and again, until somebody ends this. Whoever watches a restart wants to see its end: once there was an answer, a
+/// daemon that is away is told once, and waited for.
 fn watched(socket: &Path, request: &Request, json: bool, every: Duration) -> Result<Exit, ClientError> {
+    let (mut answered, mut away) = (false, false);
     loop {
-        let exit = exchange(socket, request, json, true)?;
-        if exit != Exit::Success {
-            return Ok(exit);
+        match exchange(socket, request, json, true) {
+            Ok(Exit::Success) => (answered, away) = (true, false),
+            Err(error) if answered && error.may_pass() => {
+                if !away {
+                    let every = humantime::format_duration(every);
+                    told(&format!("the daemon is away, and is asked again every {every}: {error}"));
+                }
+                away = true;
+            }
+            ended => return ended,
         }
         // The pace of a screen, not a wait for something.
         thread::sleep(every);
