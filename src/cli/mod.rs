@@ -75,7 +75,7 @@ struct Configuration {
     #[arg(long, global = true, value_name = "NAME", value_parser = instance)]
     instance: Option<String>,
     /// Sets one key, such as batch.linger=50ms; wins over the environment, which wins over the file.
-    #[arg(short = 'o', global = true, value_name = "KEY=VALUE")]
+    #[arg(short = 'o', global = true, value_name = "KEY=VALUE", value_parser = overriding)]
     overrides: Vec<String>,
 }
 
@@ -224,6 +224,11 @@ fn sources(arguments: Configuration) -> Sources {
     let file_required = config.is_some();
     let file = config.unwrap_or_else(|| Sources::default_file(instance.as_deref(), &environment));
     Sources { file, file_required, environment, overrides, instance }
+}
+
+/// An argument of `-o`: what is none is a wrong command line, and no wrong configuration.
+fn overriding(text: &str) -> Result<String, &'static str> {
+    Sources::parted(text).map(|_| text.to_owned())
 }
 
 /// The name of an instance, which becomes a part of paths.

@@ -51,6 +51,15 @@ impl Sources {
         Places { instance, environment }.file()
     }
 
+    /// The key and the value of an argument of `-o`.
+    ///
+    /// # Errors
+    /// It has none; what it must be.
+    pub fn parted(argument: &str) -> Result<(&str, &str), &'static str> {
+        let parts = argument.split_once('=').map(|(key, value)| (key.trim(), value));
+        parts.filter(|(key, _)| !key.is_empty()).ok_or("must be KEY=VALUE, such as batch.linger=50ms")
+    }
+
     /// All settings, the later of a key winning, and what is wrong with them so far.
     pub(super) fn settings(&self) -> Found {
         let mut found = Found::default();
@@ -66,12 +75,11 @@ impl Sources {
         self.environment(&mut found);
         for (index, argument) in self.overrides.iter().enumerate() {
             let origin = Origin::Override(index);
-            match argument.split_once('=') {
-                Some((key, value)) if !key.trim().is_empty() => {
-                    let key = key.trim();
+            match Self::parted(argument) {
+                Ok((key, value)) => {
                     found.setting(origin, key, Value::Untyped(value.to_owned()), str::to_owned);
                 }
-                _ => found.wrong(origin, argument, "must be KEY=VALUE, such as batch.linger=50ms".to_owned()),
+                Err(wrong) => found.wrong(origin, argument, wrong.to_owned()),
             }
         }
         found

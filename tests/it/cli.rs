@@ -55,6 +55,18 @@ fn a_queue_with_events_of_another_account_is_refused_until_it_is_adopted() {
     assert!(code == Some(78) && told.contains("--adopt-queue"), "{code:?}: {told}");
 }
 
+#[test]
+fn an_override_without_a_value_is_a_wrong_command_line_and_an_unknown_key_a_wrong_configuration() {
+    let folder = folder();
+    for command_ in ["run", "check", "status"] {
+        for (argument, exit) in [("novalue", 64), ("=5", 64), ("batch.lingr=5s", 78)] {
+            let (code, told) = run(&mut command(folder.path(), NOBODY, &[command_, "-o", argument]));
+            let says = if exit == 64 { "must be KEY=VALUE" } else { "batch.lingr is no known key" };
+            assert!(code == Some(exit) && told.contains(says), "{command_} -o {argument}: {code:?}: {told}");
+        }
+    }
+}
+
 /// The lines of a daemon's log from its start to its end.
 fn log(folder: &Path, endpoint: &str, more: &[&str]) -> Vec<serde_json::Value> {
     use std::io::{BufRead, BufReader};
