@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
+use super::operate::some;
 use super::{Exit, manual, told};
 use crate::config::Config;
 use crate::event::{Account, Balance, Clock, Cluster, Event, Host};
@@ -16,6 +17,9 @@ use crate::queue::{Ledger, OpenError};
 use crate::telemetry::Visible;
 use crate::wire::record::DeadLetter;
 use crate::wire::submission::{Fidelity, again};
+
+const EVENTS: (&str, &str) = ("event", "events");
+const LETTERS: (&str, &str) = ("dead letter", "dead letters");
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum StoreCommand {
@@ -126,8 +130,8 @@ impl Export {
             false => stopped.events(|event| if self.takes(config, &event) { line(&event) } else { Ok(()) }),
         }?;
         out.flush().map_err(SalvageError::Output)?;
-        let noun = if self.dead { "dead letter" } else { "event" };
-        told(&format!("{count} {noun}{} exported", if count == 1 { "" } else { "s" }));
+        let (one, many) = if self.dead { LETTERS } else { EVENTS };
+        told(&format!("{} exported", some(count, one, many)));
         Ok(if left_out == 0 { Exit::Success } else { Exit::Refused })
     }
 
@@ -188,20 +192,29 @@ fn print_repair(root: &Path, repaired: &Repaired, json: bool) -> Result<Exit, Sa
         return Ok(Exit::Success);
     }
     let mut text = format!("repaired  {}\n", root.display());
-    text.push_str(&format!("kept      {} events that wait, {} dead letters\n", found.events, found.letters));
-    text.push_str(&format!(
-        "set aside {} damaged records with {} events that wait\n",
-        found.damaged_records, found.damaged_events
-    ));
-    text.push_str(&format!("missing   {missing} events that were accepted and are nowhere\n"));
+    text.push_str(&format!("kept      {}, {}\n", waiting(found.events), letters(found.letters)));
+    let records = some(found.damaged_records, "damaged record", "damaged records");
+    text.push_str(&format!("set aside {records} with {}\n", waiting(found.damaged_events)));
+    let lost =
+        some(*missing, "event that was accepted and is nowhere", "events that were accepted and are nowhere");
+    text.push_str(&format!("missing   {lost}\n"));
     if *surplus > 0 {
-        text.push_str(&format!("surplus   {surplus} events beyond what the old account said\n"));
+        let more = some(*surplus, EVENTS.0, EVENTS.1);
+        text.push_str(&format!("surplus   {more} beyond what the old account said\n"));
     }
     text.push_str(&format!("account   {}\n", account_line(ledger)));
     text.push_str(&format!("new       {}\n", database.display()));
     text.push_str(&format!("old       {}: delete it once nothing is missed\n", replaced.display()));
     print(&text)?;
     Ok(Exit::Success)
+}
+
+fn letters(count: u64) -> String {
+    some(count, LETTERS.0, LETTERS.1)
+}
+
+fn waiting(count: u64) -> String {
+    some(count, "event that waits", "events that wait")
 }
 
 fn table(root: &Path, audit: &Audit) -> String {
@@ -212,10 +225,11 @@ fn table(root: &Path, audit: &Audit) -> String {
     });
     let mut text = format!("queue     {}, database {}\n", root.display(), audit.database.display());
     text.push_str(&format!("schema    {schema}\nfor       {account}\n"));
-    text.push_str(&format!("pending   {} events can be read\n", audit.events));
-    text.push_str(&format!("dead      {} dead letters can be read\n", audit.letters));
+    text.push_str(&format!("pending   {} can be read\n", some(audit.events, EVENTS.0, EVENTS.1)));
+    text.push_str(&format!("dead      {} can be read\n", letters(audit.letters)));
     text.push_str(&format!("account   {}\n", audit.ledger.as_ref().map_or_else(unknown, account_line)));
-    text.push_str(&format!("before    {} records were quarantined by a daemon\n", audit.quarantined));
+    let before = some(audit.quarantined, "record was", "records were");
+    text.push_str(&format!("before    {before} quarantined by a daemon\n"));
     for path in &audit.set_aside {
         text.push_str(&format!("set aside {}\n", path.display()));
     }
