@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod long_lines;
 mod manual;
 mod operate;
 mod reload;
@@ -185,7 +186,7 @@ pub fn main() -> Exit {
         Err(problems) => return wrong(&problems),
     };
     match arguments.command {
-        Command::Operate(command) => operate::run(&config.admin.socket, command),
+        Command::Operate(command) => operate::run(&config, command),
         Command::Store { command } => store::run(&config, command),
         Command::Run { adopt_queue } => match service {
             Ok(service) => start(&config, |config, logging| {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
+use super::long_lines::LongLines;
 use super::operate::some;
 use super::{Exit, manual, told};
 use crate::config::Config;
@@ -104,11 +105,13 @@ impl Export {
         let stopped = Stopped::open(&config.queue.path)?;
         let mut out = BufWriter::new(io::stdout().lock());
         let (mut count, mut left_out) = (0_u64, 0_u64);
+        let mut long = LongLines::new(config.ingest.max_line);
         let mut line = |event: &Event| {
             let again = again(slice::from_ref(event));
             let why = match again.fidelity {
                 Fidelity::Exact => {
                     count += 1;
+                    long.look(&again.line);
                     return writeln!(out, "{}", again.line);
                 }
                 Fidelity::Refused(why) => why,
@@ -132,6 +135,7 @@ impl Export {
         out.flush().map_err(SalvageError::Output)?;
         let (one, many) = if self.dead { LETTERS } else { EVENTS };
         told(&format!("{} exported", some(count, one, many)));
+        long.note().iter().for_each(|note| told(note));
         Ok(if left_out == 0 { Exit::Success } else { Exit::Refused })
     }
 

@@ -50,6 +50,39 @@ fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
+#[test]
+fn an_exported_line_that_is_longer_than_lines_may_be_is_told_with_the_limit_that_takes_it() {
+    let (folder, other) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+    let limited = |folder: &Path, what: &[&str], limit: &str| {
+        let limit = format!("ingest.max_line={limit}");
+        let mut command = command(folder, NOBODY, &[what, &["-o", &limit]].concat());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    let mut daemon = limited(folder.path(), &["run"], "1KiB").spawn().expect("the daemon starts");
+    let parameter = "p".repeat(950);
+    let long =
+        format!("{{\"session_id\":\"s\",\"type\":\"click\",\"parameters\":{{\"p\":\"{parameter}\"}}}}\n");
+    assert!(long.trim_end().len() <= 1_024);
+    let ids = submit(folder.path(), &long);
+    assert!(terminate(&mut daemon).success());
+    let check = store(folder.path(), &["check"]);
+    assert!(text(&check.stdout).contains("pending   1 event can be read\n"), "{check:?}");
+    let export = limited(folder.path(), &["store", "export"], "1KiB").output().expect("it runs");
+    let (out, told) = (text(&export.stdout), text(&export.stderr));
+    let bytes = out.trim_end().len();
+    assert!(bytes > 1_024, "{out}");
+    assert!(export.status.success() && told.starts_with("1 event exported\n1 line is longer than"), "{told}");
+    let taking = format!("-o ingest.max_line={bytes}B\n");
+    assert!(told.ends_with(&taking), "{told}");
+    let mut daemon =
+        limited(other.path(), &["run"], &format!("{bytes}B")).spawn().expect("the daemon starts");
+    assert_eq!(submit(other.path(), &out), ids);
+    assert!(terminate(&mut daemon).success());
+    let export = store(other.path(), &["export"]);
+    assert_eq!(text(&export.stderr), "1 event exported\n");
+}
+
 /// Every file below a folder, with what is in it.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();

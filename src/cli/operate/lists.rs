@@ -6,6 +6,7 @@ use super::screen;
 use super::text::{count, some, span, visible};
 use super::told;
 use crate::admin::protocol::{Ages, Answer, Done, HostLine, Lane, Letter, Outcome, Request};
+use crate::cli::long_lines::LongLines;
 
 /// The most ids of an outcome that are shown.
 const SHOWN_IDS: usize = 2;
@@ -34,10 +35,13 @@ pub(super) struct Printer {
     before: Option<&'static str>,
     /// Letters that could not be exported.
     refused: u64,
+    /// Lines that were, and that a daemon would not take.
+    long: LongLines,
 }
 
 impl Printer {
-    pub(super) fn new(request: &Request, again: bool) -> Self {
+    /// Of a daemon that takes lines of `max_line` bytes; the screen is drawn again and again where it says `again`.
+    pub(super) fn new(request: &Request, again: bool, max_line: u64) -> Self {
         let deed = match request {
             Request::QueueHold { .. } => Deed::Events("held", "would be held"),
             Request::QueueRelease { .. } => Deed::Events("released", "would be released"),
@@ -59,7 +63,7 @@ impl Printer {
             | Request::DeadShow { .. }
             | Request::Tail { .. } => Deed::Show,
         };
-        Self { deed, again, before: None, refused: 0 }
+        Self { deed, again, before: None, refused: 0, long: LongLines::new(max_line) }
     }
 
     /// Whether something that was asked for could not be given.
@@ -100,6 +104,7 @@ impl Printer {
             }
             Answer::Submission { seq, line, refused: None } => {
                 let _ = seq;
+                self.long.look(&line);
                 writeln!(out, "{}", visible(&line))
             }
             Answer::Submission { seq, refused: Some(why), .. } => {
@@ -157,7 +162,10 @@ impl Printer {
             Deed::Letters(what) => writeln!(out, "{letters}: {would}{what}")?,
             Deed::Whole(what, otherwise) => writeln!(out, "{}", if done.changed { what } else { otherwise })?,
             // Its lines may go to a file, which is to hold nothing else.
-            Deed::Export => told(&format!("{letters} exported")),
+            Deed::Export => {
+                told(&format!("{letters} exported"));
+                self.long.note().iter().for_each(|note| told(note));
+            }
             Deed::Show => match (done.count, done.left_out) {
                 (Some(0), _) => writeln!(out, "none")?,
                 (Some(all), Some(left @ 1..)) => {
@@ -247,4 +255,22 @@ fn outcome_row(out: &mut impl Write, outcome: &Outcome) -> io::Result<()> {
         write!(out, " and {more} more")?;
     }
     writeln!(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::protocol::Which;
+
+    #[test]
+    fn letters_that_a_daemon_would_not_take_back_are_printed_and_looked_at() {
+        let mut printer = Printer::new(&Request::DeadExport { which: Which::default() }, false, 5);
+        let mut out = Vec::new();
+        for (line, told) in [("12345", false), ("123456", true)] {
+            let submission = Answer::Submission { seq: 1, line: line.to_owned(), refused: None };
+            printer.print(&mut out, submission).unwrap();
+            assert_eq!(printer.long.note().is_some(), told, "{line}");
+        }
+        assert_eq!(out, b"12345\n123456\n");
+    }
 }

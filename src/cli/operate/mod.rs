@@ -10,7 +10,6 @@ mod screen;
 mod text;
 
 use std::io::{self, Write};
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -21,12 +20,13 @@ use self::lists::Printer;
 pub(super) use self::text::{bytes, some};
 use super::{Exit, told};
 use crate::admin::protocol::{Answer, Request};
+use crate::config::Config;
 
 /// How long the answer to `status` may take: a daemon that needs longer does not work.
 const STATUS_WITHIN: Duration = Duration::from_secs(30);
 
-/// Asks the daemon behind `socket`, and prints what it answers.
-pub(super) fn run(socket: &Path, command: Operate) -> Exit {
+/// Asks the daemon that `config` names, and prints what it answers.
+pub(super) fn run(config: &Config, command: Operate) -> Exit {
     let Asked { request, json, watch } = match command.asked() {
         Ok(asked) => asked,
         Err(wrong) => {
@@ -35,8 +35,8 @@ pub(super) fn run(socket: &Path, command: Operate) -> Exit {
         }
     };
     let ended = match watch {
-        None => exchange(socket, &request, json, false),
-        Some(every) => watched(socket, &request, json, every),
+        None => exchange(config, &request, json, false),
+        Some(every) => watched(config, &request, json, every),
     };
     ended.unwrap_or_else(|error| {
         // A refusal is a line of the answer, which is printed as it came.
@@ -51,10 +51,10 @@ pub(super) fn run(socket: &Path, command: Operate) -> Exit {
 
 /// Asks again and again, until somebody ends this. Whoever watches a restart wants to see its end: once there was an answer, a
 /// daemon that is away is told once, and waited for.
-fn watched(socket: &Path, request: &Request, json: bool, every: Duration) -> Result<Exit, ClientError> {
+fn watched(config: &Config, request: &Request, json: bool, every: Duration) -> Result<Exit, ClientError> {
     let (mut answered, mut away) = (false, false);
     loop {
-        match exchange(socket, request, json, true) {
+        match exchange(config, request, json, true) {
             Ok(Exit::Success) => (answered, away) = (true, false),
             Err(error) if answered && error.may_pass() => {
                 if !away {
@@ -70,10 +70,10 @@ fn watched(socket: &Path, request: &Request, json: bool, every: Duration) -> Res
     }
 }
 
-fn exchange(socket: &Path, request: &Request, json: bool, again: bool) -> Result<Exit, ClientError> {
+fn exchange(config: &Config, request: &Request, json: bool, again: bool) -> Result<Exit, ClientError> {
     let within = matches!(request, Request::Status {}).then_some(STATUS_WITHIN);
-    let mut client = Client::ask(socket, request, within)?;
-    let mut printer = Printer::new(request, again);
+    let mut client = Client::ask(&config.admin.socket, request, within)?;
+    let mut printer = Printer::new(request, again, config.ingest.max_line);
     let mut out = io::stdout().lock();
     loop {
         let (line, answer) = client.answer()?;
