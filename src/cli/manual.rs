@@ -42,8 +42,9 @@ Examples:
 
 Order: replies are printed in the order of the lines, each line's last one; a receipt comes behind the reply to its line.
 Up to 256 lines that are at hand are sent at once. Those that the daemon cannot take now are sent again, in their order,
-and hold back all that comes after until they are taken, refused, or the timeout is over. Among lines that are sent at
-once, one that the daemon takes can overtake one that it cannot take, of the same session, too.";
+and hold back all that comes after until they are taken, refused, or the timeout is over; then what comes after has one
+try, until the daemon takes a line again. Among lines that are sent at once, one that the daemon takes can overtake one
+that it cannot take, of the same session, too.";
 pub(in crate::cli) const DEMO: &str = "\
 Examples:
   target-notifyd demo

@@ -98,7 +98,7 @@ enum Command {
         /// Where the lines are; - is standard input.
         #[arg(default_value = "-")]
         file: PathBuf,
-        /// How long lines that the daemon cannot take now are tried again, from when they were sent first, and how long receipts are waited for after the last line.
+        /// How long lines that the daemon cannot take now are tried again, from when they were sent first, and how long receipts are waited for after the last line. Behind lines that were given up so, others have one try each until one is taken.
         #[arg(long, default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
         timeout: std::time::Duration,
         /// Ask for a receipt of every line but those with "receipt":false, wait for it, and print it: what became of its events.

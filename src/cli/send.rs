@@ -121,6 +121,7 @@ pub(super) fn run(socket: &Path, file: &Path, timeout: Duration, receipts: bool)
         lost: 0,
         held: Vec::new(),
         refused: false,
+        late: false,
         output: None,
     };
     let ended = sender.send(file);
@@ -152,6 +153,8 @@ struct Sender<'s> {
     held: Vec<String>,
     /// Whether a line was refused or given up, or an event set aside.
     refused: bool,
+    /// Whether the timeout ran out, and the daemon has taken no line since.
+    late: bool,
     /// Why a reply could not be printed.
     output: Option<io::Error>,
 }
@@ -176,12 +179,14 @@ impl Sender<'_> {
         Ok(())
     }
 
-    /// Sends the lines of a group until each has a reply that is final, or the timeout is over.
+    /// Sends the lines of a group until each has a reply that is final, or the timeout is over. Where it was over for those
+    /// before, there is one try: a long file on a full queue would otherwise take the timeout for each group.
     fn submit(&mut self, mut lines: Vec<Line>) -> Result<(), SendError> {
-        let until = Instant::now() + self.timeout;
+        let until = Instant::now() + if self.late { Duration::ZERO } else { self.timeout };
         let mut alone = false;
         loop {
             let (last, reused) = (Instant::now() >= until, self.connection.is_some());
+            self.late |= last;
             // At last each has its try: the first may be too large for a queue that takes the others.
             let Try { refused, failure } = self.attempt(&mut lines, alone && !last);
             self.print_settled(&mut lines);
@@ -265,6 +270,7 @@ impl Sender<'_> {
             None => Outcome::Settled(text.to_owned()),
         };
         let stored = reply.status == "queued";
+        self.late &= !stored;
         self.owed += usize::from(stored && line.awaits && reply.receipt != Some(false));
         self.refused |= !stored && wait.is_none();
         wait

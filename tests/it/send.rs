@@ -157,6 +157,36 @@ fn a_wait_ends_at_the_timeout_with_a_try_of_every_line() {
 }
 
 #[test]
+fn a_long_file_on_a_full_queue_takes_the_timeout_once_until_a_line_is_taken_again() {
+    let folder = TempDir::new().expect("a folder");
+    let mut room = false;
+    let mut full = true;
+    let came = scripted(folder.path(), move |reference| {
+        let number: u64 = reference.parse().expect("a number");
+        // A little room comes while the second 256 lines have their one try.
+        room |= number == 500;
+        // And more of it while the third ones have theirs.
+        full &= number != 600;
+        match room && (number != 550 || !full) {
+            true => queued(reference),
+            false => unavailable(reference, Duration::from_millis(10)),
+        }
+    });
+    let references: Vec<String> = (0..601).map(|number| number.to_string()).collect();
+    let text: String = references.iter().map(|reference| line(reference)).collect();
+    let sent = send(folder.path(), &["--timeout", "1s"], &text);
+    let came: Vec<usize> = came.try_iter().map(|reference| reference.parse().expect("a number")).collect();
+    let tries = |number: usize| came.iter().filter(|one| **one == number).count();
+    assert!(tries(0) > 2, "the timeout counts for the first lines");
+    assert!((256..512).all(|number| tries(number) == 1), "later ones have one try each");
+    assert_eq!(tries(550), 2, "once a line was taken, the timeout counts again");
+    let statuses: Vec<&str> = sent.printed.iter().map(|(_, status)| status.as_str()).collect();
+    let expected = |number: usize| if number < 500 { "unavailable" } else { "queued" };
+    assert_eq!(statuses, (0..601).map(expected).collect::<Vec<_>>(), "{}", sent.told);
+    assert_eq!(sent.code, Some(1));
+}
+
+#[test]
 fn a_connection_that_is_turned_away_answers_every_line() {
     let folder = TempDir::new().expect("a folder");
     let mut daemon = daemon(folder.path(), NOBODY, &["ingest.max_connections=1"]);
