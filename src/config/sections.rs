@@ -103,7 +103,7 @@ section! {
         max_age: Duration = "7d", duration(MS..=DECADE);
         /// The most memory of the index, and, in what it leaves, of events that were stored lately.
         index_max_bytes: u64 = "48MiB", size(MIB..=TIB);
-        /// The most dead letters.
+        /// The most dead letters; those that are being set aside as it is reached come on top, some 10,000 at most.
         dead_max_events: u64 = 100000, integer(0..=1_000_000_000_000);
         /// Dead letters older than this are deleted; 0s: never.
         dead_max_age: Duration = "0s", duration(Duration::ZERO..=DECADE);
