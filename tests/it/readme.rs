@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use target_notifyd::config::Config;
 use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
 
+use crate::process::{LIMIT, terminate};
 use crate::support::{Running, settings};
 
 fn root() -> PathBuf {
@@ -108,6 +110,42 @@ async fn the_producers_work() {
     assert_eq!(running.settled(delivered).await.delivered, delivered);
     running.stop().await;
     sandbox.stop().await;
+}
+
+/// The lines of the shell's blocks that run the executable by cargo and have a path below /tmp, as they are below `folder`.
+fn by_hand(folder: &Path) -> Vec<Vec<String>> {
+    let readme = readme().replace("\\\n", "");
+    let blocks = readme.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let lines = blocks.flat_map(str::lines).filter_map(|line| line.strip_prefix("cargo run --release -- "));
+    let lines = lines.filter(|line| line.contains("/tmp/"));
+    let inside = |word: &str| word.replace("/tmp/", &format!("{}/", folder.display()));
+    lines.map(|line| line.split_whitespace().map(inside).collect()).collect()
+}
+
+#[test]
+fn what_is_tried_by_hand_works_for_any_user() {
+    let folder = TempDir::new().expect("a folder");
+    let lines = by_hand(folder.path());
+    let [daemon, asks @ ..] = lines.as_slice() else { panic!("the README tells how to run it") };
+    assert!(daemon[0] == "run" && asks.len() >= 2, "{lines:?}");
+    let execute = |arguments: &[String]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_target-notifyd"));
+        // Nothing of this machine's own configuration counts.
+        command.args(arguments).args(["--config", "/dev/null"]).stdin(Stdio::null());
+        command
+    };
+    let small = ["-o", "queue.min_free=0B", "-o", "queue.reserve=0B"];
+    let mut daemon = execute(daemon).args(small).stderr(Stdio::null()).spawn().expect("the daemon starts");
+    let until = Instant::now() + LIMIT;
+    while std::os::unix::net::UnixStream::connect(folder.path().join("notify-admin.sock")).is_err() {
+        assert!(Instant::now() < until, "the admin socket does not come");
+        std::thread::yield_now();
+    }
+    for arguments in asks {
+        let ended = execute(arguments).output().expect("it runs");
+        assert!(ended.status.success(), "{arguments:?}: {ended:?}");
+    }
+    assert!(terminate(&mut daemon).success());
 }
 
 /// What is run behind the ready client of a language: options as its SDK takes them, a wrong one, and a restart between.
