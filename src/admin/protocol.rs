@@ -10,6 +10,8 @@ pub use self::answer::{
     Advice, Ages, Answer, Done, Event, Hold, HostLine, Lane, Letter, Outcome, Pause, Status,
 };
 
+use crate::wire::object::object;
+
 /// The version of these lines. A request may name it as `v`, and is refused where the daemon speaks another one.
 pub const VERSION: u64 = 1;
 
@@ -98,7 +100,7 @@ pub enum Request {
     /// Dead letters, oldest first.
     DeadList {
         /// Which.
-        #[serde(default, rename = "where")]
+        #[serde(default, rename = "where", deserialize_with = "object")]
         which: Which,
         /// The most that are answered.
         #[serde(default = "default_events")]
@@ -112,7 +114,7 @@ pub enum Request {
     /// Make dead letters events again.
     DeadRequeue {
         /// Which.
-        #[serde(rename = "where")]
+        #[serde(rename = "where", deserialize_with = "object")]
         which: Which,
         /// Only count.
         #[serde(default)]
@@ -121,7 +123,7 @@ pub enum Request {
     /// Delete dead letters for good.
     DeadDelete {
         /// Which.
-        #[serde(rename = "where")]
+        #[serde(rename = "where", deserialize_with = "object")]
         which: Which,
         /// Only count.
         #[serde(default)]
@@ -130,7 +132,7 @@ pub enum Request {
     /// Dead letters as submissions.
     DeadExport {
         /// Which.
-        #[serde(default, rename = "where")]
+        #[serde(default, rename = "where", deserialize_with = "object")]
         which: Which,
     },
     /// Send nothing to a host, or to any.
@@ -265,6 +267,10 @@ mod tests {
             r#"{"op":"status","more":1}"#,
             r#"{"op":"queue_hold"}"#,
             r#"{"op":"dead_list","where":{"reson":"refused"}}"#,
+            r#"{"op":"dead_list","where":[]}"#,
+            r#"{"op":"dead_export","where":[[5]]}"#,
+            r#"{"op":"dead_requeue","where":[[5]]}"#,
+            r#"{"op":"dead_delete","where":[[],null,null,null,null,null,true]}"#,
         ] {
             assert!(read(wrong).is_err(), "{wrong}");
         }

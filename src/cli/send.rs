@@ -24,6 +24,7 @@ use thiserror::Error;
 use self::line::{Line, Outcome, group};
 use super::{Exit, told};
 use crate::event::noun;
+use crate::wire::object::Object;
 
 /// What is read of the input at a time, in bytes.
 const INPUT_BYTES: usize = 64 * 1_024;
@@ -76,7 +77,7 @@ struct Reply {
     #[serde(default)]
     retry_after_ms: u64,
     receipt: Option<bool>,
-    error: Option<Fault>,
+    error: Option<Object<Fault>>,
 }
 
 #[derive(Deserialize)]
@@ -91,7 +92,7 @@ impl Reply {
 
     /// Whether it is the only one on its connection, whatever was written there.
     fn turns_away(&self) -> bool {
-        let code = self.error.as_ref().map(|error| error.code.as_str());
+        let code = self.error.as_ref().map(|Object(error)| error.code.as_str());
         matches!(code, Some("too_many_connections" | "forbidden"))
     }
 
@@ -384,7 +385,7 @@ fn read(connection: &mut BufReader<UnixStream>) -> Result<(String, Reply), SendE
     if !text.ends_with('\n') {
         return Err(SendError::Cut);
     }
-    let reply = serde_json::from_str(&text)?;
+    let Object(reply) = serde_json::from_str(&text)?;
     Ok((text, reply))
 }
 

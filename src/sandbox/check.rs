@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use super::mark::{Mark, visitor};
 use crate::event::{EventId, SessionId};
+use crate::wire::object::Object;
 
 /// A notification with a token that starts with this makes the whole request a 400.
 pub const POISON: &str = "POISON";
@@ -111,8 +112,8 @@ struct RawNotification {
     _timestamp: i64,
     impression_id: Option<String>,
     tokens: Option<Vec<String>>,
-    mbox: Option<RawMbox>,
-    view: Option<RawView>,
+    mbox: Option<Object<RawMbox>>,
+    view: Option<Object<RawView>>,
 }
 
 #[derive(Deserialize)]
@@ -130,7 +131,7 @@ struct RawView {
 pub(super) fn check(session: &SessionId, body: &Bytes, seed: u64) -> Result<Delivery, Invalid> {
     let members: BTreeMap<String, &RawValue> = serde_json::from_slice(body)
         .map_err(|error| Invalid(format!("the body is not a JSON object: {error}")))?;
-    let context: RawContext =
+    let Object(context): Object<RawContext> =
         member(&members, "context")?.ok_or_else(|| Invalid("context is missing".to_owned()))?;
     match context.channel {
         Channel::Web | Channel::Mobile => {}
@@ -139,20 +140,20 @@ pub(super) fn check(session: &SessionId, body: &Bytes, seed: u64) -> Result<Deli
     at_most(request_id.as_deref(), MAX_ID_UNITS, "requestId")?;
     let shared: Option<String> = member(&members, "impressionId")?;
     at_most(shared.as_deref(), MAX_ID_UNITS, "impressionId")?;
-    let property: Option<RawProperty> = member(&members, "property")?;
+    let property: Option<Object<RawProperty>> = member(&members, "property")?;
     let id: Map<String, Value> = member(&members, "id")?.unwrap_or_default();
-    let raw: Vec<RawNotification> = member(&members, "notifications")?.unwrap_or_default();
+    let raw: Vec<Object<RawNotification>> = member(&members, "notifications")?.unwrap_or_default();
     if raw.is_empty() {
         return Err(Invalid("notifications must have at least one element".to_owned()));
     }
     let mut seen = HashSet::with_capacity(raw.len());
-    for notification in &raw {
+    for Object(notification) in &raw {
         check_notification(notification)?;
         if !seen.insert(notification.id.as_str()) {
             return Err(Invalid(format!("notification id {} is not unique", notification.id)));
         }
     }
-    let notifications = raw.into_iter().map(|raw| Notification {
+    let notifications = raw.into_iter().map(|Object(raw)| Notification {
         impression: raw.impression_id.as_deref().or(shared.as_deref()).map(Mark::of_impression),
         id: raw.id,
         tokens: raw.tokens.unwrap_or_default(),
@@ -161,7 +162,7 @@ pub(super) fn check(session: &SessionId, body: &Bytes, seed: u64) -> Result<Deli
     Ok(Delivery {
         beacon: context.beacon.unwrap_or(false),
         request_id,
-        property: property.and_then(|property| property.token),
+        property: property.and_then(|Object(property)| property.token),
         id: visitor.answered,
         mark: Mark::of_members(&members, &visitor.submitted),
         notifications: notifications.collect(),
@@ -175,13 +176,13 @@ fn check_notification(notification: &RawNotification) -> Result<(), Invalid> {
     if notification.mbox.is_some() && notification.view.is_some() {
         return Err(Invalid(format!("notification {id} has both mbox and view")));
     }
-    if let Some(mbox) = &notification.mbox {
+    if let Some(Object(mbox)) = &notification.mbox {
         if mbox.name.trim().is_empty() {
             return Err(Invalid(format!("mbox.name in notification {id} must not be blank")));
         }
         at_most(Some(&mbox.name), MAX_MBOX_UNITS, "mbox.name")?;
     }
-    if let Some(view) = &notification.view {
+    if let Some(Object(view)) = &notification.view {
         at_most(view.name.as_deref(), MAX_VIEW_UNITS.0, "view.name")?;
         at_most(view.key.as_deref(), MAX_VIEW_UNITS.1, "view.key")?;
     }

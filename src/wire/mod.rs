@@ -6,6 +6,7 @@ pub mod controls;
 pub mod cookie;
 pub mod defaults;
 pub mod hash;
+pub mod object;
 pub mod receipt;
 pub mod record;
 pub mod reply;

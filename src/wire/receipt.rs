@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::cookie;
+use super::object::Object;
 use super::response::{edge_cluster, is_tnt_id};
 use crate::event::{Cluster, EventId, SessionId};
 
@@ -58,7 +59,7 @@ impl Answer {
             .and_then(|list| serde_json::from_str(list.get()).ok())
             .unwrap_or_default();
         let named = |one: Box<RawValue>| {
-            let Identified { id } = serde_json::from_str(one.get()).ok()?;
+            let Object(Identified { id }) = serde_json::from_str(one.get()).ok()?;
             Some((id, one))
         };
         let mut frame: Vec<_> = members.into_iter().filter(|(name, _)| name != "notifications").collect();
@@ -241,6 +242,14 @@ fn target_cookie(answer: &Answer) -> Cookie {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_among_the_notifications_is_none() {
+        let session = SessionId::new("s").unwrap();
+        let body = br#"{"notifications":[["a"],{"id":"b"}]}"#;
+        let answer = Answer::new(&session, 1, None, None, Some(body));
+        assert_eq!(["a", "b"].map(|id| answer.notification(id).is_some()), [false, true]);
+    }
 
     #[test]
     fn receipts_read_as_the_protocol_says() {

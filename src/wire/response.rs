@@ -13,6 +13,7 @@ use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
+use super::object::Object;
 use crate::event::{Cluster, is_unseen};
 
 /// The most bytes of Adobe's words that are shown or stored.
@@ -126,7 +127,7 @@ fn text(value: Option<serde_json::Value>) -> Option<String> {
 /// # Errors
 /// [`ResponseError`] where nobody can know what was processed.
 pub fn decode(body: &[u8]) -> Result<Delivered, ResponseError> {
-    let raw: RawResponse = serde_json::from_slice(body)?;
+    let Object(raw): Object<RawResponse> = serde_json::from_slice(body)?;
     let listed = raw.notifications.unwrap_or_default().into_iter().filter_map(|Entry(id)| id).collect();
     let edge = text(raw.edge_host).and_then(|host| edge_cluster(&host));
     let tnt_id = raw.id.and_then(|id| text(id.get("tntId").cloned())).filter(|id| is_tnt_id(id));
@@ -241,6 +242,9 @@ mod tests {
             "",
             "{",
             "[]x",
+            "[]",
+            r#"[[{"id":"a"}]]"#,
+            r#"[[{"id":"a"}],"mboxedge35.tt.omtrdc.net",{"tntId":"abc.35_0"}]"#,
             "null",
             r#"{"notifications":[{"id":"a"}"#,
             r#"{"notifications":7}"#,

@@ -290,6 +290,17 @@ fn a_receipt_that_came_early_is_printed_behind_its_reply() {
 }
 
 #[test]
+fn a_list_is_no_reply() {
+    for list in [r#"["queued",0,null,null]"#, r#"{"status":"rejected","error":["forbidden"]}"#] {
+        let folder = TempDir::new().expect("a folder");
+        let _came = scripted(folder.path(), |_| Some(list.to_owned()));
+        let sent = send(folder.path(), &["--timeout", "0s"], &line("1"));
+        assert_eq!((sent.code, sent.printed), (Some(69), vec![]), "{}", sent.told);
+        assert!(sent.told.contains("a JSON object"), "{}", sent.told);
+    }
+}
+
+#[test]
 fn a_socket_that_may_not_be_opened_is_told_at_once() {
     let folder = TempDir::new().expect("a folder");
     let socket = folder.path().join("notify.sock");

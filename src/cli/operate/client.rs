@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::text::visible;
 use crate::admin::protocol::{Answer, Request};
 use crate::cli::Exit;
+use crate::wire::object::Object;
 
 /// The longest line that is read, in bytes: a dead letter has at most a submission's size, escaped.
 const LINE_BYTES: u64 = 64 * 1_024 * 1_024;
@@ -89,7 +90,7 @@ impl Client {
         if !line.ends_with('\n') {
             return Err(ClientError::Cut);
         }
-        let answer = serde_json::from_str(&line)?;
+        let Object(answer) = serde_json::from_str(&line)?;
         Ok((line, answer))
     }
 }

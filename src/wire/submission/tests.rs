@@ -151,3 +151,33 @@ fn a_consumer_id_makes_room_for_a_supplemental_data_id_and_a_given_one_is_kept()
     let own = r#"{"consumer_id":"c","type":"click","experienceCloud":{"analytics":{"supplementalDataId":"AAAAAAAAAAAAAAAA-AAAAAAAAAAAAAAAA"}}}"#;
     assert!(placed(own, &plain()).contains("AAAAAAAAAAAAAAAA-AAAAAAAAAAAAAAAA"));
 }
+
+#[test]
+fn a_list_is_taken_for_no_object() {
+    let notification = |member: &str| format!(r#"{{"request":{{"notifications":[{member}]}}}}"#);
+    let beside = |members: &str| format!(r#"{{"type":"click",{members}}}"#);
+    let lists = [
+        "[]".to_owned(),
+        r#"[{"notifications":[{"type":"click"}]}]"#.to_owned(),
+        r#"{"request":[[{"type":"click"}]]}"#.to_owned(),
+        notification(r#"["1","click",1]"#),
+        notification(r#"{"type":"click","mbox":["name"]}"#),
+        notification(r#"{"type":"click","view":["name","key"]}"#),
+        notification(r#"{"type":"click","pageLoad":["state"]}"#),
+        notification(r#"{"type":"click","order":["id",1]}"#),
+        notification(r#"{"type":"click","product":["id"]}"#),
+        notification(r#"{"type":"click","parameters":["a"]}"#),
+        beside(r#""context":["web"]"#),
+        beside(r#""property":["token"]"#),
+        beside(r#""visitor":["tntId"]"#),
+        beside(r#""experienceCloud":[["server_side"]]"#),
+        beside(r#""experienceCloud":{"analytics":["server_side"]}"#),
+        beside(r#""experienceCloud":{"audienceManager":[1,"b"]}"#),
+        beside(r#""customer_ids":[["id","code","unknown"]]"#),
+        beside(r#""customer_ids":{"code":["id",0]}"#),
+    ];
+    for line in lists {
+        let read = Submission::parse(line.as_bytes(), &Defaults::default(), 1);
+        assert!(read.is_err(), "{line}");
+    }
+}
