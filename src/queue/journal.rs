@@ -114,6 +114,8 @@ struct Tail {
     removed: Vec<u8>,
     /// The place that the engine's log surely reached.
     reached: u64,
+    /// Whether the engine's log may reach further than that.
+    untold: bool,
     /// Memory for the next commit: what is mapped anew for each one costs more than filling it.
     spare: Vec<u8>,
 }
@@ -175,12 +177,14 @@ impl Journal {
                 file,
                 ahead: 0,
                 commit,
-                kept: 0,
+                // What the last commit before the start was, and what the engine did after it, nobody knows any more.
+                kept: commit,
                 changes: 0,
                 begins: false,
                 moved: Vec::new(),
                 removed: Vec::new(),
                 reached,
+                untold: true,
                 spare: Vec::new(),
             }),
         })
@@ -268,16 +272,11 @@ impl Journal {
         Ok(())
     }
 
-    /// Gives the oldest segments up of which nothing counts any more.
-    pub(super) fn shrink(&self) -> Result<(), JournalError> {
-        loop {
-            let oldest = self.tail().segments.keys().next().copied();
-            let Some(oldest) = oldest.filter(|_| self.tail().segments.len() > 1) else { return Ok(()) };
-            if !self.index().of_segment(oldest, &[], 1).is_empty() {
-                return Ok(());
-            }
-            self.give_up_oldest()?;
-        }
+    /// Whether nothing counts any more of the oldest segment, and it is not the last one.
+    pub(super) fn has_nothing_left(&self) -> bool {
+        let tail = self.tail();
+        let oldest = tail.segments.keys().next().filter(|_| tail.segments.len() > 1);
+        oldest.is_some_and(|oldest| self.index().of_segment(*oldest, &[], 1).is_empty())
     }
 
     /// Whether little is left of the oldest segment, as [`Index::is_little`] has it, and it is not the last one.
@@ -384,11 +383,17 @@ impl Journal {
         Ok(())
     }
 
-    /// Whether the last commit of all keeps records of older segments. Damage could make it look torn by a crash, so that it were
-    /// left out: the older segments stay until another commit follows.
+    /// Whether the last commit of all keeps records of older segments, or may do so. Damage could make it look torn by a crash, so
+    /// that it were left out: the older segments stay until another commit follows.
     pub(super) fn has_just_kept(&self) -> bool {
         let tail = self.tail();
         tail.kept > 0 && tail.kept == tail.commit
+    }
+
+    /// Whether another commit has to follow before a segment may go: after one that keeps records, or since the last one does not
+    /// say how far the engine's log reaches.
+    pub(super) fn needs_commit(&self) -> bool {
+        self.has_just_kept() || self.tail().untold
     }
 
     /// The engine has these now, or is about to.
@@ -401,6 +406,12 @@ impl Journal {
     pub(super) fn engine_reached(&self, place: u64) {
         let mut tail = self.tail();
         tail.reached = tail.reached.max(place);
+        tail.untold = false;
+    }
+
+    /// The engine's log is about to grow.
+    pub(super) fn engine_grows(&self) {
+        self.tail().untold = true;
     }
 
     /// Gives the oldest segment up: the engine, or a newer segment, has all of it that counts on stable storage.

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use super::batch::Batch;
-use super::engine::{CommitError, NOTES_OF_WRITTEN, Open, let_go};
+use super::engine::{CommitError, NOTES_OF_WRITTEN, Open, is_full, let_go};
 use super::index::Found;
+use super::journal::JournalError;
 use super::keys::META;
 use super::{index, salvage};
 use crate::failpoint::reach;
@@ -78,25 +79,34 @@ impl Open {
     /// counts any more, and where removals wait, only those of which nothing does.
     pub(super) fn give_back(&self, path: &Path, removals: Removals) -> Result<(), CommitError> {
         if removals == Removals::Late {
-            return Ok(self.journal.shrink()?);
+            while self.journal.has_nothing_left() && self.give_up(path)? {}
+            return Ok(());
         }
-        let (mut max, mut moved) = (MOVE_FOR_CHANGES, false);
-        while max > 0 && self.journal.has_little_left(LITTLE) && !self.journal.has_just_kept() {
+        let mut max = MOVE_FOR_CHANGES;
+        while max > 0 && self.journal.has_little_left(LITTLE) {
             let records = self.journal.next_to_move(max);
             if !records.is_empty() {
                 max = max.saturating_sub(self.move_on(records, Removals::Late)?);
-                moved = true;
-                continue;
+            } else if !self.give_up(path)? {
+                break;
             }
-            if std::mem::take(&mut moved) {
-                // While producers are turned away there may be no other commit for long that says what is durable.
-                self.tell_end(path);
-                self.journal.commit(Batch::default())?;
-            }
-            self.journal.give_up_oldest()?;
         }
         self.journal.begin_next();
         Ok(())
+    }
+
+    /// Gives the oldest segment up where no other commit may follow for long: while producers are turned away. `false` where the
+    /// full disk has no room for the commit that has to come before: then the segment stays.
+    fn give_up(&self, path: &Path) -> Result<bool, CommitError> {
+        if self.journal.needs_commit() {
+            self.tell_end(path);
+            match self.journal.commit(Batch::default()) {
+                Err(JournalError::Write(error)) if is_full(&error) => return Ok(false),
+                done => done?,
+            }
+        }
+        self.journal.give_up_oldest()?;
+        Ok(true)
     }
 
     /// Has the next commit say how far the engine's log reaches: until a segment is given up the journal has what moved.
@@ -163,6 +173,7 @@ impl Open {
 
     /// Has the engine apply a batch, which inserts `keys` with values of so many bytes; returns once that is durable.
     fn apply(&self, batch: sled::Batch, keys: &[(Vec<u8>, usize)]) -> Result<(), CommitError> {
+        self.journal.engine_grows();
         self.db.apply_batch(batch)?;
         reach("journal", "applied");
         // Before the flush: a first look may complete what the batch has begun, and writes that to the log.

@@ -11,6 +11,7 @@ use crate::queue::index::{Found, Index};
 use crate::queue::journal::Journal;
 use crate::queue::moving::Removals;
 use crate::queue::replay::{Replay, replay};
+use crate::queue::salvage::log_end;
 use crate::schedule::Random;
 
 type Records = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -362,6 +363,64 @@ fn what_waits_among_changes_that_no_longer_count_stays_in_the_journal() {
         churn.change(Removals::Soon);
     }
     assert!(!rounds.is_empty(), "a second time it moves there");
+}
+
+/// How far the engine's log reaches, which nobody looks at while segments are given back on a full disk, is told before they go.
+#[test]
+fn what_the_engine_removed_is_known_before_the_segment_goes_that_says_so() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("events.1");
+    let engine = Engine::new_at(&path).unwrap();
+    engine.limit_journal(16 * 1_024);
+    let numbers: Vec<u32> = (0..9_000).collect();
+    commit(&engine, &numbers, 20, |batch, key| batch.insert(key, [7; 900]));
+    engine.limit_journal(2 * 1_024 * 1_024);
+    commit(&engine, &numbers, 20, |batch, key| batch.remove(key));
+    let first = (1..).find(|number| length(&path, *number).is_some()).unwrap();
+    assert!(length(&path, first + 1).is_some());
+    engine.give_back(Removals::Late).unwrap();
+    assert!(length(&path, first).is_none(), "nothing of it counts");
+    assert_eq!(replay(&path).unwrap().reached, log_end(&path).unwrap());
+    engine.give_back(Removals::Late).unwrap();
+    let commits = replay(&path).unwrap().commit;
+    engine.give_back(Removals::Late).unwrap();
+    assert_eq!(replay(&path).unwrap().commit, commits, "and only then");
+}
+
+/// The commit that keeps the last of a segment may be the last before a start, which knows nothing of it.
+#[test]
+fn after_a_start_a_commit_follows_the_last_one_before_a_segment_goes() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("events.1");
+    let mut churn = Churn::new(&path);
+    churn.fill();
+    let engine = churn.engine.clone();
+    let journal = &engine.opened().unwrap().journal;
+    loop {
+        let mut batch = Batch::default();
+        for (key, found) in journal.next_to_move(1_024 * 1_024) {
+            batch.insert(key, &*found.value().unwrap().unwrap());
+        }
+        if batch.count() == 0 {
+            break;
+        }
+        journal.keep(batch).unwrap();
+    }
+    churn.look();
+    let Churn { engine: before, now, .. } = churn;
+    drop((before, engine));
+    let engine = Engine::new_at(&path).unwrap();
+    let last = (1..).take_while(|number| length(&path, *number).is_some()).last().unwrap();
+    let end = length(&path, last).unwrap() as usize;
+    engine.give_back(Removals::Late).unwrap();
+    assert!(length(&path, 1).is_none(), "nothing of it counts");
+    assert!(all_of(&engine) == now);
+    drop(engine);
+    let file = path.join(format!("journal.{last}"));
+    let mut damaged = fs::read(&file).unwrap();
+    damaged[end - 1] ^= 0x10;
+    fs::write(&file, damaged).unwrap();
+    assert!(matches!(Engine::new_at(&path), Err(CommitError::Damaged(_))), "it does not look torn");
 }
 
 /// A disk that is short of room may have none at the journal's end, and some in the engine's log.
