@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::keys::{MEMBERS, PageKey, cut, part};
-use super::pages::{Mark, PageState};
+use super::pages::{Mark, Members, PageState};
 use super::writer::Plan;
 use crate::event::{Envelope, Moment, Seq};
 use crate::wire::hash;
@@ -83,6 +83,7 @@ impl OpenPage {
         }
         let bytes = record.len() as u64;
         plan.ledger.held_bytes += bytes;
-        plan.fresh.push(PageState { key, mark: Mark::default(), bytes, apart: self.apart });
+        let members = self.apart.map_or(Members::Here, Members::Apart);
+        plan.fresh.push(PageState { key, mark: Mark::default(), bytes, members });
     }
 }

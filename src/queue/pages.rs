@@ -30,8 +30,24 @@ pub(super) struct PageState {
     pub(super) mark: Mark,
     /// The bytes of its values.
     pub(super) bytes: u64,
-    /// Where the large envelope lies that it refers to.
-    pub(super) apart: Option<Apart>,
+    pub(super) members: Members,
+}
+
+/// Where the large envelope lies that a page refers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Members {
+    /// It refers to none.
+    Here,
+    /// Beside it.
+    Apart(Apart),
+    /// The page cannot be read, and so does not say.
+    Unknown,
+}
+
+impl Members {
+    pub(super) fn of(page: &Page<'_>) -> Self {
+        page.apart().map_or(Self::Here, Self::Apart)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -106,9 +122,9 @@ impl FoundPages {
 /// Reads the page that has `seq`; `None` where it is not in the queue.
 pub(super) fn read_page(engine: &Engine, seq: Seq) -> Result<Option<PageState>, sled::Error> {
     let Some((key, record)) = page_record(engine, seq)? else { return Ok(None) };
-    let apart = Page::decode(&record).ok().and_then(|page| page.apart());
+    let members = Page::decode(&record).map_or(Members::Unknown, |page| Members::of(&page));
     let mark = mark(engine, key)?;
-    Ok(Some(PageState { key, mark, bytes: record.len() as u64, apart }))
+    Ok(Some(PageState { key, mark, bytes: record.len() as u64, members }))
 }
 
 /// The key of the page that has `seq`.
@@ -208,7 +224,7 @@ mod tests {
 
     fn page(first: u64) -> PageState {
         let key = PageKey { first: Seq(first), count: 10 };
-        PageState { key, mark: Mark { bits: 1, stored: true }, bytes: 100, apart: None }
+        PageState { key, mark: Mark { bits: 1, stored: true }, bytes: 100, members: Members::Here }
     }
 
     fn there(pages: &FoundPages, seq: u64) -> Option<u64> {

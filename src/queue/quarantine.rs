@@ -53,15 +53,17 @@ impl Writer {
     }
 
     /// The large envelope to which no page refers once the page `key` is gone. The page itself cannot tell any more.
-    fn left_alone(&self, plan: &Plan, key: PageKey) -> Result<Option<Seq>, CommitError> {
+    pub(super) fn left_alone(&self, plan: &Plan, key: PageKey) -> Result<Option<Seq>, CommitError> {
         let begin = numbered(MEMBERS, Seq(key.first.0.saturating_sub(MAX_NOTIFICATIONS as u64)));
         let end = [numbered(MEMBERS, key.first), vec![u8::MAX; 2]].concat();
         let last = self.engine.last_in(&*begin..=&*end)?;
         let Some(first) = last.and_then(|(name, _)| seq_of(MEMBERS, &name)) else { return Ok(None) };
-        // Only the pages of its submission refer to it, and they follow each other from its number on: the first that is
-        // left decides. One that cannot be read either is set aside by itself, and then it decides.
+        // Only the pages of its submission refer to it, and they follow each other from its number on, before those of the next
+        // one: the first that is left decides. One that cannot be read either goes by itself, and then it decides.
+        let next = self.engine.from(numbered(MEMBERS, first.next())).next().transpose()?;
+        let end = next.and_then(|(name, _)| seq_of(MEMBERS, &name)).unwrap_or(Seq(u64::MAX));
         let mut used = false;
-        walk(&self.engine, first, Seq(u64::MAX), |page, record| {
+        walk(&self.engine, first, end, |page, record| {
             if plan.removed.contains(&page.first) {
                 return Ok(false);
             }

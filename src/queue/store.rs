@@ -10,7 +10,7 @@ use super::engine::{Engine, met_full_disk};
 use super::error::Failed;
 use super::inbox::Sender;
 use super::keys::{DEAD, MEMBERS, PageKey, numbered, seq_of};
-use super::pages::{PageState, mark_of_page, page_record, walk};
+use super::pages::{Members, PageState, mark_of_page, page_record, walk};
 use super::recent::{Kept, MAX_RECENT_BYTES, kept_bytes};
 use super::view::View;
 use super::{Burial, Command, Counts, Ledger, Requeued, Settings};
@@ -156,7 +156,7 @@ impl Store {
                     next.bytes += events.iter().flatten().map(kept_bytes).sum::<usize>();
                     next.events.extend(events.into_iter().flatten());
                     let bytes = record.len() as u64;
-                    let page = found.map(|mark| PageState { key, mark, bytes, apart: page.apart() });
+                    let page = found.map(|mark| PageState { key, mark, bytes, members: Members::of(&page) });
                     next.pages.extend(page);
                 }
             }

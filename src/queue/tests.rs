@@ -345,6 +345,40 @@ async fn a_damaged_page_and_a_missing_one_are_accounted_for_and_harm_no_other() 
     assert_eq!(records(&store, b"q").len(), 2);
 }
 
+/// A page that can no longer be read does not say where its envelope lies.
+#[tokio::test]
+async fn what_is_settled_of_a_damaged_page_goes_with_its_envelope() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let queue = open(settings.clone());
+    append(&queue, vec![submission("a", 3, 10, 2_000), submission("b", 100, 100, 2_000)]).await;
+    queue.shutdown().await.unwrap();
+    let mut first = Vec::new();
+    tamper(&settings, |engine, batch| {
+        for (key, value) in engine.parts(b"e").map(Result::unwrap).take(2) {
+            first.push(keys::PageKey::read(&key).unwrap().0);
+            batch.insert(key, value.iter().map(|byte| !byte).collect::<Vec<u8>>());
+        }
+    });
+    let queue = open(settings);
+    let store = queue.store();
+    // They were read before.
+    store.settle(vec![Seq(1)], vec![]).await.unwrap();
+    store.settle(vec![Seq(2), Seq(3)], vec![]).await.unwrap();
+    assert_eq!(records(&store, b"v").len(), 1, "other pages refer to the second envelope");
+    let of = |page: keys::PageKey| (page.first.0..page.next().0).map(Seq).collect::<Vec<_>>();
+    store.settle(of(first[1]), vec![]).await.unwrap();
+    assert_eq!(records(&store, b"v").len(), 1, "other pages refer to it still");
+    let held: usize =
+        [b"e", b"v"].into_iter().flat_map(|tag| records(&store, tag)).map(|one| one.1.len()).sum();
+    assert_eq!(store.ledger().held_bytes, held as u64);
+    let rest = seqs(&store).await.into_iter().map(Seq).collect();
+    store.settle(rest, vec![]).await.unwrap();
+    assert_eq!((records(&store, b"v").len(), records(&store, b"e").len()), (0, 0));
+    assert_eq!((store.ledger().balance.delivered, store.ledger().held_bytes), (103, 0));
+    queue.shutdown().await.unwrap();
+}
+
 /// An event with a large envelope is in pages of its own, and its envelope beside them.
 #[tokio::test]
 async fn a_damaged_envelope_and_one_that_is_left_alone_go_to_quarantine_with_their_pages() {

@@ -16,7 +16,7 @@ use super::inbox::{Receiver, Waited};
 use super::keys::{self, MARK, MEMBERS, PageKey, cut, meta, numbered, part};
 use super::moving::Removals;
 use super::open_page::OpenPage;
-use super::pages::{PageState, Pages, mark_value, read_page};
+use super::pages::{Members, PageState, Pages, mark_value, read_page};
 use super::reopen::Pause;
 use super::space::{Room, Space};
 use super::view::View;
@@ -169,7 +169,7 @@ impl Writer {
     /// envelopes that no other page refers to. The engine, which may write over their place on the disk, hears of it only once
     /// this commit is durable in the journal.
     fn plan_marks(&mut self, plan: &mut Plan) -> Result<(), CommitError> {
-        let mut apart = Vec::new();
+        let (mut apart, mut unknown) = (Vec::new(), Vec::new());
         for page in plan.touched.values_mut() {
             if page.left() > 0 {
                 page.mark.stored = true;
@@ -184,15 +184,26 @@ impl Writer {
             }
             plan.ledger.held_bytes = plan.ledger.held_bytes.saturating_sub(page.bytes);
             plan.removed.insert(page.key.first);
-            apart.extend(page.apart.filter(|one| apart.last() != Some(one)));
-        }
-        for apart in apart {
-            if self.in_use(apart, &plan.removed)? {
-                continue;
+            match page.members {
+                Members::Here => {}
+                Members::Apart(one) if apart.last() == Some(&one) => {}
+                Members::Apart(one) => apart.push(one),
+                Members::Unknown => unknown.push(page.key),
             }
-            let record = self.engine.joined(&numbered(MEMBERS, Seq(apart.first)))?.unwrap_or_default();
+        }
+        let mut alone = BTreeSet::new();
+        for apart in apart {
+            if !self.in_use(apart, &plan.removed)? {
+                alone.insert(Seq(apart.first));
+            }
+        }
+        for page in unknown {
+            alone.extend(self.left_alone(plan, page)?);
+        }
+        for first in alone {
+            let record = self.engine.joined(&numbered(MEMBERS, first))?.unwrap_or_default();
             for (number, _) in cut(&record) {
-                plan.batch.remove(part(MEMBERS, Seq(apart.first), number));
+                plan.batch.remove(part(MEMBERS, first, number));
             }
             plan.ledger.held_bytes = plan.ledger.held_bytes.saturating_sub(record.len() as u64);
         }
