@@ -28,8 +28,8 @@ pub(super) type Range<'k> = (Bound<&'k [u8]>, Bound<&'k [u8]>);
 #[derive(Debug, Default)]
 pub(super) struct Index {
     records: BTreeMap<Key, Slot>,
-    /// How many of them are removals.
-    removals: usize,
+    /// What of them each segment has.
+    left: BTreeMap<u64, Left>,
     files: BTreeMap<u64, Arc<File>>,
     /// The greatest key that the engine has, by the first byte; `None` where that is not known. A key beyond it is only here,
     /// so that nothing has to be remembered of it once it is removed.
@@ -54,6 +54,39 @@ const REMOVED: u32 = u32::MAX;
 impl Slot {
     fn is_removal(self) -> bool {
         self.bytes == REMOVED
+    }
+}
+
+/// What counts of a segment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Left {
+    pub(super) records: usize,
+    /// How many of them are removals.
+    removals: usize,
+    /// What it costs to move the others, as [`cost`] has it.
+    pub(super) values_cost: usize,
+}
+
+impl Left {
+    /// What one record is of it.
+    fn of(key: &[u8], slot: Slot) -> Self {
+        if slot.is_removal() {
+            return Self { records: 1, removals: 1, values_cost: 0 };
+        }
+        let bytes = usize::try_from(slot.bytes).unwrap_or(usize::MAX).saturating_add(key.len());
+        Self { records: 1, removals: 0, values_cost: cost(bytes, 1) }
+    }
+
+    fn add(&mut self, one: Self) {
+        self.records += one.records;
+        self.removals += one.removals;
+        self.values_cost = self.values_cost.saturating_add(one.values_cost);
+    }
+
+    fn take(&mut self, one: Self) {
+        self.records -= one.records;
+        self.removals -= one.removals;
+        self.values_cost = self.values_cost.saturating_sub(one.values_cost);
     }
 }
 
@@ -140,7 +173,10 @@ impl Index {
         self.tops = tops;
         let mut records = std::mem::take(&mut self.records);
         records.retain(|key, slot| !slot.is_removal() || self.is_below(key.bytes()));
-        self.removals = records.values().filter(|slot| slot.is_removal()).count();
+        self.left.clear();
+        for (key, slot) in &records {
+            self.left.entry(slot.segment).or_default().add(Left::of(key.bytes(), *slot));
+        }
         self.records = records;
     }
 
@@ -170,19 +206,27 @@ impl Index {
                 Slot { segment, at, bytes }
             }
         };
-        self.removals += usize::from(slot.is_removal());
+        self.left.entry(segment).or_default().add(Left::of(frame.key, slot));
         match self.records.get_mut(frame.key) {
             Some(known) => {
-                self.removals -= usize::from(known.is_removal());
-                *known = slot;
+                let before = std::mem::replace(known, slot);
+                self.discount(frame.key, before);
             }
             None => drop(self.records.insert(Key::of(frame.key), slot)),
         }
     }
 
     fn drop_record(&mut self, key: &[u8]) {
-        let gone = self.records.remove(key);
-        self.removals -= usize::from(gone.is_some_and(Slot::is_removal));
+        if let Some(gone) = self.records.remove(key) {
+            self.discount(key, gone);
+        }
+    }
+
+    /// The record of `key` is no longer this one.
+    fn discount(&mut self, key: &[u8], gone: Slot) {
+        if let Some(left) = self.left.get_mut(&gone.segment) {
+            left.take(Left::of(key, gone));
+        }
     }
 
     /// Whether the engine may have the key.
@@ -213,7 +257,12 @@ impl Index {
 
     /// How many removals it has.
     pub(super) fn removals(&self) -> usize {
-        self.removals
+        self.left.values().map(|left| left.removals).sum()
+    }
+
+    /// What counts of a segment.
+    pub(super) fn left(&self, segment: u64) -> Left {
+        self.left.get(&segment).copied().unwrap_or_default()
     }
 
     /// The keys of a range that are removals, each with its segment, [`MOVED_AT_ONCE`] at most.
@@ -269,32 +318,12 @@ impl Index {
         records
     }
 
-    /// Whether of the records of a segment behind the key `behind` those that move next are all removals, or are all that is left of
-    /// it, with values that cost less than `max` bytes.
-    pub(super) fn is_little(&self, segment: u64, behind: &[u8], max: usize) -> bool {
-        let left = self.records.range::<[u8], _>((Bound::Excluded(behind), Bound::Unbounded));
-        let (mut spent, mut records) = (0, 0);
-        for (key, slot) in left.filter(|(_, slot)| slot.segment == segment).take(MOVED_AT_ONCE) {
-            records += 1;
-            if !slot.is_removal() {
-                let bytes = usize::try_from(slot.bytes).unwrap_or(usize::MAX);
-                spent += cost(key.bytes().len().saturating_add(bytes), 1);
-            }
-            if spent >= max {
-                return false;
-            }
-        }
-        spent == 0 || records < MOVED_AT_ONCE
-    }
-
     /// The engine has all of a segment.
     pub(super) fn forget(&mut self, segment: u64) {
-        let removals = &mut self.removals;
-        self.records.retain(|_, slot| {
-            let stays = slot.segment != segment;
-            *removals -= usize::from(!stays && slot.is_removal());
-            stays
-        });
+        // A segment of which nothing counts is found by that alone, however many records there are.
+        if self.left.remove(&segment).is_some_and(|left| left.records > 0) {
+            self.records.retain(|_, slot| slot.segment != segment);
+        }
         self.files.remove(&segment);
         self.epoch += 1;
     }

@@ -28,7 +28,7 @@ use super::batch::Batch;
 use super::engine::is_full;
 use super::folder::{Identity, sync};
 use super::frame;
-use super::index::{Found, Index};
+use super::index::{Found, Index, Left};
 use super::keys::PAGE;
 use super::replay::Replay;
 use crate::failpoint::reach;
@@ -272,20 +272,11 @@ impl Journal {
         Ok(())
     }
 
-    /// Whether nothing counts any more of the oldest segment, and it is not the last one.
-    pub(super) fn has_nothing_left(&self) -> bool {
+    /// What counts of the oldest segment, where it is not the last one.
+    pub(super) fn left_of_oldest(&self) -> Option<Left> {
         let tail = self.tail();
-        let oldest = tail.segments.keys().next().filter(|_| tail.segments.len() > 1);
-        oldest.is_some_and(|oldest| self.index().of_segment(*oldest, &[], 1).is_empty())
-    }
-
-    /// Whether little is left of the oldest segment, as [`Index::is_little`] has it, and it is not the last one.
-    pub(super) fn has_little_left(&self, max: usize) -> bool {
-        let tail = self.tail();
-        let Some((oldest, _)) = tail.segments.first_key_value().filter(|_| tail.segments.len() > 1) else {
-            return false;
-        };
-        self.index().is_little(*oldest, &tail.moved, max)
+        let (oldest, _) = tail.segments.first_key_value().filter(|_| tail.segments.len() > 1)?;
+        Some(self.index().left(*oldest))
     }
 
     /// Has the next commit begin a segment, where the only one is large: so that it can be given up once nothing counts of it.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::batch::Batch;
 use super::engine::{CommitError, NOTES_OF_WRITTEN, Open, is_full, let_go};
-use super::index::Found;
+use super::index::{Found, Left};
 use super::journal::JournalError;
 use super::keys::META;
 use super::{index, salvage};
@@ -20,8 +20,8 @@ const MOVE_FOR_CHANGES: usize = 4 * MOVE_LEAST;
 /// How many times as much it moves at most, where the journal is as many times as large as it may be: removals take few of
 /// its bytes and much to move, so that what comes may be more than what goes.
 const MOVE_TIMES: usize = 8;
-/// What may be left of a segment for it to be given up on a disk that is short of room, as [`index::cost`] has it: what counts in it
-/// would take more room in the engine than is won.
+/// What the values that are left of a segment may cost for it to be given up on a disk that is short of room, as [`index::cost`] has
+/// it: more would take more room in the engine than is won.
 const LITTLE: usize = 64 * 1_024;
 /// What it costs to see that a removal was made.
 const MADE_COST: usize = 64;
@@ -79,11 +79,12 @@ impl Open {
     /// counts any more, and where removals wait, only those of which nothing does.
     pub(super) fn give_back(&self, path: &Path, removals: Removals) -> Result<(), CommitError> {
         if removals == Removals::Late {
-            while self.journal.has_nothing_left() && self.give_up(path)? {}
+            let is_empty = |left: Left| left.records == 0;
+            while self.journal.left_of_oldest().is_some_and(is_empty) && self.give_up(path)? {}
             return Ok(());
         }
         let mut max = MOVE_FOR_CHANGES;
-        while max > 0 && self.journal.has_little_left(LITTLE) {
+        while max > 0 && self.journal.left_of_oldest().is_some_and(|left| left.values_cost < LITTLE) {
             let records = self.journal.next_to_move(max);
             if !records.is_empty() {
                 max = max.saturating_sub(self.move_on(records, Removals::Late)?);

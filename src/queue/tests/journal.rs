@@ -206,6 +206,7 @@ fn the_journal_moves_into_the_engine_unseen() {
                 index.all_from(Vec::new()).filter(|(_, found)| matches!(found, Found::Removed)).count();
             assert!(removed <= 120, "{removed}");
             assert_eq!(index.removals(), removed);
+            assert_eq!((0..9_999).map(|segment| index.left(segment).records).sum::<usize>(), index.len());
         }
     }
     assert!(moved > 100, "{moved}");
@@ -504,10 +505,11 @@ fn many_removals_move_in_small_batches_and_do_not_pile_up() {
     assert_eq!((index.len(), index.of_segment(1, &[], usize::MAX).len()), (12_000, 256));
 }
 
-/// What gives a segment back moves no more of it than was looked at: removals, or a few small values.
+/// Who gives a segment back is told by what all of its values cost, however many removals are between them.
 #[test]
-fn little_is_left_of_a_segment_with_removals_alone_or_with_few_small_values() {
-    let is_little = |changes: &[(std::ops::Range<u32>, Option<usize>)]| {
+fn what_is_left_of_a_segment_is_counted_as_it_changes() {
+    let (mut index, mut commits) = (Index::default(), 0);
+    let mut apply = |segment, changes: &[(std::ops::Range<u32>, Option<usize>)]| {
         let mut batch = Batch::default();
         for (numbers, bytes) in changes {
             for number in numbers.clone() {
@@ -517,17 +519,24 @@ fn little_is_left_of_a_segment_with_removals_alone_or_with_few_small_values() {
                 }
             }
         }
-        let (frames, mut index, mut from) = (batch.sealed(1, 0), Index::default(), 0);
+        commits += 1;
+        let (frames, mut from) = (batch.sealed(commits, 0), 0);
         while let Some(frame) = frame::unchecked(&frames, from) {
-            index.apply(1, 0, frame);
+            index.apply(segment, 0, frame);
             from = frame.end;
         }
-        assert!(index.is_little(2, &[], 1), "nothing is left of another one");
-        index.is_little(1, &[], 64 * 1_024)
+        [1, 2].map(|segment| (index.left(segment).records, index.left(segment).values_cost))
     };
-    assert!(is_little(&[(0..9_000, None)]));
-    assert!(is_little(&[(0..100, None), (100..120, Some(900))]));
-    assert!(!is_little(&[(0..100, None), (100..200, Some(900))]), "too much");
-    assert!(!is_little(&[(0..200, None), (200..300, Some(6_900))]), "behind removals");
-    assert!(!is_little(&[(0..300, Some(0))]), "too many");
+    let cost = |records: usize, bytes: usize| records * (1_024 + 5 + bytes);
+    assert_eq!(apply(1, &[(0..300, None), (300..400, Some(900))]), [(400, cost(100, 900)), (0, 0)]);
+    // The same keys in a newer segment count there alone.
+    assert_eq!(apply(2, &[(0..10, Some(7)), (300..390, None)]), [(300, cost(10, 900)), (100, cost(10, 7))]);
+    assert_eq!(apply(2, &[(0..10, Some(8))]), [(300, cost(10, 900)), (100, cost(10, 8))]);
+    let made: Vec<Vec<u8>> = (10..300).map(key).collect();
+    index.forget_removals(made.iter().map(Vec::as_slice));
+    assert_eq!((index.left(1).records, index.removals()), (10, 90));
+    index.forget(1);
+    assert_eq!((index.left(1).records, index.len(), index.left(2).records), (0, 100, 100));
+    index.set_tops(Some(BTreeMap::new()));
+    assert_eq!((index.len(), index.left(2).records, index.removals()), (10, 10, 0), "below is nothing");
 }
