@@ -32,16 +32,16 @@ const ROOM: u64 = 4 * SEGMENT_BYTES as u64;
 const AGAIN: Duration = Duration::from_secs(600);
 
 impl Writer {
-    /// Copies what the database holds into a new one, where there is too little room to append, and its file is mostly empty. For
-    /// that time the copy may take room that is to stay free (`queue.min_free`).
-    pub(super) fn compact(&mut self) -> Result<(), CommitError> {
+    /// Copies what the database holds into a new one, where there is too little room to append, with `free` bytes, and its file is
+    /// mostly empty. For that time the copy may take room that is to stay free (`queue.min_free`). Says whether it did.
+    pub(super) fn compact(&mut self, free: u64) -> Result<bool, CommitError> {
         let bytes = self.engine.file_bytes()?;
         let has_failed = self.compacted.is_some_and(|at| at.elapsed() < AGAIN);
         // The copy's journal takes as much as it holds, and its engine, too.
-        let room = self.space.free().saturating_sub(ROOM) / 2;
+        let room = free.saturating_sub(ROOM) / 2;
         let most = MOST_BYTES.min(bytes / TIMES).min(room);
         if bytes < LEAST_BYTES || self.ledger.held_bytes >= most || has_failed {
-            return Ok(());
+            return Ok(false);
         }
         self.compacted = Some(Instant::now());
         let old = self.engine.path().to_owned();
@@ -55,7 +55,7 @@ impl Writer {
                 }
                 // Its room is needed; what cannot be removed is worth nothing, and the next one is made in its place.
                 let _unfinished = self.folder.construction();
-                return Ok(());
+                return Ok(false);
             }
         };
         // The last handle goes with the readers'.
@@ -72,7 +72,7 @@ impl Writer {
         reach("compact", "opened");
         self.engine.limit_journal(self.settings.journal_bytes);
         if self.engine.path() == old {
-            return Ok(());
+            return Ok(false);
         }
         self.folder.remove_replaced(&made);
         let now_bytes = self.engine.file_bytes()?;
@@ -83,7 +83,7 @@ impl Writer {
             event = "database_compacted", path = %made.display(), records, bytes, now_bytes,
             "the database was mostly empty, on a disk that is short of room: what it held is in a smaller one"
         );
-        Ok(())
+        Ok(true)
     }
 
     /// Makes the old database count again, before any commit went to one of them. Where that fails the daemon has to end: nobody

@@ -143,26 +143,28 @@ impl Writer {
     fn store(&mut self, plan: &mut Plan, appends: &mut Vec<Append>) -> Result<(), CommitError> {
         self.engine.is_there()?;
         if self.space.is_tight() {
-            self.make_room(plan)?;
+            // Nobody else gives back what the queue itself takes of a disk that is short of room, and no longer needs.
+            self.engine.give_back(self.space.removals())?;
         }
         let asked = std::mem::take(&mut plan.asked);
         let planned = asked.iter().try_for_each(|command| self.plan(plan, command));
         plan.asked = asked;
         planned?;
-        self.plan_appends(plan, std::mem::take(appends));
+        let bytes = appends.iter().flat_map(|one| &one.batch).map(Submission::payload_bytes).sum();
+        let room = self.room(bytes, plan.asked.is_empty())?;
+        self.plan_appends(plan, std::mem::take(appends), room);
         self.plan_marks(plan)?;
         self.commit(plan)
     }
 
-    /// Gives back what the queue itself takes of a disk that is short of room, and no longer needs: nobody else does.
-    fn make_room(&mut self, plan: &Plan) -> Result<(), CommitError> {
-        self.engine.give_back(self.space.removals())?;
-        // With nothing to do but to turn producers away there is time for more.
-        let is_idle = self.space.is_short() && plan.asked.is_empty();
-        if is_idle && self.space.room(0) != Room::Enough {
-            self.compact()?;
+    /// What a commit that appends `bytes` may do. Where it is to turn producers away and is asked for nothing else, as the one
+    /// before it was, there is time to make room.
+    fn room(&mut self, bytes: u64, is_idle: bool) -> Result<Room, CommitError> {
+        let is_idle = is_idle && self.space.is_short();
+        match self.space.room(bytes) {
+            Room::RemovalsOnly(free) if is_idle && self.compact(free)? => Ok(self.space.room(bytes)),
+            room => Ok(room),
         }
-        Ok(())
     }
 
     /// Writes which events of the pages are settled by now, and removes those pages of which all are, with the large
@@ -308,9 +310,7 @@ impl Writer {
         }
     }
 
-    fn plan_appends(&mut self, plan: &mut Plan, appends: Vec<Append>) {
-        let bytes = appends.iter().flat_map(|one| &one.batch).map(Submission::payload_bytes).sum();
-        let room = self.space.room(bytes);
+    fn plan_appends(&mut self, plan: &mut Plan, appends: Vec<Append>, room: Room) {
         let now = (self.now)();
         let mut page = OpenPage::default();
         for append in appends {

@@ -31,6 +31,25 @@ async fn a_full_disk_takes_removals_only() {
     assert_eq!(seqs(&queue.store()).await, vec![2, 3]);
 }
 
+/// However often producers come while there is no room, each time costs one look at the disk.
+#[tokio::test]
+async fn a_refused_commit_looks_at_the_disk_once() {
+    static LOOKS: AtomicU64 = AtomicU64::new(0);
+    let folder = TempDir::new().unwrap();
+    let probe = |_: &Path| {
+        LOOKS.fetch_add(1, Ordering::Relaxed);
+        Ok::<_, io::Error>(MIB)
+    };
+    let queue = open_on(&sharing(folder.path(), 4 * MIB), probe);
+    for _ in 0..3 {
+        let before = LOOKS.load(Ordering::Relaxed);
+        let answers = append(&queue, vec![submission("a", 1, 10, 10)]).await;
+        assert!(matches!(&answers[0], Appended::Refused { code: Unavailable::StorageFull, .. }));
+        assert_eq!(LOOKS.load(Ordering::Relaxed) - before, 1);
+    }
+    queue.shutdown().await.unwrap();
+}
+
 /// Fills the disk: a producer comes back some times in vain before it gives up.
 async fn fill(queue: &Queue) {
     let mut refused = 0;
