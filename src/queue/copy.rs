@@ -19,11 +19,47 @@ const STRIDE: u64 = 64;
 /// How many records of the journal are copied in one commit.
 const AT_ONCE: usize = 64;
 
+/// A new database that is being filled.
+struct Copy {
+    engine: Engine,
+    batch: Batch,
+    records: u64,
+    /// The bytes that were written.
+    written: u64,
+    /// The most bytes that are, but for a last batch.
+    max: u64,
+}
+
+impl Copy {
+    fn new(path: &Path, max: u64) -> Result<Self, CommitError> {
+        Ok(Self { engine: Engine::new_at(path)?, batch: Batch::default(), records: 0, written: 0, max })
+    }
+
+    fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), CommitError> {
+        self.records += 1;
+        self.batch.insert(key, value);
+        if self.batch.bytes() <= SEGMENT_BYTES {
+            return Ok(());
+        }
+        self.written += self.batch.bytes() as u64;
+        if self.written > self.max {
+            return Err(CommitError::Large(self.max));
+        }
+        self.engine.commit(std::mem::take(&mut self.batch))
+    }
+
+    /// Writes what is left.
+    fn finish(self) -> Result<(Engine, u64), CommitError> {
+        self.engine.commit(self.batch)?;
+        Ok((self.engine, self.records))
+    }
+}
+
 impl Engine {
     /// Copies every record that can be read into a new database at `path`, which is synced but not renamed yet.
     pub(super) fn copy_to(&self, path: &Path) -> Result<u64, CommitError> {
-        let copy = Self::new_at(path)?;
-        let (mut batch, mut bytes, mut copied, mut damaged) = (Batch::default(), 0, 0, false);
+        let mut copy = Copy::new(path, u64::MAX)?;
+        let mut damaged = false;
         let mut from = Some(Vec::new());
         while let Some(key) = from.take() {
             let mut last = key.clone();
@@ -41,41 +77,25 @@ impl Engine {
                     }
                     Err(error) => return Err(error.into()),
                 };
-                bytes += key.len() + value.len();
-                copied += 1;
+                copy.add(&key, &value)?;
                 last = key.to_vec();
-                batch.insert(key, &*value);
-                if bytes > SEGMENT_BYTES {
-                    copy.commit(std::mem::take(&mut batch))?;
-                    bytes = 0;
-                }
             }
         }
-        copy.commit(batch)?;
+        let (copy, records) = copy.finish()?;
         if damaged {
             self.copy_journal_to(&copy)?;
         }
-        Ok(copied)
+        Ok(records)
     }
 
     /// Copies every record into a new database at `path`, as long as that writes no more than `max` bytes and a last batch.
     pub(super) fn copy_whole(&self, path: &Path, max: u64) -> Result<u64, CommitError> {
-        let copy = Self::new_at(path)?;
-        let (mut batch, mut bytes, mut copied) = (Batch::default(), 0_u64, 0);
+        let mut copy = Copy::new(path, max)?;
         for record in self.from(Vec::new()) {
             let (key, value) = record?;
-            copied += 1;
-            batch.insert(key, &*value);
-            if batch.bytes() > SEGMENT_BYTES {
-                bytes += batch.bytes() as u64;
-                if bytes > max {
-                    return Err(CommitError::Large(max));
-                }
-                copy.commit(std::mem::take(&mut batch))?;
-            }
+            copy.add(&key, &value)?;
         }
-        copy.commit(batch)?;
-        Ok(copied)
+        Ok(copy.finish()?.1)
     }
 
     /// Copies what the journal has, some of which lies beside what was passed over in the engine.
