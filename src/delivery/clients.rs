@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use reqwest::{Client, ClientBuilder};
 
-use super::transport::TransportError;
+use super::settings::TransportError;
 use crate::event::Host;
 
 /// How many there are: each takes a third of a mebibyte, and with these 64 KiB in 20 ms are 26 MB a second.

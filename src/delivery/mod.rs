@@ -8,6 +8,7 @@ mod lookup;
 mod notice;
 mod probe;
 mod proxy;
+mod settings;
 #[cfg(test)]
 mod simulation;
 mod told;
@@ -19,4 +20,5 @@ pub use self::feed::{Fate, Feed, Heard};
 pub use self::flusher::{Added, Ask, Backlog, Edge, Flusher, KnownVisitors, Manner, Operation, Shown};
 pub use self::probe::{NoWay, addresses, connect};
 pub use self::proxy::Proxy;
-pub use self::transport::{Settings, Transport, TransportError, authorities};
+pub use self::settings::{Settings, TransportError, authorities};
+pub use self::transport::Transport;

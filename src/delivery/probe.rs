@@ -15,7 +15,8 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::lookup::{self, Lookup};
-use super::transport::{Settings, TransportError, builder, failure, told};
+use super::settings::{Settings, TransportError, builder};
+use super::transport::{failure, told};
 use crate::event::Failure;
 use crate::wire::response;
 

@@ -12,7 +12,7 @@ use hyper::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::Url;
 
-use super::transport::{TransportError, is_loopback};
+use super::settings::{TransportError, is_loopback};
 
 /// A proxy as it was named.
 #[derive(Clone, Debug, PartialEq, Eq)]

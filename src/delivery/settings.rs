@@ -1,0 +1,157 @@
+//! How Target is reached: the settings, the HTTP client that they ask for, and what may be wrong with them.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reqwest::{Certificate, Client, ClientBuilder, Url, redirect};
+use thiserror::Error;
+
+use super::lookup::Lookup;
+use super::proxy::Proxy;
+use super::transport::told;
+
+/// A peer may take this long for an HTTP/2 ping, however short `target.connect_timeout` is.
+const SHORTEST_PING: Duration = Duration::from_secs(1);
+
+/// How Target is reached.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The client code (`target.client`).
+    pub client: String,
+    /// The IMS organisation id (`target.organization_id`).
+    pub organization: String,
+    /// The client's own host, with `{client}` for the client code (`target.endpoint`).
+    pub endpoint: String,
+    /// The host of an edge cluster, with `{cluster}`; `None` sends everything to `endpoint`.
+    pub edge_endpoint: Option<String>,
+    /// The longest a request may take, answer included (`target.timeout`).
+    pub timeout: Duration,
+    /// The longest a connection may take to be made (`target.connect_timeout`).
+    pub connect_timeout: Duration,
+    /// Further root certificates as PEM (`target.ca_file`).
+    pub ca_file: Option<PathBuf>,
+    /// The proxy in force. The HTTP client takes none from the environment by itself.
+    pub proxy: Option<Proxy>,
+    /// Whether `http://` may go to other hosts than loopback (`target.allow_http`).
+    pub allow_http: bool,
+    /// The most bytes of an answer after decompression (`delivery.max_answer`).
+    pub max_answer: usize,
+    /// As many requests are under way at a time, and as many connections to a host are kept for later ones
+    /// (`delivery.concurrency`).
+    pub concurrency: usize,
+}
+
+/// Why the HTTP client cannot be made from the settings.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// An endpoint is no URL.
+    #[error("{key} = \"{value}\" is no http or https URL")]
+    Url {
+        /// The configuration key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// An endpoint would carry visitors' ids in the clear.
+    #[error("{key} = \"{value}\" is not encrypted: use https, or set target.allow_http")]
+    Unencrypted {
+        /// The configuration key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// The root certificates cannot be read.
+    #[error("target.ca_file {} cannot be read: {source}", path.display())]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The proxy is none, or one of another kind. It may hold a password, so that it is not repeated.
+    #[error("{named} names no http:// or https:// proxy")]
+    Proxy {
+        /// `target.proxy`, or the variable of the environment.
+        named: String,
+    },
+    /// The file of the root certificates has none.
+    #[error("target.ca_file {} holds no certificate: give it certificates as PEM", .0.display())]
+    NoCertificate(PathBuf),
+    /// One of the root certificates is none.
+    #[error("target.ca_file {} holds a certificate that cannot be used ({why}): give it certificates as PEM", path.display())]
+    BadCertificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The client refuses the settings.
+    #[error("the HTTP client cannot be made: {0}")]
+    Client(#[from] reqwest::Error),
+}
+
+/// What makes a client that `settings` ask for; all that have clones of a `lookup` share its limit.
+pub(super) fn builder(settings: &Settings, lookup: Lookup) -> Result<ClientBuilder, TransportError> {
+    let mut builder = Client::builder()
+        .timeout(settings.timeout)
+        .connect_timeout(settings.connect_timeout)
+        .dns_resolver(lookup)
+        // Over HTTP/2 a request that times out leaves its connection open. One that fell silent would take every
+        // later request, too: a ping that nobody answers, sent while a request waits, ends it.
+        .http2_keep_alive_interval(settings.timeout / 4)
+        .http2_keep_alive_timeout(settings.connect_timeout.max(SHORTEST_PING))
+        .redirect(redirect::Policy::none());
+    if let Some(path) = &settings.ca_file {
+        builder = builder.tls_certs_merge(certificates(path)?);
+    }
+    Ok(match &settings.proxy {
+        Some(proxy) => builder.proxy(proxy.rule()?),
+        None => builder.no_proxy(),
+    })
+}
+
+/// How many root certificates the file at `path` adds (`target.ca_file`).
+///
+/// # Errors
+/// [`TransportError`]: it cannot be read, or one of them cannot be used, or there is none.
+pub fn authorities(path: &Path) -> Result<usize, TransportError> {
+    certificates(path).map(|found| found.len())
+}
+
+fn certificates(path: &Path) -> Result<Vec<Certificate>, TransportError> {
+    let pem =
+        std::fs::read(path).map_err(|source| TransportError::CaFile { path: path.to_owned(), source })?;
+    let bad =
+        |error: reqwest::Error| TransportError::BadCertificate { path: path.to_owned(), why: told(&error) };
+    let found = Certificate::from_pem_bundle(&pem).map_err(bad)?;
+    if found.is_empty() {
+        return Err(TransportError::NoCertificate(path.to_owned()));
+    }
+    // That one of them is none shows only here, and would be told of the client that is built with them, with no word of
+    // the file.
+    Client::builder().tls_certs_only(found.clone()).build().map_err(bad)?;
+    Ok(found)
+}
+
+/// `value` as a URL that may be used.
+pub(super) fn checked(key: &'static str, value: &str, allow_http: bool) -> Result<Url, TransportError> {
+    let wrong = || TransportError::Url { key, value: value.to_owned() };
+    let url = Url::parse(value).map_err(|_| wrong())?;
+    if !url.has_host() {
+        return Err(wrong());
+    }
+    match url.scheme() {
+        "https" => Ok(url),
+        "http" if allow_http || is_loopback(&url) => Ok(url),
+        "http" => Err(TransportError::Unencrypted { key, value: value.to_owned() }),
+        _ => Err(wrong()),
+    }
+}
+
+/// Whether `url` stays on this machine.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+}
