@@ -1,0 +1,206 @@
+//! Records that are damaged, lost, or more than the counters promise.
+
+use super::*;
+
+#[tokio::test]
+async fn a_damaged_page_and_a_missing_one_are_accounted_for_and_harm_no_other() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let queue = open(settings.clone());
+    for _ in 0..3 {
+        append(&queue, vec![submission("a", 4, 2_000, 10)]).await;
+    }
+    // In two parts.
+    append(&queue, vec![submission("b", 1, 10_000, 10)]).await;
+    queue.store().settle(vec![Seq(1)], vec![]).await.unwrap();
+    queue.shutdown().await.unwrap();
+    tamper(&settings, |engine, batch| {
+        let mut pages: Vec<_> = engine.parts(b"e").map(Result::unwrap).collect();
+        let (key, value) = pages.remove(0);
+        batch.insert(key, &value[1..]);
+        // Of the page in two parts the first one is lost, and the page before it.
+        let (_rest, first, whole) = (pages.pop().unwrap(), pages.pop().unwrap(), pages.pop().unwrap());
+        batch.remove(first.0);
+        batch.remove(whole.0);
+    });
+    let queue = open(settings);
+    let store = queue.store();
+    assert_eq!(seqs(&store).await, (4..=11).collect::<Vec<_>>());
+    // What the scan found is counted, each once, before the writer answers this.
+    store.pulse().await.unwrap();
+    let balance = Balance { accepted: 13, delivered: 1, quarantined: 4, ..Balance::default() };
+    assert_eq!(store.ledger().balance, balance);
+    assert_eq!(records(&store, b"q").len(), 2);
+}
+
+/// A page that can no longer be read does not say where its envelope lies.
+#[tokio::test]
+async fn what_is_settled_of_a_damaged_page_goes_with_its_envelope() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let queue = open(settings.clone());
+    append(&queue, vec![submission("a", 3, 10, 2_000), submission("b", 100, 100, 2_000)]).await;
+    queue.shutdown().await.unwrap();
+    let mut first = Vec::new();
+    tamper(&settings, |engine, batch| {
+        for (key, value) in engine.parts(b"e").map(Result::unwrap).take(2) {
+            first.push(keys::PageKey::read(&key).unwrap().0);
+            batch.insert(key, value.iter().map(|byte| !byte).collect::<Vec<u8>>());
+        }
+    });
+    let queue = open(settings);
+    let store = queue.store();
+    // They were read before.
+    store.settle(vec![Seq(1)], vec![]).await.unwrap();
+    store.settle(vec![Seq(2), Seq(3)], vec![]).await.unwrap();
+    assert_eq!(records(&store, b"v").len(), 1, "other pages refer to the second envelope");
+    let of = |page: keys::PageKey| (page.first.0..page.next().0).map(Seq).collect::<Vec<_>>();
+    store.settle(of(first[1]), vec![]).await.unwrap();
+    assert_eq!(records(&store, b"v").len(), 1, "other pages refer to it still");
+    let held: usize =
+        [b"e", b"v"].into_iter().flat_map(|tag| records(&store, tag)).map(|one| one.1.len()).sum();
+    assert_eq!(store.ledger().held_bytes, held as u64);
+    let rest = seqs(&store).await.into_iter().map(Seq).collect();
+    store.settle(rest, vec![]).await.unwrap();
+    assert_eq!((records(&store, b"v").len(), records(&store, b"e").len()), (0, 0));
+    assert_eq!((store.ledger().balance.delivered, store.ledger().held_bytes), (103, 0));
+    queue.shutdown().await.unwrap();
+}
+
+/// An event with a large envelope is in pages of its own, and its envelope beside them.
+#[tokio::test]
+async fn a_damaged_envelope_and_one_that_is_left_alone_go_to_quarantine_with_their_pages() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let queue = open(settings.clone());
+    for name in ["a", "b", "c", "d"] {
+        append(&queue, vec![submission(name, 2, 10, 2_000)]).await;
+    }
+    queue.shutdown().await.unwrap();
+    tamper(&settings, |engine, batch| {
+        let mut damage = |key: Vec<u8>| {
+            let value: Vec<u8> = engine.value(&key).unwrap().unwrap().iter().map(|byte| !byte).collect();
+            batch.insert(key, value);
+        };
+        damage(keys::PageKey { first: Seq(1), count: 2 }.part(0));
+        damage(keys::part(keys::MEMBERS, Seq(3), 0));
+        damage(keys::part(keys::MEMBERS, Seq(5), 0));
+    });
+    let queue = open(settings);
+    let store = queue.store();
+    assert_eq!(seqs(&store).await, vec![3, 4, 5, 6, 7, 8]);
+    // The envelopes are found out when their events are read, or set aside.
+    assert!(store.load(&[Seq(3), Seq(4)]).unwrap().iter().all(Option::is_none));
+    let burial = Burial { seq: Seq(5), reason: DeadReason::Dropped, detail: String::new() };
+    store.settle(vec![Seq(6)], vec![burial]).await.unwrap();
+    assert_eq!(seqs(&store).await, vec![7, 8]);
+    // What was delivered before it was found out is no loss.
+    let expected = Balance { accepted: 8, delivered: 1, quarantined: 5, ..Balance::default() };
+    assert_eq!((store.ledger().balance, store.ledger().imbalance()), (expected, 0));
+    // Three pages and the three envelopes; what is held is the fourth of each.
+    assert_eq!(records(&store, b"q").len(), 6);
+    let held: usize =
+        [b"e", b"v"].into_iter().flat_map(|tag| records(&store, tag)).map(|one| one.1.len()).sum();
+    assert_eq!((store.ledger().held_bytes, records(&store, b"v").len()), (held as u64, 1));
+}
+
+#[tokio::test]
+async fn an_event_that_comes_back_with_a_damaged_mark_has_one_letter() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let burial =
+        |detail: &str| vec![Burial { seq: Seq(1), reason: DeadReason::Refused, detail: detail.to_owned() }];
+    let queue = open(settings.clone());
+    append(&queue, vec![submission("a", 2, 10, 10)]).await;
+    queue.store().settle(vec![], burial("first")).await.unwrap();
+    queue.shutdown().await.unwrap();
+    tamper(&settings, |_, batch| batch.insert(keys::numbered(keys::MARK, Seq(1)), b"damaged"));
+    let queue = open(settings);
+    let store = queue.store();
+    assert_eq!(seqs(&store).await, vec![1, 2]);
+    store.settle(vec![], burial("a longer detail")).await.unwrap();
+    let held: usize =
+        [b"e", b"d"].into_iter().flat_map(|tag| records(&store, tag)).map(|one| one.1.len()).sum();
+    assert_eq!((store.ledger().dead_held, store.ledger().held_bytes), (1, held as u64));
+    assert_eq!(store.dead(Seq(0), 9).unwrap()[0].detail, "a longer detail");
+    store.settle(vec![Seq(2)], vec![]).await.unwrap();
+    assert_eq!((records(&store, b"e"), records(&store, b"s")), (vec![], vec![]), "it goes with its page");
+}
+
+/// An earlier version removed a page in a later commit than the one that settled its last event.
+#[tokio::test]
+async fn a_page_that_was_left_behind_with_all_its_events_settled_is_removed() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let queue = open(settings.clone());
+    append(&queue, vec![submission("a", 2, 10, 10), submission("b", 3, 10, 20_000)]).await;
+    queue.store().settle(vec![Seq(1)], vec![]).await.unwrap();
+    let ledger = queue.store().ledger();
+    queue.shutdown().await.unwrap();
+    tamper(&settings, |_, batch| {
+        for (first, events) in [(1, 0b11), (3, 0b111)] {
+            batch.insert(keys::numbered(keys::MARK, Seq(first)), pages::mark_value(events));
+        }
+        let balance = Balance { delivered: 5, ..ledger.balance };
+        batch.insert(keys::meta("ledger"), Ledger { balance, counted: 0, ..ledger }.encode());
+    });
+    let queue = open(settings);
+    let store = queue.store();
+    let mut ledger = store.watch();
+    assert_eq!(seqs(&store).await, Vec::<u64>::new());
+    ledger.wait_for(|ledger| ledger.held_bytes == 0).await.unwrap();
+    let left: Vec<_> = records(&store, b"").into_iter().map(|(key, _)| key).collect();
+    assert!(left.iter().all(|key| key.starts_with(b"m")), "{left:?}");
+    assert_eq!(store.ledger().balance, Balance { accepted: 5, delivered: 5, ..Balance::default() });
+}
+
+#[tokio::test]
+async fn more_events_than_the_counters_promise_stay_an_imbalance() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let queue = open(settings.clone());
+    append(&queue, vec![submission("a", 4, 10, 10)]).await;
+    let ledger = queue.store().ledger();
+    assert_eq!(ledger.imbalance(), 0);
+    queue.shutdown().await.unwrap();
+    tamper(&settings, |_, batch| {
+        let balance = Balance { accepted: 1, ..Balance::default() };
+        batch.insert(keys::meta("ledger"), Ledger { balance, ..ledger }.encode());
+    });
+    let queue = open(settings);
+    let store = queue.store();
+    assert_eq!(seqs(&store).await, vec![1, 2, 3, 4]);
+    let mut ledger = store.watch();
+    let found = *ledger.wait_for(|ledger| ledger.counted() == 4).await.unwrap();
+    assert_eq!(found.imbalance(), -3);
+}
+
+#[tokio::test]
+async fn what_goes_before_a_surplus_is_told_is_counted_too() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let queue = open(settings.clone());
+    append(&queue, vec![submission("a", 3, 10, 10)]).await;
+    append(&queue, vec![submission("b", 4, 10, 10)]).await;
+    let ledger = queue.store().ledger();
+    queue.shutdown().await.unwrap();
+    tamper(&settings, |engine, batch| {
+        let balance = Balance { accepted: 1, ..Balance::default() };
+        batch.insert(keys::meta("ledger"), Ledger { balance, ..ledger }.encode());
+        let (page, _) = engine.from(keys::numbered(keys::PAGE, Seq(4))).next().unwrap().unwrap();
+        batch.insert(page, b"nonsense");
+    });
+    let queue = open(settings.clone());
+    let store = queue.store();
+    assert_eq!(store.scan(Seq(1), 1).unwrap().entries.len(), 3, "one page, and no end yet");
+    store.settle(vec![Seq(1), Seq(2), Seq(3)], vec![]).await.unwrap();
+    assert_eq!(store.ledger().counted(), 0);
+    assert_eq!(seqs(&store).await, Vec::<u64>::new());
+    store.pulse().await.unwrap();
+    let found = store.ledger();
+    assert_eq!((found.balance.delivered, found.balance.quarantined, found.counted()), (3, 4, 0));
+    assert_eq!((found.imbalance(), store.counts().surplus()), (-6, 6));
+    drop(store);
+    queue.shutdown().await.unwrap();
+    assert_eq!(open(settings).store().ledger().imbalance(), -6, "the next start says the same");
+}
