@@ -12,17 +12,18 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
+use super::ask::{Ask, Manner, Operation, Shown};
 use super::feed::{self, Feed};
 use super::told::Told;
 use super::{Counts, notice};
 use crate::event::{Cluster, Entry, Event, Host, Lane, Moment, Outcome, Seq, SessionId, Visitor};
-use crate::schedule::{self, Attempt, Buried, HostGate, Reading, Remembered, Scheduler, Settled, Stuck};
+use crate::schedule::{Attempt, Buried, Reading, Remembered, Scheduler, Settled};
 use crate::wire::{receipt, request};
 
 /// The most events that one scan asks for.
@@ -96,72 +97,6 @@ pub struct Added {
     /// The events.
     pub entries: Vec<Entry>,
 }
-
-/// What the flusher is asked from outside.
-#[derive(Debug)]
-pub enum Ask {
-    /// What each host does with requests.
-    Hosts(oneshot::Sender<Vec<HostGate>>),
-    /// Let nothing expire before this: the clock was set.
-    DelayExpiry(Moment),
-    /// Do something with the scheduler.
-    Operate(Operation),
-    /// Whether delivery is stuck; that it is answered at all says that the flusher makes progress.
-    Pulse(oneshot::Sender<Option<Stuck>>),
-    /// Deliver in another manner from now on; what is under way goes on as it began.
-    Change(Box<Manner>),
-}
-
-impl Ask {
-    /// Has the flusher do something with the scheduler, at one moment; `None` where the flusher has ended.
-    pub async fn operate<T: Send + 'static>(
-        asks: &mpsc::Sender<Self>,
-        operation: impl FnOnce(&mut Scheduler, Moment) -> T + Send + 'static,
-    ) -> Option<T> {
-        let (answer, result) = oneshot::channel();
-        let operation = move |scheduler: &mut Scheduler, now: Moment| {
-            // Who asked may have given up.
-            let _gone = answer.send(operation(scheduler, now));
-        };
-        asks.send(Self::Operate(Operation(Box::new(operation)))).await.ok()?;
-        result.await.ok()
-    }
-}
-
-/// Something that is done once, by the owner of the scheduler.
-type Change = Box<dyn FnOnce(&mut Scheduler, Moment) + Send>;
-
-/// What an operator wants of the scheduler, which the flusher owns.
-pub struct Operation(pub Change);
-
-impl std::fmt::Debug for Operation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Operation")
-    }
-}
-
-/// What of the flusher may change while it runs.
-pub struct Manner {
-    /// Batches, retries, limits.
-    pub schedule: schedule::Settings,
-    /// The most bytes of an answer (`delivery.max_answer`).
-    pub max_answer: usize,
-    /// How ids of visitors are logged.
-    pub shown: Shown,
-    /// As in [`Flusher`].
-    pub slot_limit: Duration,
-    /// As in [`Flusher`].
-    pub stuck_after: Duration,
-}
-
-impl std::fmt::Debug for Manner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Manner").field("schedule", &self.schedule).finish_non_exhaustive()
-    }
-}
-
-/// How a visitor's ids appear in the log.
-pub type Shown = Arc<dyn Fn(&str) -> String + Send + Sync>;
 
 /// What the flusher works with.
 pub struct Flusher<B, E> {

@@ -1,5 +1,6 @@
 //! The way to Target: requests out, outcomes back. This folder alone names reqwest.
 
+mod ask;
 mod clients;
 mod counts;
 mod feed;
@@ -14,10 +15,11 @@ mod simulation;
 mod told;
 mod transport;
 
+pub use self::ask::{Ask, Manner, Operation, Shown};
 pub use self::clients::idle_connections;
 pub use self::counts::{Counts, Kind, LATENCY_BOUNDS_MS, Latency};
 pub use self::feed::{Fate, Feed, Heard};
-pub use self::flusher::{Added, Ask, Backlog, Edge, Flusher, KnownVisitors, Manner, Operation, Shown};
+pub use self::flusher::{Added, Backlog, Edge, Flusher, KnownVisitors};
 pub use self::probe::{NoWay, addresses, connect};
 pub use self::proxy::Proxy;
 pub use self::settings::{Settings, TransportError, authorities};
