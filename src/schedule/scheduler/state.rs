@@ -1,0 +1,83 @@
+//! The state of delivery: in numbers, by host, and whether it is stuck.
+
+use super::{Duration, MAX_SETTLING, Moment, Scheduler};
+use crate::schedule::HostGate;
+
+/// How delivery is stuck.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stuck {
+    /// Every slot was taken for longer than any request may last.
+    Slots,
+    /// Work is due, and nothing was attempted.
+    Due,
+    /// The store does not come back from a scan, or does not make a settlement durable.
+    Store,
+}
+
+/// The state in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Lanes in the index.
+    pub lanes: usize,
+    /// Events in the index, those under way among them.
+    pub indexed: usize,
+    /// Buckets with forgotten events.
+    pub forgotten_buckets: usize,
+    /// Requests under way.
+    pub in_flight: usize,
+    /// Parked events.
+    pub parked: usize,
+    /// Hosts with an open breaker.
+    pub open_breakers: usize,
+    /// Hosts that their answers paused.
+    pub paused_hosts: usize,
+    /// Pauses that an operator made.
+    pub pauses: usize,
+    /// Holds that an operator made.
+    pub holds: usize,
+}
+
+impl Scheduler {
+    /// Whether delivery is stuck: asked right after everything that is due was taken, with `limit` for how long a slot may be
+    /// taken, and `after` for how long nothing may have been attempted, or the store may owe an answer.
+    #[must_use]
+    pub fn stuck(&self, now: Moment, limit: Duration, after: Duration) -> Option<Stuck> {
+        let owed = [self.reading_from, self.settling_from];
+        if owed.into_iter().flatten().any(|from| now.since(from) > after) {
+            return Some(Stuck::Store);
+        }
+        if self.settling.len() >= MAX_SETTLING {
+            // The store owes these, and not for too long yet.
+            return None;
+        }
+        if !self.has_slot() {
+            let old = self.under_way.values().all(|one| now.since(one.began) > limit);
+            return old.then_some(Stuck::Slots);
+        }
+        let due = self.hosts.values().any(|host| host.takes(now).is_some() && !host.queue.is_empty());
+        let due = due && !self.all_paused();
+        (due && self.rate_from <= now && now.since(self.last_begun) > after).then_some(Stuck::Due)
+    }
+
+    /// The state in numbers.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status {
+            lanes: self.lanes.len(),
+            indexed: self.indexed,
+            forgotten_buckets: self.index.marked(),
+            in_flight: self.under_way.len(),
+            parked: self.parked,
+            open_breakers: self.hosts.values().filter(|one| one.is_shut() && one.paused().is_none()).count(),
+            paused_hosts: self.hosts.values().filter(|one| one.paused().is_some()).count(),
+            pauses: self.controls.pauses.len(),
+            holds: self.controls.holds.len(),
+        }
+    }
+
+    /// What each host does with requests.
+    #[must_use]
+    pub fn gates(&self, now: Moment) -> Vec<HostGate> {
+        self.hosts.iter().map(|(host, state)| HostGate { host: *host, gate: state.seen(now) }).collect()
+    }
+}
