@@ -227,6 +227,16 @@ impl Log {
     pub(super) fn each(
         &self,
         segments: &BTreeMap<u64, Segment>,
+        show: impl FnMut(u64, Segment, &[u8]),
+    ) -> io::Result<()> {
+        self.each_by(|_| thread::Builder::new().name("log-reader".to_owned()), segments, show)
+    }
+
+    /// As [`Log::each`], with the threads that `reader` describes by their numbers.
+    pub(super) fn each_by(
+        &self,
+        reader: impl Fn(usize) -> thread::Builder,
+        segments: &BTreeMap<u64, Segment>,
         mut show: impl FnMut(u64, Segment, &[u8]),
     ) -> io::Result<()> {
         thread::scope(|scope| {
@@ -243,7 +253,7 @@ impl Log {
                             }
                         }
                     };
-                    thread::Builder::new().name("log-reader".to_owned()).spawn_scoped(scope, read)?;
+                    reader(lane).spawn_scoped(scope, read)?;
                     Ok((full, emptied))
                 })
                 .collect();

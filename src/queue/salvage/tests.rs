@@ -401,3 +401,34 @@ async fn a_queue_without_its_own_records_needs_an_account_and_counts_anew() {
     assert!(matches!(check(&folder.path().join("elsewhere")), Err(SalvageError::Open(_))));
     assert!(matches!(repair(&folder.path().join("elsewhere"), None), Err(SalvageError::NoDatabase(_))));
 }
+
+/// A system at its limit of threads starts none of them, or not all.
+#[test]
+fn a_log_is_read_without_the_threads_that_the_system_refuses() {
+    let folder = TempDir::new().unwrap();
+    let engine = Engine::new_at(&folder.path().join("events.1")).unwrap();
+    engine.limit_journal(16 * 1_024);
+    for number in 0..300_u32 {
+        let mut batch = Batch::default();
+        for part in 0..8_u8 {
+            batch.insert([&number.to_be_bytes()[..], &[part]].concat(), [part; 900]);
+        }
+        engine.commit(batch).unwrap();
+    }
+    let log = Log::open(engine.path(), Tail::Kept).unwrap();
+    let (segments, _) = log.segments().unwrap();
+    let read = |started: usize| {
+        let reader = |number: usize| match number < started {
+            true => std::thread::Builder::new(),
+            // No address space has room for its stack.
+            false => std::thread::Builder::new().stack_size(1 << 60),
+        };
+        let mut shown = Vec::new();
+        log.each_by(reader, &segments, |number, _, bytes| shown.push((number, bytes.to_vec()))).unwrap();
+        shown
+    };
+    let all = read(usize::MAX);
+    let numbers = all.iter().map(|(number, _)| number);
+    assert!(all.len() > 2 && numbers.eq(segments.keys()), "{}", all.len());
+    assert!(read(0) == all && read(1) == all);
+}
