@@ -22,5 +22,5 @@ pub use self::feed::{Fate, Feed, Heard};
 pub use self::flusher::{Added, Backlog, Edge, Flusher, KnownVisitors};
 pub use self::probe::{NoWay, addresses, connect};
 pub use self::proxy::Proxy;
-pub use self::settings::{Settings, TransportError, authorities};
+pub use self::settings::{GIVE_PEM, Settings, TransportError, authorities};
 pub use self::transport::Transport;

@@ -14,6 +14,9 @@ use super::transport::told;
 /// A peer may take this long for an HTTP/2 ping, however short `target.connect_timeout` is.
 const SHORTEST_PING: Duration = Duration::from_secs(1);
 
+/// What to do about a file without certificates.
+pub const GIVE_PEM: &str = "give it certificates as PEM";
+
 /// How Target is reached.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -76,16 +79,13 @@ pub enum TransportError {
         /// `target.proxy`, or the variable of the environment.
         named: String,
     },
-    /// The file of the root certificates has none.
-    #[error("target.ca_file {} holds no certificate: give it certificates as PEM", .0.display())]
-    NoCertificate(PathBuf),
-    /// One of the root certificates is none.
-    #[error("target.ca_file {} holds a certificate that cannot be used ({why}): give it certificates as PEM", path.display())]
-    BadCertificate {
+    /// The file of the root certificates has none, or one that is none.
+    #[error("target.ca_file {} {what}: {GIVE_PEM}", path.display())]
+    Certificates {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        why: String,
+        what: String,
     },
     /// The client refuses the settings.
     #[error("the HTTP client cannot be made: {0}")]
@@ -123,11 +123,12 @@ pub fn authorities(path: &Path) -> Result<usize, TransportError> {
 fn certificates(path: &Path) -> Result<Vec<Certificate>, TransportError> {
     let pem =
         std::fs::read(path).map_err(|source| TransportError::CaFile { path: path.to_owned(), source })?;
+    let wrong = |what| TransportError::Certificates { path: path.to_owned(), what };
     let bad =
-        |error: reqwest::Error| TransportError::BadCertificate { path: path.to_owned(), why: told(&error) };
+        |error: reqwest::Error| wrong(format!("holds a certificate that cannot be used ({})", told(&error)));
     let found = Certificate::from_pem_bundle(&pem).map_err(bad)?;
     if found.is_empty() {
-        return Err(TransportError::NoCertificate(path.to_owned()));
+        return Err(wrong("holds no certificate".to_owned()));
     }
     // That one of them is none shows only here, and would be told of the client that is built with them, with no word of
     // the file.

@@ -56,7 +56,7 @@ pub(super) fn run(sources: &Sources, arguments: &Arguments) -> Exit {
     let transport = config.transport_settings(&account(&config));
     match Transport::new(transport.clone()) {
         // It was looked at above.
-        Err(TransportError::NoCertificate(_) | TransportError::BadCertificate { .. }) => {}
+        Err(TransportError::Certificates { .. }) => {}
         Err(error) if !wrong.iter().any(|key| key.starts_with("target.")) => {
             problems.push(refused(sources, &error));
         }
