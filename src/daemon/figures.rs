@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::blocking;
 use super::forecast::{self, Limits};
@@ -238,9 +238,7 @@ impl Meter {
 
     /// What each host does with requests.
     pub async fn hosts(&self) -> Vec<HostGate> {
-        let (answer, hosts) = oneshot::channel();
-        let asked = self.asks.send(Ask::Hosts(answer)).await.is_ok();
-        if asked { hosts.await.unwrap_or_default() } else { Vec::new() }
+        Ask::operate(&self.asks, |scheduler, now| scheduler.gates(now)).await.unwrap_or_default()
     }
 
     /// What goes out, in numbers.

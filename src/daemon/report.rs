@@ -155,7 +155,7 @@ impl Reporter {
         let until = self.clock.now().after(max_age);
         // By the wall clock as it is now, which is what the next process starts from.
         let kept = Moment::from_millis(self.clock.wall_ms()).after(max_age);
-        let _ended = self.asks.send(Ask::DelayExpiry(until)).await;
+        let _ended = Ask::operate(&self.asks, move |scheduler, _| scheduler.delay_expiry(until)).await;
         if let Err(error) = self.store.put_meta(EXPIRY_FROM, kept.as_micros().to_be_bytes().to_vec()).await {
             warn!(event = "clock_step_unkept", %error, "the step of the clock could not be noted for the next start: events may expire early after it; raise queue.max_age before");
         }

@@ -6,15 +6,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::event::Moment;
-use crate::schedule::{self, HostGate, Scheduler, Stuck};
+use crate::schedule::{self, Scheduler, Stuck};
 
 /// What the flusher is asked from outside.
 #[derive(Debug)]
 pub enum Ask {
-    /// What each host does with requests.
-    Hosts(oneshot::Sender<Vec<HostGate>>),
-    /// Let nothing expire before this: the clock was set.
-    DelayExpiry(Moment),
     /// Do something with the scheduler.
     Operate(Operation),
     /// Whether delivery is stuck; that it is answered at all says that the flusher makes progress.

@@ -255,8 +255,6 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
                 Happened::Tail => self.scheduler.handle_tail(*tail.borrow_and_update()),
                 Happened::Asked(Ask::Operate(Operation(operation))) => operation(&mut self.scheduler, now),
                 // Who asked may have given up.
-                Happened::Asked(Ask::Hosts(answer)) => drop(answer.send(self.scheduler.gates(now))),
-                Happened::Asked(Ask::DelayExpiry(until)) => self.scheduler.delay_expiry(until),
                 Happened::Asked(Ask::Pulse(answer)) => drop(answer.send(stuck)),
                 Happened::Asked(Ask::Change(manner)) => {
                     self.change(*manner);

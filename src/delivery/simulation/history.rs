@@ -178,7 +178,7 @@ impl Producer {
                         until
                     };
                     // A flusher that has ended hears nothing.
-                    let _ended = ask.send(Ask::DelayExpiry(until)).await;
+                    let _ended = Ask::operate(ask, move |scheduler, _| scheduler.delay_expiry(until)).await;
                 }
                 2 => shared.world().make_dead_room(false),
                 _ => self.append(shared, &plan),

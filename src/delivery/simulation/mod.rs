@@ -162,7 +162,7 @@ fn who_asks_as_the_flusher_ends_does_not_wait_for_ever() {
         let (answer, status) = oneshot::channel();
         let asking = async {
             ask.closed().await;
-            place.send(Ask::Hosts(answer));
+            place.send(Ask::Pulse(answer));
             timeout(Duration::from_secs(3_600), status).await.expect("it is told")
         };
         let (ended, told) = tokio::join!(flush(&shared, asks, stop), asking);
