@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::gate::Gate as Seen;
 use super::notice::Cause;
+use super::pace::Pace;
 use crate::event::{Lane, Moment, Owner};
 
 /// How many answers tell whether a host is busy as a whole.
@@ -57,6 +58,8 @@ pub(super) struct HostState {
     pub(super) trouble: Option<Trouble>,
     /// Whether an operator paused it.
     pub(super) stopped: bool,
+    /// How fast its requests go out, where it may be that its lanes crowd the index.
+    pub(super) pace: Pace,
     /// The probe under way.
     pub(super) probing: bool,
     /// The session whose probe failed last: it does not wait for this host before it was tried elsewhere.
@@ -108,6 +111,7 @@ impl HostState {
             gate: Gate::Open,
             trouble: None,
             stopped: false,
+            pace: Pace::default(),
             probing: false,
             gave_up: None,
             probes: 0,

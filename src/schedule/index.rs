@@ -6,7 +6,7 @@
 //! - within a lane nothing is admitted before an older event: the cursor admits nothing of a marked bucket, and a pass
 //!   that skipped an event of a lane skips all its later ones.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::control::Selection;
@@ -15,11 +15,14 @@ use crate::event::{Lane, Moment, Seq};
 /// The buckets that lanes are forgotten into.
 const BUCKETS: usize = 65_536;
 /// While anything is forgotten a pass starts at least this often.
-const PASS_EVERY: Duration = Duration::from_secs(10);
+pub(super) const PASS_EVERY: Duration = Duration::from_secs(10);
+/// Where a host crowds the index, no pass starts for so many times as long as the last one read: it may find nothing but that
+/// host's lanes, however often it looks.
+const RESTS: u32 = 9;
 /// The most forgotten lanes whose wait is remembered exactly; others come back with the next pass.
 const REMEMBERED_WAITS: usize = 65_536;
-/// The slots of the table of lanes that a pass skipped.
-const SKIPPED_SLOTS: usize = 1 << 20;
+/// The slots of the table of lanes that a pass skipped: more than a queue has events, so that few share one.
+const SKIPPED_SLOTS: usize = 1 << 24;
 
 /// One reading of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +47,10 @@ pub(super) struct Index {
     waits: BTreeMap<Lane, Moment>,
     pass: Option<Pass>,
     next_pass: Moment,
+    /// Before this no pass starts.
+    rests_until: Moment,
+    /// How long the readings of the pass under way took, or of the last one.
+    pass_took: Duration,
     passes: u64,
 }
 
@@ -54,8 +61,22 @@ struct Pass {
     salt: u64,
     /// Lanes of which an event was skipped. A lane that shares a slot with one is skipped too, in this pass only: the
     /// salt changes.
-    skipped: BTreeSet<usize>,
+    skipped: Slots,
     marks: BTreeMap<usize, Seq>,
+}
+
+/// Some of [`SKIPPED_SLOTS`], 64 in a word: 6 MiB at most.
+#[derive(Debug, Default)]
+struct Slots(BTreeMap<usize, u64>);
+
+impl Slots {
+    fn insert(&mut self, slot: usize) {
+        *self.0.entry(slot / 64).or_default() |= 1 << (slot % 64);
+    }
+
+    fn contains(&self, slot: usize) -> bool {
+        self.0.get(&(slot / 64)).is_some_and(|word| word & 1 << (slot % 64) != 0)
+    }
 }
 
 impl Index {
@@ -68,6 +89,8 @@ impl Index {
             waits: BTreeMap::new(),
             pass: None,
             next_pass: Moment::ZERO,
+            rests_until: Moment::ZERO,
+            pass_took: Duration::ZERO,
             passes: 0,
         }
     }
@@ -78,13 +101,14 @@ impl Index {
             return None;
         }
         if self.pass.is_none()
-            && self.next_pass <= now
+            && self.starts_at() <= now
             && let Some(lowest) = self.marks.values().min().copied()
         {
             self.passes += 1;
             let salt = self.passes.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let (skipped, marks) = (BTreeSet::new(), BTreeMap::new());
+            let (skipped, marks) = (Slots::default(), BTreeMap::new());
             self.pass = Some(Pass { at: lowest, end: self.cursor, salt, skipped, marks });
+            self.pass_took = Duration::ZERO;
         }
         let found = match &self.pass {
             // By turns, so that neither a long pass nor a long backlog holds the other up.
@@ -98,7 +122,24 @@ impl Index {
     /// When the next pass may start, if anything is forgotten.
     pub(super) fn wakes(&self) -> Option<Moment> {
         let idle = self.pass.is_none() && self.reading.is_none();
-        (!self.marks.is_empty() && idle).then_some(self.next_pass)
+        (!self.marks.is_empty() && idle).then_some(self.starts_at())
+    }
+
+    fn starts_at(&self) -> Moment {
+        self.next_pass.max(self.rests_until)
+    }
+
+    /// A reading of a pass `took` so long. Where that was the last one, and a host crowds the index, the next pass starts later.
+    pub(super) fn rest(&mut self, now: Moment, took: Duration, crowded: bool) {
+        self.pass_took += took;
+        if self.pass.is_none() && crowded {
+            self.rests_until = now.after(self.pass_took * RESTS);
+        }
+    }
+
+    /// What was forgotten is wanted.
+    pub(super) fn rest_no_longer(&mut self) {
+        self.rests_until = Moment::ZERO;
     }
 
     /// The lowest number that may wait on the disk only, if there is one.
@@ -116,6 +157,7 @@ impl Index {
     /// A pass may find what it left before: it starts as soon as it can.
     pub(super) fn hurry(&mut self, now: Moment) {
         self.next_pass = self.next_pass.min(now);
+        self.rest_no_longer();
     }
 
     /// Forgotten lanes that are meant wait no longer.
@@ -176,7 +218,7 @@ impl Index {
 
     /// Whether the pass under way has skipped an event of the lane.
     pub(super) fn has_skipped(&self, lane: Lane) -> bool {
-        self.pass.as_ref().is_some_and(|pass| pass.skipped.contains(&slot(pass.salt, lane)))
+        self.pass.as_ref().is_some_and(|pass| pass.skipped.contains(slot(pass.salt, lane)))
     }
 
     /// Where the pass under way ends.
@@ -216,5 +258,5 @@ fn bucket(lane: Lane) -> usize {
 
 fn slot(salt: u64, lane: Lane) -> usize {
     let mixed = (lane.0 >> 64) as u64 ^ (lane.0 as u64).rotate_left(32) ^ salt;
-    usize::try_from(mixed.wrapping_mul(0xff51_afd7_ed55_8ccd) >> 44).unwrap_or(0) % SKIPPED_SLOTS
+    usize::try_from(mixed.wrapping_mul(0xff51_afd7_ed55_8ccd) >> 40).unwrap_or(0) % SKIPPED_SLOTS
 }

@@ -1,4 +1,4 @@
-//! How fast requests go out while enough is due.
+//! How fast requests go out while enough is due: of all hosts together, and of each.
 
 use std::time::Duration;
 
@@ -6,8 +6,6 @@ use crate::event::Moment;
 
 /// How long is counted.
 const COUNTED_FOR: Duration = Duration::from_secs(1);
-/// What is due lasts for long if that is as many times what went out meanwhile.
-const LONG: u128 = 5;
 
 /// The requests that began since enough was due.
 #[derive(Debug, Default)]
@@ -30,14 +28,18 @@ impl Pace {
         *self = Self::default();
     }
 
-    /// Whether what is `due` will last for long. That shows once it was counted.
-    pub(super) fn is_slow(&mut self, now: Moment, due: usize) -> bool {
-        let counted = now.since(*self.from.get_or_insert(now));
+    /// Whether what is `due` will last for longer than `seconds`. That shows once it was counted.
+    pub(super) fn lasts(&mut self, now: Moment, due: usize, seconds: u128) -> bool {
+        let Some(from) = self.from else {
+            *self = Self { from: Some(now), ..Self::default() };
+            return false;
+        };
+        let counted = now.since(from);
         if counted >= COUNTED_FOR {
             let last = u128::from(self.begun) * COUNTED_FOR.as_millis() / counted.as_millis().max(1);
             *self = Self { from: Some(now), begun: 0, last: Some(last) };
         }
-        self.last.is_some_and(|last| due as u128 > last.max(u128::from(self.begun)) * LONG)
+        self.last.is_some_and(|last| due as u128 > last.max(u128::from(self.begun)) * seconds)
     }
 
     /// When it may show.

@@ -148,6 +148,8 @@ pub struct Scheduler {
     /// Since when the store owes settlements, and made none durable.
     settling_from: Option<Moment>,
     pace: Pace,
+    /// The host whose lanes leave others no room in the index.
+    crowd: Option<Host>,
     revisits: Revisits,
     /// The events up to this one wait for no more to come, those on the disk among them.
     flushed: Seq,
@@ -189,6 +191,7 @@ impl Scheduler {
             reading_from: None,
             settling_from: None,
             pace: Pace::default(),
+            crowd: None,
             revisits: Revisits::default(),
             flushed: Seq(0),
             last_seen: Moment::ZERO,
@@ -210,6 +213,10 @@ impl Scheduler {
     /// has a slot was taken: what is due then is what waits.
     pub fn poll_read(&mut self, now: Moment) -> Option<Reading> {
         let is_fed = self.is_fed(now);
+        self.look_for_crowd(now);
+        if self.is_hungry() {
+            self.index.rest_no_longer();
+        }
         let room = !self.is_full() || !is_fed && self.forget_blocked(now);
         let (reader, from) = self.index.next(now, room, is_fed)?;
         self.reading_from = Some(now);
@@ -219,7 +226,7 @@ impl Scheduler {
     /// A scan came back: the unsettled events from where it began up to `next`.
     pub fn handle_scan(&mut self, now: Moment, entries: &[Entry], next: Seq) {
         let Some(reader) = self.index.reading else { return };
-        self.reading_from = None;
+        let took = self.reading_from.take().map_or(Duration::ZERO, |from| now.since(from));
         let end = self.index.pass_end();
         for entry in entries {
             if self.settling.contains(&entry.seq) || self.settled.contains(&entry.seq) {
@@ -233,6 +240,9 @@ impl Scheduler {
         }
         self.settled.clear();
         self.index.read(now, reader, next);
+        if reader == Reader::Pass {
+            self.index.rest(now, took, self.crowd.is_some());
+        }
         if reader == Reader::Cursor {
             self.revisits.note(entries);
         }
@@ -414,6 +424,7 @@ impl Scheduler {
         if let Some(host) = self.hosts.get_mut(&host) {
             host.in_flight += 1;
             host.probing |= probe;
+            host.pace.begins();
         }
         let id = self.next_id;
         self.next_id += 1;

@@ -1,8 +1,8 @@
 //! Hosts: which one a lane goes to, which one is next, and what an answer says of its host.
 
 use super::{
-    Answer, Cause, Gate, Host, HostState, Lane, Moment, Notice, Outcome, Owner, Place, Scheduler, UnderWay,
-    Verdict, Why,
+    Answer, Cause, Cluster, Gate, Host, HostState, Lane, Moment, Notice, Outcome, Owner, Place, Scheduler,
+    UnderWay, Verdict, Visitor, Why,
 };
 
 impl Scheduler {
@@ -10,17 +10,27 @@ impl Scheduler {
     /// names, the one that an answer named, or the default; and
     /// the client's own host where that one is shut and no probe is due.
     pub(super) fn host_of(&mut self, now: Moment, lane: Lane) -> Host {
-        if !self.settings.edge_routing {
-            return Host::Client;
-        }
         let head = self.lanes.get(&lane).and_then(|state| {
             let parked = state.parked.iter().map(|one| &one.event);
             let head = state.events.front().or_else(|| parked.min_by_key(|one| one.seq));
             head.map(|event| (event.visitor, event.cluster))
         });
-        let visitor = head.and_then(|(visitor, _)| visitor);
+        let (visitor, named) = head.unwrap_or_default();
+        self.host_for(now, lane, visitor, named)
+    }
+
+    /// The same for a lane whose first event is of this visitor, and names this cluster.
+    pub(super) fn host_for(
+        &mut self,
+        now: Moment,
+        lane: Lane,
+        visitor: Option<Visitor>,
+        named: Option<Cluster>,
+    ) -> Host {
+        if !self.settings.edge_routing {
+            return Host::Client;
+        }
         let home = visitor.and_then(|visitor| self.homes.get(now, &(lane, visitor)).copied());
-        let named = head.and_then(|(_, cluster)| cluster);
         let learned = self.edges.get(now, &lane).copied();
         let cluster = home.or(named).or(learned).or(self.settings.default_cluster);
         let Some(cluster) = cluster else { return Host::Client };

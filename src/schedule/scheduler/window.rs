@@ -1,5 +1,6 @@
 //! The window: what the index takes in, and what it lets go of again where it is full.
 
+use super::super::index::PASS_EVERY;
 use super::operate::STOPPED_WAIT;
 use super::{
     CLOCK_SLACK, Duration, Entry, Host, HostState, Lane, LaneState, MAX_PARKED, Moment, Notice, Place,
@@ -11,6 +12,10 @@ const EVENT_BYTES: u64 = 256;
 /// What a lane costs, in bytes.
 const LANE_BYTES: u64 = 384;
 
+/// Lanes that are due last for long if they do so for more seconds than this.
+const LONG: u128 = 5;
+/// A host whose lanes in the index last for more seconds than this leaves room in it for others.
+const CROWDS: u128 = 20;
 /// So many lanes that are due are enough for each request that may be under way.
 const LANES_A_SLOT: usize = 4;
 /// What is read while so many events are in the index, and no more, goes out next: as many stay in memory.
@@ -21,11 +26,34 @@ impl Scheduler {
     /// others could go beside it, nor where what is read joins what waits: then the index is filled.
     pub(super) fn is_fed(&mut self, now: Moment) -> bool {
         let due = self.due_lanes(now);
-        if due < self.settings.concurrency.saturating_mul(LANES_A_SLOT) {
+        if due < enough(self.settings.concurrency) {
             self.pace.rests();
             return false;
         }
-        !self.pace.is_slow(now, due) && !self.revisits.are_frequent()
+        !self.pace.lasts(now, due, LONG) && !self.revisits.are_frequent()
+    }
+
+    /// Looks which host fills the index with lanes that it will not take for long, if one does: behind them others may wait that
+    /// could go at once. Without edge hosts there are no others.
+    pub(super) fn look_for_crowd(&mut self, now: Moment) {
+        self.crowd = None;
+        if !self.is_tight() || !self.settings.edge_routing {
+            return;
+        }
+        let open = self.hosts.iter_mut().filter(|(_, host)| host.takes(now) == Some(false));
+        let Some((name, host)) = open.max_by_key(|(_, host)| host.queue.len()) else { return };
+        let due = host.queue.len();
+        if due > enough(self.settings.host_concurrency) && host.pace.lasts(now, due, CROWDS) {
+            self.crowd = Some(*name);
+        }
+    }
+
+    /// Whether the first event of a lane is left on the disk, since its host crowds the index. What joins a lane is not: it
+    /// makes no request more.
+    fn is_crowded_out(&mut self, now: Moment, entry: &Entry) -> bool {
+        let Some(crowd) = self.crowd.filter(|_| self.is_tight()) else { return false };
+        !self.lanes.contains_key(&entry.lane)
+            && self.host_for(now, entry.lane, entry.visitor, entry.cluster) == crowd
     }
 
     /// The lanes that may go out one after the other from now on; 0 where a host that has requests under way has nothing due
@@ -57,9 +85,28 @@ impl Scheduler {
         self.used_bytes() >= self.settings.index_max_bytes
     }
 
+    /// Whether less than an eighth of the index is free.
+    fn is_tight(&self) -> bool {
+        self.used_bytes() > self.goal()
+    }
+
+    /// What of the index is taken where an eighth of it is free, in bytes.
+    fn goal(&self) -> u64 {
+        self.settings.index_max_bytes / 8 * 7
+    }
+
+    /// Whether so little is in the index that what was left on the disk for others is wanted.
+    pub(super) fn is_hungry(&self) -> bool {
+        self.used_bytes() < self.goal() / 2
+    }
+
     pub(super) fn admit_new(&mut self, now: Moment, entry: Entry) {
         if self.index.is_marked(entry.lane) || self.lane_is_full(entry.lane) {
             self.index.forget(now, entry.lane, entry.seq, now);
+            return;
+        }
+        if self.is_crowded_out(now, &entry) {
+            self.index.forget(now, entry.lane, entry.seq, now.after(PASS_EVERY));
             return;
         }
         self.admit(now, entry);
@@ -82,6 +129,10 @@ impl Scheduler {
         if full || self.index.has_skipped(lane) || self.index.waits(now, lane) {
             // No sooner than a second from now: a pass that finds no room is not to be followed by another at once.
             self.index.forget(now, lane, entry.seq, now.after(Duration::from_secs(1)));
+            return;
+        }
+        if self.is_crowded_out(now, &entry) {
+            self.index.forget(now, lane, entry.seq, now.after(PASS_EVERY));
             return;
         }
         self.admit(now, entry);
@@ -122,13 +173,13 @@ impl Scheduler {
     }
 
     /// Forgets lanes that are blocked, those due last first, until an eighth of the index is free; says whether there is
-    /// room. What lingers, and what waits for a slot, is not blocked. Each lane is looked at once and gone then: a full
-    /// index is asked at every turn of the flusher.
+    /// room. What lingers, and what waits for a slot, is not blocked, but where one host crowds the index those that came last
+    /// go. Each lane is looked at once and gone then: a full index is asked at every turn of the flusher.
     pub(super) fn forget_blocked(&mut self, now: Moment) -> bool {
         if self.nothing_goes() {
             return false;
         }
-        let goal = self.settings.index_max_bytes / 8 * 7;
+        let goal = self.goal();
         while self.used_bytes() > goal
             && self.backing_off.last().is_some_and(|(due, _)| *due > now)
             && let Some((due, lane)) = self.backing_off.pop_last()
@@ -156,6 +207,14 @@ impl Scheduler {
                 self.forget_lane(now, lane, until);
             }
         }
+        let (kept, until) = (enough(self.settings.host_concurrency), now.after(PASS_EVERY));
+        while self.used_bytes() > goal
+            && let Some(host) = self.crowd.and_then(|name| self.hosts.get_mut(&name))
+            && host.queue.len() > kept
+            && let Some(lane) = host.queue.pop_back()
+        {
+            self.forget_lane(now, lane, until);
+        }
         !self.is_full()
     }
 
@@ -172,4 +231,9 @@ impl Scheduler {
         }
         self.index.forget(now, lane, first, due);
     }
+}
+
+/// So many lanes that are due are enough where so many requests may be under way.
+fn enough(requests: usize) -> usize {
+    requests.saturating_mul(LANES_A_SLOT)
 }

@@ -1,7 +1,7 @@
 //! What a lane that left a full index is not to lose.
 
 use super::super::control::{Pause, Selection};
-use super::super::index::Index;
+use super::super::index::{Index, Reader};
 use super::*;
 
 #[test]
@@ -12,6 +12,28 @@ fn a_pass_that_finds_no_room_shortens_no_wait() {
     index.forget(now.after(secs(1)), lane, Seq(2), now.after(secs(2)));
     assert!(index.waits(now.after(secs(59)), lane));
     assert!(!index.waits(now.after(secs(60)), lane));
+}
+
+#[test]
+fn passes_for_what_a_crowded_index_left_rest_between() {
+    let (now, lane, took) = (Moment::from_millis(1_000_000), entry(1).lane, secs(30));
+    for (crowded, wanted, starts) in [(false, false, 10), (true, false, 270), (true, true, 10)] {
+        let mut index = Index::new();
+        index.cursor = Seq(9);
+        index.tail = Seq(9);
+        index.forget(now, lane, Seq(1), now.after(secs(10)));
+        let now = now.after(secs(10));
+        assert!(index.next(now, true, false).is_some());
+        index.forget(now, lane, Seq(1), now);
+        index.read(now, Reader::Pass, Seq(9));
+        index.rest(now, took, crowded);
+        if wanted {
+            index.rest_no_longer();
+        }
+        assert_eq!(index.wakes(), Some(now.after(secs(starts))), "{crowded} {wanted}");
+        assert_eq!(index.next(now.after(secs(starts - 1)), true, false), None);
+        assert!(index.next(now.after(secs(starts)), true, false).is_some());
+    }
 }
 
 /// A window that holds few of the lanes, so that each is forgotten whenever it waits.

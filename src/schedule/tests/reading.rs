@@ -1,5 +1,7 @@
 //! How far the store is read ahead of what goes out.
 
+use std::collections::BTreeMap;
+
 use super::sim::PAGE;
 use super::*;
 
@@ -116,4 +118,70 @@ fn what_was_not_read_yet_lingers_no_more_after_a_flush() {
     sim.run(start.after(secs(60)));
     assert!(lone.iter().all(|seq| sim.delivered.contains_key(seq)));
     assert!(!sim.delivered.contains_key(&later), "it came after the flush");
+}
+
+/// An index of some 1,600 lanes of one event.
+fn narrow() -> Settings {
+    Settings { linger: Duration::ZERO, index_max_bytes: 1 << 20, ..settings() }
+}
+
+#[test]
+fn a_slow_host_with_more_lanes_than_the_index_holds_hides_no_other() {
+    for (first, each, seed) in [(false, 1, 7), (true, 1, 8), (false, 3, 9)] {
+        let mut sim =
+            with_latencies(seed, narrow(), |host| match Some(host) == cluster(35).map(Host::Edge) {
+                true => secs(2),
+                false => ANSWER,
+            });
+        let other = |number| Entry { cluster: cluster(36), ..entry(number) };
+        // Another host that had something to do before, or not.
+        if first {
+            sim.add(other(80_000), false);
+        }
+        for number in 0..10_000 * each {
+            sim.add(Entry { cluster: cluster(35), ..entry(number / each) }, false);
+        }
+        let mut others: Vec<Seq> = (90_000..90_100).map(|number| sim.add(other(number), false)).collect();
+        let start = sim.now;
+        sim.run(start.after(secs(30)));
+        let mut later = Vec::new();
+        for number in 90_100..90_200 {
+            later.push((sim.now, sim.add(other(number), true)));
+            let until = sim.after(secs(1));
+            sim.run(until);
+        }
+        sim.run(sim.after(secs(15)));
+        others.retain(|seq| sim.delivered.get(seq).is_none_or(|at| at.since(start) >= secs(15)));
+        assert_eq!(others, [], "{each}: what lay on the disk");
+        later.retain(|(at, seq)| sim.delivered.get(seq).is_none_or(|end| end.since(*at) >= secs(15)));
+        assert_eq!(later, [], "{each}: what came meanwhile");
+        // As many of the slow host as it takes: 32 lanes a second while it is alone.
+        let of_slow = sim.delivered.len() - 200 - usize::from(first);
+        assert!(of_slow as u64 > 32 * 120 * each, "{each}: {of_slow}");
+        sim.run(start.after(secs(10_000)));
+        assert_eq!(sim.delivered.len(), sim.events.len());
+        let mut newest: BTreeMap<Lane, Seq> = BTreeMap::new();
+        for (_, attempt) in &sim.attempts {
+            let before = newest.insert(attempt.lane, attempt.seqs[attempt.seqs.len() - 1]);
+            assert!(before.is_none_or(|before| before < attempt.seqs[0]), "a session keeps its order");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_on_the_disk_for_others_where_there_are_none_or_it_goes_soon() {
+    let quick = |_| Duration::from_millis(500);
+    for (edge_routing, latency) in [(false, secs(2)), (true, quick(Host::Client))] {
+        let settings = Settings { edge_routing, ..narrow() };
+        let mut sim = with_latencies(10, settings, move |_| latency);
+        for number in 0..10_000 {
+            sim.add(entry(number), false);
+        }
+        sim.run(sim.after(secs(60)));
+        assert_eq!(sim.scheduler.status().forgotten_buckets, 0, "{latency:?}");
+        sim.run(sim.after(secs(10_000)));
+        assert_eq!(sim.delivered.len(), 10_000);
+        let pages = 10_000_usize.div_ceil(PAGE);
+        assert!(sim.readings.len() <= pages + 1, "each is read once: {}", sim.readings.len());
+    }
 }
