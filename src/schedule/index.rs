@@ -18,7 +18,7 @@ const BUCKETS: usize = 65_536;
 pub(super) const PASS_EVERY: Duration = Duration::from_secs(10);
 /// Where a host crowds the index, no pass starts for so many times as long as the last one read: it may find nothing but that
 /// host's lanes, however often it looks.
-const RESTS: u32 = 9;
+const RESTS: u32 = 3;
 /// The most forgotten lanes whose wait is remembered exactly; others come back with the next pass.
 const REMEMBERED_WAITS: usize = 65_536;
 /// The slots of the table of lanes that a pass skipped: more than a queue has events, so that few share one.

@@ -17,7 +17,7 @@ fn a_pass_that_finds_no_room_shortens_no_wait() {
 #[test]
 fn passes_for_what_a_crowded_index_left_rest_between() {
     let (now, lane, took) = (Moment::from_millis(1_000_000), entry(1).lane, secs(30));
-    for (crowded, wanted, starts) in [(false, false, 10), (true, false, 270), (true, true, 10)] {
+    for (crowded, wanted, starts) in [(false, false, 10), (true, false, 90), (true, true, 10)] {
         let mut index = Index::new();
         index.cursor = Seq(9);
         index.tail = Seq(9);
