@@ -134,7 +134,7 @@ pub(super) struct Open {
     pub(super) journal: Journal,
     /// The engine's log. Kept, since a sync error is told once for each handle, and a handle opened after the error would
     /// never hear of it.
-    log: File,
+    pub(super) log: File,
     is_log: Identity,
     nudge: Nudge,
 }

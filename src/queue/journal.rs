@@ -98,7 +98,7 @@ struct Tail {
     segments: BTreeMap<u64, Segment>,
     file: Arc<File>,
     is_file: Identity,
-    /// Where the zeros end that were written ahead.
+    /// Where the zeros end that were written ahead, or what is left of a commit that failed.
     ahead: u64,
     /// The last commit.
     commit: u64,
@@ -215,7 +215,11 @@ impl Journal {
         let frames = batch.sealed(commit, tail.reached);
         // This order is the promise: write, sync. Only then anybody may see it, or be told.
         reach("commit", "begun");
-        tail.file.write_all_at(&frames, at).map_err(JournalError::Write)?;
+        if let Err(error) = tail.file.write_all_at(&frames, at) {
+            // A part of it may be there, which goes before a segment follows.
+            tail.ahead = tail.ahead.max(at + frames.len() as u64);
+            return Err(JournalError::Write(error));
+        }
         if !is_first && bytes <= AHEAD_COMMIT_BYTES {
             let bytes = frames.len() as u64;
             let ahead = AHEAD_BYTES.max(AHEAD_COMMITS * bytes);
@@ -431,6 +435,12 @@ impl Journal {
     pub(super) fn look(&self, key: &[u8]) -> (Option<Found>, bool) {
         let index = self.index();
         (index.find(key), index.is_below(key))
+    }
+
+    /// Has what follows written to this file; gives back the one that it was.
+    #[cfg(test)]
+    pub(super) fn write_to(&self, file: Arc<File>) -> Arc<File> {
+        std::mem::replace(&mut self.tail().file, file)
     }
 
     pub(super) fn index(&self) -> RwLockReadGuard<'_, Index> {

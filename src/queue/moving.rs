@@ -70,7 +70,8 @@ impl Open {
             max = max.saturating_sub(self.move_on(records, removals)?);
         }
         if given_up {
-            self.tell_end(path);
+            // The segments went behind a commit that came before: what moved is durable. The next ones go by what is told now.
+            self.tell_end(path)?;
         }
         Ok(())
     }
@@ -97,12 +98,18 @@ impl Open {
     }
 
     /// Gives the oldest segment up where no other commit may follow for long: while producers are turned away. `false` where the
-    /// full disk has no room for the commit that has to come before: then the segment stays.
+    /// commit that has to come before finds no room on the full disk, or nothing to tell: then the segment stays.
     fn give_up(&self, path: &Path) -> Result<bool, CommitError> {
         if self.journal.needs_commit() {
-            self.tell_end(path);
+            if !self.tell_end(path)? {
+                return Ok(false);
+            }
             match self.journal.commit(Batch::default()) {
-                Err(JournalError::Write(error)) if is_full(&error) => return Ok(false),
+                Err(JournalError::Write(error)) if is_full(&error) => {
+                    // It told nobody, and the next try has to.
+                    self.journal.engine_grows();
+                    return Ok(false);
+                }
                 done => done?,
             }
         }
@@ -110,13 +117,15 @@ impl Open {
         Ok(true)
     }
 
-    /// Has the next commit say how far the engine's log reaches: until a segment is given up the journal has what moved.
-    fn tell_end(&self, path: &Path) {
-        // The whole log is looked through for its end. Where it cannot be read now, the journal says what it said before, which is
-        // as true.
-        if let Ok(place) = salvage::log_end(path) {
-            self.journal.engine_reached(place);
-        }
+    /// Has the next commit say how far the engine's log reaches: until a segment is given up the journal has what moved. `false`
+    /// where that cannot be read now: then the journal says what it said before, which is as true.
+    fn tell_end(&self, path: &Path) -> Result<bool, CommitError> {
+        // The whole log is looked through for its end.
+        let Ok(place) = salvage::log_end(path) else { return Ok(false) };
+        // What was read may be in the system's memory only: the engine also writes for its readers.
+        self.log.sync_data()?;
+        self.journal.engine_reached(place);
+        Ok(true)
     }
 
     /// Has the engine remove `keys`, each with whether it may have done so before the start; what that costs.

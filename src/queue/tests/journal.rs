@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
@@ -379,6 +380,13 @@ fn what_the_engine_removed_is_known_before_the_segment_goes_that_says_so() {
     commit(&engine, &numbers, 20, |batch, key| batch.remove(key));
     let first = (1..).find(|number| length(&path, *number).is_some()).unwrap();
     assert!(length(&path, first + 1).is_some());
+    let full = Arc::new(File::options().write(true).open("/dev/full").unwrap());
+    let real = engine.opened().unwrap().journal.write_to(full);
+    for _ in 0..2 {
+        engine.give_back(Removals::Late).unwrap();
+        assert!(length(&path, first).is_some(), "there is no room to tell it");
+    }
+    engine.opened().unwrap().journal.write_to(real);
     engine.give_back(Removals::Late).unwrap();
     assert!(length(&path, first).is_none(), "nothing of it counts");
     assert_eq!(replay(&path).unwrap().reached, log_end(&path).unwrap());
