@@ -27,7 +27,9 @@ impl Writer {
         plan.ledger.balance.quarantined += left;
         plan.ledger.discount(left);
         plan.removed.insert(key.first);
-        if let Some(first) = self.left_alone(plan, key)? {
+        if let Some(first) = self.left_alone(plan, key)?
+            && plan.alone.insert(first)
+        {
             self.set_aside(plan, &numbered(MEMBERS, first))?;
         }
         error!(
@@ -59,9 +61,11 @@ impl Writer {
         let last = self.engine.last_in(&*begin..=&*end)?;
         let Some(first) = last.and_then(|(name, _)| seq_of(MEMBERS, &name)) else { return Ok(None) };
         // Only the pages of its submission refer to it, and they follow each other from its number on, before those of the next
-        // one: the first that is left decides. One that cannot be read either goes by itself, and then it decides.
+        // one, and no more than that may have: the first that is left decides. One that cannot be read either goes by itself, and
+        // then it decides.
         let next = self.engine.from(numbered(MEMBERS, first.next())).next().transpose()?;
-        let end = next.and_then(|(name, _)| seq_of(MEMBERS, &name)).unwrap_or(Seq(u64::MAX));
+        let most = Seq(first.0.saturating_add(MAX_NOTIFICATIONS as u64));
+        let end = next.and_then(|(name, _)| seq_of(MEMBERS, &name)).map_or(most, |next| next.min(most));
         let mut used = false;
         walk(&self.engine, first, end, |page, record| {
             if plan.removed.contains(&page.first) {

@@ -72,6 +72,8 @@ pub(super) struct Plan {
     requeued: Vec<Requeued>,
     /// Pages that it removes, by their first events.
     pub(super) removed: BTreeSet<Seq>,
+    /// Large envelopes that go with them.
+    pub(super) alone: BTreeSet<Seq>,
     /// Events that it settles.
     settled: Vec<Seq>,
     pub(super) buried: Vec<DeadReason>,
@@ -203,6 +205,9 @@ impl Writer {
             alone.extend(self.left_alone(plan, page)?);
         }
         for first in alone {
+            if !plan.alone.insert(first) {
+                continue;
+            }
             let record = self.engine.joined(&numbered(MEMBERS, first))?.unwrap_or_default();
             for (number, _) in cut(&record) {
                 plan.batch.remove(part(MEMBERS, first, number));

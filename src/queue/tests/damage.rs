@@ -1,5 +1,7 @@
 //! Records that are damaged, lost, or more than the counters promise.
 
+use std::sync::mpsc;
+
 use super::*;
 
 #[tokio::test]
@@ -64,6 +66,68 @@ async fn what_is_settled_of_a_damaged_page_goes_with_its_envelope() {
     store.settle(rest, vec![]).await.unwrap();
     assert_eq!((records(&store, b"v").len(), records(&store, b"e").len()), (0, 0));
     assert_eq!((store.ledger().balance.delivered, store.ledger().held_bytes), (103, 0));
+    queue.shutdown().await.unwrap();
+}
+
+/// Damages the page of one event each that begin with these.
+fn damage_pages(settings: &Settings, firsts: &[u64]) {
+    tamper(settings, |engine, batch| {
+        for first in firsts {
+            let key = keys::PageKey { first: Seq(*first), count: 1 }.part(0);
+            let value: Vec<u8> = engine.value(&key).unwrap().unwrap().iter().map(|byte| !byte).collect();
+            batch.insert(key, value);
+        }
+    });
+}
+
+/// Far behind a submission there are no pages of it, whatever cannot be read there.
+#[tokio::test]
+async fn a_damaged_page_far_behind_keeps_no_envelope_alive() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let queue = open(settings.clone());
+    for (name, count, members) in [("a", 1, 2_000), ("b", 1_000, 10), ("c", 1, 10)] {
+        append(&queue, vec![submission(name, count, 10, members)]).await;
+    }
+    queue.store().settle((2..=1_001).map(Seq).collect(), vec![]).await.unwrap();
+    queue.shutdown().await.unwrap();
+    damage_pages(&settings, &[1, 1_002]);
+    let queue = open(settings);
+    let store = queue.store();
+    store.settle(vec![Seq(1)], vec![]).await.unwrap();
+    assert_eq!((records(&store, b"v").len(), records(&store, b"e").len()), (0, 1));
+    queue.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_envelope_that_goes_with_two_damaged_pages_at_once_is_counted_once() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let queue = open(settings.clone());
+    for (name, members) in [("a", 2_000), ("b", 10), ("c", 10), ("d", 2_000)] {
+        append(&queue, vec![submission(name, 1, 10, members)]).await;
+    }
+    queue.shutdown().await.unwrap();
+    damage_pages(&settings, &[1, 3]);
+    let queue = open(settings);
+    let store = queue.store();
+    // Both are found while the writer is busy, so that one commit sets them aside.
+    let (release, released) = mpsc::channel();
+    let (began, begun) = oneshot::channel();
+    let busy = OnStored(Box::new(move |_| {
+        began.send(()).unwrap();
+        released.recv().unwrap();
+    }));
+    let (replier, answers) = oneshot::channel::<Vec<Appended>>();
+    queue.appender().append(1, vec![submission("e", 1, 10, 10)], vec![(0, busy)], Box::new(replier)).await;
+    begun.await.unwrap();
+    assert_eq!(seqs(&store).await, vec![2, 4]);
+    release.send(()).unwrap();
+    assert_eq!(answers.await.unwrap(), vec![Appended::Stored]);
+    store.pulse().await.unwrap();
+    let held: usize =
+        [b"e", b"v"].into_iter().flat_map(|tag| records(&store, tag)).map(|one| one.1.len()).sum();
+    assert_eq!((store.ledger().held_bytes, records(&store, b"v").len()), (held as u64, 1));
     queue.shutdown().await.unwrap();
 }
 
