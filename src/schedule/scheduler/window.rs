@@ -34,10 +34,10 @@ impl Scheduler {
     }
 
     /// Looks which host fills the index with lanes that it will not take for long, if one does: behind them others may wait that
-    /// could go at once. Without edge hosts there are no others.
+    /// could go at once. Without edge hosts there are no others, and in a pause of all none could go.
     pub(super) fn look_for_crowd(&mut self, now: Moment) {
         self.crowd = None;
-        if !self.is_tight() || !self.settings.edge_routing {
+        if !self.is_tight() || !self.settings.edge_routing || self.nothing_goes() {
             return;
         }
         let open = self.hosts.iter_mut().filter(|(_, host)| host.takes(now) == Some(false));

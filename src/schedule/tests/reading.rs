@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::super::control::Pause;
 use super::sim::PAGE;
 use super::*;
 
@@ -184,4 +185,19 @@ fn nothing_is_left_on_the_disk_for_others_where_there_are_none_or_it_goes_soon()
         let pages = 10_000_usize.div_ceil(PAGE);
         assert!(sim.readings.len() <= pages + 1, "each is read once: {}", sim.readings.len());
     }
+}
+
+#[test]
+fn nothing_is_left_on_the_disk_for_others_in_a_pause_of_all() {
+    let mut sim = with_latencies(14, narrow(), |_| ANSWER);
+    let pause = Pause { reason: String::new(), since: sim.now, until: None };
+    let _paused = sim.scheduler.pause_host(sim.now, None, pause);
+    // Slowly enough for it to show that nothing goes out.
+    for number in 0..3_000 {
+        sim.add(entry(number), true);
+        let until = sim.after(Duration::from_millis(100));
+        sim.run(until);
+    }
+    assert_eq!(sim.scheduler.status().forgotten_buckets, 0);
+    assert!(sim.readings.len() < 100, "{}", sim.readings.len());
 }
