@@ -105,10 +105,6 @@ impl Scheduler {
             self.index.forget(now, entry.lane, entry.seq, now);
             return;
         }
-        if self.is_crowded_out(now, &entry) {
-            self.index.forget(now, entry.lane, entry.seq, now.after(PASS_EVERY));
-            return;
-        }
         self.admit(now, entry);
     }
 
@@ -131,14 +127,14 @@ impl Scheduler {
             self.index.forget(now, lane, entry.seq, now.after(Duration::from_secs(1)));
             return;
         }
-        if self.is_crowded_out(now, &entry) {
-            self.index.forget(now, lane, entry.seq, now.after(PASS_EVERY));
-            return;
-        }
         self.admit(now, entry);
     }
 
     fn admit(&mut self, now: Moment, entry: Entry) {
+        if self.is_crowded_out(now, &entry) {
+            self.index.forget(now, entry.lane, entry.seq, now.after(PASS_EVERY));
+            return;
+        }
         if entry.arrived.since(now) > CLOCK_SLACK && self.expiry_from <= now {
             let until = now.after(self.settings.max_age);
             self.delay_expiry(until);
