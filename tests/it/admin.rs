@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use target_notifyd::sandbox::{self, Faults, Mark, Sandbox};
 use tempfile::TempDir;
 
-use crate::process::{LIMIT, NOBODY, command, connect, terminate};
+use crate::process::{LIMIT, NOBODY, cannot_write, command, connect, terminate};
 
 /// A daemon on a folder of its own, and a stand-in for Target.
 struct Machine {
@@ -563,18 +563,7 @@ fn a_flush_that_waits_names_a_hold_while_it_is_in_force_and_not_after() {
 fn an_answer_that_cannot_be_written_is_a_failure_and_a_reader_who_has_enough_is_none() {
     let machine = Machine::start(Faults::default(), &[]);
     for arguments in [&["status"][..], &["queue", "--json"], &["dead", "list"], &["flush"]] {
-        let to = |output: Stdio| {
-            let mut command = command(machine.folder.path(), &machine.endpoint, arguments);
-            let started = command.stdout(output).stderr(Stdio::piped()).spawn();
-            let ended = started.expect("it starts").wait_with_output().expect("it ends");
-            (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
-        };
-        let full = File::options().write(true).open("/dev/full").expect("the device is there");
-        let (code, told) = to(full.into());
-        assert!(code == Some(74) && told.contains("standard output cannot be written"), "{code:?}: {told}");
-        let (reader, writer) = std::io::pipe().expect("a pipe");
-        drop(reader);
-        assert_eq!(to(writer.into()), (Some(0), String::new()), "{arguments:?}");
+        cannot_write(|| command(machine.folder.path(), &machine.endpoint, arguments));
     }
     machine.stop();
 }

@@ -1,9 +1,10 @@
 //! The real executable in a process of its own.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Once, mpsc};
 use std::time::{Duration, Instant};
 
@@ -162,4 +163,19 @@ impl Log {
 /// The sentence of a line.
 pub(crate) fn message(line: &Value) -> &str {
     line["message"].as_str().unwrap_or_default()
+}
+
+/// Runs a command whose output cannot be written, which is told and a failure, and one whose reader has had enough, which is none.
+pub(crate) fn cannot_write(command: impl Fn() -> Command) {
+    let to = |output: Stdio| {
+        let started = command().stdout(output).stderr(Stdio::piped()).spawn();
+        let ended = started.expect("it starts").wait_with_output().expect("it ends");
+        (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
+    };
+    let full = File::options().write(true).open("/dev/full").expect("the device is there");
+    let (code, told) = to(full.into());
+    assert!(code == Some(74) && told.contains("standard output cannot be written"), "{code:?}: {told}");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    assert_eq!(to(writer.into()), (Some(0), String::new()), "{:?}", command());
 }

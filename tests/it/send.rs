@@ -1,6 +1,6 @@
 //! `send`: what a shell sees of its lines, whatever the daemon answers.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
@@ -14,7 +14,7 @@ use serde_json::Value;
 use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
 
-use crate::process::{NOBODY, command, connect, terminate};
+use crate::process::{NOBODY, cannot_write, command, connect, terminate};
 
 fn line(reference: &str) -> String {
     format!("{{\"session_id\":\"s\",\"ref\":\"{reference}\",\"type\":\"click\"}}\n")
@@ -339,18 +339,7 @@ fn replies_that_cannot_be_written_are_a_failure_and_a_reader_who_has_enough_is_n
     let mut daemon = daemon(folder.path(), NOBODY, &[]);
     let file = folder.path().join("lines");
     fs::write(&file, lines(&["1", "2"])).expect("a file");
-    let to = |output: Stdio| {
-        let arguments = ["send", file.to_str().expect("a path")];
-        let ended = command(folder.path(), NOBODY, &arguments).stdout(output).stderr(Stdio::piped()).spawn();
-        let ended = ended.expect("send runs").wait_with_output().expect("send ends");
-        (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
-    };
-    let full = File::options().write(true).open("/dev/full").expect("the device is there");
-    let (code, told) = to(full.into());
-    assert!(code == Some(74) && told.contains("standard output cannot be written"), "{code:?}: {told}");
-    let (reader, writer) = std::io::pipe().expect("a pipe");
-    drop(reader);
-    assert_eq!(to(writer.into()), (Some(0), String::new()));
+    cannot_write(|| command(folder.path(), NOBODY, &["send", file.to_str().expect("a path")]));
     // All of them were sent.
     let status = command(folder.path(), NOBODY, &["status", "--json"]).output().expect("status runs");
     let status = String::from_utf8_lossy(&status.stdout).into_owned();

@@ -59,9 +59,7 @@ async fn what_is_settled_of_a_damaged_page_goes_with_its_envelope() {
     let of = |page: keys::PageKey| (page.first.0..page.next().0).map(Seq).collect::<Vec<_>>();
     store.settle(of(first[1]), vec![]).await.unwrap();
     assert_eq!(records(&store, b"v").len(), 1, "other pages refer to it still");
-    let held: usize =
-        [b"e", b"v"].into_iter().flat_map(|tag| records(&store, tag)).map(|one| one.1.len()).sum();
-    assert_eq!(store.ledger().held_bytes, held as u64);
+    assert_eq!(store.ledger().held_bytes, held(&store));
     let rest = seqs(&store).await.into_iter().map(Seq).collect();
     store.settle(rest, vec![]).await.unwrap();
     assert_eq!((records(&store, b"v").len(), records(&store, b"e").len()), (0, 0));
@@ -69,13 +67,23 @@ async fn what_is_settled_of_a_damaged_page_goes_with_its_envelope() {
     queue.shutdown().await.unwrap();
 }
 
+/// The bytes that pages and large envelopes take.
+fn held(store: &Store) -> u64 {
+    let all = [b"e", b"v"].into_iter().flat_map(|tag| records(store, tag));
+    all.map(|(_, value)| value.len() as u64).sum()
+}
+
+/// Flips every bit of a value.
+fn damage(engine: &Engine, batch: &mut Batch, key: Vec<u8>) {
+    let value: Vec<u8> = engine.value(&key).unwrap().unwrap().iter().map(|byte| !byte).collect();
+    batch.insert(key, value);
+}
+
 /// Damages the page of one event each that begin with these.
 fn damage_pages(settings: &Settings, firsts: &[u64]) {
     tamper(settings, |engine, batch| {
         for first in firsts {
-            let key = keys::PageKey { first: Seq(*first), count: 1 }.part(0);
-            let value: Vec<u8> = engine.value(&key).unwrap().unwrap().iter().map(|byte| !byte).collect();
-            batch.insert(key, value);
+            damage(engine, batch, keys::PageKey { first: Seq(*first), count: 1 }.part(0));
         }
     });
 }
@@ -125,9 +133,7 @@ async fn an_envelope_that_goes_with_two_damaged_pages_at_once_is_counted_once() 
     release.send(()).unwrap();
     assert_eq!(answers.await.unwrap(), vec![Appended::Stored]);
     store.pulse().await.unwrap();
-    let held: usize =
-        [b"e", b"v"].into_iter().flat_map(|tag| records(&store, tag)).map(|one| one.1.len()).sum();
-    assert_eq!((store.ledger().held_bytes, records(&store, b"v").len()), (held as u64, 1));
+    assert_eq!((store.ledger().held_bytes, records(&store, b"v").len()), (held(&store), 1));
     queue.shutdown().await.unwrap();
 }
 
@@ -142,10 +148,7 @@ async fn a_damaged_envelope_and_one_that_is_left_alone_go_to_quarantine_with_the
     }
     queue.shutdown().await.unwrap();
     tamper(&settings, |engine, batch| {
-        let mut damage = |key: Vec<u8>| {
-            let value: Vec<u8> = engine.value(&key).unwrap().unwrap().iter().map(|byte| !byte).collect();
-            batch.insert(key, value);
-        };
+        let mut damage = |key| damage(engine, batch, key);
         damage(keys::PageKey { first: Seq(1), count: 2 }.part(0));
         damage(keys::part(keys::MEMBERS, Seq(3), 0));
         damage(keys::part(keys::MEMBERS, Seq(5), 0));
@@ -163,9 +166,7 @@ async fn a_damaged_envelope_and_one_that_is_left_alone_go_to_quarantine_with_the
     assert_eq!((store.ledger().balance, store.ledger().imbalance()), (expected, 0));
     // Three pages and the three envelopes; what is held is the fourth of each.
     assert_eq!(records(&store, b"q").len(), 6);
-    let held: usize =
-        [b"e", b"v"].into_iter().flat_map(|tag| records(&store, tag)).map(|one| one.1.len()).sum();
-    assert_eq!((store.ledger().held_bytes, records(&store, b"v").len()), (held as u64, 1));
+    assert_eq!((store.ledger().held_bytes, records(&store, b"v").len()), (held(&store), 1));
 }
 
 #[tokio::test]

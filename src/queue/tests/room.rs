@@ -59,6 +59,15 @@ async fn fill(queue: &Queue) {
     }
 }
 
+/// Producers come back, as they are told to, until one finds room.
+async fn come_back(queue: &Queue, context: &str) {
+    let mut tries = 0;
+    while append(queue, vec![submission("b", 1, 10, 10)]).await != [Appended::Stored] {
+        tries += 1;
+        assert!(tries < 8, "{context}: there is no room");
+    }
+}
+
 /// What the queue itself took of the disk is free again once it is delivered, wherever it lay: in one large segment, in many, or
 /// in the engine.
 #[tokio::test]
@@ -77,16 +86,7 @@ async fn a_disk_that_the_queue_has_filled_itself_has_room_once_it_is_empty() {
             for some in all.chunks(100) {
                 store.settle(some.iter().map(|seq| Seq(*seq)).collect(), vec![]).await.unwrap();
             }
-            // Each of these is a producer that comes back when it is told to.
-            let mut tries = 0;
-            while append(&queue, vec![submission("b", 1, 10, 10)]).await != [Appended::Stored] {
-                tries += 1;
-                assert!(
-                    tries < 8,
-                    "{journal_bytes}, round {round}: {:?}",
-                    probe(&folder.path().join("queue"))
-                );
-            }
+            come_back(&queue, &format!("{journal_bytes}, round {round}")).await;
         }
         let database = |number| folder.path().join(format!("queue/events.{number}"));
         // The engine's file is only made smaller where it is what takes the room.
@@ -121,11 +121,7 @@ async fn a_database_that_is_made_smaller_holds_what_it_held() {
     let before = held(&store);
     // Somebody else takes what came free.
     DISK.store(used_bytes(&settings.path).unwrap() + 3 * MIB, Ordering::Relaxed);
-    let mut tries = 0;
-    while append(&queue, vec![submission("b", 1, 10, 10)]).await != [Appended::Stored] {
-        tries += 1;
-        assert!(tries < 8, "there is no room");
-    }
+    come_back(&queue, "beside another one").await;
     let names = || -> BTreeSet<String> {
         let entries = fs::read_dir(&settings.path).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
