@@ -48,9 +48,13 @@ impl Scheduler {
 
     /// Whether no event can go out but as a probe, whichever is read: then it is of no use to read on for others in the place of
     /// those that are known. Where the answers blame the configuration it is: that of others may be sound.
-    pub(super) fn nothing_goes(&self) -> bool {
-        let is_down =
-            |host: &HostState| host.stopped || matches!(host.gate, Gate::Shut { why: Why::Breaker, .. });
+    pub(super) fn nothing_goes(&self, now: Moment) -> bool {
+        let is_closed = |host: &HostState| match host.gate {
+            Gate::Shut { why, .. } => why == Why::Breaker,
+            Gate::Busy(until) => until > now,
+            Gate::Open => false,
+        };
+        let is_down = |host: &HostState| host.stopped || is_closed(host);
         self.all_paused() || !self.settings.edge_routing && self.hosts.get(&Host::Client).is_some_and(is_down)
     }
 

@@ -37,7 +37,7 @@ impl Scheduler {
     /// could go at once. Without edge hosts there are no others, and in a pause of all none could go.
     pub(super) fn look_for_crowd(&mut self, now: Moment) {
         self.crowd = None;
-        if !self.is_tight() || !self.settings.edge_routing || self.nothing_goes() {
+        if !self.is_tight() || !self.settings.edge_routing || self.nothing_goes(now) {
             return;
         }
         let open = self.hosts.iter_mut().filter(|(_, host)| host.takes(now) == Some(false));
@@ -172,7 +172,7 @@ impl Scheduler {
     /// room. What lingers, and what waits for a slot, is not blocked, but where one host crowds the index those that came last
     /// go. Each lane is looked at once and gone then: a full index is asked at every turn of the flusher.
     pub(super) fn forget_blocked(&mut self, now: Moment) -> bool {
-        if self.nothing_goes() {
+        if self.nothing_goes(now) {
             return false;
         }
         let goal = self.goal();
@@ -188,15 +188,15 @@ impl Scheduler {
         {
             self.forget_lane(now, lane, stopped_until);
         }
-        let shut: Vec<(Host, Moment)> = self
+        let closed: Vec<(Host, Moment)> = self
             .hosts
             .iter()
             .filter_map(|(name, host)| match host.stopped {
                 true => Some((*name, stopped_until)),
-                false => host.opens().filter(|at| host.is_shut() && *at > now).map(|at| (*name, at)),
+                false => host.opens().filter(|at| *at > now).map(|at| (*name, at)),
             })
             .collect();
-        for (name, until) in shut {
+        for (name, until) in closed {
             while self.used_bytes() > goal
                 && let Some(lane) = self.hosts.get_mut(&name).and_then(|host| host.queue.pop_back())
             {

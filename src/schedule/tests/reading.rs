@@ -170,6 +170,34 @@ fn a_slow_host_with_more_lanes_than_the_index_holds_hides_no_other() {
 }
 
 #[test]
+fn a_busy_host_with_more_lanes_than_the_index_holds_hides_no_other() {
+    for edge_routing in [true, false] {
+        let settings = Settings { edge_routing, ..narrow() };
+        let healed = Moment::from_millis(1_000_000).after(secs(3_600));
+        let mut sim = Sim::new(15, settings, move |now, attempt, entries, _| {
+            match now < healed && (attempt.host != Host::Client || !edge_routing) {
+                true => (ANSWER, Answer::Status(429)),
+                false => (ANSWER, all_listed(entries)),
+            }
+        });
+        sim.retry_after = Some(secs(3_600));
+        for number in 0..10_000 {
+            sim.add(Entry { cluster: cluster(35), ..entry(number) }, false);
+        }
+        let others: Vec<Seq> = (90_000..90_100).map(|number| sim.add(entry(number), false)).collect();
+        sim.run(sim.after(secs(60)));
+        assert!(sim.notices.iter().any(|one| matches!(one, Notice::HostBusy { .. })));
+        match edge_routing {
+            true => assert!(others.iter().all(|seq| sim.delivered.contains_key(seq))),
+            // All are of the one host: it would be of no use.
+            false => assert_eq!(sim.scheduler.status().forgotten_buckets, 0),
+        }
+        sim.run(healed.after(secs(10_000)));
+        assert_eq!(sim.delivered.len(), sim.events.len());
+    }
+}
+
+#[test]
 fn nothing_is_left_on_the_disk_for_others_where_there_are_none_or_it_goes_soon() {
     let quick = |_| Duration::from_millis(500);
     for (edge_routing, latency) in [(false, secs(2)), (true, quick(Host::Client))] {
