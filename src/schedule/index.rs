@@ -17,8 +17,10 @@ const BUCKETS: usize = 65_536;
 /// While anything is forgotten a pass starts at least this often.
 pub(super) const PASS_EVERY: Duration = Duration::from_secs(10);
 /// Where a host crowds the index, no pass starts for so many times as long as the last one read: it may find nothing but that
-/// host's lanes, however often it looks.
-const RESTS: u32 = 3;
+/// host's lanes, however often it looks. Elsewhere none starts for as long as the last one read, so that what is new is read too.
+const CROWD_RESTS: u32 = 3;
+/// The longest that no pass starts for that.
+const MAX_REST: Duration = Duration::from_secs(120);
 /// The most forgotten lanes whose wait is remembered exactly; others come back with the next pass.
 const REMEMBERED_WAITS: usize = 65_536;
 /// The slots of the table of lanes that a pass skipped: more than a queue has events, so that few share one.
@@ -47,10 +49,12 @@ pub(super) struct Index {
     waits: BTreeMap<Lane, Moment>,
     pass: Option<Pass>,
     next_pass: Moment,
-    /// Before this no pass starts.
-    rests_until: Moment,
+    /// When the last pass ended.
+    pass_ended: Moment,
     /// How long the readings of the pass under way took, or of the last one.
     pass_took: Duration,
+    /// How many times as long none starts after the last one.
+    rests: u32,
     passes: u64,
 }
 
@@ -89,8 +93,9 @@ impl Index {
             waits: BTreeMap::new(),
             pass: None,
             next_pass: Moment::ZERO,
-            rests_until: Moment::ZERO,
+            pass_ended: Moment::ZERO,
             pass_took: Duration::ZERO,
+            rests: 1,
             passes: 0,
         }
     }
@@ -126,20 +131,22 @@ impl Index {
     }
 
     fn starts_at(&self) -> Moment {
-        self.next_pass.max(self.rests_until)
+        let rest = (self.pass_took * self.rests).min(MAX_REST);
+        self.next_pass.max(self.pass_ended.after(rest))
     }
 
-    /// A reading of a pass `took` so long. Where that was the last one, and a host crowds the index, the next pass starts later.
+    /// A reading of a pass `took` so long. After the last one the next pass waits, longer where a host crowds the index.
     pub(super) fn rest(&mut self, now: Moment, took: Duration, crowded: bool) {
         self.pass_took += took;
-        if self.pass.is_none() && crowded {
-            self.rests_until = now.after(self.pass_took * RESTS);
+        if self.pass.is_none() {
+            self.pass_ended = now;
+            self.rests = if crowded { CROWD_RESTS } else { 1 };
         }
     }
 
-    /// What was forgotten is wanted.
-    pub(super) fn rest_no_longer(&mut self) {
-        self.rests_until = Moment::ZERO;
+    /// What was forgotten is wanted, though a host crowded the index.
+    pub(super) fn rest_less(&mut self) {
+        self.rests = 1;
     }
 
     /// The lowest number that may wait on the disk only, if there is one.
@@ -157,7 +164,7 @@ impl Index {
     /// A pass may find what it left before: it starts as soon as it can.
     pub(super) fn hurry(&mut self, now: Moment) {
         self.next_pass = self.next_pass.min(now);
-        self.rest_no_longer();
+        self.pass_took = Duration::ZERO;
     }
 
     /// Forgotten lanes that are meant wait no longer.

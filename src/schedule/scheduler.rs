@@ -215,7 +215,7 @@ impl Scheduler {
         let is_fed = self.is_fed(now);
         self.look_for_crowd(now);
         if self.is_hungry() {
-            self.index.rest_no_longer();
+            self.index.rest_less();
         }
         let room = !self.is_full() || !is_fed && self.forget_blocked(now);
         let (reader, from) = self.index.next(now, room, is_fed)?;

@@ -15,9 +15,15 @@ fn a_pass_that_finds_no_room_shortens_no_wait() {
 }
 
 #[test]
-fn passes_for_what_a_crowded_index_left_rest_between() {
-    let (now, lane, took) = (Moment::from_millis(1_000_000), entry(1).lane, secs(30));
-    for (crowded, wanted, starts) in [(false, false, 10), (true, false, 90), (true, true, 10)] {
+fn passes_rest_for_as_long_as_they_read_and_longer_where_a_host_crowds_the_index() {
+    let (now, lane) = (Moment::from_millis(1_000_000), entry(1).lane);
+    for (took, crowded, less, starts) in [
+        (1, true, false, 10),
+        (30, false, false, 30),
+        (30, true, false, 90),
+        (30, true, true, 30),
+        (50, true, false, 120),
+    ] {
         let mut index = Index::new();
         index.cursor = Seq(9);
         index.tail = Seq(9);
@@ -26,11 +32,11 @@ fn passes_for_what_a_crowded_index_left_rest_between() {
         assert!(index.next(now, true, false).is_some());
         index.forget(now, lane, Seq(1), now);
         index.read(now, Reader::Pass, Seq(9));
-        index.rest(now, took, crowded);
-        if wanted {
-            index.rest_no_longer();
+        index.rest(now, secs(took), crowded);
+        if less {
+            index.rest_less();
         }
-        assert_eq!(index.wakes(), Some(now.after(secs(starts))), "{crowded} {wanted}");
+        assert_eq!(index.wakes(), Some(now.after(secs(starts))), "{took} {crowded} {less}");
         assert_eq!(index.next(now.after(secs(starts - 1)), true, false), None);
         assert!(index.next(now.after(secs(starts)), true, false).is_some());
     }

@@ -198,6 +198,25 @@ fn a_busy_host_with_more_lanes_than_the_index_holds_hides_no_other() {
 }
 
 #[test]
+fn what_was_left_on_the_disk_is_not_read_anew_for_each_page_of_what_is_new() {
+    let down = |attempt: &Attempt| attempt.host == Host::Client;
+    let mut sim = Sim::new(16, narrow(), move |_, attempt, entries, _| match down(attempt) {
+        true => (ANSWER, Answer::Failed(Failure::Connect)),
+        false => (ANSWER, all_listed(entries)),
+    });
+    for number in 0..40_000 {
+        sim.add(entry(number), false);
+    }
+    let other = sim.add(Entry { cluster: cluster(36), ..entry(90_000) }, false);
+    let start = sim.now;
+    sim.run(start.after(secs(20)));
+    // It is read at a page a millisecond; every pass that was over is followed by as many pages of what is new.
+    let pages = 40_000 / PAGE as u64;
+    let most = Duration::from_millis(5 * pages) + ANSWER;
+    assert!(sim.delivered[&other].since(start) < most, "{:?}", sim.delivered[&other].since(start));
+}
+
+#[test]
 fn nothing_is_left_on_the_disk_for_others_where_there_are_none_or_it_goes_soon() {
     let quick = |_| Duration::from_millis(500);
     for (edge_routing, latency) in [(false, secs(2)), (true, quick(Host::Client))] {
