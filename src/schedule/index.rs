@@ -23,8 +23,8 @@ const CROWD_RESTS: u32 = 3;
 const MAX_REST: Duration = Duration::from_secs(120);
 /// The most forgotten lanes whose wait is remembered exactly; others come back with the next pass.
 const REMEMBERED_WAITS: usize = 65_536;
-/// The slots of the table of lanes that a pass skipped: more than a queue has events, so that few share one.
-const SKIPPED_SLOTS: usize = 1 << 24;
+/// The slots of the table of lanes that a pass skipped: with ten million of them one lane in four shares one.
+const SKIPPED_SLOTS: usize = 1 << 25;
 
 /// One reading of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,17 +69,22 @@ struct Pass {
     marks: BTreeMap<usize, Seq>,
 }
 
-/// Some of [`SKIPPED_SLOTS`], 64 in a word: 6 MiB at most.
+/// Some of [`SKIPPED_SLOTS`], 64 in a word: nothing where there are none, and 4 MiB otherwise.
 #[derive(Debug, Default)]
-struct Slots(BTreeMap<usize, u64>);
+struct Slots(Vec<u64>);
 
 impl Slots {
     fn insert(&mut self, slot: usize) {
-        *self.0.entry(slot / 64).or_default() |= 1 << (slot % 64);
+        if self.0.is_empty() {
+            self.0 = vec![0; SKIPPED_SLOTS / 64];
+        }
+        if let Some(word) = self.0.get_mut(slot / 64) {
+            *word |= 1 << (slot % 64);
+        }
     }
 
     fn contains(&self, slot: usize) -> bool {
-        self.0.get(&(slot / 64)).is_some_and(|word| word & 1 << (slot % 64) != 0)
+        self.0.get(slot / 64).is_some_and(|word| word & 1 << (slot % 64) != 0)
     }
 }
 
@@ -265,5 +270,5 @@ fn bucket(lane: Lane) -> usize {
 
 fn slot(salt: u64, lane: Lane) -> usize {
     let mixed = (lane.0 >> 64) as u64 ^ (lane.0 as u64).rotate_left(32) ^ salt;
-    usize::try_from(mixed.wrapping_mul(0xff51_afd7_ed55_8ccd) >> 40).unwrap_or(0) % SKIPPED_SLOTS
+    usize::try_from(mixed.wrapping_mul(0xff51_afd7_ed55_8ccd) >> 39).unwrap_or(0) % SKIPPED_SLOTS
 }
