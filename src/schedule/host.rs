@@ -58,7 +58,7 @@ pub(super) struct HostState {
     pub(super) trouble: Option<Trouble>,
     /// Whether an operator paused it.
     pub(super) stopped: bool,
-    /// How fast its requests go out, where it may be that its lanes crowd the index.
+    /// How fast its events go out, where it may be that its lanes crowd the index.
     pub(super) pace: Pace,
     /// The probe under way.
     pub(super) probing: bool,

@@ -231,6 +231,16 @@ impl LaneState {
         self.events.push_back(event);
     }
 
+    /// Takes away the events behind the first `keep`, as if they had not been admitted; those that are parked stay.
+    pub(super) fn split_off(&mut self, keep: usize) -> Self {
+        let events = self.events.split_off(keep.min(self.events.len()));
+        self.events.shrink_to_fit();
+        if let Some(first) = events.front() {
+            self.last = Seq(first.seq.0.saturating_sub(1));
+        }
+        Self { events, ..Self::new() }
+    }
+
     /// What is worth remembering of its events when it is forgotten: without it, an event that is forgotten at each wait would
     /// be tried for ever, and at once.
     pub(super) fn into_pasts(self, now: Moment) -> impl Iterator<Item = (Seq, Past)> {

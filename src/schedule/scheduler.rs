@@ -148,8 +148,14 @@ pub struct Scheduler {
     /// Since when the store owes settlements, and made none durable.
     settling_from: Option<Moment>,
     pace: Pace,
+    /// How fast events go out while the index is nearly full.
+    flow: Pace,
     /// The host whose lanes leave others no room in the index.
     crowd: Option<Host>,
+    /// Whether what fills the index lasts for long: then a lane may have no more of it than its even share.
+    is_hogged: bool,
+    /// Before this no lanes are looked for that have more.
+    trims_from: Moment,
     revisits: Revisits,
     /// The events up to this one wait for no more to come, those on the disk among them.
     flushed: Seq,
@@ -191,7 +197,10 @@ impl Scheduler {
             reading_from: None,
             settling_from: None,
             pace: Pace::default(),
+            flow: Pace::default(),
             crowd: None,
+            is_hogged: false,
+            trims_from: Moment::ZERO,
             revisits: Revisits::default(),
             flushed: Seq(0),
             last_seen: Moment::ZERO,
@@ -212,8 +221,8 @@ impl Scheduler {
     /// Where a scan of the store is to begin, if one is wanted; one is under way at a time. Asked once everything that is due and
     /// has a slot was taken: what is due then is what waits.
     pub fn poll_read(&mut self, now: Moment) -> Option<Reading> {
-        let is_fed = self.is_fed(now);
         self.look_for_crowd(now);
+        let is_fed = self.is_fed(now);
         if self.is_hungry() {
             self.index.rest_less();
         }
@@ -241,7 +250,7 @@ impl Scheduler {
         self.settled.clear();
         self.index.read(now, reader, next);
         if reader == Reader::Pass {
-            self.index.rest(now, took, self.crowd.is_some());
+            self.index.rest(now, took, self.crowd.is_some() || self.is_hogged);
         }
         if reader == Reader::Cursor {
             self.revisits.note(entries);
@@ -416,7 +425,8 @@ impl Scheduler {
         }
         state.place = Place::UnderWay;
         self.last_begun = now;
-        self.pace.begins();
+        self.pace.begins(1);
+        self.flow.begins(events.len());
         if self.settings.rate_limit > 0 {
             let share = Duration::from_secs(1) / self.settings.rate_limit;
             self.rate_from = self.rate_from.max(now).after(share);
@@ -424,7 +434,7 @@ impl Scheduler {
         if let Some(host) = self.hosts.get_mut(&host) {
             host.in_flight += 1;
             host.probing |= probe;
-            host.pace.begins();
+            host.pace.begins(events.len());
         }
         let id = self.next_id;
         self.next_id += 1;

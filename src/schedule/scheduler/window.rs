@@ -16,6 +16,8 @@ const LANE_BYTES: u64 = 384;
 const LONG: u128 = 5;
 /// A host whose lanes in the index last for more seconds than this leaves room in it for others.
 const CROWDS: u128 = 20;
+/// How often lanes are looked for that have more than their share of a full index, at most: all lanes are looked at.
+const TRIMS_EVERY: Duration = Duration::from_secs(1);
 /// So many lanes that are due are enough for each request that may be under way.
 const LANES_A_SLOT: usize = 4;
 /// What is read while so many events are in the index, and no more, goes out next: as many stay in memory.
@@ -30,20 +32,32 @@ impl Scheduler {
             self.pace.rests();
             return false;
         }
-        !self.pace.lasts(now, due, LONG) && !self.revisits.are_frequent()
+        !self.pace.lasts(now, due, LONG) && !self.revisits.are_frequent() && !self.is_hogged
     }
 
-    /// Looks which host fills the index with lanes that it will not take for long, if one does: behind them others may wait that
-    /// could go at once. Without edge hosts there are no others, and in a pause of all none could go.
+    /// Looks what fills the index for long, if anything does: behind it others may wait that could go at once. It may be a few
+    /// lanes with many requests each, or a host with many lanes. Without edge hosts nothing is gained by forgetting a host's; in a
+    /// pause of all nothing could go.
     pub(super) fn look_for_crowd(&mut self, now: Moment) {
-        self.crowd = None;
-        if !self.is_tight() || !self.settings.edge_routing || self.nothing_goes(now) {
+        (self.crowd, self.is_hogged) = (None, false);
+        if self.nothing_goes(now) || self.is_hungry() {
+            self.flow.rests();
+            self.hosts.values_mut().for_each(|host| host.pace.rests());
+            return;
+        }
+        if !self.is_tight() {
+            return;
+        }
+        self.is_hogged = self.flow.lasts(now, self.indexed, CROWDS);
+        if !self.settings.edge_routing {
             return;
         }
         let open = self.hosts.iter_mut().filter(|(_, host)| host.takes(now) == Some(false));
         let Some((name, host)) = open.max_by_key(|(_, host)| host.queue.len()) else { return };
         let due = host.queue.len();
-        if due > enough(self.settings.host_concurrency) && host.pace.lasts(now, due, CROWDS) {
+        // Of the events in the index as many as of its lanes: some lanes make a hundred requests.
+        let events = self.indexed / self.lanes.len().max(1) * due;
+        if due > enough(self.settings.host_concurrency) && host.pace.lasts(now, events.max(due), CROWDS) {
             self.crowd = Some(*name);
         }
     }
@@ -161,16 +175,26 @@ impl Scheduler {
         }
     }
 
-    /// One session takes at most an eighth of the window.
+    /// One session takes at most an eighth of the window, and its even share of one that is hogged.
     fn lane_is_full(&self, lane: Lane) -> bool {
-        let most = (self.settings.index_max_bytes / EVENT_BYTES / 8).max(self.settings.max_events as u64);
+        let most = match self.is_hogged && self.is_tight() {
+            true => self.even_share(),
+            false => (self.settings.index_max_bytes / EVENT_BYTES / 8).max(self.settings.max_events as u64),
+        };
         // It has no more than all together.
         self.indexed as u64 >= most && self.lanes.get(&lane).is_some_and(|state| state.len() as u64 >= most)
     }
 
+    /// As many events as each lane may have where an eighth of the index is free, and at least a batch.
+    fn even_share(&self) -> u64 {
+        let lanes = self.lanes.len().max(1) as u64;
+        let events = self.goal().saturating_sub(lanes * LANE_BYTES) / EVENT_BYTES;
+        (events / lanes).max(self.settings.max_events as u64)
+    }
+
     /// Forgets lanes that are blocked, those due last first, until an eighth of the index is free; says whether there is
     /// room. What lingers, and what waits for a slot, is not blocked, but where one host crowds the index those that came last
-    /// go. Each lane is looked at once and gone then: a full index is asked at every turn of the flusher.
+    /// go, and where a few lanes hog it what each has beyond its share. Each lane is looked at once and gone then: a full index is asked at every turn of the flusher.
     pub(super) fn forget_blocked(&mut self, now: Moment) -> bool {
         if self.nothing_goes(now) {
             return false;
@@ -211,12 +235,39 @@ impl Scheduler {
         {
             self.forget_lane(now, lane, until);
         }
+        if self.is_hogged && self.trims_from <= now {
+            self.trims_from = now.after(TRIMS_EVERY);
+            self.trim_lanes(now);
+        }
         !self.is_full()
+    }
+
+    /// Forgets what lanes have beyond their even share, until an eighth of the index is free.
+    fn trim_lanes(&mut self, now: Moment) {
+        let (share, goal) = (usize::try_from(self.even_share()).unwrap_or(usize::MAX), self.goal());
+        let long = self.lanes.iter().filter(|(_, state)| state.events.len() > share);
+        let long: Vec<Lane> = long.map(|(lane, _)| *lane).collect();
+        for lane in long {
+            if self.used_bytes() <= goal {
+                return;
+            }
+            let gone = self.lanes.get_mut(&lane).map(|state| state.split_off(share));
+            if let Some(gone) = gone {
+                // No sooner than a second from now, as where there was no room for them.
+                self.forget_state(now, lane, gone, now.after(Duration::from_secs(1)));
+            }
+        }
     }
 
     /// Forgets a lane that was taken from where it waited, and is not due before `due`.
     fn forget_lane(&mut self, now: Moment, lane: Lane, due: Moment) {
-        let Some(state) = self.lanes.remove(&lane) else { return };
+        if let Some(state) = self.lanes.remove(&lane) {
+            self.forget_state(now, lane, state, due);
+        }
+    }
+
+    /// Forgets the events of `state`, which are the last ones of a lane.
+    fn forget_state(&mut self, now: Moment, lane: Lane, state: LaneState, due: Moment) {
         let parked = state.parked.iter().map(|one| one.event.seq);
         let events = state.events.iter().map(|one| one.seq);
         let Some(first) = parked.chain(events).min() else { return };

@@ -198,6 +198,49 @@ fn a_busy_host_with_more_lanes_than_the_index_holds_hides_no_other() {
 }
 
 #[test]
+fn a_few_lanes_with_more_events_than_the_index_holds_hide_no_other() {
+    // Each event needs a request of its own: eight lanes of a host that is slow, forty with a quick one, and more than are enough
+    // for an edge host, with others for another one.
+    let all_to_one = Settings { edge_routing: false, ..narrow() };
+    for (seed, lanes, each, settings, latency) in [
+        (17, 8, 2_000, all_to_one.clone(), Duration::from_millis(500)),
+        (18, 40, 1_000, all_to_one, secs(1)),
+        (19, 400, 200, Settings { index_max_bytes: 4 << 20, ..narrow() }, secs(2)),
+        (20, 1, 20_000, narrow(), ANSWER),
+    ] {
+        let mut sim = with_latencies(seed, settings, move |host| match host {
+            Host::Client => latency,
+            Host::Edge(_) => ANSWER,
+        });
+        for number in 0..lanes * each {
+            let envelope = Fingerprint(u128::from(number));
+            sim.add(Entry { envelope, ..entry(number % lanes) }, false);
+        }
+        let mut others = BTreeMap::new();
+        let other = |number| Entry { cluster: cluster(36), ..entry(number) };
+        for number in 90_000..90_100 {
+            others.insert(sim.add(other(number), false), sim.now);
+        }
+        let start = sim.now;
+        sim.run(start.after(secs(30)));
+        for number in 90_100..90_200 {
+            others.insert(sim.add(other(number), true), sim.now);
+            let until = sim.after(secs(1));
+            sim.run(until);
+        }
+        sim.run(sim.after(secs(15)));
+        others.retain(|seq, at| sim.delivered.get(seq).is_none_or(|end| end.since(*at) >= secs(15)));
+        assert_eq!(others, BTreeMap::new(), "{lanes}");
+        // Nobody is slower for it.
+        let of_few = sim.delivered.len() - 200;
+        let able = 140 * 1_000 / latency.as_millis() as u64 * lanes.min(32);
+        assert!(of_few as u64 >= able.min(lanes * each) * 9 / 10, "{lanes}: {of_few} of {able}");
+        sim.run(start.after(secs(100_000)));
+        assert_eq!(sim.delivered.len(), sim.events.len());
+    }
+}
+
+#[test]
 fn what_was_left_on_the_disk_is_not_read_anew_for_each_page_of_what_is_new() {
     let down = |attempt: &Attempt| attempt.host == Host::Client;
     let mut sim = Sim::new(16, narrow(), move |_, attempt, entries, _| match down(attempt) {
