@@ -1,0 +1,94 @@
+//! Dead letters.
+
+use std::fs;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+use target_notifyd::sandbox::Mark;
+
+use super::machine::{Machine, SLOW, refusing};
+use crate::process::LIMIT;
+
+#[test]
+fn dead_letters_are_found_shown_exported_requeued_and_deleted() {
+    let machine = Machine::start(refusing(503), &SLOW);
+    machine.submit(&[("a", "1"), ("a", "2"), ("b", "3"), ("c", "4")]);
+    let until = Instant::now() + LIMIT;
+    // Nothing is left under way, so that all may be dropped.
+    while machine.json(&["queue"]).iter().filter(|line| line["state"] == "backing_off").count() < 3 {
+        assert!(Instant::now() < until, "they do not back off");
+    }
+    let drop = ["queue", "drop", "--all", "--reason", "poisoned \u{9b}release"];
+    assert_eq!(
+        machine.told(&[&drop[..], &["--dry-run"]].concat()),
+        "4 events of 3 sessions: would be set aside as dead letters\n"
+    );
+    assert_eq!(machine.status()["pending"], 4);
+    assert_eq!(machine.told(&drop), "4 events of 3 sessions: set aside as dead letters\n");
+    let status = machine.status();
+    assert_eq!(
+        (&status["pending"], &status["dead"], &status["dead_held"]),
+        (&json!(0), &json!(4), &json!(4))
+    );
+    assert!(status["advice"].to_string().contains("dead list"), "{status}");
+
+    let list = machine.json(&["dead", "list"]);
+    assert_eq!(list.len(), 5);
+    let number = |line: &Value| line["seq"].as_u64().expect("a number").to_string();
+    assert_eq!((&list[0]["reason"], &list[0]["id"]), (&json!("dropped"), &json!("1")));
+    for (filter, count) in [
+        (&["--reason", "dropped"][..], 4),
+        (&["--reason", "expired"], 0),
+        (&["--session", "a"], 2),
+        (&["--session", list[2]["session"].as_str().expect("text")], 1),
+        (&["--host", "client"], 4),
+        (&["--host", "35"], 0),
+        (&["--older-than", "1h"], 0),
+        (&["--newer-than", "1h"], 4),
+    ] {
+        let found = machine.json(&[&["dead", "list"], filter].concat());
+        assert_eq!(found.last().expect("done")["count"], count, "{filter:?}");
+    }
+    let shown = machine.told(&["dead", "show", &number(&list[0])]);
+    assert!(
+        shown.contains("poisoned \\u{9b}release") && shown.contains("\"impressionId\":\"i1\""),
+        "{shown}"
+    );
+    assert_eq!(machine.command(&["dead", "show", "99"]).0, 1);
+    for (what, done) in [("delete", "deleted"), ("requeue", "requeued")] {
+        assert_eq!(
+            machine.told(&["dead", what, &number(&list[0]), "98", "99", "--dry-run"]),
+            format!("1 dead letter: would be {done}\nno such dead letter: 98, 99\n")
+        );
+        assert_eq!(
+            machine.told(&["dead", what, "99"]),
+            format!("0 dead letters: {done}\nno such dead letter: 99\n")
+        );
+    }
+    // What would change letters has to say which.
+    let (code, _, err) = machine.command(&["dead", "delete"]);
+    assert!(code == 1 && err.contains("--all"), "{code}: {err}");
+
+    let exported = machine.told(&["dead", "export", "--session", "b"]);
+    assert_eq!(exported.lines().count(), 1);
+    assert_eq!(machine.told(&["dead", "delete", "--session", "b"]), "1 dead letter: deleted\n");
+    machine.heal();
+    let dry = ["dead", "requeue", &number(&list[0]), &number(&list[1]), "--dry-run"];
+    assert_eq!(machine.told(&dry), "2 dead letters: would be requeued\n");
+    assert_eq!(machine.told(&dry[..4]), "2 dead letters: requeued\n");
+    machine.until(|status| status["delivered"] == 2);
+    assert_eq!(machine.told(&["dead", "requeue", "--all"]), "1 dead letter: requeued\n");
+    let lines = machine.folder.path().join("letters.jsonl");
+    fs::write(&lines, exported).expect("a file");
+    let sent = machine.told(&["send", &lines.display().to_string()]);
+    assert!(sent.contains("queued"), "{sent}");
+    let end = machine.until(|status| status["delivered"] == 4);
+    assert_eq!((&end["dead"], &end["dead_held"], &end["accepted"]), (&json!(1), &json!(0), &json!(5)));
+    let mut taken = machine.taken();
+    taken.sort_by(|one, other| one.0.cmp(&other.0));
+    let expected: Vec<_> = ["1", "2", "3", "4"]
+        .map(|id| (id.to_owned(), Some(Mark::of_impression(&format!("i{id}"))), 1))
+        .into();
+    assert_eq!(taken, expected);
+    machine.stop();
+}
