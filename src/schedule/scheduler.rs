@@ -442,6 +442,10 @@ impl Scheduler {
         let visitor = events.first().and_then(|event| event.visitor);
         let parked = !from_lane;
         self.under_way.insert(id, UnderWay { lane, events, host, probe, parked, began: now });
+        if probe {
+            // One tries it out; the others that came since that was due do not wait for it.
+            self.fall_back(now, host);
+        }
         Some(Attempt { id, lane, seqs, visitor, host, probe })
     }
 

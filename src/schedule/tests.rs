@@ -2,6 +2,7 @@
 
 mod expiry;
 mod forgotten;
+mod hosts;
 mod limits;
 mod reading;
 pub(super) mod sim;

@@ -1,5 +1,7 @@
 //! Hosts: which one a lane goes to, which one is next, and what an answer says of its host.
 
+use std::collections::BTreeSet;
+
 use super::{
     Answer, Cause, Cluster, Gate, Host, HostState, Lane, Moment, Notice, Outcome, Owner, Place, Scheduler,
     UnderWay, Verdict, Visitor, Why,
@@ -148,6 +150,7 @@ impl Scheduler {
             if good {
                 host.open();
                 self.notices.add(Notice::HostServes { host: host_name });
+                self.come_back(now);
             } else {
                 let wait = match why {
                     Why::Breaker => (wait * 2).min(self.settings.breaker_max),
@@ -198,6 +201,25 @@ impl Scheduler {
         host.shut(now, until, wait, Why::Pause(cause), &detail);
         self.notices.add(Notice::HostPaused { host: name, cause, detail });
         self.fall_back(now, name);
+    }
+
+    /// Moves the lanes back whose edge host takes requests again, and that wait for the client's own host. Where that one takes
+    /// them they stay.
+    pub(super) fn come_back(&mut self, now: Moment) {
+        let Some(own) = self.hosts.get(&Host::Client).filter(|own| own.takes(now) != Some(false)) else {
+            return;
+        };
+        let waiting: Vec<Lane> = own.queue.iter().copied().collect();
+        let back: BTreeSet<Lane> =
+            waiting.into_iter().filter(|lane| self.has_open_edge(now, *lane)).collect();
+        if !back.is_empty() {
+            self.refile_lanes(now, &back);
+        }
+    }
+
+    fn has_open_edge(&mut self, now: Moment, lane: Lane) -> bool {
+        let host = self.host_of(now, lane);
+        host != Host::Client && self.hosts.get(&host).is_some_and(|edge| edge.takes(now) == Some(false))
     }
 
     /// Moves the lanes of an edge host that was shut to the client's own host.

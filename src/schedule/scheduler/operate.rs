@@ -66,6 +66,7 @@ impl Scheduler {
         if changed {
             self.burials.end();
             self.index.hurry(now);
+            self.come_back(now);
         }
         if changed { Changed::Yes } else { Changed::Not }
     }
@@ -86,6 +87,7 @@ impl Scheduler {
             self.notices.add(Notice::PauseOver { host });
         }
         self.index.hurry(now);
+        self.come_back(now);
     }
 
     /// Whether nothing is sent at all.
@@ -228,7 +230,7 @@ impl Scheduler {
         self.refile_lanes(now, &lanes);
     }
 
-    fn refile_lanes(&mut self, now: Moment, lanes: &BTreeSet<Lane>) {
+    pub(super) fn refile_lanes(&mut self, now: Moment, lanes: &BTreeSet<Lane>) {
         // In one pass over each queue: taking lanes out one by one would cost a pass each.
         for host in self.hosts.values_mut() {
             host.queue.retain(|lane| !lanes.contains(lane));
