@@ -226,6 +226,26 @@ impl HostState {
         self.refused.clear();
     }
 
+    /// Remembers that an answer blamed the configuration for an event of `owner`.
+    pub(super) fn refuses(&mut self, owner: Owner) {
+        if self.refused.len() < REFUSED_OWNERS {
+            self.refused.insert(owner);
+        }
+    }
+
+    /// Whether an event of `owner` may be sound though the answers paused the host: they blame others. It is probed at once.
+    pub(super) fn blames_others(&self, owner: Owner) -> bool {
+        let is_known = self.refused.len() >= REFUSED_OWNERS || self.refused.contains(&owner);
+        self.paused() == Some(Cause::Misconfigured) && !is_known
+    }
+
+    /// Lets a probe go out from `now` on.
+    pub(super) fn probe_from(&mut self, now: Moment) {
+        if let Gate::Shut { until, .. } = &mut self.gate {
+            *until = now.min(*until);
+        }
+    }
+
     /// An event was delivered: the fuse counts from nothing.
     pub(super) fn delivers(&mut self) {
         self.burials.end();
@@ -234,9 +254,7 @@ impl HostState {
     /// Counts an answer that blames the configuration; says whether the host is to be paused.
     pub(super) fn blames_configuration(&mut self, lane: Lane, owner: Owner) -> bool {
         self.misconfigured.add(lane);
-        if self.refused.len() < REFUSED_OWNERS {
-            self.refused.insert(owner);
-        }
+        self.refuses(owner);
         self.misconfigured.count >= MISCONFIGURED_ROW && self.blamed(&self.misconfigured)
     }
 

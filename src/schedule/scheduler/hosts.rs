@@ -87,10 +87,10 @@ impl Scheduler {
         let sound =
             |lane: &&Lane| lanes.get(lane).is_some_and(|one| !one.events.is_empty() && one.strikes == 0);
         let owner = |lane: &Lane| lanes.get(lane).and_then(|one| one.events.front()).map(|one| one.owner);
-        let foreign = |lane: &&Lane| owner(lane).is_some_and(|owner| !state.refused.contains(&owner));
+        let sounder = |lane: &&Lane| owner(lane).is_some_and(|owner| state.blames_others(owner));
         let paused = state.paused();
         let chosen = match paused {
-            Some(Cause::Misconfigured) => state.queue.iter().take(1_000).find(foreign).copied(),
+            Some(Cause::Misconfigured) => state.queue.iter().find(sounder).copied(),
             _ => None,
         };
         let last = paused.is_some() && state.probes.is_multiple_of(2);
@@ -137,6 +137,13 @@ impl Scheduler {
         if !failed {
             host.answers();
         }
+        if served && !attempt.probe && host.paused() == Some(Cause::Misconfigured) {
+            // It was under way as the host was paused: the host serves others than those that it refused.
+            host.open();
+            self.notices.add(Notice::HostServes { host: host_name });
+            self.come_back(now);
+        }
+        let Some(host) = self.hosts.get_mut(&host_name) else { return };
         let gate = host.gate;
         if let (true, Gate::Shut { why, wait, .. }) = (attempt.probe, gate) {
             let good = match why {
@@ -159,7 +166,12 @@ impl Scheduler {
                 // Counted from the start of the probe: a host that hangs is not probed more seldom for it.
                 host.stay_shut(lane, attempt.began.after(wait), wait, why, &detail);
                 if judged == Verdict::Misconfigured {
-                    host.refused.insert(owner);
+                    host.refuses(owner);
+                    if self.has_sounder(host_name)
+                        && let Some(host) = self.hosts.get_mut(&host_name)
+                    {
+                        host.probe_from(now);
+                    }
                 }
             }
             return;
@@ -185,20 +197,25 @@ impl Scheduler {
         }
     }
 
+    /// Whether an event waits for a host that the answers to others paused: it is probed at once.
+    fn has_sounder(&self, name: Host) -> bool {
+        let Some(host) = self.hosts.get(&name) else { return false };
+        let owners = host.queue.iter().filter_map(|lane| self.lanes.get(lane)?.events.front());
+        owners.map(|event| event.owner).any(|owner| host.blames_others(owner))
+    }
+
     pub(super) fn pause(&mut self, now: Moment, name: Host, cause: Cause, detail: String) {
         let Some(host) = self.hosts.get_mut(&name) else { return };
         if host.paused().is_some() {
             return;
         }
         let wait = self.settings.breaker_max;
-        // An event of another owner is probed at once.
-        let until = if cause == Cause::Misconfigured { now } else { now.after(wait) };
-        let foreign = host.queue.iter().any(|lane| {
-            let front = self.lanes.get(lane).and_then(|state| state.events.front());
-            front.is_some_and(|event| !host.refused.contains(&event.owner))
-        });
-        let until = if foreign { until } else { now.after(wait) };
-        host.shut(now, until, wait, Why::Pause(cause), &detail);
+        host.shut(now, now.after(wait), wait, Why::Pause(cause), &detail);
+        if self.has_sounder(name)
+            && let Some(host) = self.hosts.get_mut(&name)
+        {
+            host.probe_from(now);
+        }
         self.notices.add(Notice::HostPaused { host: name, cause, detail });
         self.fall_back(now, name);
     }

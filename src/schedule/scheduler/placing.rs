@@ -30,9 +30,13 @@ impl Scheduler {
             self.set_place(lane, Place::Timer(due));
             return;
         }
+        let owner = state.events.front().map(|event| event.owner);
         let host = self.host_of(now, lane);
         let entry = self.hosts.entry(host).or_insert_with(HostState::new);
         entry.queue.push_back(lane);
+        if owner.is_some_and(|owner| entry.blames_others(owner)) {
+            entry.probe_from(now);
+        }
         self.set_place(lane, Place::Ready(host));
     }
 

@@ -52,3 +52,53 @@ fn who_fell_back_to_a_host_that_is_down_too_returns_once_its_own_serves() {
     sim.run(healed.after(secs(400)));
     assert_eq!(sim.delivered.len(), 100);
 }
+
+/// A Target that knows all owners but the second.
+fn knows_all_but_2(entries: &[Entry]) -> Answer {
+    match entries[0].owner {
+        Owner(2) => Answer::Status(403),
+        _ => all_listed(entries),
+    }
+}
+
+#[test]
+fn who_is_not_refused_waits_for_no_probe_of_a_host_that_a_wrong_token_paused() {
+    let settings = Settings { linger: Duration::ZERO, ..settings() };
+    let mut sim = Sim::new(32, settings, |_, _, entries, _| (ANSWER, knows_all_but_2(entries)));
+    // Many wait ahead of it, or it comes when the host is paused already.
+    for number in 0..3_000 {
+        sim.add(Entry { owner: Owner(2), ..entry(number) }, true);
+    }
+    let (from, early) = (sim.now, sim.add(entry(3_000), true));
+    sim.run(sim.after(secs(3)));
+    assert!(sim.notices.iter().any(|one| matches!(one, Notice::HostPaused { .. })));
+    assert!(within(&sim, &[early], from, secs(2)), "{:?}", sim.delivered);
+    for number in 3_001..3_020 {
+        for bad in 0..40 {
+            sim.add(Entry { owner: Owner(2), ..entry(10_000 + number * 40 + bad) }, true);
+        }
+        sim.run(sim.after(secs(2)));
+        let (from, late) = (sim.now, sim.add(entry(number), true));
+        sim.run(sim.after(secs(10)));
+        assert!(within(&sim, &[late], from, secs(1)), "{number}");
+    }
+}
+
+#[test]
+fn a_2xx_that_was_under_way_ends_a_pause_for_the_configuration() {
+    let settings = Settings { linger: Duration::ZERO, ..settings() };
+    let mut sim = Sim::new(33, settings, |_, _, entries, _| match entries[0].owner {
+        Owner(2) => (ANSWER, Answer::Status(403)),
+        _ => (ANSWER * 20, all_listed(entries)),
+    });
+    sim.add(entry(1), true);
+    for number in 100..110 {
+        sim.add(Entry { owner: Owner(2), ..entry(number) }, true);
+    }
+    sim.run(sim.after(ANSWER * 2));
+    assert_eq!(sim.scheduler.status().paused_hosts, 1);
+    // Before those that were refused, which go out again, are refused again.
+    sim.run(sim.after(ANSWER * 18 + ANSWER / 2));
+    assert_eq!((sim.delivered.len(), sim.scheduler.status().paused_hosts), (1, 0));
+    assert!(matches!(sim.notices[..], [Notice::HostPaused { .. }, Notice::HostServes { .. }]));
+}
