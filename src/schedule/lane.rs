@@ -170,6 +170,16 @@ impl LaneState {
         [self.batch_due(settings), parked].into_iter().flatten().min()
     }
 
+    /// The first event of the request that is due, or will be: a parked one goes where no batch is due.
+    pub(super) fn next(&self, now: Moment, settings: &Settings) -> Option<&Waiting> {
+        let front = self.events.front();
+        if self.parked.is_empty() || self.batch_due(settings).is_some_and(|due| due <= now) {
+            return front;
+        }
+        let due = self.parked.iter().find(|one| one.not_before <= now).map(|one| &one.event);
+        due.or(front).or_else(|| self.parked.first().map(|one| &one.event))
+    }
+
     /// When its next batch is due, not counting parked events.
     pub(super) fn batch_due(&self, settings: &Settings) -> Option<Moment> {
         let first = self.events.front()?;

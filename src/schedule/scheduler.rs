@@ -408,6 +408,12 @@ impl Scheduler {
     }
 
     fn begin(&mut self, now: Moment, lane: Lane, host: Host, probe: bool) -> Option<Attempt> {
+        let has_parked = self.lanes.get(&lane).is_some_and(|state| !state.parked.is_empty());
+        if has_parked && self.host_of(now, lane) != host {
+            // It was queued for a parked event, and a batch has become due since, or the other way round.
+            self.free(now, lane);
+            return None;
+        }
         let fuse = self.hosts.get(&host).and_then(HostState::paused) == Some(Cause::Fuse);
         let state = self.lanes.get_mut(&lane)?;
         let from_lane = state.batch_due(&self.settings).is_some_and(|due| due <= now);

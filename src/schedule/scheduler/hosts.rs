@@ -12,12 +12,8 @@ impl Scheduler {
     /// names, the one that an answer named, or the default; and
     /// the client's own host where that one is shut and no probe is due.
     pub(super) fn host_of(&mut self, now: Moment, lane: Lane) -> Host {
-        let head = self.lanes.get(&lane).and_then(|state| {
-            let parked = state.parked.iter().map(|one| &one.event);
-            let head = state.events.front().or_else(|| parked.min_by_key(|one| one.seq));
-            head.map(|event| (event.visitor, event.cluster))
-        });
-        let (visitor, named) = head.unwrap_or_default();
+        let next = self.lanes.get(&lane).and_then(|state| state.next(now, &self.settings));
+        let (visitor, named) = next.map(|event| (event.visitor, event.cluster)).unwrap_or_default();
         self.host_for(now, lane, visitor, named)
     }
 

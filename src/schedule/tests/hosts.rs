@@ -102,3 +102,27 @@ fn a_2xx_that_was_under_way_ends_a_pause_for_the_configuration() {
     assert_eq!((sim.delivered.len(), sim.scheduler.status().paused_hosts), (1, 0));
     assert!(matches!(sim.notices[..], [Notice::HostPaused { .. }, Notice::HostServes { .. }]));
 }
+
+#[test]
+fn a_parked_event_goes_to_its_own_host_whatever_else_its_session_has() {
+    let bad = Seq(1);
+    let mut sim =
+        Sim::new(34, settings(), |_, _, entries, _| match entries.iter().any(|one| one.seq == bad) {
+            true => (ANSWER, Answer::Status(503)),
+            false => (ANSWER, all_listed(entries)),
+        });
+    sim.add(Entry { cluster: edge(35), ..entry(1) }, true);
+    for number in 0..3_000 {
+        // Others keep both hosts serving.
+        sim.add(Entry { cluster: edge(35 + number % 2), ..entry(10 + number % 7) }, true);
+        sim.add(Entry { cluster: edge(36), ..entry(1) }, true);
+        sim.run(sim.after(Duration::from_millis(700)));
+    }
+    let parked = sim.notices.iter().any(|one| matches!(one, Notice::Parked { seq, .. } if *seq == bad));
+    let attempts: Vec<_> = sim.attempts.iter().filter(|(_, one)| one.seqs.contains(&bad)).collect();
+    assert!(parked && attempts.len() > 10, "{}", attempts.len());
+    let host = |cluster| edge(cluster).map(Host::Edge).unwrap();
+    assert!(attempts.iter().all(|(_, one)| one.host == host(35)));
+    let others = sim.attempts.iter().filter(|(_, one)| one.lane == entry(1).lane && !one.seqs.contains(&bad));
+    assert!(others.clone().count() > 1_000 && others.clone().all(|(_, one)| one.host == host(36)));
+}
