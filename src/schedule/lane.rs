@@ -106,6 +106,8 @@ pub(super) struct LaneState {
     pub(super) last: Seq,
     /// The events up to this one wait for no more to come.
     pub(super) flushed: Seq,
+    /// Whether no batch reaches from its last event over to the next that comes.
+    pub(super) closed: bool,
 }
 
 impl LaneState {
@@ -120,6 +122,7 @@ impl LaneState {
             served: 0,
             last: Seq(0),
             flushed: Seq(0),
+            closed: false,
         }
     }
 
@@ -196,12 +199,14 @@ impl LaneState {
         }
     }
 
-    /// Puts a refused batch back so that it is sent in halves. Both its ends are marked too, so that a half never grows
-    /// over what was refused.
+    /// Puts a refused batch back so that it is sent in halves, at once. Both its ends are marked too, so that a half never
+    /// grows over what was refused.
     pub(super) fn put_back_in_halves(&mut self, mut events: Vec<Waiting>) {
-        if let Some(next) = self.events.front_mut() {
-            next.boundary = true;
+        match self.events.front_mut() {
+            Some(next) => next.boundary = true,
+            None => self.closed = true,
         }
+        self.flushed = events.last().map_or(self.flushed, |last| last.seq.max(self.flushed));
         let middle = events.len() / 2;
         for (position, event) in events.iter_mut().enumerate() {
             event.boundary |= position == 0 || position == middle;
@@ -225,11 +230,13 @@ impl LaneState {
     pub(super) fn admit(&mut self, entry: Entry, past: Option<Past>, room: bool) {
         self.last = entry.seq;
         let mut event = Waiting::new(entry);
+        event.boundary = std::mem::take(&mut self.closed);
         let Some(past) = past else {
             self.events.push_back(event);
             return;
         };
-        (event.unlisted, event.alone, event.boundary) = (past.unlisted, past.alone, past.boundary);
+        (event.unlisted, event.alone) = (past.unlisted, past.alone);
+        event.boundary |= past.boundary;
         if let Some(not_before) = past.parked.filter(|_| room) {
             self.parked.push(Parked { event, not_before });
             return;

@@ -295,3 +295,29 @@ fn nothing_is_sent_while_the_store_owes_as_many_settlements_as_it_may() {
     .collect();
     assert_eq!(sent, [Seq(most + 1), Seq(most + 2), Seq(most + 3)]);
 }
+
+#[test]
+fn the_halves_of_a_refused_batch_go_at_once_and_grow_over_nothing_that_came_since() {
+    let settings = Settings { linger: secs(10), ..settings() };
+    let mut sim =
+        Sim::new(35, settings, |_, _, entries, _| match entries.iter().any(|one| one.seq.0 == 40) {
+            true => (ANSWER, Answer::Status(400)),
+            false => (ANSWER, all_listed(entries)),
+        });
+    for _ in 0..50 {
+        sim.add(entry(1), true);
+    }
+    let from = sim.now;
+    // Some come while the whole batch is under way, some later.
+    for _ in 0..20 {
+        sim.run(sim.after(ANSWER / 2));
+        sim.add(entry(1), true);
+    }
+    sim.run(sim.after(secs(1)));
+    assert_eq!((sim.delivered.len(), sim.buried.len()), (49, 1));
+    assert!(sim.buried.values().chain(&[]).all(|(_, at)| at.since(from) < secs(1)));
+    let mixed = |one: &Attempt| one.seqs[0].0 <= 50 && one.seqs.iter().any(|seq| seq.0 > 50);
+    assert!(!sim.attempts.iter().any(|(_, one)| mixed(one)));
+    sim.run(sim.after(secs(15)));
+    assert_eq!(sim.delivered.len(), 69);
+}
