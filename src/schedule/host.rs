@@ -136,6 +136,14 @@ impl HostState {
         }
     }
 
+    /// Until when it asked all to wait.
+    pub(super) fn busy_until(&self) -> Option<Moment> {
+        match self.gate {
+            Gate::Busy(until) => Some(until),
+            Gate::Shut { .. } | Gate::Open => None,
+        }
+    }
+
     /// When it may take a request at the earliest; `None` while a probe is under way, or an operator paused it.
     pub(super) fn opens(&self) -> Option<Moment> {
         if self.stopped {

@@ -140,6 +140,9 @@ impl Scheduler {
             self.come_back(now);
         }
         let Some(host) = self.hosts.get_mut(&host_name) else { return };
+        let busy = matches!(outcome.answer, Answer::Status(429 | 503));
+        let asked = outcome.retry_after.filter(|_| !isolated && host.is_busy(lane, busy));
+        let asked = asked.map(|asked| now.after(asked.min(self.settings.backoff.max)));
         let gate = host.gate;
         if let (true, Gate::Shut { why, wait, .. }) = (attempt.probe, gate) {
             let good = match why {
@@ -153,6 +156,7 @@ impl Scheduler {
             if good {
                 host.open();
                 self.notices.add(Notice::HostServes { host: host_name });
+                self.bind(now, host_name, asked);
                 self.come_back(now);
             } else {
                 let wait = match why {
@@ -160,7 +164,8 @@ impl Scheduler {
                     Why::Pause(_) => self.settings.breaker_max,
                 };
                 // Counted from the start of the probe: a host that hangs is not probed more seldom for it.
-                host.stay_shut(lane, attempt.began.after(wait), wait, why, &detail);
+                let until = attempt.began.after(wait).max(asked.unwrap_or(Moment::ZERO));
+                host.stay_shut(lane, until, wait, why, &detail);
                 if judged == Verdict::Misconfigured {
                     host.refuses(owner);
                     if self.has_sounder(host_name)
@@ -172,24 +177,32 @@ impl Scheduler {
             }
             return;
         }
-        if isolated || host.is_shut() {
+        self.bind(now, host_name, asked);
+        let Some(host) = self.hosts.get_mut(&host_name).filter(|host| !isolated && !host.is_shut()) else {
             return;
-        }
-        let busy = matches!(outcome.answer, Answer::Status(429 | 503));
-        if host.is_busy(lane, busy)
-            && let Some(asked) = outcome.retry_after
-        {
-            let wait = asked.min(self.settings.backoff.max);
-            host.gate = Gate::Busy(now.after(wait));
-            self.notices.add(Notice::HostBusy { host: host_name, wait });
-        }
+        };
         if judged == Verdict::Misconfigured && host.blames_configuration(lane, owner) {
             self.pause(now, host_name, Cause::Misconfigured, detail);
         } else if failed && host.fails(lane, self.settings.breaker_failures) {
             let wait = self.settings.breaker_open;
-            host.shut(now, now.after(wait), wait, Why::Breaker, &detail);
+            let until = now.after(wait).max(host.busy_until().unwrap_or(Moment::ZERO));
+            host.shut(now, until, wait, Why::Breaker, &detail);
             self.notices.add(Notice::BreakerOpened { host: host_name, wait, detail });
             self.fall_back(now, host_name);
+        }
+    }
+
+    /// Sends nothing to a host before it `asked` for it, nor before it did so until now.
+    fn bind(&mut self, now: Moment, name: Host, asked: Option<Moment>) {
+        let Some(host) = self.hosts.get_mut(&name) else { return };
+        let Some(until) = asked.filter(|until| *until > now) else { return };
+        match &mut host.gate {
+            Gate::Shut { until: probe, .. } => *probe = until.max(*probe),
+            Gate::Busy(before) if *before > now => *before = until.max(*before),
+            gate => {
+                *gate = Gate::Busy(until);
+                self.notices.add(Notice::HostBusy { host: name, wait: until.since(now) });
+            }
         }
     }
 

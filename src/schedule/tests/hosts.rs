@@ -126,3 +126,52 @@ fn a_parked_event_goes_to_its_own_host_whatever_else_its_session_has() {
     let others = sim.attempts.iter().filter(|(_, one)| one.lane == entry(1).lane && !one.seqs.contains(&bad));
     assert!(others.clone().count() > 1_000 && others.clone().all(|(_, one)| one.host == host(36)));
 }
+
+/// A Target that is busy until `healed`, and asks those who come after for ever shorter waits.
+fn busy_until(healed: Moment, status: u16) -> Sim<'static> {
+    let settings = Settings { linger: Duration::ZERO, ..settings() };
+    let mut sim = Sim::new(36, settings, move |now, _, entries, _| match now < healed {
+        true => (ANSWER, Answer::Status(status)),
+        false => (ANSWER, all_listed(entries)),
+    });
+    sim.retry_after = Some(secs(60));
+    sim
+}
+
+#[test]
+fn no_later_answer_shortens_what_a_busy_host_asked_for() {
+    let start = Moment::from_millis(1_000_000);
+    let mut sim = busy_until(start.after(secs(600)), 429);
+    for number in 0..40 {
+        sim.add(entry(number), true);
+    }
+    // The last of them are answered as those before are.
+    sim.run(sim.after(ANSWER / 2));
+    assert!(sim.attempts.len() > 10);
+    sim.retry_after = Some(secs(1));
+    for number in 100..104 {
+        sim.add(entry(number), true);
+    }
+    sim.run(start.after(secs(59)));
+    let told = sim.notices.iter().filter(|one| matches!(one, Notice::HostBusy { .. })).count();
+    assert_eq!((told, sim.scheduler.status().open_breakers), (1, 0));
+    for number in 200..220 {
+        sim.add(entry(number), true);
+    }
+    sim.run(start.after(secs(60)));
+    let early = sim.attempts.iter().filter(|(at, _)| at.since(start) > secs(1)).count();
+    assert_eq!(early, 0, "all wait until it is over");
+}
+
+#[test]
+fn a_breaker_is_not_probed_before_a_busy_host_asked_for_it() {
+    let start = Moment::from_millis(1_000_000);
+    let mut sim = busy_until(start.after(secs(600)), 503);
+    for number in 0..40 {
+        sim.add(entry(number), true);
+    }
+    sim.run(start.after(secs(55)));
+    assert_eq!(sim.scheduler.status().open_breakers, 1);
+    let early = sim.attempts.iter().filter(|(at, _)| at.since(start) > secs(1)).count();
+    assert_eq!(early, 0, "it asked for a minute");
+}
