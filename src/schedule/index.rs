@@ -21,6 +21,8 @@ pub(super) const PASS_EVERY: Duration = Duration::from_secs(10);
 const CROWD_RESTS: u32 = 3;
 /// The longest that no pass starts for that.
 const MAX_REST: Duration = Duration::from_secs(120);
+/// How long after a pass that ended early the next one starts, at least.
+const CUT_WAIT: Duration = Duration::from_secs(1);
 /// The most forgotten lanes whose wait is remembered exactly; others come back with the next pass.
 const REMEMBERED_WAITS: usize = 65_536;
 /// The slots of the table of lanes that a pass skipped: with ten million of them one lane in four shares one.
@@ -55,7 +57,20 @@ pub(super) struct Index {
     pass_took: Duration,
     /// How many times as long none starts after the last one.
     rests: u32,
+    /// What was seen since the pass under way, or the last one, began.
+    seen: Seen,
+    /// From now on a pass is a whole one.
+    whole_from: Moment,
     passes: u64,
+}
+
+/// What was seen during a pass.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// It brought something back.
+    brought: bool,
+    /// Something crowded the index.
+    crowd: bool,
 }
 
 #[derive(Debug)]
@@ -101,6 +116,8 @@ impl Index {
             pass_ended: Moment::ZERO,
             pass_took: Duration::ZERO,
             rests: 1,
+            seen: Seen::default(),
+            whole_from: Moment::ZERO,
             passes: 0,
         }
     }
@@ -119,6 +136,7 @@ impl Index {
             let (skipped, marks) = (Slots::default(), BTreeMap::new());
             self.pass = Some(Pass { at: lowest, end: self.cursor, salt, skipped, marks });
             self.pass_took = Duration::ZERO;
+            self.seen = Seen::default();
         }
         let found = match &self.pass {
             // By turns, so that neither a long pass nor a long backlog holds the other up.
@@ -140,18 +158,24 @@ impl Index {
         self.next_pass.max(self.pass_ended.after(rest))
     }
 
-    /// A reading of a pass `took` so long. After the last one the next pass waits, longer where a host crowds the index.
-    pub(super) fn rest(&mut self, now: Moment, took: Duration, crowded: bool) {
+    /// Something crowds the index.
+    pub(super) fn note_crowd(&mut self) {
+        self.seen.crowd = true;
+    }
+
+    /// A reading of a pass `took` so long. After the last one the next pass waits, longer where something crowded the index.
+    pub(super) fn rest(&mut self, now: Moment, took: Duration) {
         self.pass_took += took;
         if self.pass.is_none() {
             self.pass_ended = now;
-            self.rests = if crowded { CROWD_RESTS } else { 1 };
+            self.rests = if self.seen.crowd { CROWD_RESTS } else { 1 };
         }
     }
 
-    /// What was forgotten is wanted, though a host crowded the index.
+    /// What was forgotten is wanted, though something crowded the index: at once where nothing else is to be read, and the last
+    /// pass brought something back.
     pub(super) fn rest_less(&mut self) {
-        self.rests = 1;
+        self.rests = u32::from(!self.seen.brought || self.cursor < self.tail);
     }
 
     /// The lowest number that may wait on the disk only, if there is one.
@@ -238,6 +262,29 @@ impl Index {
         self.pass.as_ref().map(|pass| pass.end)
     }
 
+    /// An event that was forgotten came back.
+    pub(super) fn note_brought(&mut self) {
+        self.seen.brought = true;
+    }
+
+    /// The index is nearly full again: the pass under way ends here, unless a whole one is due, and what is behind stays
+    /// marked. With a long backlog each pass would read all of it to fill the index once.
+    pub(super) fn cut(&mut self, now: Moment) {
+        if now >= self.whole_from {
+            return;
+        }
+        let Some(pass) = self.pass.take() else { return };
+        let mut marks = pass.marks;
+        for (bucket, mark) in &self.marks {
+            // What it had read of the bucket is admitted, or marked by the pass.
+            let behind = (*mark).max(pass.at);
+            let mark = marks.entry(*bucket).or_insert(behind);
+            *mark = (*mark).min(behind);
+        }
+        self.marks = marks;
+        self.next_pass = now.after(CUT_WAIT);
+    }
+
     /// A reading came back, up to `next`.
     pub(super) fn read(&mut self, now: Moment, reader: Reader, next: Seq) {
         self.reading = None;
@@ -246,6 +293,7 @@ impl Index {
             (Reader::Pass, Some(pass)) if next < pass.end => pass.at = next,
             (Reader::Pass, _) => {
                 if let Some(pass) = self.pass.take() {
+                    self.whole_from = now.after((self.pass_took * CROWD_RESTS).min(MAX_REST));
                     self.marks = pass.marks;
                     self.next_pass = now.after(PASS_EVERY);
                     let earliest = self.waits.values().filter(|due| **due > now).min();

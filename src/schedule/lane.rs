@@ -248,8 +248,11 @@ impl LaneState {
         self.events.push_back(event);
     }
 
-    /// Takes away the events behind the first `keep`, as if they had not been admitted; those that are parked stay.
+    /// Takes away the events behind the first `keep`, as if they had not been admitted; those that are parked stay, and what is
+    /// older than one of these.
     pub(super) fn split_off(&mut self, keep: usize) -> Self {
+        let newest = self.parked.iter().map(|one| one.event.seq).max().unwrap_or_default();
+        let keep = keep.max(self.events.partition_point(|event| event.seq < newest));
         let events = self.events.split_off(keep.min(self.events.len()));
         self.events.shrink_to_fit();
         if let Some(first) = events.front() {

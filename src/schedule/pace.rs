@@ -6,6 +6,8 @@ use crate::event::Moment;
 
 /// How long is counted.
 const COUNTED_FOR: Duration = Duration::from_secs(1);
+/// So many counts together tell the mean: answers come in bursts where each takes its time.
+const COUNTS: u32 = 4;
 
 /// What began since it is counted.
 #[derive(Debug, Default)]
@@ -13,9 +15,12 @@ pub(super) struct Pace {
     /// When the count began.
     from: Option<Moment>,
     begun: u32,
-    /// How many began in [`COUNTED_FOR`] before that; the mean of this and what it was before, since answers come in bursts where
-    /// each takes its time.
+    /// How many began in [`COUNTED_FOR`] before that.
     last: Option<u128>,
+    /// The mean of the counts before that, the later ones weighing more.
+    mean: u128,
+    /// How many counts there were, as far as that matters.
+    counts: u32,
 }
 
 impl Pace {
@@ -31,17 +36,31 @@ impl Pace {
 
     /// Whether what is `due` will last for longer than `seconds`. That shows once it was counted.
     pub(super) fn lasts(&mut self, now: Moment, due: usize, seconds: u128) -> bool {
+        self.count(now);
+        self.last.is_some_and(|last| due as u128 > last.max(u128::from(self.begun)) * seconds)
+    }
+
+    /// The same by the mean, which shows later.
+    pub(super) fn lasts_surely(&mut self, now: Moment, due: usize, seconds: u128) -> bool {
+        self.count(now);
+        let mean = self.mean.max(u128::from(self.begun / COUNTS));
+        self.counts >= COUNTS && due as u128 > mean * seconds
+    }
+
+    fn count(&mut self, now: Moment) {
         let Some(from) = self.from else {
             *self = Self { from: Some(now), ..Self::default() };
-            return false;
+            return;
         };
         let counted = now.since(from);
-        if counted >= COUNTED_FOR {
-            let last = u128::from(self.begun) * COUNTED_FOR.as_millis() / counted.as_millis().max(1);
-            let last = self.last.map_or(last, |before| before.midpoint(last));
-            *self = Self { from: Some(now), begun: 0, last: Some(last) };
+        if counted < COUNTED_FOR {
+            return;
         }
-        self.last.is_some_and(|last| due as u128 > last.max(u128::from(self.begun / 2)) * seconds)
+        let last = u128::from(self.begun) * COUNTED_FOR.as_millis() / counted.as_millis().max(1);
+        self.counts = COUNTS.min(self.counts + 1);
+        let before = u128::from(self.counts - 1);
+        self.mean = (self.mean * before + last) / u128::from(self.counts);
+        (self.from, self.begun, self.last) = (Some(now), 0, Some(last));
     }
 
     /// When it may show.

@@ -222,6 +222,9 @@ impl Scheduler {
     /// has a slot was taken: what is due then is what waits.
     pub fn poll_read(&mut self, now: Moment) -> Option<Reading> {
         self.look_for_crowd(now);
+        if self.crowd.is_some() || self.is_hogged {
+            self.index.note_crowd();
+        }
         let is_fed = self.is_fed(now);
         if self.is_hungry() {
             self.index.rest_less();
@@ -250,7 +253,10 @@ impl Scheduler {
         self.settled.clear();
         self.index.read(now, reader, next);
         if reader == Reader::Pass {
-            self.index.rest(now, took, self.crowd.is_some() || self.is_hogged);
+            if self.is_tight() {
+                self.index.cut(now);
+            }
+            self.index.rest(now, took);
         }
         if reader == Reader::Cursor {
             self.revisits.note(entries);
@@ -399,7 +405,9 @@ impl Scheduler {
         let pass = self.index.wakes().filter(|_| room);
         let unread = self.index.cursor < self.index.tail && self.index.reading.is_none();
         let read = self.pace.shows_at().filter(|at| room && unread && *at > now);
-        [timer, host, pass, read, self.controls.next_end()].into_iter().flatten().min()
+        // Whether something hogs a full index shows by itself.
+        let hog = self.flow.shows_at().filter(|at| !room && *at > now);
+        [timer, host, pass, read, hog, self.controls.next_end()].into_iter().flatten().min()
     }
 
     /// Whether one more request may be under way. What was answered counts until it is settled.

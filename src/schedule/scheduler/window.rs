@@ -1,5 +1,7 @@
 //! The window: what the index takes in, and what it lets go of again where it is full.
 
+use std::collections::BTreeSet;
+
 use super::super::index::PASS_EVERY;
 use super::operate::STOPPED_WAIT;
 use super::{
@@ -48,7 +50,7 @@ impl Scheduler {
         if !self.is_tight() {
             return;
         }
-        self.is_hogged = self.flow.lasts(now, self.indexed, CROWDS);
+        self.is_hogged = self.flow.lasts_surely(now, self.indexed, CROWDS);
         if !self.settings.edge_routing {
             return;
         }
@@ -56,8 +58,10 @@ impl Scheduler {
         let Some((name, host)) = open.max_by_key(|(_, host)| host.queue.len()) else { return };
         let due = host.queue.len();
         // Of the events in the index as many as of its lanes: some lanes make a hundred requests.
-        let events = self.indexed / self.lanes.len().max(1) * due;
-        if due > enough(self.settings.host_concurrency) && host.pace.lasts(now, events.max(due), CROWDS) {
+        let events = self.indexed * due / self.lanes.len().max(1);
+        if due > enough(self.settings.host_concurrency)
+            && host.pace.lasts_surely(now, events.max(due), CROWDS)
+        {
             self.crowd = Some(*name);
         }
     }
@@ -100,7 +104,7 @@ impl Scheduler {
     }
 
     /// Whether less than an eighth of the index is free.
-    fn is_tight(&self) -> bool {
+    pub(super) fn is_tight(&self) -> bool {
         self.used_bytes() > self.goal()
     }
 
@@ -141,6 +145,7 @@ impl Scheduler {
             self.index.forget(now, lane, entry.seq, now.after(Duration::from_secs(1)));
             return;
         }
+        self.index.note_brought();
         self.admit(now, entry);
     }
 
@@ -177,19 +182,23 @@ impl Scheduler {
 
     /// One session takes at most an eighth of the window, and its even share of one that is hogged.
     fn lane_is_full(&self, lane: Lane) -> bool {
-        let most = match self.is_hogged && self.is_tight() {
+        let is_shared = self.is_hogged && self.is_tight();
+        let most = match is_shared {
             true => self.even_share(),
             false => (self.settings.index_max_bytes / EVENT_BYTES / 8).max(self.settings.max_events as u64),
         };
-        // It has no more than all together.
-        self.indexed as u64 >= most && self.lanes.get(&lane).is_some_and(|state| state.len() as u64 >= most)
+        // It has no more than all together, and at least a batch.
+        self.indexed as u64 >= most
+            && self.lanes.get(&lane).is_some_and(|state| {
+                state.len() as u64 >= most && !(is_shared && state.batch(&self.settings).1)
+            })
     }
 
-    /// As many events as each lane may have where an eighth of the index is free, and at least a batch.
+    /// As many events as each lane may have where an eighth of the index is free.
     fn even_share(&self) -> u64 {
         let lanes = self.lanes.len().max(1) as u64;
         let events = self.goal().saturating_sub(lanes * LANE_BYTES) / EVENT_BYTES;
-        (events / lanes).max(self.settings.max_events as u64)
+        (events / lanes).max(1)
     }
 
     /// Forgets lanes that are blocked, those due last first, until an eighth of the index is free; says whether there is
@@ -242,16 +251,24 @@ impl Scheduler {
         !self.is_full()
     }
 
-    /// Forgets what lanes have beyond their even share, until an eighth of the index is free.
+    /// Forgets what lanes have beyond their even share and their next batch, until an eighth of the index is free.
     fn trim_lanes(&mut self, now: Moment) {
         let (share, goal) = (usize::try_from(self.even_share()).unwrap_or(usize::MAX), self.goal());
-        let long = self.lanes.iter().filter(|(_, state)| state.events.len() > share);
+        // A parked event that is under way may be younger than what would stay of its lane.
+        let parked: BTreeSet<Lane> =
+            self.under_way.values().filter(|one| one.parked).map(|one| one.lane).collect();
+        let long =
+            self.lanes.iter().filter(|(lane, state)| state.events.len() > share && !parked.contains(lane));
         let long: Vec<Lane> = long.map(|(lane, _)| *lane).collect();
         for lane in long {
             if self.used_bytes() <= goal {
                 return;
             }
-            let gone = self.lanes.get_mut(&lane).map(|state| state.split_off(share));
+            let settings = &self.settings;
+            let gone = self.lanes.get_mut(&lane).map(|state| {
+                let batch = state.batch(settings).0;
+                state.split_off(share.max(batch))
+            });
             if let Some(gone) = gone {
                 // No sooner than a second from now, as where there was no room for them.
                 self.forget_state(now, lane, gone, now.after(Duration::from_secs(1)));

@@ -17,12 +17,13 @@ fn a_pass_that_finds_no_room_shortens_no_wait() {
 #[test]
 fn passes_rest_for_as_long_as_they_read_and_longer_where_a_host_crowds_the_index() {
     let (now, lane) = (Moment::from_millis(1_000_000), entry(1).lane);
-    for (took, crowded, less, starts) in [
-        (1, true, false, 10),
-        (30, false, false, 30),
-        (30, true, false, 90),
-        (30, true, true, 30),
-        (50, true, false, 120),
+    for (took, crowded, less, brought, starts) in [
+        (1, true, false, false, 10),
+        (30, false, false, false, 30),
+        (30, true, false, false, 90),
+        (30, true, true, false, 30),
+        (30, true, true, true, 10),
+        (50, true, false, false, 120),
     ] {
         let mut index = Index::new();
         index.cursor = Seq(9);
@@ -30,16 +31,61 @@ fn passes_rest_for_as_long_as_they_read_and_longer_where_a_host_crowds_the_index
         index.forget(now, lane, Seq(1), now.after(secs(10)));
         let now = now.after(secs(10));
         assert!(index.next(now, true, false).is_some());
+        if crowded {
+            index.note_crowd();
+        }
+        if brought {
+            index.note_brought();
+        }
         index.forget(now, lane, Seq(1), now);
         index.read(now, Reader::Pass, Seq(9));
-        index.rest(now, secs(took), crowded);
+        index.rest(now, secs(took));
         if less {
             index.rest_less();
         }
-        assert_eq!(index.wakes(), Some(now.after(secs(starts))), "{took} {crowded} {less}");
+        assert_eq!(index.wakes(), Some(now.after(secs(starts))), "{took} {crowded} {less} {brought}");
         assert_eq!(index.next(now.after(secs(starts - 1)), true, false), None);
         assert!(index.next(now.after(secs(starts)), true, false).is_some());
     }
+}
+
+#[test]
+fn a_pass_that_ends_early_leaves_marked_what_is_behind_it_and_what_it_skipped() {
+    let start = Moment::from_millis(1_000_000);
+    let mut index = Index::new();
+    (index.cursor, index.tail) = (Seq(100), Seq(100));
+    let lanes: Vec<Lane> = (0..4).map(|number| entry(number).lane).collect();
+    for (lane, first) in lanes.iter().zip([1, 5, 20, 60]) {
+        index.forget(start, *lane, Seq(first), start);
+    }
+    let pass = |index: &mut Index, now| index.next(now, true, false).map(|(_, from)| from);
+    // The first one is whole: nothing tells how long one takes.
+    let mut now = start;
+    assert_eq!(pass(&mut index, now), Some(Seq(1)));
+    index.read(now, Reader::Pass, Seq(50));
+    index.cut(now);
+    index.rest(now, secs(20));
+    assert_eq!(pass(&mut index, now), Some(Seq(50)));
+    for (lane, first) in lanes.iter().zip([1, 5, 20, 60]) {
+        index.forget(now, *lane, Seq(first), now);
+    }
+    index.read(now, Reader::Pass, Seq(100));
+    index.rest(now, secs(20));
+    now = now.after(secs(40));
+    assert_eq!(pass(&mut index, now), Some(Seq(1)));
+    // Of the second lane something is skipped, and the others are admitted as far as it was read.
+    index.forget(now, lanes[1], Seq(7), now);
+    index.read(now, Reader::Pass, Seq(50));
+    index.cut(now);
+    index.rest(now, secs(10));
+    now = now.after(secs(10));
+    assert_eq!((index.marked(), index.lowest()), (4, Some(Seq(7))));
+    assert_eq!(pass(&mut index, now), Some(Seq(7)));
+    index.read(now, Reader::Pass, Seq(50));
+    index.cut(now);
+    index.rest(now, secs(1));
+    now = now.after(secs(1));
+    assert_eq!((index.marked(), pass(&mut index, now)), (4, Some(Seq(50))), "the third's is behind, too");
 }
 
 /// A window that holds few of the lanes, so that each is forgotten whenever it waits.

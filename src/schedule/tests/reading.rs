@@ -205,7 +205,8 @@ fn a_few_lanes_with_more_events_than_the_index_holds_hide_no_other() {
     for (seed, lanes, each, settings, latency) in [
         (17, 8, 2_000, all_to_one.clone(), Duration::from_millis(500)),
         (18, 40, 1_000, all_to_one, secs(1)),
-        (19, 400, 200, Settings { index_max_bytes: 4 << 20, ..narrow() }, secs(2)),
+        (19, 400, 50, narrow(), secs(2)),
+        (21, 700, 30, narrow(), secs(1)),
         (20, 1, 20_000, narrow(), ANSWER),
     ] {
         let mut sim = with_latencies(seed, settings, move |host| match host {
