@@ -18,6 +18,9 @@ const MISCONFIGURED_ROW: u32 = 5;
 const FUSE_EVENTS: u32 = 100;
 /// From so many lanes.
 const FUSE_LANES: usize = 10;
+/// A pause for the same cause as one that was told less than this before is told only if its first probe fails: beside a
+/// producer with a wrong token the answers to others end it again and again.
+const TOLD_AGAIN: Duration = Duration::from_secs(600);
 /// The most owners remembered as refused.
 const REFUSED_OWNERS: usize = 1_024;
 
@@ -56,6 +59,10 @@ pub(super) struct HostState {
     pub(super) gate: Gate,
     /// Since when it takes no requests, and what its last failure said; kept while its gate is shut.
     pub(super) trouble: Option<Trouble>,
+    /// The last pause by its answers that was told.
+    told: Option<(Cause, Moment)>,
+    /// Whether the pause is not told.
+    is_untold: bool,
     /// Whether an operator paused it.
     pub(super) stopped: bool,
     /// How fast its events go out, where it may be that its lanes crowd the index.
@@ -110,6 +117,8 @@ impl HostState {
             in_flight: 0,
             gate: Gate::Open,
             trouble: None,
+            told: None,
+            is_untold: false,
             stopped: false,
             pace: Pace::default(),
             probing: false,
@@ -181,6 +190,28 @@ impl HostState {
         self.trouble = Some(Trouble { since: now, detail: detail.to_owned() });
     }
 
+    /// Whether a pause for `cause` is told as it begins.
+    pub(super) fn tells_pause(&mut self, now: Moment, cause: Cause) -> bool {
+        let lately = |(told, at): &(Cause, Moment)| *told == cause && now.since(*at) < TOLD_AGAIN;
+        self.is_untold = self.told.as_ref().is_some_and(lately);
+        if !self.is_untold {
+            self.told = Some((cause, now));
+        }
+        !self.is_untold
+    }
+
+    /// Whether a pause is told now that its probe failed.
+    pub(super) fn tells_pause_late(&mut self, now: Moment, cause: Cause) -> bool {
+        self.told = Some((cause, now));
+        std::mem::take(&mut self.is_untold)
+    }
+
+    /// Takes requests again; whether that is told, since it was told that it took none.
+    pub(super) fn tells_open(&mut self) -> bool {
+        self.open();
+        !std::mem::take(&mut self.is_untold)
+    }
+
     /// The probe of `lane` failed: the next one is sent at `until`.
     pub(super) fn stay_shut(&mut self, lane: Lane, until: Moment, wait: Duration, why: Why, detail: &str) {
         self.gate = Gate::Shut { until, wait, why };
@@ -203,6 +234,7 @@ impl HostState {
             return false;
         }
         self.open();
+        (self.told, self.is_untold) = (None, false);
         self.burials.end();
         self.misconfigured.end();
         self.refused.clear();

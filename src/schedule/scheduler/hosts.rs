@@ -135,8 +135,7 @@ impl Scheduler {
         }
         if served && !attempt.probe && host.paused() == Some(Cause::Misconfigured) {
             // It was under way as the host was paused: the host serves others than those that it refused.
-            host.open();
-            self.notices.add(Notice::HostServes { host: host_name });
+            self.opens_again(host_name);
             self.come_back(now);
         }
         let Some(host) = self.hosts.get_mut(&host_name) else { return };
@@ -154,8 +153,7 @@ impl Scheduler {
                 },
             };
             if good {
-                host.open();
-                self.notices.add(Notice::HostServes { host: host_name });
+                self.opens_again(host_name);
                 self.bind(now, host_name, asked);
                 self.come_back(now);
             } else {
@@ -166,13 +164,14 @@ impl Scheduler {
                 // Counted from the start of the probe: a host that hangs is not probed more seldom for it.
                 let until = attempt.began.after(wait).max(asked.unwrap_or(Moment::ZERO));
                 host.stay_shut(lane, until, wait, why, &detail);
+                if let Why::Pause(cause) = why
+                    && host.tells_pause_late(now, cause)
+                {
+                    self.notices.add(Notice::HostPaused { host: host_name, cause, detail });
+                }
                 if judged == Verdict::Misconfigured {
                     host.refuses(owner);
-                    if self.has_sounder(host_name)
-                        && let Some(host) = self.hosts.get_mut(&host_name)
-                    {
-                        host.probe_from(now);
-                    }
+                    self.probe_sounder(now, host_name);
                 }
             }
             return;
@@ -206,11 +205,19 @@ impl Scheduler {
         }
     }
 
-    /// Whether an event waits for a host that the answers to others paused: it is probed at once.
-    fn has_sounder(&self, name: Host) -> bool {
-        let Some(host) = self.hosts.get(&name) else { return false };
+    fn opens_again(&mut self, name: Host) {
+        if self.hosts.get_mut(&name).is_some_and(HostState::tells_open) {
+            self.notices.add(Notice::HostServes { host: name });
+        }
+    }
+
+    /// Where an event waits for a host that the answers to others paused, it is probed at once.
+    fn probe_sounder(&mut self, now: Moment, name: Host) {
+        let Some(host) = self.hosts.get_mut(&name) else { return };
         let owners = host.queue.iter().filter_map(|lane| self.lanes.get(lane)?.events.front());
-        owners.map(|event| event.owner).any(|owner| host.blames_others(owner))
+        if owners.map(|event| event.owner).any(|owner| host.blames_others(owner)) {
+            host.probe_from(now);
+        }
     }
 
     pub(super) fn pause(&mut self, now: Moment, name: Host, cause: Cause, detail: String) {
@@ -220,12 +227,10 @@ impl Scheduler {
         }
         let wait = self.settings.breaker_max;
         host.shut(now, now.after(wait), wait, Why::Pause(cause), &detail);
-        if self.has_sounder(name)
-            && let Some(host) = self.hosts.get_mut(&name)
-        {
-            host.probe_from(now);
+        if host.tells_pause(now, cause) {
+            self.notices.add(Notice::HostPaused { host: name, cause, detail });
         }
-        self.notices.add(Notice::HostPaused { host: name, cause, detail });
+        self.probe_sounder(now, name);
         self.fall_back(now, name);
     }
 

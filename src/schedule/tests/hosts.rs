@@ -175,3 +175,30 @@ fn a_breaker_is_not_probed_before_a_busy_host_asked_for_it() {
     let early = sim.attempts.iter().filter(|(at, _)| at.since(start) > secs(1)).count();
     assert_eq!(early, 0, "it asked for a minute");
 }
+
+#[test]
+fn a_pause_that_others_end_again_and_again_is_told_once_and_one_that_lasts_is_told() {
+    let settings = Settings { linger: Duration::ZERO, ..settings() };
+    let mut sim = Sim::new(37, settings, |_, _, entries, _| (ANSWER, knows_all_but_2(entries)));
+    let mut pauses = 0;
+    for number in 0..400 {
+        for bad in 0..4 {
+            sim.add(Entry { owner: Owner(2), ..entry(10_000 + number * 4 + bad) }, true);
+            sim.run(sim.after(Duration::from_millis(250)));
+            pauses += sim.scheduler.status().paused_hosts;
+        }
+        let (from, sound) = (sim.now, sim.add(entry(number), true));
+        sim.run(sim.after(ANSWER * 2));
+        assert!(within(&sim, &[sound], from, ANSWER), "{number}");
+    }
+    assert!(pauses > 100, "{pauses}");
+    assert!(matches!(sim.notices[..], [Notice::HostPaused { .. }, Notice::HostServes { .. }, ..]));
+    let told = sim.notices.iter().filter(|one| !matches!(one, Notice::Parked { .. })).count();
+    assert_eq!(told, 2, "{:?}", sim.notices);
+    for number in 0..100 {
+        sim.add(Entry { owner: Owner(2), ..entry(20_000 + number) }, true);
+        sim.run(sim.after(Duration::from_millis(250)));
+    }
+    let told: Vec<_> = sim.notices.iter().filter(|one| !matches!(one, Notice::Parked { .. })).collect();
+    assert!(matches!(told[..], [_, _, Notice::HostPaused { .. }]), "{told:?}");
+}
