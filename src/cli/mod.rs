@@ -181,6 +181,19 @@ pub fn main() -> Exit {
     if let Command::Check(arguments) = &arguments.command {
         return check::run(&sources, arguments);
     }
+    if let Command::Run { adopt_queue } = arguments.command {
+        return match (Config::to_run(&sources), service) {
+            (Err(problems), _) => wrong(&check::all(&sources, problems)),
+            (Ok(_), Err(error)) => {
+                told(&error.to_string());
+                Exit::Socket
+            }
+            (Ok((config, account)), Ok(service)) => start(&config, |config, logging| {
+                let environment = Environment { sources, logging, service };
+                run(config, account, adopt_queue, environment)
+            }),
+        };
+    }
     let config = match Config::load(&sources) {
         Ok(config) => config,
         Err(problems) => return wrong(&problems),
@@ -188,16 +201,6 @@ pub fn main() -> Exit {
     match arguments.command {
         Command::Operate(command) => operate::run(&config, command),
         Command::Store { command } => store::run(&config, command),
-        Command::Run { adopt_queue } => match service {
-            Ok(service) => start(&config, |config, logging| {
-                let environment = Environment { sources, logging, service };
-                run(config, adopt_queue, environment)
-            }),
-            Err(error) => {
-                told(&error.to_string());
-                Exit::Socket
-            }
-        },
         Command::Send { file, timeout, receipts } => {
             send::run(&config.ingest.socket, &file, timeout, receipts)
         }
@@ -207,7 +210,9 @@ pub fn main() -> Exit {
         }
         Command::Bench(arguments) => start(&config, move |_, _| bench::run(arguments, overrides)),
         Command::Sandbox { listen } => start(&config, move |_, _| serve(listen)),
-        Command::Check(_) | Command::Completions { .. } | Command::Man { .. } => Exit::Success,
+        Command::Run { .. } | Command::Check(_) | Command::Completions { .. } | Command::Man { .. } => {
+            Exit::Success
+        }
     }
 }
 
@@ -280,12 +285,8 @@ fn leave(runtime: tokio::runtime::Runtime) {
     Box::leak(Box::new(runtime));
 }
 
-async fn run(config: Config, adopt: bool, environment: Environment) -> Exit {
+async fn run(config: Config, account: Account, adopt: bool, environment: Environment) -> Exit {
     let Environment { sources, logging, service } = environment;
-    let account = match config.account() {
-        Ok(account) => account,
-        Err(problems) => return wrong(&problems),
-    };
     let shutdown = CancellationToken::new();
     // From here on SIGHUP ends nothing; one that comes too early is answered as soon as the daemon runs.
     let hangups = match on_signals(shutdown.clone()).and_then(|()| signal(SignalKind::hangup())) {

@@ -6,7 +6,7 @@
 use tokio::signal::unix::Signal;
 use tracing::{error, info, warn};
 
-use crate::config::{Changes, Config, Problems, Sources};
+use crate::config::{Changes, Config, Sources};
 use crate::daemon::{Reloader, Settings};
 use crate::service::Manager;
 use crate::telemetry::Logging;
@@ -46,9 +46,7 @@ impl<F: Fn(&Config) -> Settings + Send + 'static> Reloads<F> {
     }
 
     async fn once(&mut self) -> Result<Changes, String> {
-        let text = |problems: Problems| problems.to_string();
-        let new = Config::load(&self.sources).map_err(text)?;
-        new.account().map_err(text)?;
+        let (new, _) = Config::to_run(&self.sources).map_err(|problems| problems.to_string())?;
         let (config, changes) = self.running.reloaded(new);
         self.logging.change(&config.log).map_err(|error| error.to_string())?;
         if !self.reloader.reload((self.settings)(&config)).await {

@@ -80,6 +80,26 @@ impl Config {
         Problems::or(reader.into_problems(), whole)
     }
 
+    /// The configuration of `sources` and the account that its events are for, which only `run` needs.
+    ///
+    /// # Errors
+    /// [`Problems`] holds everything that is wrong, the keys of the account that are not set among it.
+    pub fn to_run(sources: &Sources) -> Result<(Self, Account), Problems> {
+        match Self::load(sources) {
+            Ok(config) => config.account().map(|account| (config, account)),
+            Err(Problems(mut problems)) => {
+                let missing = Self::despite(sources).and_then(|config| config.account().err());
+                // One that is wrong is told as such alone.
+                let new = |one: &Problem| problems.iter().all(|problem| problem.key != one.key);
+                let missing: Vec<_> =
+                    missing.into_iter().flat_map(|Problems(missing)| missing).filter(new).collect();
+                problems.extend(missing);
+                problems.sort();
+                Err(Problems(problems))
+            }
+        }
+    }
+
     /// The configuration of `sources` with the default in the place of every value that is wrong, to look at the rest; `None`
     /// would take a default that is wrong.
     #[must_use]

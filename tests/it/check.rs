@@ -136,6 +136,18 @@ fn everything_that_is_wrong_is_told_in_one_go() {
     }
     let (code, _, told) = ended(check(folder.path(), NOBODY, &["-o", "target.ca_file=/nowhere.pem"]));
     assert!(code == Some(78) && told.contains("target.ca_file") && told.contains("/nowhere.pem"), "{told}");
+
+    // As a start does, which needs the account, too.
+    let (unset, organization) = ("target.client=", "target.organization_id=");
+    let (linger, authority) = ("batch.linger=x", "target.ca_file=/nowhere.pem");
+    for what in ["run", "check"] {
+        let wrong = [what, "-o", unset, "-o", organization, "-o", linger, "-o", authority];
+        let (code, _, told) = ended(crate::process::command(folder.path(), NOBODY, &wrong));
+        assert_eq!((code, told.lines().count()), (Some(78), 4), "{what}: {told}");
+        for key in ["target.client", "target.organization_id", "batch.linger", "target.ca_file"] {
+            assert!(told.contains(&format!(": {key} ")), "{what}, {key}: {told}");
+        }
+    }
 }
 
 #[test]

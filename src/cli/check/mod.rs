@@ -18,7 +18,7 @@ use nix::unistd::{Uid, User};
 use self::report::{Finding, Report, State};
 use super::{Exit, leave, settings, told};
 use crate::config::{Config, Origin, Problem, Problems, Sources};
-use crate::delivery::{Transport, TransportError};
+use crate::delivery::{self, Transport, TransportError, authorities};
 use crate::event::Account;
 
 /// What of the machine is looked at.
@@ -34,7 +34,7 @@ pub(super) struct Arguments {
 
 /// Checks what `sources` lead to, and prints it.
 pub(super) fn run(sources: &Sources, arguments: &Arguments) -> Exit {
-    let mut problems = match Config::load(sources) {
+    let mut problems = match Config::to_run(sources) {
         Ok(_) => Vec::new(),
         Err(Problems(problems)) => problems,
     };
@@ -43,24 +43,15 @@ pub(super) fn run(sources: &Sources, arguments: &Arguments) -> Exit {
         told(&Problems(problems).to_string());
         return Exit::Configuration;
     };
-    if let Err(Problems(missing)) = config.account() {
-        let known = |one: &Problem| problems.iter().any(|problem| problem.key == one.key);
-        let missing: Vec<Problem> = missing.into_iter().filter(|one| !known(one)).collect();
-        problems.extend(missing);
-    }
     let report = Report::new(arguments.json);
     report.values(&sources.in_force());
     let wrong: Vec<String> = problems.iter().map(|problem| problem.key.clone()).collect();
     let mut findings = of_this_machine(&config);
     findings.retain(|finding| !wrong.iter().any(|key| key == finding.about));
+    let unusable = unusable(&config, &problems);
     let transport = config.transport_settings(&account(&config));
-    match Transport::new(transport.clone()) {
-        // It was looked at above.
-        Err(TransportError::Certificates { .. }) => {}
-        Err(error) if !wrong.iter().any(|key| key.starts_with("target.")) => {
-            problems.push(refused(sources, &error));
-        }
-        Ok(_) if arguments.online => match tokio::runtime::Runtime::new() {
+    if arguments.online && Transport::new(transport.clone()).is_ok() {
+        match tokio::runtime::Runtime::new() {
             Ok(runtime) => {
                 let reach =
                     network::Reach { settings: &transport, location_hint: config.target.location_hint };
@@ -68,9 +59,11 @@ pub(super) fn run(sources: &Sources, arguments: &Arguments) -> Exit {
                 leave(runtime);
             }
             Err(error) => findings.push(Finding::failed("target.endpoint", error, "ulimit -a")),
-        },
-        _ => {}
+        }
     }
+    // Certificates were looked at above.
+    let unusable = unusable.iter().filter(|error| !matches!(error, TransportError::Certificates { .. }));
+    problems.extend(unusable.map(|error| refused(sources, error)));
     // What is wrong stands last, where it is read first.
     findings.sort_by_key(|finding| finding.state);
     findings.iter().for_each(|finding| report.finding(finding));
@@ -104,6 +97,23 @@ fn of_this_machine(config: &Config) -> Vec<Finding> {
 fn account(config: &Config) -> Account {
     let stand_in = || Account { client: "client".to_owned(), organization: "organization".to_owned() };
     config.account().unwrap_or_else(|_| stand_in())
+}
+
+/// All that keeps `run` from starting: `problems`, and what it would tell once it made its HTTP client.
+pub(super) fn all(sources: &Sources, Problems(mut problems): Problems) -> Problems {
+    let unusable = Config::despite(sources).map_or_else(Vec::new, |config| unusable(&config, &problems));
+    problems.extend(unusable.iter().map(|error| refused(sources, error)));
+    Problems(problems)
+}
+
+/// Why no HTTP client can be made, beside the `known` problems.
+fn unusable(config: &Config, known: &[Problem]) -> Vec<TransportError> {
+    let settings = config.transport_settings(&account(config));
+    let certificates = settings.ca_file.as_deref().and_then(|path| authorities(path).err());
+    // Where a value is wrong its default was looked at, which may not go with the others.
+    let guessed = known.iter().any(|one| one.key.starts_with("target.") && one.origin != Origin::Unset);
+    let rest = (!guessed).then(|| Transport::new(delivery::Settings { ca_file: None, ..settings }).err());
+    certificates.into_iter().chain(rest.flatten()).collect()
 }
 
 /// What a daemon would end with as a wrong configuration.
