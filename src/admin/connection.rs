@@ -1,6 +1,5 @@
 //! One connection: a request, its answers, and the next request.
 
-use std::fmt::Write;
 use std::sync::Arc;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -13,7 +12,7 @@ use super::office::{Office, Refusal};
 use super::protocol::{Answer, Done, Request};
 use super::{IDLE, MAX_LINE_BYTES, WRITE_STALL, controls, dead, queue, status, tail};
 use crate::delivery::Backlog;
-use crate::event::is_unseen;
+use crate::telemetry::VisibleJson;
 
 /// Why a request has no `done`.
 #[derive(Debug)]
@@ -174,23 +173,13 @@ pub(super) fn refuse(stream: &UnixStream, code: &str, message: &str) {
 
 /// An answer as a line. What a terminal does not show as it stands is escaped beyond what JSON escapes by itself.
 fn line(answer: &Answer) -> String {
-    let json = serde_json::to_string(answer).unwrap_or_default();
-    let mut line = String::with_capacity(json.len() + 1);
-    for character in json.chars() {
-        if is_unseen(character) {
-            // Writing to a string cannot fail.
-            let _written = write!(line, "\\u{:04x}", u32::from(character));
-        } else {
-            line.push(character);
-        }
-    }
-    line.push('\n');
-    line
+    format!("{}\n", VisibleJson(&serde_json::to_string(answer).unwrap_or_default()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::is_unseen;
 
     #[test]
     fn a_line_is_one_line_of_json_without_control_characters() {

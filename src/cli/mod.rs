@@ -26,7 +26,7 @@ use crate::event::Account;
 use crate::queue::OpenError;
 use crate::sandbox::{self, Sandbox};
 use crate::service::Service;
-use crate::telemetry::{self, Logging};
+use crate::telemetry::{self, Logging, Visible};
 use crate::{admin, demo, queue, schedule};
 
 /// What the process ends with; part of the contract with scripts and service managers.
@@ -250,10 +250,11 @@ fn wrong(problems: &Problems) -> Exit {
     Exit::Configuration
 }
 
-/// Writes to standard error what comes before there is a log.
+/// Writes to standard error what comes before there is a log. Its paths come from outside, its lines' ends from us.
 fn told(text: &str) {
+    let lines: Vec<String> = text.lines().map(|line| Visible(line).to_string()).collect();
     // Where standard error is closed there is nobody to tell.
-    let _closed = writeln!(io::stderr(), "{text}");
+    let _closed = writeln!(io::stderr(), "{}", lines.join("\n"));
 }
 
 fn start<F: Future<Output = Exit>>(config: &Config, work: impl FnOnce(Config, Logging) -> F) -> Exit {

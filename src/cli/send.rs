@@ -24,6 +24,7 @@ use thiserror::Error;
 use self::line::{Line, Outcome, group};
 use super::{Exit, told};
 use crate::event::noun;
+use crate::telemetry::VisibleJson;
 use crate::wire::object::Object;
 
 /// What is read of the input at a time, in bytes.
@@ -356,7 +357,9 @@ impl Sender<'_> {
         std::mem::take(&mut self.held).iter().for_each(|text| self.print(text));
     }
 
-    fn print(&mut self, text: &str) {
+    fn print(&mut self, line: &str) {
+        // What a producer wrote and what Target answered is repeated in it.
+        let text = format!("{}\n", VisibleJson(line.trim_end()));
         match io::stdout().write_all(text.as_bytes()) {
             // Who reads us has had enough; what is left is sent all the same.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

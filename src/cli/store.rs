@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::event::{Account, Balance, Clock, Cluster, Event, Host};
 use crate::queue::salvage::{self, Audit, Repaired, SalvageError, Stopped};
 use crate::queue::{Ledger, OpenError};
-use crate::telemetry::Visible;
+use crate::telemetry::{Visible, VisibleJson};
 use crate::wire::record::DeadLetter;
 use crate::wire::submission::{Fidelity, again};
 
@@ -111,8 +111,9 @@ impl Export {
             let why = match again.fidelity {
                 Fidelity::Exact => {
                     count += 1;
-                    long.look(&again.line);
-                    return writeln!(out, "{}", again.line);
+                    let line = VisibleJson(&again.line).to_string();
+                    long.look(&line);
+                    return writeln!(out, "{line}");
                 }
                 Fidelity::Refused(why) => why,
                 Fidelity::Changed => "it would be stored as another event".to_owned(),
@@ -160,7 +161,7 @@ fn print_check(root: &Path, audit: &Audit, json: bool) -> Result<Exit, SalvageEr
         true => {
             let mut all = audit_json(audit);
             all.insert("wrong".to_owned(), json!(wrong));
-            format!("{}\n", Value::Object(all))
+            json_line(all)
         }
         false => {
             let mut text = table(root, audit);
@@ -192,10 +193,10 @@ fn print_repair(root: &Path, repaired: &Repaired, json: bool) -> Result<Exit, Sa
         all.insert("missing".to_owned(), json!(missing));
         all.insert("surplus".to_owned(), json!(surplus));
         all.insert("account".to_owned(), balance_json(&ledger.balance));
-        print(&format!("{}\n", Value::Object(all)))?;
+        print(&json_line(all))?;
         return Ok(Exit::Success);
     }
-    let mut text = format!("repaired  {}\n", root.display());
+    let mut text = format!("repaired  {}\n", shown(root));
     text.push_str(&format!("kept      {}, {}\n", waiting(found.events), letters(found.letters)));
     let records = some(found.damaged_records, "damaged record", "damaged records");
     text.push_str(&format!("set aside {records} with {}\n", waiting(found.damaged_events)));
@@ -207,10 +208,15 @@ fn print_repair(root: &Path, repaired: &Repaired, json: bool) -> Result<Exit, Sa
         text.push_str(&format!("surplus   {more} beyond what the old account said\n"));
     }
     text.push_str(&format!("account   {}\n", account_line(ledger)));
-    text.push_str(&format!("new       {}\n", database.display()));
-    text.push_str(&format!("old       {}: delete it once nothing is missed\n", replaced.display()));
+    text.push_str(&format!("new       {}\n", shown(database)));
+    text.push_str(&format!("old       {}: delete it once nothing is missed\n", shown(replaced)));
     print(&text)?;
     Ok(Exit::Success)
+}
+
+/// A path as a terminal may have it.
+fn shown(path: &Path) -> String {
+    Visible(&path.to_string_lossy()).to_string()
 }
 
 fn letters(count: u64) -> String {
@@ -227,7 +233,7 @@ fn table(root: &Path, audit: &Audit) -> String {
     let account = audit.account.as_ref().map_or_else(unknown, |Account { client, organization }| {
         format!("{} of {}", Visible(client), Visible(organization))
     });
-    let mut text = format!("queue     {}, database {}\n", root.display(), audit.database.display());
+    let mut text = format!("queue     {}, database {}\n", shown(root), shown(&audit.database));
     text.push_str(&format!("schema    {schema}\nfor       {account}\n"));
     text.push_str(&format!("pending   {} can be read\n", some(audit.events, EVENTS.0, EVENTS.1)));
     text.push_str(&format!("dead      {} can be read\n", letters(audit.letters)));
@@ -235,7 +241,7 @@ fn table(root: &Path, audit: &Audit) -> String {
     let before = some(audit.quarantined, "record was", "records were");
     text.push_str(&format!("before    {before} quarantined by a daemon\n"));
     for path in &audit.set_aside {
-        text.push_str(&format!("set aside {}\n", path.display()));
+        text.push_str(&format!("set aside {}\n", shown(path)));
     }
     text
 }
@@ -278,6 +284,10 @@ fn audit_json(audit: &Audit) -> Map<String, Value> {
         Value::Object(all) => all,
         _ => Map::new(),
     }
+}
+
+fn json_line(all: Map<String, Value>) -> String {
+    format!("{}\n", VisibleJson(&Value::Object(all).to_string()))
 }
 
 fn print(text: &str) -> Result<(), SalvageError> {

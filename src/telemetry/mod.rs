@@ -21,7 +21,7 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 pub use self::identifiers::Identifiers;
 pub use self::kinds::KINDS;
-pub use self::visible::Visible;
+pub use self::visible::{Visible, VisibleJson};
 use crate::config::{Format, Log};
 
 /// Why nothing can be logged.
@@ -83,32 +83,43 @@ fn writer(format: Format) -> Result<Output, TelemetryError> {
         Format::Auto => Format::Json,
         chosen => chosen,
     };
-    let lines = || tracing_subscriber::fmt::layer().with_writer(Lines(io::stderr));
+    let lines = tracing_subscriber::fmt::layer();
     Ok(match format {
-        Format::Text => lines().with_ansi(false).boxed(),
+        Format::Text => lines.with_ansi(false).with_writer(Lines(io::stderr, shown)).boxed(),
         Format::Journald => journal::Journal::new(io::stderr)?.boxed(),
-        _ => lines().json().flatten_event(true).boxed(),
+        _ => lines.json().flatten_event(true).with_writer(Lines(io::stderr, shown_json)).boxed(),
     })
 }
 
+/// A line with everything made visible.
+type Shown = fn(&str) -> String;
+
+fn shown(text: &str) -> String {
+    Visible(text).to_string()
+}
+
+fn shown_json(text: &str) -> String {
+    VisibleJson(text).to_string()
+}
+
 /// Makes writers that take one log line at a time.
-struct Lines<M>(M);
+struct Lines<M>(M, Shown);
 
 impl<'a, W: Write, M: Fn() -> W> MakeWriter<'a> for Lines<M> {
     type Writer = Line<W>;
 
     fn make_writer(&'a self) -> Line<W> {
-        Line((self.0)())
+        Line((self.0)(), self.1)
     }
 }
 
 /// Writes one log line, with everything but its end made visible.
-struct Line<W>(W);
+struct Line<W>(W, Shown);
 
 impl<W: Write> Write for Line<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
-        writeln!(self.0, "{}", Visible(text.trim_end_matches('\n')))?;
+        writeln!(self.0, "{}", (self.1)(text.trim_end_matches('\n')))?;
         Ok(bytes.len())
     }
 
@@ -120,6 +131,7 @@ impl<W: Write> Write for Line<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::is_unseen;
     use std::sync::{Arc, Mutex};
 
     #[derive(Clone, Default)]
@@ -134,17 +146,36 @@ mod tests {
         }
     }
 
+    /// What `form` makes of a line with text that a terminal would obey.
+    fn logged<L: Layer<Registry> + Send + Sync>(form: impl FnOnce(Kept) -> L) -> String {
+        let kept = Kept::default();
+        tracing::subscriber::with_default(Registry::default().with(form(kept.clone())), || {
+            tracing::error!(detail = %HOSTILE, "an event");
+        });
+        String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()
+    }
+
+    const HOSTILE: &str = "\x1b[31mred\nnext\u{9b}\u{202e}";
+
     #[test]
     fn no_control_character_of_a_value_reaches_the_terminal() {
-        let kept = Kept::default();
-        let writer = kept.clone();
-        let layer =
-            tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Lines(move || writer.clone()));
-        tracing::subscriber::with_default(Registry::default().with(layer), || {
-            tracing::error!(detail = %"\x1b[31mred\nnext\u{9b}", "an event");
-        });
-        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        let form = |kept: Kept| {
+            tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Lines(move || kept.clone(), shown))
+        };
+        let text = logged(form);
         assert_eq!(text.lines().count(), 1, "{text:?}");
-        assert!(!text.trim_end().chars().any(char::is_control) && text.contains("red"), "{text:?}");
+        assert!(!text.trim_end().chars().any(is_unseen) && text.contains("red"), "{text:?}");
+    }
+
+    #[test]
+    fn json_stays_json() {
+        let form = |kept: Kept| {
+            let lines = tracing_subscriber::fmt::layer().json().flatten_event(true);
+            lines.with_writer(Lines(move || kept.clone(), shown_json))
+        };
+        let text = logged(form);
+        assert!(!text.trim_end().chars().any(is_unseen), "{text:?}");
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["detail"], HOSTILE);
     }
 }

@@ -67,6 +67,27 @@ fn an_override_without_a_value_is_a_wrong_command_line_and_an_unknown_key_a_wron
     }
 }
 
+#[test]
+fn a_path_reaches_no_terminal_as_it_stands() {
+    let folder = folder();
+    let path = format!("{}/\u{1b}[31m\u{202e}", folder.path().display());
+    let (queue, admin) = (format!("queue.path={path}"), format!("admin.socket={path}"));
+    let file = folder.path().join("lines");
+    std::fs::write(&file, "{}\n").expect("a file");
+    let lines = file.to_str().expect("a path");
+    for arguments in [
+        &["send", &path][..],
+        &["status", "-o", &admin],
+        &["store", "check", "-o", &queue],
+        &["man", &path],
+        &["send", lines, "--timeout", "0s", "-o", &format!("ingest.socket={path}")],
+    ] {
+        let (_, told) = run(&mut command(folder.path(), NOBODY, arguments));
+        let shown = told.contains("\\u{1b}[31m\\u{202e}") && !told.contains(['\u{1b}', '\u{202e}']);
+        assert!(shown, "{arguments:?}: {told:?}");
+    }
+}
+
 /// The lines of a daemon's log from its start to its end.
 fn log(folder: &Path, endpoint: &str, more: &[&str]) -> Vec<serde_json::Value> {
     use std::io::{BufRead, BufReader};

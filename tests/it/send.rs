@@ -114,6 +114,21 @@ fn lines_that_stay_unavailable_are_tried_until_the_timeout_and_have_their_reply(
 }
 
 #[test]
+fn what_a_terminal_would_obey_is_printed_as_json_escapes_it() {
+    let folder = TempDir::new().expect("a folder");
+    let hostile = "\u{9b}31m\u{7f}\u{202e}";
+    let reply = format!("{{\"status\":\"queued\",\"ref\":\"{hostile}\"}}");
+    let _came = scripted(folder.path(), move |_| Some(reply.clone()));
+    let file = folder.path().join("lines");
+    fs::write(&file, line("1")).expect("a file");
+    let sent = command(folder.path(), NOBODY, &["send", file.to_str().expect("a path")]).output();
+    let out = String::from_utf8(sent.expect("send runs").stdout).expect("it is UTF-8");
+    assert!(out.ends_with("\n") && out.contains("\\u009b31m\\u007f\\u202e"), "{out:?}");
+    let read: Value = serde_json::from_str(&out).expect("it is JSON");
+    assert_eq!(read["ref"], hostile);
+}
+
+#[test]
 fn a_line_that_is_tried_again_holds_back_later_ones_and_replies_keep_the_order() {
     let folder = TempDir::new().expect("a folder");
     let mut refusals = vec!["7", "9", "7", "7"];

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Exit, name, told};
 use crate::config::{InForce, Origin, Problems};
-use crate::telemetry::Visible;
+use crate::telemetry::{Visible, VisibleJson};
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -129,7 +129,7 @@ impl Report {
     fn line(&self, line: &Line<'_>) {
         // Of text and numbers.
         let text = serde_json::to_string(line).unwrap_or_default();
-        write(&format!("{text}\n"));
+        write(&format!("{}\n", VisibleJson(&text)));
     }
 }
 

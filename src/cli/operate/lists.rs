@@ -7,6 +7,7 @@ use super::text::{count, some, span, visible};
 use super::told;
 use crate::admin::protocol::{Ages, Answer, Done, HostLine, Lane, Letter, Outcome, Request};
 use crate::cli::long_lines::LongLines;
+use crate::telemetry::VisibleJson;
 
 /// The most ids of an outcome that are shown.
 const SHOWN_IDS: usize = 2;
@@ -104,8 +105,10 @@ impl Printer {
             }
             Answer::Submission { seq, line, refused: None } => {
                 let _ = seq;
+                // It may go to a file, for `send`: it stays JSON.
+                let line = VisibleJson(&line).to_string();
                 self.long.look(&line);
-                writeln!(out, "{}", visible(&line))
+                writeln!(out, "{line}")
             }
             Answer::Submission { seq, refused: Some(why), .. } => {
                 self.refused += 1;
@@ -266,11 +269,11 @@ mod tests {
     fn letters_that_a_daemon_would_not_take_back_are_printed_and_looked_at() {
         let mut printer = Printer::new(&Request::DeadExport { which: Which::default() }, false, 5);
         let mut out = Vec::new();
-        for (line, told) in [("12345", false), ("123456", true)] {
+        for (line, told) in [("12345", false), ("\u{9b}", true)] {
             let submission = Answer::Submission { seq: 1, line: line.to_owned(), refused: None };
             printer.print(&mut out, submission).unwrap();
             assert_eq!(printer.long.note().is_some(), told, "{line}");
         }
-        assert_eq!(out, b"12345\n123456\n");
+        assert_eq!(out, b"12345\n\\u009b\n");
     }
 }
