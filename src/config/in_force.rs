@@ -4,10 +4,8 @@ use super::Config;
 use super::problem::Origin;
 use super::sections::keys;
 use super::sources::Sources;
+use super::url::{HIDDEN, without_user};
 use super::value::Value;
-
-/// What stands for a secret.
-const HIDDEN: &str = "(hidden)";
 
 /// A key as it is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +41,8 @@ impl Sources {
                             (Value::Text(String::new()).literal(), endpoint.origin.clone());
                     }
                 }
+                // None may be there, and a wrong value is shown, too.
+                "target.endpoint" | "target.edge_endpoint" => one.value = hidden(&one.value),
                 "target.property_token" if one.value != "\"\"" => HIDDEN.clone_into(&mut one.value),
                 "target.property_token" => {
                     let file = given("target.property_token_file").map(|setting| setting.origin.clone());
@@ -58,7 +58,7 @@ impl Sources {
                         let value = Value::Text(proxy.text().to_owned()).literal();
                         (one.value, one.origin) = (value, Origin::Environment(variable.to_owned()));
                     }
-                    one.value = without_user(&one.value);
+                    one.value = hidden(&one.value);
                 }
                 _ => {}
             }
@@ -73,11 +73,12 @@ impl Sources {
     }
 }
 
-/// The literal of a URL, or of one that lacks its scheme, without the user and password that it may hold.
-fn without_user(literal: &str) -> String {
-    let Some((before, host)) = literal.rsplit_once('@') else { return literal.to_owned() };
-    let scheme = before.split_once("://").map_or("\"".to_owned(), |(scheme, _)| format!("{scheme}://"));
-    format!("{scheme}{HIDDEN}@{host}")
+/// The literal of a URL without the user and password that it may hold.
+fn hidden(literal: &str) -> String {
+    match literal.strip_prefix('"') {
+        Some(rest) => format!("\"{}", without_user(rest)),
+        None => without_user(literal),
+    }
 }
 
 #[cfg(test)]
@@ -126,6 +127,20 @@ mod tests {
             let (found, from) = shown(&sources, key);
             assert!(found == value && from.ends_with(origin), "{key}: {found} {from}");
         }
+    }
+
+    #[test]
+    fn a_password_that_an_endpoint_may_not_have_is_not_shown() {
+        let endpoint = "target.endpoint=https://me:s3cret@host".to_owned();
+        let sources = Sources { overrides: vec![endpoint], ..Sources::default() };
+        assert_eq!(shown(&sources, "target.endpoint").0, "\"https://(hidden)@host\"");
+        let told = Config::load(&sources).unwrap_err().to_string();
+        assert!(!told.contains("s3cret") && told.contains("is \"https://(hidden)@host\";"), "{told}");
+        assert!(!told.contains("or empty"), "{told}");
+        let long = format!("target.edge_endpoint=https://me:s3cret{}@host", "x".repeat(80));
+        let sources = Sources { overrides: vec![long], ..Sources::default() };
+        let told = Config::load(&sources).unwrap_err().to_string();
+        assert!(!told.contains("s3cret") && told.contains("or empty"), "{told}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Each function returns a reader for one key. Its error is the rest of a sentence that begins with the key.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -157,20 +158,30 @@ pub(super) fn cluster(value: &Value) -> Read<Option<Cluster>> {
 
 /// A URL with `placeholder` in it or not, or nothing.
 pub(super) fn optional_endpoint(placeholder: &'static str) -> impl Fn(&Value) -> Read<Option<String>> {
-    move |value| {
-        let allowed = "an http:// or https:// URL without user, query and fragment";
-        optional(allowed, |text| url::is_endpoint(text, placeholder).then(|| text.to_owned()))(value)
-            .map_err(|message| format!("{message}; {placeholder} is the one placeholder"))
+    move |value| match value.text() {
+        Some(text) if text.is_empty() => Ok(None),
+        _ => endpoint(placeholder, ", or empty", value).map(Some),
     }
 }
 
 /// A URL with `placeholder` in it or not.
 pub(super) fn required_endpoint(placeholder: &'static str) -> impl Fn(&Value) -> Read<String> {
-    move |value| {
-        optional_endpoint(placeholder)(value)?.ok_or_else(|| {
-            wrong("an http:// or https:// URL, such as \"https://{client}.tt.omtrdc.net\"", value)
-        })
-    }
+    move |value| endpoint(placeholder, "", value)
+}
+
+/// A URL with `placeholder` in it or not; `or` is what else is allowed. A password that a wrong one holds is not repeated.
+fn endpoint(placeholder: &str, or: &str, value: &Value) -> Read<String> {
+    let text = value.text().filter(|text| url::is_endpoint(text, placeholder));
+    text.map(Cow::into_owned).ok_or_else(|| {
+        // Before it is cut, which could leave the start of a password alone.
+        let shown = match value.text() {
+            Some(text) => Value::Text(url::without_user(&text)).to_string(),
+            None => url::without_user(&value.to_string()),
+        };
+        format!(
+            "must be an http:// or https:// URL without user, query and fragment{or}, and is {shown}; {placeholder} is the one placeholder"
+        )
+    })
 }
 
 /// A proxy. It may hold a password, so that a wrong one is not repeated.

@@ -1,5 +1,8 @@
 //! The form of URLs and addresses, as far as a configuration is checked without the HTTP client, which reads them
-//! again for good.
+//! again for good; and what of one may be shown.
+
+/// What stands for a secret.
+pub(super) const HIDDEN: &str = "(hidden)";
 
 /// Whether `text` is an http or https URL without user, query and fragment, and with no placeholder but `placeholder`.
 pub(super) fn is_endpoint(text: &str, placeholder: &str) -> bool {
@@ -21,6 +24,13 @@ pub(super) fn is_proxy(text: &str) -> bool {
 pub(super) fn is_host_and_port(text: &str) -> bool {
     let with_port = text.rsplit_once(':').is_some_and(|(host, _)| !host.is_empty() && !host.ends_with(':'));
     with_port && is_visible(text) && !text.contains(['/', '@', '?', '#']) && is_authority(text)
+}
+
+/// A URL, or one that lacks its scheme, without the user and password that it may hold.
+pub(super) fn without_user(text: &str) -> String {
+    let Some((before, host)) = text.rsplit_once('@') else { return text.to_owned() };
+    let scheme = before.split_once("://").map_or(String::new(), |(scheme, _)| format!("{scheme}://"));
+    format!("{scheme}{HIDDEN}@{host}")
 }
 
 /// Whether requests to this endpoint go over the network in the clear.
