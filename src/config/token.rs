@@ -61,7 +61,8 @@ pub(super) fn resolve(
     const KEYS: [&str; 2] = ["target.property_token", "target.property_token_file"];
     match (inline, file) {
         (Some(_), Some(_)) => {
-            reader.clash(&KEYS, format!("must not be set together with the other of {}", KEYS.join(", ")));
+            let message = format!("cannot be used: only one of {} may be set", KEYS.join(" and "));
+            reader.clash(&KEYS, message);
             None
         }
         (Some(token), None) => Some(token),
