@@ -147,6 +147,7 @@ fn everything_that_is_wrong_is_told_in_one_go() {
         for key in ["target.client", "target.organization_id", "batch.linger", "target.ca_file"] {
             assert!(told.contains(&format!(": {key} ")), "{what}, {key}: {told}");
         }
+        assert!(told.contains(": target.ca_file /nowhere.pem cannot be read: "), "{what}: {told}");
     }
 }
 

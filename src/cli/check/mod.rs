@@ -123,12 +123,14 @@ fn refused(sources: &Sources, error: &TransportError) -> Problem {
         TransportError::Proxy { .. } => "target.proxy",
         _ => "target.ca_file",
     };
+    let text = error.to_string();
+    // Where it begins with its key, it goes on as a problem does.
+    let message = match text.strip_prefix(key).and_then(|text| text.strip_prefix(' ')) {
+        Some(rest) => rest.to_owned(),
+        None => format!("cannot be used: {text}"),
+    };
     let place = sources.in_force().into_iter().find(|one| one.key == key);
-    Problem {
-        origin: place.map_or(Origin::Unset, |one| one.origin),
-        key: key.to_owned(),
-        message: format!("cannot be used: {error}"),
-    }
+    Problem { origin: place.map_or(Origin::Unset, |one| one.origin), key: key.to_owned(), message }
 }
 
 /// A user's name, or the number where there is none.
