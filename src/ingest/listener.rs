@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 
 use super::connection::{Shared, serve};
 use super::{Admission, Control, Counts, MAX_SLIP_BYTES, Settings};
+use crate::event::noun;
 use crate::wire::defaults::Defaults;
 use crate::wire::reply::{self, Code, Rejection, Unavailable};
 
@@ -221,7 +222,8 @@ fn refusal(settings: &Settings, user: u32, group: u32, all: usize, own: usize) -
         return Some(reply::rejected(&rejection));
     }
     if all >= settings.max_connections || own >= settings.max_connections_per_user {
-        let message = format!("{all} connections are open, {own} of them by user {user}");
+        let are = noun(all as u64, "connection is open", "connections are open");
+        let message = format!("{all} {are}, {own} of them by user {user}");
         return Some(reply::unavailable(Unavailable::TooManyConnections, &message, None, RETRY_AFTER));
     }
     None
