@@ -202,15 +202,20 @@ pub(super) enum Shell {
 pub(super) fn complete(mut command: Command, shell: Shell) -> Exit {
     command.set_bin_name(NAME);
     command.build();
-    let mut stdout = io::stdout();
-    let printed = match shell {
-        Shell::Bash => shells::Bash.try_generate(&command, &mut stdout),
-        Shell::Zsh => shells::Zsh.try_generate(&command, &mut stdout),
-        Shell::Fish => shells::Fish.try_generate(&command, &mut stdout),
+    let mut text = Vec::new();
+    // Writing to memory does not fail.
+    let _written = match shell {
+        Shell::Bash => shells::Bash.try_generate(&command, &mut text),
+        Shell::Zsh => shells::Zsh.try_generate(&command, &mut text),
+        Shell::Fish => shells::Fish.try_generate(&command, &mut text),
     };
-    match printed {
-        Ok(()) => Exit::Success,
-        Err(error) => failed(&format!("the completions could not be printed: {error}")),
+    let mut stdout = io::stdout();
+    match stdout.write_all(&text).and_then(|()| stdout.flush()) {
+        // Who reads us has had enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            failed(&format!("standard output cannot be written: {error}"))
+        }
+        _ => Exit::Success,
     }
 }
 

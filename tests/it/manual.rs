@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
 
+use crate::process::{NOBODY, cannot_write, command};
 use crate::support::{Running, settings};
 
 /// The output of the executable where no configuration is.
@@ -81,6 +82,14 @@ fn a_folder_that_is_not_there_is_named() {
     let output = run(&["man", "/nowhere/at/all"]);
     assert_eq!(output.status.code(), Some(74));
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nowhere/at/all/target-notifyd"));
+}
+
+#[test]
+fn completions_that_cannot_be_written_are_a_failure_and_a_reader_who_has_enough_is_none() {
+    let folder = TempDir::new().expect("a folder");
+    for shell in ["bash", "zsh", "fish"] {
+        cannot_write(|| command(folder.path(), NOBODY, &["completions", shell]));
+    }
 }
 
 #[test]
