@@ -82,17 +82,7 @@ fn missing_note(missing: &BTreeSet<Seq>) -> String {
 
 /// What would change or delete letters must say which.
 fn meant(which: &Which) -> Result<(), Refusal> {
-    let narrowed = Which { all: false, ..which.clone() } != Which::default();
-    match (narrowed, which.all) {
-        (true, false) | (false, true) => Ok(()),
-        (true, true) => {
-            Err(Refusal::of("ambiguous", "all letters, or those that a filter or number names: not both"))
-        }
-        (false, false) => Err(Refusal::of(
-            "ambiguous",
-            "say which dead letters: by number, by a filter, or all of them with --all",
-        )),
-    }
+    which.meant().map_err(|wrong| Refusal::of("ambiguous", wrong))
 }
 
 /// The letters that a filter takes, page by page; those that are made meanwhile are left out.

@@ -243,6 +243,23 @@ pub struct Which {
     pub all: bool,
 }
 
+impl Which {
+    /// Whether it says which letters a change is for: those that something narrows down to, or all.
+    ///
+    /// # Errors
+    /// It does not; what is to be said.
+    pub fn meant(&self) -> Result<(), &'static str> {
+        let narrowed = Self { all: false, ..self.clone() } != Self::default();
+        match (narrowed, self.all) {
+            (true, false) | (false, true) => Ok(()),
+            (true, true) => Err("all letters, or those that a filter or number names: not both"),
+            (false, false) => {
+                Err("say which dead letters: by number, by a filter, or all of them with --all")
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -331,11 +331,11 @@ impl DeadCommand {
             }
             Self::Show { number, json } => (Request::DeadShow { seq: number }, json),
             Self::Requeue(changed) => {
-                let (which, dry_run, json) = changed.which();
+                let (which, dry_run, json) = changed.which()?;
                 (Request::DeadRequeue { which, dry_run }, json)
             }
             Self::Delete(changed) => {
-                let (which, dry_run, json) = changed.which();
+                let (which, dry_run, json) = changed.which()?;
                 (Request::DeadDelete { which, dry_run }, json)
             }
             Self::Export { filter, json } => {
@@ -347,7 +347,9 @@ impl DeadCommand {
 }
 
 impl Changed {
-    fn which(self) -> (Which, bool, Json) {
-        (self.filter.which(self.numbers, self.all), self.dry_run, self.json)
+    fn which(self) -> Result<(Which, bool, Json), String> {
+        let which = self.filter.which(self.numbers, self.all);
+        which.meant()?;
+        Ok((which, self.dry_run, self.json))
     }
 }

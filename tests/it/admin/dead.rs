@@ -66,8 +66,10 @@ fn dead_letters_are_found_shown_exported_requeued_and_deleted() {
         );
     }
     // What would change letters has to say which.
-    let (code, _, err) = machine.command(&["dead", "delete"]);
-    assert!(code == 1 && err.contains("--all"), "{code}: {err}");
+    for wrong in [&["dead", "delete"][..], &["dead", "requeue"], &["dead", "delete", "1", "--all"]] {
+        let (code, _, err) = machine.command(wrong);
+        assert!(code == 64 && err.contains("all "), "{code}: {err}");
+    }
 
     let exported = machine.told(&["dead", "export", "--session", "b"]);
     assert_eq!(exported.lines().count(), 1);
