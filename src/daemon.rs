@@ -248,7 +248,7 @@ impl Daemon {
         let now: Arc<dyn Fn() -> Moment + Send + Sync> = Arc::new(move || clock.now());
         let balance = store.ledger().balance;
         info!(
-            event = "started", socket = %settings.ingest.socket.display(), pending = balance.pending(), accepted = balance.accepted,
+            event = "started", socket = %listener.place(), pending = balance.pending(), accepted = balance.accepted,
             "the daemon takes events in"
         );
 

@@ -58,6 +58,8 @@ pub enum BindError {
 #[derive(Debug)]
 pub struct Listener {
     socket: UnixListener,
+    /// Where producers find it, for the log.
+    place: String,
     counts: Arc<Counts>,
     control: Control,
 }
@@ -73,7 +75,7 @@ impl Listener {
         clear_stale(path)?;
         let socket = StdListener::bind(path).map_err(failed)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(settings.mode)).map_err(failed)?;
-        Self::on(socket, settings)
+        Self::on(socket, path.display().to_string(), settings)
     }
 
     /// Takes over a socket that another process made, and listens on: a service manager keeps it over restarts. It stays
@@ -95,20 +97,26 @@ impl Listener {
                 "the inherited socket has another path than ingest.socket: the inherited one is served"
             );
         }
-        Self::on(StdListener::from(socket), settings)
+        Self::on(StdListener::from(socket), address.to_string(), settings)
     }
 
-    fn on(socket: StdListener, settings: &Settings) -> Result<Self, BindError> {
+    fn on(socket: StdListener, place: String, settings: &Settings) -> Result<Self, BindError> {
         let failed = |source| BindError::Io { path: settings.socket.clone(), source };
         socket.set_nonblocking(true).map_err(failed)?;
         let socket = UnixListener::from_std(socket).map_err(failed)?;
-        Ok(Self { socket, counts: Arc::default(), control: Control::new(settings.clone()) })
+        Ok(Self { socket, place, counts: Arc::default(), control: Control::new(settings.clone()) })
     }
 
     /// The way to change what it goes by.
     #[must_use]
     pub fn control(&self) -> Control {
         self.control.clone()
+    }
+
+    /// Where it is: an inherited one may lie elsewhere than is configured.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        &self.place
     }
 
     /// What comes in, in numbers.

@@ -173,6 +173,8 @@ fn an_inherited_socket_is_served_and_outlives_the_daemon() {
         assert!(reply(&mut early, r#"{"session_id":"s","type":"click"}"#).contains("queued"));
         let warning = logged(&log, "the inherited socket has another path than ingest.socket");
         assert_eq!(warning["level"], "WARN");
+        let started = logged(&log, "the daemon takes events in");
+        assert_eq!(started["socket"], path.display().to_string());
         assert!(terminate(&mut daemon).success());
         assert_eq!(std::fs::metadata(&path).expect("the socket's file").ino(), inode);
         assert!(!folder.path().join("notify.sock").exists(), "no socket of its own");
