@@ -46,7 +46,7 @@ pub(super) fn drained(figures: &Figures) -> Option<f64> {
     (rate > 0.0).then(|| (figures.pending as f64 / rate).ceil())
 }
 
-/// Seconds until a limit is reached if nothing goes out, and which.
+/// Seconds until a limit is reached if nothing goes out, and which; none at all only where it is reached.
 pub(super) fn fits(figures: &Figures, limits: &Limits) -> (Option<f64>, &'static str) {
     // The larger one: an outage lasts, and what came in a quarter of an hour ago may come again.
     let rate = figures.rate_in.m1.max(figures.rate_in.m15);
@@ -58,7 +58,8 @@ pub(super) fn fits(figures: &Figures, limits: &Limits) -> (Option<f64>, &'static
     let disk = free / (each.max(1.0) * FILE_FACTOR);
     let all = [(events, "events"), (bytes, "bytes"), (disk, "disk")];
     let (left, first) = all.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((0.0, "events"));
-    ((rate > 0.0).then(|| (left / rate).floor()), first)
+    let whole = |seconds: f64| if seconds < 1.0 { seconds } else { seconds.floor() };
+    ((rate > 0.0).then(|| whole(left / rate)), first)
 }
 
 #[cfg(test)]
@@ -96,6 +97,7 @@ mod tests {
         let full = Figures { disk_free_bytes: Some(1 << 29), ..figures(100, 4.0, 0.0) };
         assert_eq!(fits(&full, &limits), (Some(0.0), "disk"));
         assert_eq!(fits(&figures(100, 0.0, 0.0), &limits).0, None);
+        assert_eq!(fits(&figures(999, 4.0, 0.0), &limits), (Some(0.25), "events"));
         assert_eq!(fits(&figures(2_000, 1.0, 0.0), &limits), (Some(0.0), "events"));
     }
 }

@@ -108,6 +108,9 @@ fn rows(figures: &Figures) -> Vec<(&'static str, String)> {
     };
     let room = match figures.fits_s {
         Some(0.0) => format!("none: {}", limit(&figures.full_first)),
+        Some(seconds) if seconds < 1.0 => {
+            format!("less than a second of an outage still fits, then {}", limit(&figures.full_first))
+        }
         Some(seconds) => {
             format!("{} of an outage still fit, then {}", span(seconds), limit(&figures.full_first))
         }
@@ -181,6 +184,20 @@ fn rates(rates: &Rates) -> String {
 mod tests {
     use super::*;
     use crate::admin::protocol::{Advice, HostLine, Pause};
+
+    #[test]
+    fn there_is_no_room_only_where_a_limit_is_reached() {
+        let full_first = "events".to_owned();
+        for (fits, room) in [
+            (0.0, "none: queue.max_events is reached"),
+            (0.25, "less than a second of an outage still fits, then queue.max_events is reached"),
+            (75.0, "1m 15s of an outage still fit, then queue.max_events is reached"),
+        ] {
+            let figures =
+                Figures { fits_s: Some(fits), full_first: full_first.clone(), ..Figures::default() };
+            assert!(rows(&figures).contains(&("room", room.to_owned())), "{fits}");
+        }
+    }
 
     #[test]
     fn the_screen_is_plain_where_it_is_to_be_and_shows_no_control_character() {
