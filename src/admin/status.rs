@@ -184,7 +184,7 @@ fn advice(known: &Known, figures: &Figures, limits: &Limits, folder: &Path) -> V
         let about = format!("{count} {} events back", noun(count, "hold keeps", "holds keep"));
         add(about, "target-notifyd queue release --all");
     }
-    if figures.dead_held >= limits.dead_max_events {
+    if figures.dead_held > 0 && figures.dead_held >= limits.dead_max_events {
         let about = "no more dead letters may be held: what should be set aside is parked";
         add(
             about.to_owned(),

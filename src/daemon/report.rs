@@ -136,7 +136,8 @@ impl Reporter {
             "summary"
         );
         balances(&self.store.ledger());
-        if !self.store.dead_room() {
+        // Where none may be held at all there is no room to make; what is parked for that has its own line.
+        if !self.store.dead_room() && figures.dead_held > 0 {
             warn!(
                 event = "dead_letters_full",
                 held = figures.dead_held,

@@ -167,6 +167,17 @@ fn the_log_hides_visitors_under_a_hash_that_survives_a_restart() {
 }
 
 #[test]
+fn no_room_for_dead_letters_is_told_where_one_was_to_be_set_aside_alone() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let _inside = runtime.enter();
+    let sandbox = Sandbox::start(sandbox::Settings::default()).expect("the sandbox listens");
+    let (folder, endpoint) = (folder(), format!("http://{}", sandbox.address()));
+    let lines = log(folder.path(), &endpoint, &["-o", "queue.dead_max_events=0"]);
+    assert!(lines.iter().all(|line| line["event"] != "dead_letters_full"), "{lines:#?}");
+    runtime.block_on(sandbox.stop());
+}
+
+#[test]
 fn exit_codes_tell_what_is_wrong() {
     let folder = folder();
     let cases: [(&[&str], i32, &str); 9] = [
