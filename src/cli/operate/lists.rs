@@ -23,6 +23,8 @@ enum Deed {
     Letters(&'static str),
     /// It exports.
     Export,
+    /// It lets what lingers go.
+    Flush,
     /// It changes the whole.
     Whole(&'static str, &'static str),
 }
@@ -55,7 +57,7 @@ impl Printer {
             Request::DeadExport { .. } => Deed::Export,
             Request::Pause { .. } => Deed::Whole("paused; target-notifyd resume ends it", "paused as before"),
             Request::Resume { .. } => Deed::Whole("resumed", "nothing was paused"),
-            Request::Flush { wait: false } => Deed::Whole("what lingered is sent", ""),
+            Request::Flush { wait: false } => Deed::Flush,
             Request::Flush { wait: true } => Deed::Whole("what waited is delivered or set aside", ""),
             Request::Status {}
             | Request::Queue { .. }
@@ -163,6 +165,9 @@ impl Printer {
             Deed::Events(_, would) if done.dry_run => writeln!(out, "{events}{of}: {would}")?,
             Deed::Events(what, _) => writeln!(out, "{events}{of}: {what}")?,
             Deed::Letters(what) => writeln!(out, "{letters}: {would}{what}")?,
+            Deed::Flush if done.note.is_empty() => writeln!(out, "what lingered is sent")?,
+            // Something is kept back, all of it perhaps.
+            Deed::Flush => writeln!(out, "what lingers waits for no more of its batch")?,
             Deed::Whole(what, otherwise) => writeln!(out, "{}", if done.changed { what } else { otherwise })?,
             // Its lines may go to a file, which is to hold nothing else.
             Deed::Export => {

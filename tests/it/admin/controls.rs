@@ -98,7 +98,9 @@ fn pauses_and_holds_survive_a_kill_and_end_when_they_are_told_to() {
     assert_eq!(states(&machine), ["held"]);
     // What is held is not let go by a retry, nor by a flush.
     machine.told(&["queue", "retry", "--all"]);
-    assert!(machine.told(&["flush"]).contains("a hold is in force"));
+    let flushed = machine.told(&["flush"]);
+    assert!(flushed.starts_with("what lingers waits for no more of its batch\n"), "{flushed}");
+    assert!(flushed.contains("a hold is in force"), "{flushed}");
     assert_eq!(states(&machine), ["held"]);
     assert_eq!(machine.told(&["queue", "release", "b"]), "2 events of 1 session: released\n");
     machine.until(|status| status["delivered"] == 3);
@@ -155,6 +157,7 @@ fn what_backs_off_is_retried_at_once_and_what_lingers_is_flushed() {
     machine.until(|status| status["lanes"] == 2);
     assert_eq!(machine.told(&["flush", "--wait"]), "what waited is delivered or set aside\n");
     assert_eq!(machine.status()["delivered"], 3);
+    assert_eq!(machine.told(&["flush"]), "what lingered is sent\n");
     machine.stop();
 }
 
