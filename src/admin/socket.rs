@@ -2,9 +2,9 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use super::connection::{refuse, serve};
 use super::{MAX_CONNECTIONS, Office, Settings};
 use crate::delivery::Backlog;
+use crate::ingest::{Obstacle, vacate};
 
 /// How long the listener waits after a failed `accept`.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -23,12 +24,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum AdminError {
-    /// Somebody answers on the path.
-    #[error("{} is served by another process: set another admin.socket", .0.display())]
-    InUse(PathBuf),
-    /// Something that is no socket lies at the path.
-    #[error("{} exists and is no socket: move it away, or set another admin.socket", .0.display())]
-    NoSocket(PathBuf),
+    /// Something that is not ours lies at the path.
+    #[error("{} {obstacle}, or set another admin.socket", path.display())]
+    Taken {
+        /// The socket's path.
+        path: PathBuf,
+        /// What lies there.
+        obstacle: Obstacle,
+    },
     /// The system refused.
     #[error("the socket {} cannot be made: {source}; check its folder, or set another admin.socket", path.display())]
     Io {
@@ -59,7 +62,9 @@ impl AdminSocket {
         {
             fs::create_dir(folder).map_err(failed)?;
         }
-        clear_stale(path)?;
+        if let Some(obstacle) = vacate(path).map_err(failed)? {
+            return Err(AdminError::Taken { path: path.clone(), obstacle });
+        }
         let socket = StdListener::bind(path).map_err(failed)?;
         fs::set_permissions(path, Permissions::from_mode(settings.mode)).map_err(failed)?;
         socket.set_nonblocking(true).map_err(failed)?;
@@ -104,26 +109,4 @@ impl AdminSocket {
 fn may_ask(stream: &UnixStream) -> bool {
     let own = nix::unistd::geteuid().as_raw();
     stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own)
-}
-
-/// Removes a socket file that nobody serves.
-fn clear_stale(path: &Path) -> Result<(), AdminError> {
-    let failed = |source| AdminError::Io { path: path.to_owned(), source };
-    let kind = match fs::symlink_metadata(path) {
-        Ok(found) => found.file_type(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
-    };
-    if !kind.is_socket() {
-        return Err(AdminError::NoSocket(path.to_owned()));
-    }
-    match StdStream::connect(path) {
-        // Refused is what a file without a process behind it answers; anything else may be a live one.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(failed)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(failed(error)),
-        Ok(_) => Err(AdminError::InUse(path.to_owned())),
-    }
 }

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::connection::{Shared, serve};
+use super::vacate::{Obstacle, vacate};
 use super::{Admission, Control, Counts, MAX_SLIP_BYTES, Settings};
 use crate::event::noun;
 use crate::wire::defaults::Defaults;
@@ -33,12 +34,14 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum BindError {
-    /// Somebody answers on the path.
-    #[error("{} is served by another process: stop it, or set another ingest.socket", .0.display())]
-    InUse(PathBuf),
-    /// Something that is no socket lies at the path.
-    #[error("{} exists and is no socket: move it away, or set another ingest.socket", .0.display())]
-    NoSocket(PathBuf),
+    /// Something that is not ours lies at the path.
+    #[error("{} {obstacle}, or set another ingest.socket", path.display())]
+    Taken {
+        /// The socket's path.
+        path: PathBuf,
+        /// What lies there.
+        obstacle: Obstacle,
+    },
     /// The inherited socket is of another kind.
     #[error(
         "the socket \"notify\" that was handed over is no listening Unix stream socket: set ListenStream= to a path in the socket unit"
@@ -72,7 +75,9 @@ impl Listener {
     pub fn bind(settings: &Settings) -> Result<Self, BindError> {
         let path = &settings.socket;
         let failed = |source| BindError::Io { path: path.clone(), source };
-        clear_stale(path)?;
+        if let Some(obstacle) = vacate(path).map_err(failed)? {
+            return Err(BindError::Taken { path: path.clone(), obstacle });
+        }
         let socket = StdListener::bind(path).map_err(failed)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(settings.mode)).map_err(failed)?;
         Self::on(socket, path.display().to_string(), settings)
@@ -241,27 +246,5 @@ fn refusal(settings: &Settings, user: u32, group: u32, all: usize, own: usize) -
 fn refuse(stream: &UnixStream, line: &str) {
     if let Err(error) = stream.try_write(format!("{line}\n").as_bytes()) {
         debug!(event = "refusal_untold", %error, "a connection was refused, and could not be told why; the summary counts it as turned away");
-    }
-}
-
-/// Removes a socket file that nobody serves.
-fn clear_stale(path: &Path) -> Result<(), BindError> {
-    let failed = |source| BindError::Io { path: path.to_owned(), source };
-    let kind = match std::fs::symlink_metadata(path) {
-        Ok(found) => found.file_type(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
-    };
-    if !kind.is_socket() {
-        return Err(BindError::NoSocket(path.to_owned()));
-    }
-    match StdStream::connect(path) {
-        // Refused is what a file without a process behind it answers; anything else may be a live one.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map_err(failed)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(failed(error)),
-        Ok(_) => Err(BindError::InUse(path.to_owned())),
     }
 }

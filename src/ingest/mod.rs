@@ -18,6 +18,7 @@ mod outbox;
 mod slip;
 #[cfg(test)]
 mod tests;
+mod vacate;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ pub use self::counts::{Counter, Counts};
 pub use self::framing::{Frame, Framer};
 pub use self::listener::{BindError, Listener};
 pub use self::slip::Slip;
+pub use self::vacate::{Obstacle, vacate};
 use crate::wire::reply::Replier;
 use crate::wire::submission::Submission;
 

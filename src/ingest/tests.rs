@@ -290,11 +290,19 @@ async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let settings = settings(&folder);
     drop(Listener::bind(&settings).unwrap());
     let live = Listener::bind(&settings).unwrap();
-    assert!(matches!(Listener::bind(&settings), Err(BindError::InUse(_))));
+    let obstacle = || match Listener::bind(&settings) {
+        Err(BindError::Taken { obstacle, .. }) => obstacle,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(obstacle(), Obstacle::Served);
     drop(live);
     std::fs::remove_file(&settings.socket).unwrap();
+    let datagrams = std::os::unix::net::UnixDatagram::bind(&settings.socket).unwrap();
+    assert_eq!(obstacle(), Obstacle::OtherKind);
+    drop(datagrams);
+    std::fs::remove_file(&settings.socket).unwrap();
     std::fs::write(&settings.socket, "precious").unwrap();
-    assert!(matches!(Listener::bind(&settings), Err(BindError::NoSocket(_))));
+    assert_eq!(obstacle(), Obstacle::NoSocket);
     assert_eq!(std::fs::read_to_string(&settings.socket).unwrap(), "precious");
 }
 
