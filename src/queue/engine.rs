@@ -81,6 +81,16 @@ impl CommitError {
         matches!(self, Self::Engine(error) if met_full_disk(error))
     }
 
+    /// Whether a file of it is another user's.
+    fn denied(&self) -> bool {
+        match self {
+            Self::Engine(sled::Error::Io(error)) | Self::Sync(error) => {
+                error.kind() == io::ErrorKind::PermissionDenied
+            }
+            _ => false,
+        }
+    }
+
     /// Leaves the mark of a failed disk where the system may take pages for clean that never reached the disk.
     pub(super) fn mark(&self, folder: &Folder) {
         let input_or_output = matches!(self, Self::Engine(sled::Error::Io(_)) | Self::Sync(_));
@@ -95,6 +105,7 @@ impl CommitError {
         match self {
             Self::Damaged(message) => OpenError::Damaged { path, message: message.clone() },
             _ if self.disk_full() => OpenError::Full { path, message },
+            _ if self.denied() => OpenError::Denied { path, message },
             _ => OpenError::Engine { path, message },
         }
     }
@@ -157,8 +168,8 @@ impl Engine {
             Ok(engine) => return Ok(engine),
             Err(first) => first,
         };
-        // Its snapshots are as good as before, and of a damaged log nothing was written.
-        if first.disk_full() || matches!(first, CommitError::Damaged(_)) {
+        // Its snapshots are as good as before, and of a damaged log, or a foreign one, nothing was written.
+        if first.disk_full() || first.denied() || matches!(first, CommitError::Damaged(_)) {
             return Err(first.at_open(path));
         }
         // Before the second try, which may succeed without a trace of what the first one lost.

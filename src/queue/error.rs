@@ -22,6 +22,14 @@ pub enum OpenError {
         /// The system's answer.
         source: io::Error,
     },
+    /// Something in the folder is another user's.
+    #[error("{} cannot be opened: {message}; all that lies in the queue's folder must belong to this user: ls -l shows whose it is, and chown -R changes that", path.display())]
+    Denied {
+        /// The file, or the database's folder.
+        path: PathBuf,
+        /// The system's answer.
+        message: String,
+    },
     /// The storage engine does not open the database, not even without its snapshots.
     #[error(
         "the database {} cannot be opened: {message}; nothing that can be read was written over. See \"the queue does not open\" in the README's runbook",

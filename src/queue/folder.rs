@@ -60,12 +60,14 @@ impl Folder {
     pub(super) fn lock(root: &Path) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Folder { path: root.to_owned(), source };
         make(root).map_err(failed)?;
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(root.join("lock"))
-            .map_err(failed)?;
+        let path = root.join("lock");
+        let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = opened.map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied if path.is_file() => {
+                OpenError::Denied { path, message: error.to_string() }
+            }
+            _ => failed(error),
+        })?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Self { root: root.to_owned(), _lock: lock }),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(OpenError::InUse(root.to_owned())),
@@ -211,6 +213,13 @@ fn make(root: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(MODE).create(root) {
         // Another instance made it in between: the lock decides.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && root.is_dir() => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // What exists is the link alone.
+            let told = |target: PathBuf| {
+                io::Error::other(format!("it is a link to {}, which is not there", target.display()))
+            };
+            return Err(fs::read_link(root).map_or(error, told));
+        }
         made => made?,
     }
     // A umask can take more away from it than from others.
@@ -320,6 +329,10 @@ mod tests {
         fs::write(&file, "").unwrap();
         assert!(matches!(Folder::lock(&file), Err(OpenError::Folder { .. })));
         assert!(matches!(Folder::lock(&file.join("queue")), Err(OpenError::Folder { .. })));
+        let link = base.path().join("link");
+        std::os::unix::fs::symlink(base.path().join("absent"), &link).unwrap();
+        let told = Folder::lock(&link).unwrap_err().to_string();
+        assert!(told.contains("it is a link to ") && told.contains("absent, which is not there"), "{told}");
     }
 
     #[test]

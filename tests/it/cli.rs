@@ -177,6 +177,62 @@ fn no_room_for_dead_letters_is_told_where_one_was_to_be_set_aside_alone() {
     runtime.block_on(sandbox.stop());
 }
 
+/// A command as another user, whom root alone can become; `None` where nobody can.
+#[expect(clippy::print_stderr, reason = "a test says what it did not try")]
+fn as_another(folder: &Path) -> Option<impl Fn(&[&str]) -> Command> {
+    use std::os::unix::process::CommandExt;
+    let as_another = move |arguments: &[&str]| {
+        let mut command = command(folder, NOBODY, arguments);
+        command.uid(ANOTHER).gid(ANOTHER).current_dir("/");
+        command
+    };
+    let able = nix::unistd::geteuid().is_root()
+        && as_another(&["--version"]).output().is_ok_and(|output| output.status.success());
+    if !able {
+        eprintln!("what belongs to another user was not tried: nobody can run the executable as one");
+    }
+    able.then_some(as_another)
+}
+
+const ANOTHER: u32 = 65_534;
+
+#[test]
+fn what_belongs_to_another_user_is_told_as_that() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let folder = folder();
+    let Some(as_another) = as_another(folder.path()) else { return };
+    let open = std::fs::Permissions::from_mode(0o777);
+    std::fs::set_permissions(folder.path(), open).expect("it is ours");
+    let run_as_another = || run(&mut as_another(&["run"]));
+
+    let socket = folder.path().join("notify.sock");
+    let live = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+    let (code, told) = run_as_another();
+    let why = "notify.sock is a socket that this user may not connect to";
+    assert!(code == Some(73) && told.contains(why), "{code:?}: {told}");
+    drop(live);
+    std::fs::remove_file(&socket).expect("it is ours");
+
+    // A start by hand as root leaves such.
+    let queue = folder.path().join("queue");
+    std::fs::remove_dir_all(&queue).expect("a queue");
+    let mut daemon = command(folder.path(), NOBODY, &["run"]);
+    let mut daemon = daemon.stderr(std::process::Stdio::null()).spawn().expect("the daemon starts");
+    submit(folder.path());
+    assert!(terminate(&mut daemon).success());
+    let own = |path: &Path| chown(path, Some(ANOTHER), Some(ANOTHER)).expect("root may");
+    let database = queue.join("events.1");
+    [&queue, &database].into_iter().for_each(|path| own(path));
+    for path in [queue.join("lock"), database.join("db")] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("it is ours");
+        let (code, told) = run_as_another();
+        let why = "all that lies in the queue's folder must belong to this user";
+        assert!(code == Some(74) && told.contains(why), "{}, {code:?}: {told}", path.display());
+        assert!(!told.contains("snapshots_set_aside") && !queue.join("failed").exists(), "{told}");
+        own(&path);
+    }
+}
+
 #[test]
 fn exit_codes_tell_what_is_wrong() {
     let folder = folder();
