@@ -438,7 +438,7 @@ fn settings(config: &Config, account: Account, adopt: bool) -> daemon::Settings 
     let queue = &config.queue;
     daemon::Settings {
         ingest: config.ingest_settings(),
-        defaults: config.wire_defaults(Some(offset_minutes())),
+        defaults: config.wire_defaults(Some(jiff::tz::TimeZone::system())),
         queue: queue::Settings {
             path: queue.path.clone(),
             max_bytes: queue.max_bytes,
@@ -485,9 +485,4 @@ fn schedule(config: &Config) -> schedule::Settings {
         default_cluster: config.target.location_hint,
         edge_routing: config.edge_endpoint().is_some(),
     }
-}
-
-/// This host's offset from UTC in minutes.
-fn offset_minutes() -> i32 {
-    jiff::ZonedDateTime::now().offset().seconds() / 60
 }

@@ -33,6 +33,8 @@ pub use self::token::PropertyToken;
 
 use std::path::Path;
 
+use jiff::tz::TimeZone;
+
 use self::kinds::in_units;
 use self::reader::Reader;
 use self::sections::keys;
@@ -255,13 +257,13 @@ impl Config {
         }
     }
 
-    /// What is filled in where a submission leaves it out; `offset_minutes` is this host's offset from UTC.
+    /// What is filled in where a submission leaves it out; `time_zone` is this host's.
     #[must_use]
-    pub fn wire_defaults(&self, offset_minutes: Option<i32>) -> wire::defaults::Defaults {
+    pub fn wire_defaults(&self, time_zone: Option<TimeZone>) -> wire::defaults::Defaults {
         wire::defaults::Defaults {
             impression_id: self.defaults.impression_id,
             channel: self.defaults.channel,
-            time_offset: offset_minutes.filter(|_| self.defaults.time_offset),
+            time_zone: time_zone.filter(|_| self.defaults.time_offset),
             analytics_logging: self.defaults.analytics_logging,
             property_token: self.target.property_token.as_ref().map(|token| token.as_str().to_owned()),
             environment_id: self.target.environment_id,

@@ -51,7 +51,7 @@ section! {
         impression_id: bool = true, boolean;
         /// `context.channel` = `web`.
         channel: bool = true, boolean;
-        /// This host's `context.timeOffsetInMinutes`.
+        /// This host's `context.timeOffsetInMinutes` at the moment of arrival.
         time_offset: bool = true, boolean;
         /// `experienceCloud.analytics.logging` = `server_side`.
         analytics_logging: bool = true, boolean;

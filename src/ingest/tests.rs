@@ -74,7 +74,7 @@ fn start(change: impl FnOnce(&mut Settings)) -> Server {
     let defaults = Defaults {
         impression_id: true,
         channel: true,
-        time_offset: None,
+        time_zone: None,
         analytics_logging: true,
         property_token: None,
         environment_id: None,

@@ -45,7 +45,7 @@ fn parse(line: &str) -> Submission {
     let defaults = Defaults {
         impression_id: false,
         channel: true,
-        time_offset: None,
+        time_zone: None,
         analytics_logging: false,
         property_token: None,
         environment_id: None,

@@ -68,7 +68,7 @@ pub(crate) fn submission(data: &[u8]) {
     let filled = Defaults {
         impression_id: true,
         channel: true,
-        time_offset: Some(60),
+        time_zone: Some(jiff::tz::TimeZone::fixed(jiff::tz::offset(1))),
         analytics_logging: true,
         property_token: Some("token".to_owned()),
         environment_id: Some(7),

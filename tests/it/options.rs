@@ -200,7 +200,8 @@ async fn options_become_the_requests_and_answers_of_the_sdks() {
     sandbox.stop().await;
     settings.transport.endpoint = recorder.endpoint.clone();
     settings.transport.edge_endpoint = Some(format!("{}/edge{{cluster}}", recorder.endpoint));
-    (settings.defaults.time_offset, settings.defaults.environment_id) = (Some(120), Some(7));
+    let zone = jiff::tz::TimeZone::fixed(jiff::tz::offset(2));
+    (settings.defaults.time_zone, settings.defaults.environment_id) = (Some(zone), Some(7));
     settings.defaults.property_token = Some("configured".to_owned());
     let running = Running::start(settings).await;
     let mut cases = cases();

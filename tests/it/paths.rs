@@ -2,9 +2,10 @@
 //! `benches/paths.rs`.
 
 use std::hint::black_box;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use target_notifyd::event::{Answer, Event, Moment, Outcome, Seq};
 use target_notifyd::schedule::{Backoff, Scheduler, Settings};
 use target_notifyd::wire::defaults::Defaults;
@@ -52,7 +53,10 @@ pub(crate) fn line(session: u64, id: u64) -> String {
 
 /// What a line says.
 pub(crate) fn parsed(line: &str) -> Submission {
-    let defaults = Defaults { channel: true, analytics_logging: true, ..Defaults::default() };
+    static ZONE: LazyLock<TimeZone> =
+        LazyLock::new(|| TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").expect("the zone is sound"));
+    let time_zone = Some(ZONE.clone());
+    let defaults = Defaults { channel: true, time_zone, analytics_logging: true, ..Defaults::default() };
     Submission::parse(line.trim_end().as_bytes(), &defaults, NOW).expect("the line is sound")
 }
 

@@ -79,7 +79,7 @@ pub(crate) fn settings_at(folder: &TempDir, endpoint: String) -> Settings {
         defaults: Defaults {
             impression_id: true,
             channel: true,
-            time_offset: None,
+            time_zone: None,
             analytics_logging: true,
             property_token: None,
             environment_id: None,

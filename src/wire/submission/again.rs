@@ -12,7 +12,7 @@ use crate::wire::defaults::Defaults;
 const NOTHING: Defaults = Defaults {
     impression_id: false,
     channel: false,
-    time_offset: None,
+    time_zone: None,
     analytics_logging: false,
     property_token: None,
     environment_id: None,
@@ -129,7 +129,7 @@ mod tests {
         let defaults = Defaults {
             impression_id: true,
             channel: true,
-            time_offset: Some(60),
+            time_zone: Some(jiff::tz::TimeZone::fixed(jiff::tz::offset(1))),
             analytics_logging: true,
             property_token: Some("p\"q".to_owned()),
             environment_id: Some(-7),

@@ -133,8 +133,8 @@ fn parse(
     };
     // A fresh id is as good as unique, so that its place is found by itself.
     let fresh = options.consumer_id.is_some().then(supplemental_data_id);
-    let shared =
-        request.shared(&options.customer_ids, options.device.as_deref(), defaults, fresh.as_deref())?;
+    let (ids, device) = (&options.customer_ids, options.device.as_deref());
+    let shared = request.shared(ids, device, defaults, fresh.as_deref(), now_unix_ms)?;
     let stitch = options.consumer_id.zip(fresh).and_then(|(consumer, fresh)| {
         let at = shared.members.find(&fresh)?;
         Some(Stitch { consumer, fresh, at })

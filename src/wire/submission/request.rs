@@ -133,6 +133,7 @@ impl Request<'_> {
         device: Option<&str>,
         defaults: &Defaults,
         fresh: Option<&str>,
+        now_unix_ms: u64,
     ) -> Result<Shared, Fault> {
         let given = |name| get(&self.members, name);
         let (id, tnt_id) = self.visitor(customer_ids, device)?;
@@ -143,7 +144,7 @@ impl Request<'_> {
         let environment: Option<i64> = environment.or(defaults.environment_id);
         let set = [
             ("id", id.map(Cow::Owned)),
-            ("context", Some(context(given("context"), defaults).into())),
+            ("context", Some(context(given("context"), defaults, now_unix_ms).into())),
             ("experienceCloud", cloud.map(Cow::Owned)),
             ("property", property.map(Cow::Owned)),
             ("environmentId", environment.map(|id| id.to_string().into())),
@@ -203,9 +204,9 @@ impl Request<'_> {
     }
 }
 
-fn context(given: Option<&Value<'_>>, defaults: &Defaults) -> String {
+fn context(given: Option<&Value<'_>>, defaults: &Defaults, now_unix_ms: u64) -> String {
     let channel = defaults.channel.then_some("\"web\"".into());
-    let offset = defaults.time_offset.map(|minutes| minutes.to_string().into());
+    let offset = defaults.offset_minutes(now_unix_ms).map(|minutes| minutes.to_string().into());
     filled(given, [("channel", channel), ("timeOffsetInMinutes", offset)])
 }
 

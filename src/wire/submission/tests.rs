@@ -4,7 +4,7 @@ fn plain() -> Defaults {
     Defaults {
         impression_id: false,
         channel: true,
-        time_offset: None,
+        time_zone: None,
         analytics_logging: false,
         property_token: None,
         environment_id: None,
@@ -43,7 +43,7 @@ fn a_full_request_passes_through_byte_for_byte() {
 fn what_is_absent_is_filled_in_once() {
     let defaults = Defaults {
         impression_id: true,
-        time_offset: Some(60),
+        time_zone: Some(jiff::tz::TimeZone::fixed(jiff::tz::offset(1))),
         analytics_logging: true,
         property_token: Some("p".to_owned()),
         environment_id: Some(7),
@@ -66,6 +66,17 @@ fn what_is_absent_is_filled_in_once() {
     assert!(members(&given).contains(r#""property":{"token":"own"},"environmentId":8"#));
     assert!(members(&given).contains(r#"{"channel":"mobile","timeOffsetInMinutes":-5}"#));
     assert_ne!(given.envelope.owner, read.envelope.owner);
+}
+
+#[test]
+fn the_time_offset_is_that_of_the_moment() {
+    let zone = jiff::tz::TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+    let defaults = Defaults { time_zone: Some(zone), ..plain() };
+    // Summer time began on 31 March 2024 at 01:00 UTC.
+    for (now, minutes) in [(1_711_846_799_999, 60), (1_711_846_800_000, 120)] {
+        let read = Submission::parse(br#"{"type":"click"}"#, &defaults, now).unwrap();
+        assert!(members(&read).contains(&format!("\"timeOffsetInMinutes\":{minutes}")), "{}", members(&read));
+    }
 }
 
 #[test]

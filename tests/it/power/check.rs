@@ -67,7 +67,7 @@ pub(crate) fn submission(number: u64) -> Submission {
     let defaults = Defaults {
         impression_id: true,
         channel: true,
-        time_offset: None,
+        time_zone: None,
         analytics_logging: true,
         property_token: None,
         environment_id: None,
