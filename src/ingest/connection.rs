@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::control::Rules;
 use super::framing::{Frame, Framer};
-use super::outbox::{Outbox, Place};
+use super::outbox::{Outbox, Place, reads_no_more};
 use super::slip::{Receipt, Slip};
 use super::{
     Admission, Control, Counts, LINGER_AT_SHUTDOWN, MAX_BATCH_BYTES, MAX_BATCH_LINES, MAX_REPLY_BYTES,
@@ -148,6 +148,8 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
             let count = tokio::select! {
                 read = timeout_at(deadline, stream.read(&mut bytes)) => match read {
                     Ok(Ok(count)) => count,
+                    // All that it sent was read by now: the end of file of a peer that left replies unread.
+                    Ok(Err(error)) if reads_no_more(&error) => 0,
                     Ok(Err(_)) => return,
                     Err(_) if line_began.is_none() && intake.outbox.owed.load(Ordering::Relaxed) > 0 => continue,
                     Err(_) => return,

@@ -5,12 +5,14 @@
 //! - one at a time writes: the thread that answers a batch, where that is short and everything before it is written, or the
 //!   connection's task. So a producer that waits for its reply has it without another thread having to wake up;
 //! - that thread never waits for a producer: what the socket does not take at once is left to the task;
-//! - a batch that is dropped without an answer has the connection closed, once what comes before it is written.
+//! - a batch that is dropped without an answer has the connection closed, once what comes before it is written;
+//! - a peer that reads no more is deaf: what it is owed is discarded, and its lines are stored as those of any other.
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -90,6 +92,8 @@ struct State {
     receipts: bool,
     /// Whether no more batches come.
     ended: bool,
+    /// Whether the peer reads no more: what is to be written is discarded.
+    deaf: bool,
 }
 
 #[derive(Debug)]
@@ -123,10 +127,21 @@ struct Text {
 enum Turn {
     Write(Text),
     Wait,
-    /// All is answered, and no more comes but receipts.
-    Done,
+    /// All is answered, and no more comes but receipts, where they are waited for.
+    Done {
+        waits: bool,
+    },
     /// A commit was lost: the connection closes without a reply.
     Lost,
+}
+
+/// What became of a text.
+enum Written {
+    Whole,
+    /// The peer reads no more; it may have sent lines nevertheless.
+    Deaf,
+    /// The peer took no byte for too long, or the socket failed.
+    Stalled,
 }
 
 /// Answers one batch of a connection; dropped without an answer, it closes the connection.
@@ -216,7 +231,9 @@ impl Outbox {
     fn write_at_once(&self, state: &mut State) -> bool {
         let (mut text, Some(batch)) = (Text::default(), self.take(state)) else { return false };
         self.add(batch, &mut text);
-        match self.stream.try_write(text.lines.as_bytes()) {
+        let written =
+            if state.deaf { Ok(text.lines.len()) } else { self.stream.try_write(text.lines.as_bytes()) };
+        match written {
             Ok(written) if written == text.lines.len() => match state.batches.front() {
                 Some(next) => matches!(next.fate, Fate::Open),
                 None => !state.ended,
@@ -279,7 +296,7 @@ impl Outbox {
         if !state.writing {
             return match state.batches.front() {
                 Some(Batch { fate: Fate::Lost, .. }) => Turn::Lost,
-                None if state.ended => Turn::Done,
+                None if state.ended => Turn::Done { waits: !state.deaf },
                 _ => Turn::Wait,
             };
         }
@@ -296,8 +313,8 @@ impl Outbox {
     }
 
     /// Answers batches in their order, and writes receipts after the replies to their own lines; `true` once all is
-    /// written and our side is shut down, `false` where the connection has to close at once. `idle` is how long receipts are
-    /// waited for after the last reply.
+    /// written, or discarded, and our side is shut down, `false` where the connection has to close at once. `idle` is how long
+    /// receipts are waited for after the last reply.
     pub(super) async fn run(
         &self,
         mut due: mpsc::Receiver<Receipt>,
@@ -307,10 +324,18 @@ impl Outbox {
         let (mut receipts, mut owed, mut until) = (Vec::new(), true, None);
         loop {
             match self.turn(&mut receipts) {
-                Turn::Write(text) if self.write(&text).await => continue,
-                Turn::Write(_) | Turn::Lost => return false,
-                Turn::Done if !owed => break,
-                Turn::Done => until = until.or_else(|| Some(Instant::now() + idle())),
+                Turn::Write(text) => match self.write(&text).await {
+                    Written::Whole => continue,
+                    Written::Deaf => {
+                        self.state().deaf = true;
+                        continue;
+                    }
+                    Written::Stalled => return false,
+                },
+                Turn::Lost => return false,
+                Turn::Done { .. } if !owed => break,
+                Turn::Done { waits: false } => break,
+                Turn::Done { waits: true } => until = until.or_else(|| Some(Instant::now() + idle())),
                 Turn::Wait => {}
             }
             // The channel keeps what is not taken; the wait for receipts after the last reply has a fixed end. What is due goes
@@ -329,22 +354,26 @@ impl Outbox {
         self.shut_down()
     }
 
-    async fn write(&self, text: &Text) -> bool {
+    async fn write(&self, text: &Text) -> Written {
         let mut left = text.lines.as_bytes().get(text.written..).unwrap_or_default();
+        if self.state().deaf {
+            return Written::Deaf;
+        }
         while !left.is_empty() {
             match timeout(WRITE_STALL, self.write_some(left)).await {
                 Ok(Ok(count @ 1..)) => left = left.get(count..).unwrap_or_default(),
-                _ => return false,
+                Ok(Err(error)) if reads_no_more(&error) => return Written::Deaf,
+                _ => return Written::Stalled,
             }
         }
-        true
+        Written::Whole
     }
 
-    async fn write_some(&self, bytes: &[u8]) -> std::io::Result<usize> {
+    async fn write_some(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             self.stream.writable().await?;
             match self.stream.try_write(bytes) {
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => return written,
             }
         }
@@ -359,4 +388,9 @@ impl Outbox {
         // Whoever panics in here ends the daemon, or its own connection.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether an error says that the peer closed, or shut down its reading side.
+pub(super) fn reads_no_more(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }

@@ -1,7 +1,10 @@
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use nix::sys::socket::{Shutdown, shutdown};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -12,9 +15,9 @@ use super::*;
 use crate::wire::defaults::Defaults;
 use crate::wire::reply::{Appended, Unavailable};
 
-/// Stores all but sessions called `full` and `lost`.
-#[derive(Clone)]
-struct Fake;
+/// Stores all but sessions called `full` and `lost`, and counts what it stores.
+#[derive(Clone, Default)]
+struct Fake(Arc<AtomicUsize>);
 
 impl Admission for Fake {
     async fn append(
@@ -38,7 +41,10 @@ impl Admission for Fake {
         });
         if !lost {
             assert!(!replier.is_gone());
-            replier.reply(answers.collect());
+            let answers: Vec<Appended> = answers.collect();
+            self.0
+                .fetch_add(answers.iter().filter(|one| **one == Appended::Stored).count(), Ordering::Relaxed);
+            replier.reply(answers);
         }
     }
 }
@@ -48,6 +54,7 @@ struct Server {
     settings: Settings,
     shutdown: CancellationToken,
     counts: Arc<Counts>,
+    queue: Fake,
     running: JoinHandle<()>,
 }
 
@@ -82,8 +89,9 @@ fn start(change: impl FnOnce(&mut Settings)) -> Server {
     let shutdown = CancellationToken::new();
     let listener = Listener::bind(&settings).unwrap();
     let counts = listener.counts();
-    let run = listener.run(settings.clone(), Arc::new(defaults), Fake, || 1, shutdown.clone());
-    Server { _folder: folder, settings, shutdown, counts, running: tokio::spawn(run) }
+    let queue = Fake::default();
+    let run = listener.run(settings.clone(), Arc::new(defaults), queue.clone(), || 1, shutdown.clone());
+    Server { _folder: folder, settings, shutdown, counts, queue, running: tokio::spawn(run) }
 }
 
 impl Server {
@@ -104,6 +112,17 @@ impl Server {
         );
         read.unwrap();
         replies.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Waits until `count` submissions are stored.
+    async fn stored(&self, count: usize) {
+        for _ in 0..10_000 {
+            if self.queue.0.load(Ordering::Relaxed) >= count {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(self.queue.0.load(Ordering::Relaxed), count);
     }
 
     async fn stop(self) {
@@ -246,6 +265,24 @@ async fn a_peer_that_takes_no_reply_is_closed_and_holds_up_nobody() {
     };
     stuck.await;
     assert_eq!(server.exchange(&line("s", 2)).await.len(), 1);
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_arrives_is_stored_whether_its_replies_are_read_or_not() {
+    let server = start(|_| {});
+    let mut leaves = server.connect().await;
+    let last = line("s", 1);
+    leaves.write_all((line("s", 1).repeat(3_000) + last.trim_end()).as_bytes()).await.unwrap();
+    drop(leaves);
+    server.stored(3_001).await;
+    let mut deaf = server.connect().await;
+    shutdown(deaf.as_raw_fd(), Shutdown::Read).unwrap();
+    for id in 1..=10 {
+        deaf.write_all(line("s", id).as_bytes()).await.unwrap();
+        server.stored(3_001 + id).await;
+    }
+    drop(deaf);
     server.stop().await;
 }
 

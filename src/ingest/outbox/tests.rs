@@ -44,7 +44,7 @@ async fn who_answers_a_batch_writes_its_reply_where_it_is_the_next() {
     let [second, third] = ["b", "c"].map(|session| outbox.push(waiting(session), 1, Vec::new()).unwrap());
     assert!(outbox.push(vec![Place::Answered("bad".to_owned())], 1, Vec::new()).is_none());
     third.reply(vec![Appended::Stored]);
-    assert_eq!(theirs.try_read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    assert_eq!(theirs.try_read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     second.reply(vec![Appended::Stored]);
     read(&mut theirs, &line("b")).await;
     // What is behind it is the task's.
@@ -167,6 +167,33 @@ async fn a_reply_that_nobody_takes_ends_the_connection() {
     let began = Instant::now();
     assert!(!run(&outbox).await);
     assert_eq!(began.elapsed(), WRITE_STALL);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_deaf_peer_is_owed_is_discarded_and_gives_its_shares_back() {
+    let (outbox, theirs) = outbox().await;
+    drop(theirs);
+    let room = Arc::new(Semaphore::new(4));
+    let share = || Arc::clone(&room).try_acquire_owned().unwrap();
+    // The replies of one batch are written by the task, and of the others by whoever answers them.
+    let sizes = [PROMPT_BYTES + 1, 1, 1];
+    let askers = sizes.map(|bytes| outbox.push(waiting("a"), bytes, vec![share()]).unwrap());
+    let (receipts, due) = mpsc::channel(2);
+    receipts.send(Receipt { batch: 0, text: "one".to_owned(), share: share() }).await.unwrap();
+    let answers = async {
+        for asker in askers {
+            assert!(!asker.is_gone());
+            asker.reply(vec![Appended::Stored]);
+            tokio::task::yield_now().await;
+        }
+        outbox.end();
+    };
+    let began = Instant::now();
+    let shutdown = CancellationToken::new();
+    let (whole, ()) = tokio::join!(outbox.run(due, &shutdown, || Duration::from_secs(60)), answers);
+    assert!(whole);
+    assert!(began.elapsed() < Duration::from_secs(1), "nobody waits for the other receipt");
+    assert_eq!((outbox.owed.load(Ordering::Relaxed), room.available_permits()), (0, 4));
 }
 
 #[tokio::test]
