@@ -1,7 +1,6 @@
 //! One producer's connection, a task: it reads and hands batches on, and writes what is owed where nobody else did.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -15,7 +14,7 @@ use tracing::debug;
 use super::control::Rules;
 use super::framing::{Frame, Framer};
 use super::outbox::{Outbox, Place, reads_no_more};
-use super::slip::{Receipt, Slip};
+use super::slip::{Owed, Receipt, Slip};
 use super::{
     Admission, Control, Counts, LINGER_AT_SHUTDOWN, MAX_BATCH_BYTES, MAX_BATCH_LINES, MAX_REPLY_BYTES,
     MAX_WAITING_BATCHES, SHORT_LINE_BYTES,
@@ -138,11 +137,13 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
         let Self { stream, framer, intake } = self;
         let mut bytes = vec![0_u8; READ_BYTES];
         let mut line_began: Option<Instant> = None;
+        // When it last read, or owed something, as far as it has asked.
+        let mut busy = Instant::now();
         loop {
             let settings = &intake.rules.settings;
             let deadline = match line_began {
                 Some(began) => began + settings.line_timeout,
-                None => Instant::now() + settings.idle_timeout,
+                None => busy + settings.idle_timeout,
             };
             // A read that is dropped has taken nothing; the sleeping deadline is made anew.
             let count = tokio::select! {
@@ -151,8 +152,12 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
                     // All that it sent was read by now: the end of file of a peer that left replies unread.
                     Ok(Err(error)) if reads_no_more(&error) => 0,
                     Ok(Err(_)) => return,
-                    Err(_) if line_began.is_none() && intake.outbox.owed.load(Ordering::Relaxed) > 0 => continue,
-                    Err(_) => return,
+                    Err(_) => {
+                        let later = intake.outbox.last_busy().filter(|later| *later > busy);
+                        let Some(later) = later.filter(|_| line_began.is_none()) else { return };
+                        busy = later;
+                        continue;
+                    }
                 },
                 () = intake.shared.shutdown.cancelled() => {
                     self.take_arrived(&mut bytes).await;
@@ -181,6 +186,7 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
                 intake.permit = pool.acquire_many_owned(share.unwrap_or(u32::MAX)).await.ok();
                 line_began = Some(Instant::now());
             }
+            busy = Instant::now();
         }
     }
 
@@ -277,15 +283,14 @@ impl<A: Admission, C: Fn() -> u64> Intake<'_, A, C> {
         let share = u32::try_from(bytes.div_ceil(1_024)).ok()?;
         let share = Arc::clone(&self.shared.slips).try_acquire_many_owned(share).ok()?;
         let place = self.receipts.clone().try_reserve_owned().ok()?;
-        self.outbox.owed.fetch_add(1, Ordering::Relaxed);
         Some(Slip {
             reference: reference.cloned(),
             ids: ids.to_vec(),
             session: session.clone(),
             batch: self.handed,
-            place: Some(place),
+            place,
             share,
-            owed: Arc::clone(&self.outbox.owed),
+            owed: Owed::new(&self.outbox.owed),
         })
     }
 

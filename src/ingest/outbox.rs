@@ -88,6 +88,8 @@ struct State {
     left: Option<Text>,
     /// Whether the task is writing.
     writing: bool,
+    /// When something was written the last time.
+    wrote: Option<Instant>,
     /// Whether the task has receipts that wait for a reply.
     receipts: bool,
     /// Whether no more batches come.
@@ -209,6 +211,13 @@ impl Outbox {
         self.wake.notify_one();
     }
 
+    /// When it last owed something: now, where it does.
+    pub(super) fn last_busy(&self) -> Option<Instant> {
+        let state = self.state();
+        let is_busy = state.writing || state.left.is_some() || self.owed.load(Ordering::Relaxed) > 0;
+        if is_busy { Some(Instant::now()) } else { state.wrote }
+    }
+
     fn answer(&self, number: u64, fate: Fate) {
         let mut state = self.state();
         let at = number.checked_sub(state.answered).and_then(|at| usize::try_from(at).ok());
@@ -231,6 +240,7 @@ impl Outbox {
     fn write_at_once(&self, state: &mut State) -> bool {
         let (mut text, Some(batch)) = (Text::default(), self.take(state)) else { return false };
         self.add(batch, &mut text);
+        state.wrote = Some(Instant::now());
         let written =
             if state.deaf { Ok(text.lines.len()) } else { self.stream.try_write(text.lines.as_bytes()) };
         match written {
@@ -285,6 +295,9 @@ impl Outbox {
     /// What the task does next; those of the `receipts` that may be written are taken out.
     fn turn(&self, receipts: &mut Vec<Receipt>) -> Turn {
         let mut state = self.state();
+        if state.writing {
+            state.wrote = Some(Instant::now());
+        }
         let mut text = state.left.take().unwrap_or_default();
         // One at a time: what it holds of limits is free once it is written.
         let batch = self.take(&mut state);
@@ -304,10 +317,12 @@ impl Outbox {
         if let Some(batch) = batch {
             self.add(batch, &mut text);
         }
-        for receipt in now {
-            text.lines.push_str(&receipt.text);
+        for Receipt { text: line, share, owed, .. } in now {
+            text.lines.push_str(&line);
             text.lines.push('\n');
-            text.shares.push(receipt.share);
+            text.shares.push(share);
+            // It is busy with it from here on.
+            drop(owed);
         }
         Turn::Write(text)
     }

@@ -17,11 +17,10 @@ pub struct Slip {
     /// Their session.
     pub session: SessionId,
     pub(super) batch: u64,
-    pub(super) place: Option<mpsc::OwnedPermit<Receipt>>,
+    pub(super) place: mpsc::OwnedPermit<Receipt>,
     /// Its share of what all receipts may hold, in KiB.
     pub(super) share: OwnedSemaphorePermit,
-    /// How much the connection owes.
-    pub(super) owed: Arc<AtomicUsize>,
+    pub(super) owed: Owed,
 }
 
 /// A receipt on its way.
@@ -32,6 +31,25 @@ pub(super) struct Receipt {
     pub(super) text: String,
     /// What it holds until it is written.
     pub(super) share: OwnedSemaphorePermit,
+    pub(super) owed: Owed,
+}
+
+/// One of the things that a connection owes, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Owed(Arc<AtomicUsize>);
+
+impl Owed {
+    /// One more of those that `all` counts.
+    pub(super) fn new(all: &Arc<AtomicUsize>) -> Self {
+        all.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(all))
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Slip {
@@ -46,16 +64,8 @@ impl Slip {
     }
 
     /// Sends the receipt, a line without its end. Where the connection is gone, nobody reads it.
-    pub fn send(mut self, text: String) {
-        let Some(share) = self.share.split(self.share.num_permits()) else { return };
-        if let Some(place) = self.place.take() {
-            drop(place.send(Receipt { batch: self.batch, text, share }));
-        }
-    }
-}
-
-impl Drop for Slip {
-    fn drop(&mut self) {
-        self.owed.fetch_sub(1, Ordering::Relaxed);
+    pub fn send(self, text: String) {
+        let Self { batch, place, share, owed, .. } = self;
+        drop(place.send(Receipt { batch, text, share, owed }));
     }
 }

@@ -9,15 +9,19 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::wire::defaults::Defaults;
 use crate::wire::reply::{Appended, Unavailable};
 
-/// Stores all but sessions called `full` and `lost`, and counts what it stores.
+/// Stores all but sessions called `full` and `lost`, and counts what it stores. The receipts of sessions called `later` come
+/// after [`LATER`].
 #[derive(Clone, Default)]
 struct Fake(Arc<AtomicUsize>);
+
+const LATER: Duration = Duration::from_secs(590);
 
 impl Admission for Fake {
     async fn append(
@@ -28,7 +32,14 @@ impl Admission for Fake {
         replier: Box<dyn Replier>,
     ) {
         for (position, slip) in slips {
-            slip.send(format!("receipt {position}"));
+            if slip.session.as_str() == "later" {
+                tokio::spawn(async move {
+                    tokio::time::sleep(LATER).await;
+                    slip.send(format!("receipt {position}"));
+                });
+            } else {
+                slip.send(format!("receipt {position}"));
+            }
         }
         let lost = batch.iter().any(|one| one.envelope.session.as_str() == "lost");
         let answers = batch.iter().map(|one| match one.envelope.session.as_str() {
@@ -135,6 +146,10 @@ fn line(session: &str, id: usize) -> String {
     format!("{{\"session_id\":\"{session}\",\"type\":\"click\",\"id\":\"{id}\"}}\n")
 }
 
+fn receipt_asked(line: &str) -> String {
+    line.replace('}', ",\"receipt\":true}")
+}
+
 #[tokio::test]
 async fn replies_come_in_the_order_of_the_lines() {
     let server = start(|_| {});
@@ -208,6 +223,20 @@ async fn idle_connections_and_unfinished_lines_are_closed() {
         stream.read_to_end(&mut rest).await.unwrap();
         assert!(rest.is_empty(), "{text}");
     }
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_idle_from_its_last_receipt_on() {
+    let server = start(|_| {});
+    let mut stream = server.connect().await;
+    let began = Instant::now();
+    stream.write_all(receipt_asked(&line("later", 1)).as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert_eq!(text.lines().last(), Some("receipt 0"), "{text}");
+    let idle = began.elapsed() - LATER;
+    assert!(idle.abs_diff(server.settings.idle_timeout) < Duration::from_secs(1), "{idle:?}");
     server.stop().await;
 }
 
@@ -304,7 +333,7 @@ async fn at_shutdown_what_has_arrived_is_answered_and_the_stream_ends() {
 #[tokio::test]
 async fn receipts_follow_their_own_replies_and_beyond_the_limit_a_line_goes_without() {
     let server = start(|_| {});
-    let asking = |id| line("s", id).replace("}", ",\"receipt\":true}");
+    let asking = |id| receipt_asked(&line("s", id));
     let (mut reading, mut writing) = server.connect().await.into_split();
     // The four lines of one batch: the stand-in sends their receipts before it answers the batch.
     writing.write_all((asking(1) + &asking(2) + &asking(3) + &asking(4)).as_bytes()).await.unwrap();

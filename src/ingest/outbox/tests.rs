@@ -1,6 +1,7 @@
 use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 
+use super::super::slip::Owed;
 use super::*;
 
 /// An outbox, and the producer's side.
@@ -143,7 +144,8 @@ async fn receipts_that_are_due_go_before_the_end() {
         let (receipts, due) = mpsc::channel(2);
         for text in ["first", "second"] {
             let share = Arc::clone(&all).acquire_owned().await.unwrap();
-            receipts.send(Receipt { batch: 0, text: text.to_owned(), share }).await.unwrap();
+            let owed = Owed::new(&outbox.owed);
+            receipts.send(Receipt { batch: 0, text: text.to_owned(), share, owed }).await.unwrap();
         }
         let shutdown = CancellationToken::new();
         shutdown.cancel();
@@ -179,7 +181,8 @@ async fn what_a_deaf_peer_is_owed_is_discarded_and_gives_its_shares_back() {
     let sizes = [PROMPT_BYTES + 1, 1, 1];
     let askers = sizes.map(|bytes| outbox.push(waiting("a"), bytes, vec![share()]).unwrap());
     let (receipts, due) = mpsc::channel(2);
-    receipts.send(Receipt { batch: 0, text: "one".to_owned(), share: share() }).await.unwrap();
+    let owed = Owed::new(&outbox.owed);
+    receipts.send(Receipt { batch: 0, text: "one".to_owned(), share: share(), owed }).await.unwrap();
     let answers = async {
         for asker in askers {
             assert!(!asker.is_gone());
