@@ -13,7 +13,7 @@ use tracing::debug;
 
 use super::control::Rules;
 use super::framing::{Frame, Framer};
-use super::outbox::{Outbox, Place, reads_no_more};
+use super::outbox::{End, Outbox, Place, reads_no_more};
 use super::slip::{Owed, Receipt, Slip};
 use super::{
     Admission, Control, Counts, LINGER_AT_SHUTDOWN, MAX_BATCH_BYTES, MAX_BATCH_LINES, MAX_REPLY_BYTES,
@@ -128,12 +128,12 @@ struct Intake<'s, A, C> {
 impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
     /// Reads until end of file, a timeout or shutdown; what was complete by then is handed on. Gives the stream back.
     async fn run(mut self) -> OwnedReadHalf {
-        self.read().await;
-        self.intake.outbox.end();
+        let end = self.read().await;
+        self.intake.outbox.end(end);
         self.stream
     }
 
-    async fn read(&mut self) {
+    async fn read(&mut self) -> End {
         let Self { stream, framer, intake } = self;
         let mut bytes = vec![0_u8; READ_BYTES];
         let mut line_began: Option<Instant> = None;
@@ -151,23 +151,23 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
                     Ok(Ok(count)) => count,
                     // All that it sent was read by now: the end of file of a peer that left replies unread.
                     Ok(Err(error)) if reads_no_more(&error) => 0,
-                    Ok(Err(_)) => return,
+                    Ok(Err(_)) => return End::Cut,
                     Err(_) => {
                         let later = intake.outbox.last_busy().filter(|later| *later > busy);
-                        let Some(later) = later.filter(|_| line_began.is_none()) else { return };
+                        let Some(later) = later.filter(|_| line_began.is_none()) else { return End::Cut };
                         busy = later;
                         continue;
                     }
                 },
                 () = intake.shared.shutdown.cancelled() => {
                     self.take_arrived(&mut bytes).await;
-                    return;
+                    return End::Cut;
                 }
             };
             if count == 0 {
                 framer.finish();
                 intake.hand_on(framer).await;
-                return;
+                return End::File;
             }
             intake.rules = intake.shared.control.rules();
             framer.limit(intake.rules.settings.max_line);

@@ -92,8 +92,8 @@ struct State {
     wrote: Option<Instant>,
     /// Whether the task has receipts that wait for a reply.
     receipts: bool,
-    /// Whether no more batches come.
-    ended: bool,
+    /// Set once no more batches come.
+    end: Option<End>,
     /// Whether the peer reads no more: what is to be written is discarded.
     deaf: bool,
 }
@@ -144,6 +144,15 @@ enum Written {
     Deaf,
     /// The peer took no byte for too long, or the socket failed.
     Stalled,
+}
+
+/// How the reading ended; no more batches come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// With the end of file: the peer waits for all that it is owed.
+    File,
+    /// By the daemon: replies are written, and receipts that are there by then.
+    Cut,
 }
 
 /// Answers one batch of a connection; dropped without an answer, it closes the connection.
@@ -206,8 +215,8 @@ impl Outbox {
     }
 
     /// No more batches come.
-    pub(super) fn end(&self) {
-        self.state().ended = true;
+    pub(super) fn end(&self, end: End) {
+        self.state().end = Some(end);
         self.wake.notify_one();
     }
 
@@ -246,7 +255,7 @@ impl Outbox {
         match written {
             Ok(written) if written == text.lines.len() => match state.batches.front() {
                 Some(next) => matches!(next.fate, Fate::Open),
-                None => !state.ended,
+                None => state.end.is_none(),
             },
             // The task hears of an error when it goes on.
             written => {
@@ -309,8 +318,11 @@ impl Outbox {
         if !state.writing {
             return match state.batches.front() {
                 Some(Batch { fate: Fate::Lost, .. }) => Turn::Lost,
-                None if state.ended => Turn::Done { waits: !state.deaf },
-                _ => Turn::Wait,
+                None => match state.end {
+                    Some(end) => Turn::Done { waits: end == End::File && !state.deaf },
+                    None => Turn::Wait,
+                },
+                Some(_) => Turn::Wait,
             };
         }
         drop(state);
@@ -349,7 +361,7 @@ impl Outbox {
                 },
                 Turn::Lost => return false,
                 Turn::Done { .. } if !owed => break,
-                Turn::Done { waits: false } => break,
+                Turn::Done { waits: false } => until = Some(Instant::now()),
                 Turn::Done { waits: true } => until = until.or_else(|| Some(Instant::now() + idle())),
                 Turn::Wait => {}
             }

@@ -241,6 +241,22 @@ async fn a_connection_is_idle_from_its_last_receipt_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_unfinished_line_closes_whatever_receipts_are_owed() {
+    let server = start(|_| {});
+    let mut stream = server.connect().await;
+    let began = Instant::now();
+    let lines = receipt_asked(&(line("s", 1) + &line("later", 2)));
+    stream.write_all((lines + "{\"session_id\"").as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert!(began.elapsed().abs_diff(server.settings.line_timeout) < Duration::from_secs(1));
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines.len() == 3 && lines[0].contains("queued") && lines[1].contains("queued"), "{text}");
+    assert_eq!(lines[2], "receipt 0");
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_producer_that_always_has_a_line_begun_is_not_closed() {
     let server = start(|_| {});
     let mut stream = server.connect().await;

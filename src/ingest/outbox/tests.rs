@@ -28,7 +28,7 @@ async fn read(theirs: &mut UnixStream, text: &str) {
 }
 
 async fn run(outbox: &Outbox) -> bool {
-    outbox.end();
+    outbox.end(End::File);
     let (receipts, due) = mpsc::channel(1);
     drop(receipts);
     outbox.run(due, &CancellationToken::new(), Duration::default).await
@@ -126,7 +126,7 @@ async fn replies_come_in_order_whoever_writes_them() {
         let asker = outbox.push(places, bytes, vec![share]);
         asker.into_iter().for_each(|asker| askers.send(asker).unwrap());
     }
-    outbox.end();
+    outbox.end(End::File);
     drop(askers);
     assert!(runs.await.unwrap());
     answers.join().unwrap();
@@ -149,7 +149,7 @@ async fn receipts_that_are_due_go_before_the_end() {
         }
         let shutdown = CancellationToken::new();
         shutdown.cancel();
-        outbox.end();
+        outbox.end(End::File);
         asker.reply(vec![Appended::Stored]);
         // Another receipt might come, so that nothing but the shutdown ends it.
         assert!(outbox.run(due, &shutdown, || Duration::from_secs(60)).await);
@@ -189,7 +189,7 @@ async fn what_a_deaf_peer_is_owed_is_discarded_and_gives_its_shares_back() {
             asker.reply(vec![Appended::Stored]);
             tokio::task::yield_now().await;
         }
-        outbox.end();
+        outbox.end(End::File);
     };
     let began = Instant::now();
     let shutdown = CancellationToken::new();
