@@ -46,6 +46,8 @@ pub const MAX_REPLY_BYTES: usize = 256 * 1_024;
 pub const SHORT_LINE_BYTES: usize = 64 * 1_024;
 /// A peer that takes no byte for this long while replies wait is closed.
 pub const WRITE_STALL: Duration = Duration::from_secs(30);
+/// As [`WRITE_STALL`], from the shutdown on.
+pub const WRITE_STALL_AT_SHUTDOWN: Duration = Duration::from_secs(5);
 /// What the receipts of all connections may hold until they are written, in bytes; beyond it a line is stored without
 /// one, and a receipt comes without its response.
 pub const MAX_SLIP_BYTES: usize = 64 * 1_024 * 1_024;

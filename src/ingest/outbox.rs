@@ -22,11 +22,11 @@ use nix::sys::socket::{Shutdown, shutdown};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::slip::Receipt;
-use super::{Counts, WRITE_STALL};
+use super::{Counts, WRITE_STALL, WRITE_STALL_AT_SHUTDOWN};
 use crate::event::{EventId, SessionId};
 use crate::wire::reply::{self, Appended, Replier};
 
@@ -351,7 +351,7 @@ impl Outbox {
         let (mut receipts, mut owed, mut until) = (Vec::new(), true, None);
         loop {
             match self.turn(&mut receipts) {
-                Turn::Write(text) => match self.write(&text).await {
+                Turn::Write(text) => match self.write(&text, shutdown).await {
                     Written::Whole => continue,
                     Written::Deaf => {
                         self.state().deaf = true;
@@ -381,15 +381,21 @@ impl Outbox {
         self.shut_down()
     }
 
-    async fn write(&self, text: &Text) -> Written {
+    async fn write(&self, text: &Text, shutdown: &CancellationToken) -> Written {
         let mut left = text.lines.as_bytes().get(text.written..).unwrap_or_default();
         if self.state().deaf {
             return Written::Deaf;
         }
         while !left.is_empty() {
-            match timeout(WRITE_STALL, self.write_some(left)).await {
-                Ok(Ok(count @ 1..)) => left = left.get(count..).unwrap_or_default(),
-                Ok(Err(error)) if reads_no_more(&error) => return Written::Deaf,
+            // Writing that is dropped has written nothing.
+            let written = tokio::select! {
+                biased;
+                written = self.write_some(left) => written,
+                () = stall(shutdown) => return Written::Stalled,
+            };
+            match written {
+                Ok(count @ 1..) => left = left.get(count..).unwrap_or_default(),
+                Err(error) if reads_no_more(&error) => return Written::Deaf,
                 _ => return Written::Stalled,
             }
         }
@@ -414,6 +420,14 @@ impl Outbox {
     fn state(&self) -> MutexGuard<'_, State> {
         // Whoever panics in here ends the daemon, or its own connection.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns once the peer had enough time to take a byte.
+async fn stall(shutdown: &CancellationToken) {
+    tokio::select! {
+        () = sleep(WRITE_STALL) => {}
+        () = shutdown.cancelled() => sleep(WRITE_STALL_AT_SHUTDOWN).await,
     }
 }
 

@@ -162,13 +162,29 @@ async fn receipts_that_are_due_go_before_the_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reply_that_nobody_takes_ends_the_connection() {
-    let (outbox, _theirs) = outbox().await;
-    while outbox.state().left.is_none() {
-        outbox.push(waiting("a"), 1, Vec::new()).unwrap().reply(vec![Appended::Stored]);
+    let (before, after) = (Duration::from_secs(20), WRITE_STALL + Duration::from_secs(1));
+    let at_shutdown = before + WRITE_STALL_AT_SHUTDOWN;
+    for (stop, ends) in
+        [(after, WRITE_STALL), (before, at_shutdown), (Duration::ZERO, WRITE_STALL_AT_SHUTDOWN)]
+    {
+        let (outbox, _theirs) = outbox().await;
+        while outbox.state().left.is_none() {
+            outbox.push(waiting("a"), 1, Vec::new()).unwrap().reply(vec![Appended::Stored]);
+        }
+        let (_receipts, due) = mpsc::channel(1);
+        let shutdown = CancellationToken::new();
+        let began = Instant::now();
+        let stops = async {
+            sleep(stop).await;
+            shutdown.cancel();
+        };
+        let stalled = async {
+            assert!(!outbox.run(due, &shutdown, Duration::default).await);
+            began.elapsed()
+        };
+        let (elapsed, ()) = tokio::join!(stalled, stops);
+        assert_eq!(elapsed, ends);
     }
-    let began = Instant::now();
-    assert!(!run(&outbox).await);
-    assert_eq!(began.elapsed(), WRITE_STALL);
 }
 
 #[tokio::test(start_paused = true)]
