@@ -1,13 +1,16 @@
 //! One producer's connection, a task: it reads and hands batches on, and writes what is owed where nobody else did.
 
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
+use rustix::io::ioctl_fionread;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -28,10 +31,6 @@ const READ_BYTES: usize = 64 * 1_024;
 
 /// What an event of a submission that waits for its receipt takes in memory beside its id, in bytes.
 const SLIP_BYTES_PER_EVENT: usize = 128;
-/// How long a read at shutdown may take to see bytes that have arrived before it.
-const ARRIVAL_WAIT: Duration = Duration::from_millis(10);
-/// The most reads at shutdown: a producer that never stops writing is cut off after these.
-const MAX_LAST_READS: usize = 64;
 
 /// What every connection shares.
 pub(super) struct Shared<A, C> {
@@ -147,6 +146,11 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
             };
             // A read that is dropped has taken nothing; the sleeping deadline is made anew.
             let count = tokio::select! {
+                biased;
+                () = intake.shared.shutdown.cancelled() => {
+                    self.take_arrived(&mut bytes).await;
+                    return End::Cut;
+                }
                 read = timeout_at(deadline, stream.read(&mut bytes)) => match read {
                     Ok(Ok(count)) => count,
                     // All that it sent was read by now: the end of file of a peer that left replies unread.
@@ -159,10 +163,6 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
                         continue;
                     }
                 },
-                () = intake.shared.shutdown.cancelled() => {
-                    self.take_arrived(&mut bytes).await;
-                    return End::Cut;
-                }
             };
             if count == 0 {
                 framer.finish();
@@ -190,12 +190,24 @@ impl<A: Admission, C: Fn() -> u64> Reader<'_, A, C> {
         }
     }
 
-    /// Takes what the kernel already holds, so that every complete line that has arrived gets its reply.
+    /// Takes what the kernel already holds, so that every complete line that has arrived gets its reply; what comes later is
+    /// too late, however fast the producer goes on.
     async fn take_arrived(&mut self, bytes: &mut [u8]) {
-        // A read that waits, not `try_read`: the latter knows only what the runtime has heard of so far.
-        for _ in 0..MAX_LAST_READS {
-            let Ok(Ok(count @ 1..)) = timeout(ARRIVAL_WAIT, self.stream.read(bytes)).await else { return };
+        let stream: &UnixStream = self.stream.as_ref();
+        let (socket, arrived) = (stream.as_raw_fd(), ioctl_fionread(stream).unwrap_or(0));
+        let mut left = usize::try_from(arrived).unwrap_or(usize::MAX);
+        // Not by way of the runtime, which knows only what it has heard of so far.
+        while left > 0 {
+            let most = bytes.len().min(left);
+            let read = recv(socket, bytes.get_mut(..most).unwrap_or_default(), MsgFlags::MSG_DONTWAIT);
+            let Ok(count @ 1..) = read else { return };
+            left -= count;
             self.framer.push(bytes.get(..count).unwrap_or_default());
+            self.intake.hand_on(&mut self.framer).await;
+        }
+        let next = recv(socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+        if matches!(next, Ok(0) | Err(Errno::ECONNRESET)) {
+            self.framer.finish();
             self.intake.hand_on(&mut self.framer).await;
         }
     }

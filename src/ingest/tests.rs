@@ -346,6 +346,52 @@ async fn at_shutdown_what_has_arrived_is_answered_and_the_stream_ends() {
     server.running.await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn at_shutdown_a_producer_that_goes_on_writing_is_cut_off() {
+    let server = start(|_| {});
+    let mut stream = server.connect().await;
+    stream.write_all(line("s", 0).as_bytes()).await.unwrap();
+    server.stored(1).await;
+    // Several reads of the daemon, whose replies fit the socket's buffers.
+    let long = |id| line("s", id).replace('}', &format!(",\"mbox\":{{\"name\":\"{}\"}}}}", "x".repeat(200)));
+    let count = 600;
+    let text: String = (1..count).map(long).collect();
+    stream.write_all((text + long(count).trim_end()).as_bytes()).await.unwrap();
+    server.shutdown.cancel();
+    // The daemon hears of it before the producer goes on.
+    tokio::task::yield_now().await;
+    let (mut reading, mut writing) = stream.into_split();
+    let late = async {
+        // While the clock stands still the daemon reads on, and discards.
+        let more = format!("\n{}", long(count + 1).repeat(100));
+        for _ in 0..20 {
+            writing.write_all(more.as_bytes()).await.unwrap();
+        }
+    };
+    let mut replies = Vec::new();
+    let (read, ()) = tokio::join!(reading.read_to_end(&mut replies), late);
+    read.unwrap();
+    assert_eq!(server.queue.0.load(Ordering::Relaxed), count);
+    server.running.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_shutdown_a_last_line_without_its_end_counts_where_the_producer_ended() {
+    for ends in [false, true] {
+        let server = start(|_| {});
+        let mut stream = server.connect().await;
+        stream.write_all(line("s", 0).as_bytes()).await.unwrap();
+        server.stored(1).await;
+        stream.write_all((line("s", 1) + line("s", 2).trim_end()).as_bytes()).await.unwrap();
+        if ends {
+            stream.shutdown().await.unwrap();
+        }
+        let queue = server.queue.clone();
+        server.stop().await;
+        assert_eq!(queue.0.load(Ordering::Relaxed), if ends { 3 } else { 2 });
+    }
+}
+
 #[tokio::test]
 async fn receipts_follow_their_own_replies_and_beyond_the_limit_a_line_goes_without() {
     let server = start(|_| {});
