@@ -163,6 +163,12 @@ pub(crate) fn object<'a>(raw: &'a RawValue, path: &Path<'_>) -> Result<Members<'
     unique(members, path)
 }
 
+/// The members of the object that `text` is, whatever is wrong with it: keys may stand twice, and those that are no sound
+/// strings are left out.
+pub(crate) fn loose(text: &str) -> Vec<(Cow<'_, str>, &RawValue)> {
+    serde_json::Deserializer::from_str(text).deserialize_map(Loose).unwrap_or_default()
+}
+
 fn unique<'a>(members: Members<'a>, path: &Path<'_>) -> Result<Members<'a>, Fault> {
     match twice(&members.0) {
         Some(name) => Err(path.key(name).invalid("stands twice in one object")),
@@ -200,6 +206,24 @@ impl<'de> Visitor<'de> for Collect {
             members.push((name.0, map.next_value::<&'de RawValue>()?));
         }
         Ok(Members(members))
+    }
+}
+
+struct Loose;
+
+impl<'de> Visitor<'de> for Loose {
+    type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
+        while let Some((name, value)) = map.next_entry::<&'de RawValue, &'de RawValue>()? {
+            members.extend(unquoted(name.get()).ok().map(|name| (name, value)));
+        }
+        Ok(members)
     }
 }
 

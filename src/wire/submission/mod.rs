@@ -111,8 +111,11 @@ fn parse(
     now_unix_ms: u64,
     reference: &mut Option<String>,
 ) -> Result<Submission, Fault> {
-    let top = json::line(line)?;
-    *reference = options::reference(&top);
+    let top = json::line(line).inspect_err(|fault| {
+        let bad = std::str::from_utf8(line).ok().filter(|_| fault.code == Code::InvalidEvent);
+        *reference = bad.and_then(|bad| options::reference(&json::loose(bad)));
+    })?;
+    *reference = options::reference(&top.0);
     let (options, rest) = Options::read(&top, now_unix_ms)?;
 
     let shape = rest.iter().find(|(name, value)| *name == "request" && !is_null(value));

@@ -1,5 +1,7 @@
 //! The option fields of a line: everything beside the request, in both spellings.
 
+use std::borrow::Cow;
+
 use serde_json::value::RawValue;
 
 use super::json::{Fault, Members, Path, array, is_null, object, push_member, text};
@@ -27,8 +29,8 @@ pub(super) struct Options {
 pub(super) type Rest<'a> = Vec<(&'a str, &'a RawValue)>;
 
 /// The line's `ref`, where it has a valid one.
-pub(super) fn reference(top: &Members<'_>) -> Option<String> {
-    let (_, raw) = top.0.iter().find(|(name, _)| name == "ref")?;
+pub(super) fn reference(top: &[(Cow<'_, str>, &RawValue)]) -> Option<String> {
+    let (_, raw) = top.iter().find(|(name, _)| name == "ref")?;
     read_reference(raw, &Path::Root.key("ref")).ok()
 }
 

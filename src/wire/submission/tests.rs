@@ -136,6 +136,9 @@ fn a_refusal_carries_a_valid_ref() {
     let refused = |line: &str| Submission::parse(line.as_bytes(), &plain(), 0).expect_err(line).reference;
     assert_eq!(refused(r#"{"nonsense":1,"ref":"r"}"#).as_deref(), Some("r"));
     assert_eq!(refused(r#"{"nonsense":1,"ref":7}"#), None);
+    assert_eq!(refused(r#"{"ref":"r","type":"click","type":"click"}"#).as_deref(), Some("r"));
+    assert_eq!(refused(r#"{"\ud800":1,"\u0072ef":"r","type":"click"}"#).as_deref(), Some("r"));
+    assert_eq!(refused(r#"[{"ref":"r"}]"#), None);
 }
 
 #[test]
