@@ -121,7 +121,9 @@ fn parse(
     let shape = rest.iter().find(|(name, value)| *name == "request" && !is_null(value));
     let request = match shape {
         Some((_, raw)) => {
-            if let Some((name, _)) = rest.iter().find(|(name, _)| *name != "request") {
+            let absent = |name: &str, value| is_null(value) && request::is_short(name);
+            let beside = rest.iter().find(|(name, value)| *name != "request" && !absent(name, value));
+            if let Some((name, _)) = beside {
                 return Err(unknown(name));
             }
             request::long(raw)?

@@ -51,12 +51,15 @@ impl Options {
                 rest.push((name.as_ref(), *raw));
                 continue;
             };
-            let path = Path::Root.key(name);
-            if top.0.iter().take(position).any(|(before, _)| self::field(before) == Some(field)) {
-                return Err(path.invalid(format!("is the second spelling of {field} in one line")));
-            }
             if is_null(raw) {
                 continue;
+            }
+            let path = Path::Root.key(name);
+            let is_same = |(before, raw): &(Cow<'_, str>, &RawValue)| {
+                self::field(before) == Some(field) && !is_null(raw)
+            };
+            if top.0.iter().take(position).any(is_same) {
+                return Err(path.invalid(format!("is the second spelling of {field} in one line")));
             }
             match field {
                 "session_id" => {

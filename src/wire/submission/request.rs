@@ -80,6 +80,11 @@ pub(super) fn long(raw: &RawValue) -> Result<Request<'_>, Fault> {
     Ok(Request { members, visitor: "request.id", notifications })
 }
 
+/// Whether the short form has a member of that name.
+pub(super) fn is_short(name: &str) -> bool {
+    SHORT.iter().any(|(written, _)| *written == name) || NOTIFICATION.iter().any(|member| member.name == name)
+}
+
 /// Reads a line whose top level is itself one notification.
 pub(super) fn short<'a>(rest: &Rest<'a>) -> Result<Request<'a>, Fault> {
     let mut shared: Checked<'a> = Vec::with_capacity(SHORT.len());

@@ -89,6 +89,23 @@ fn nulls_of_known_members_are_not_sent_on() {
 }
 
 #[test]
+fn null_counts_as_absent_beside_another_spelling_and_beside_a_request() {
+    let spelt = |first: &str, second: &str| {
+        let line = format!(r#"{{"session_id":{first},"sessionId":{second},"type":"click"}}"#);
+        parsed(&line, &plain()).envelope.session.as_str().to_owned()
+    };
+    assert_eq!((spelt("null", "\"b\"").as_str(), spelt("\"a\"", "null").as_str()), ("b", "a"));
+    let beside = |name: &str| {
+        let line = format!(r#"{{"{name}":null,"request":{{"notifications":[{{"type":"click"}}]}}}}"#);
+        Submission::parse(line.as_bytes(), &plain(), 0).map(drop).map_err(|why| (why.code, why.path))
+    };
+    for name in ["visitor", "context", "mbox", "timestamp"] {
+        assert_eq!(beside(name), Ok(()), "{name}");
+    }
+    assert_eq!(beside("vistor"), Err((Code::UnknownField, Some("vistor".to_owned()))));
+}
+
+#[test]
 fn identity_comes_from_cookie_option_and_request() {
     let read = parsed(
         r#"{"type":"click","session_id":"option","target_cookie":"session#cookie#1800000000|PC#dev.35_0#1800000000","targetLocationHint":"34",
