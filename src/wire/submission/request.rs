@@ -111,7 +111,7 @@ pub(super) fn short<'a>(rest: &Rest<'a>) -> Result<Request<'a>, Fault> {
     if get(&notification, "type").is_none() {
         return Err(Path::Root.key("type").invalid("is required"));
     }
-    let bytes: usize = shared.iter().map(|(name, value)| name.len() + value.json.len()).sum();
+    let bytes = joined_bytes(&shared);
     if bytes > MAX_MEMBERS_BYTES {
         let message =
             format!("the request members have {bytes} bytes, at most {MAX_MEMBERS_BYTES} are taken");

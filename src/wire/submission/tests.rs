@@ -149,6 +149,20 @@ fn a_bad_line_is_refused_at_its_path() {
 }
 
 #[test]
+fn both_forms_take_as_many_bytes_beside_the_notification() {
+    let context = |bytes: usize| format!(r#"{{"new":"{}"}}"#, "x".repeat(bytes));
+    let taken = |line: String| Submission::parse(line.as_bytes(), &plain(), 0).is_ok();
+    // `"context":` and a comma, and what stands around the text.
+    let most = MAX_MEMBERS_BYTES - r#""context":{"new":""},"#.len();
+    for (bytes, fits) in [(most, true), (most + 1, false)] {
+        let context = context(bytes);
+        let long = format!(r#"{{"request":{{"context":{context},"notifications":[{{"type":"click"}}]}}}}"#);
+        assert_eq!(taken(long), fits, "{bytes}");
+        assert_eq!(taken(format!(r#"{{"context":{context},"type":"click"}}"#)), fits, "{bytes}");
+    }
+}
+
+#[test]
 fn a_refusal_carries_a_valid_ref() {
     let refused = |line: &str| Submission::parse(line.as_bytes(), &plain(), 0).expect_err(line).reference;
     assert_eq!(refused(r#"{"nonsense":1,"ref":"r"}"#).as_deref(), Some("r"));
