@@ -101,6 +101,26 @@ fn cases() -> Vec<Case> {
             "invalid_event",
             Some("request.context.user_agent".into()),
         ),
+        (
+            request(r#""context":{"mobile_platform":{}}"#),
+            "invalid_event",
+            Some("request.context.mobile_platform".into()),
+        ),
+        (
+            request(r#""context":{"address":{"referring_url":"x"}}"#),
+            "invalid_event",
+            Some("request.context.address.referring_url".into()),
+        ),
+        (
+            request(r#""qaMode":{"preview_indexes":[]}"#),
+            "invalid_event",
+            Some("request.qaMode.preview_indexes".into()),
+        ),
+        (
+            request(r#""preview":[{"activity_index":1}]"#),
+            "invalid_event",
+            Some("request.preview[0].activity_index".into()),
+        ),
         (request(r#""environment_id":1"#), "invalid_event", Some("request.environment_id".into())),
         (
             request(r#""environmentId":9223372036854775808"#),

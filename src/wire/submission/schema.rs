@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
+use super::MAX_MEMBERS_BYTES;
 use super::checked::{Value, braced, get};
 use super::json::{self, Fault, Path, array, is_null, text};
 use crate::wire::response::is_tnt_id;
@@ -15,6 +16,10 @@ use crate::wire::response::is_tnt_id;
 pub(crate) enum Rule {
     /// Anything.
     Any,
+    /// Anything without a name of [`MISSPELT`].
+    Spelt,
+    /// The context: the members of [`CONTEXT`], and others without a name of [`MISSPELT`].
+    Context,
     /// A string of `min` to `max` UTF-16 units.
     Text { min: usize, max: usize },
     /// A string that is not blank, of at most so many UTF-16 units.
@@ -58,6 +63,27 @@ const fn must(name: &'static str, rule: Rule) -> Member {
 
 const LONG: usize = usize::MAX;
 const MAX_PARAMETERS: usize = 50;
+/// Names of the API that the tables lack, within the context, `qaMode` and `preview`: in the style of the Python SDK's models,
+/// and as they are.
+const MISSPELT: [(&str, &str); 17] = [
+    ("mobile_platform", "mobilePlatform"),
+    ("cross_domain", "crossDomain"),
+    ("device_name", "deviceName"),
+    ("device_type", "deviceType"),
+    ("platform_type", "platformType"),
+    ("color_depth", "colorDepth"),
+    ("web_gl_renderer", "webGLRenderer"),
+    ("ip_address", "ipAddress"),
+    ("country_code", "countryCode"),
+    ("state_code", "stateCode"),
+    ("referring_url", "referringUrl"),
+    ("listed_activities_only", "listedActivitiesOnly"),
+    ("evaluate_as_true_audience_ids", "evaluateAsTrueAudienceIds"),
+    ("evaluate_as_false_audience_ids", "evaluateAsFalseAudienceIds"),
+    ("preview_indexes", "previewIndexes"),
+    ("activity_index", "activityIndex"),
+    ("experience_index", "experienceIndex"),
+];
 const RESERVED_PARAMETERS: [&str; 3] = ["orderId", "orderTotal", "productPurchasedIds"];
 
 pub(crate) static NOTIFICATION: &[Member] = &[
@@ -151,11 +177,11 @@ pub(crate) static REQUEST: &[Member] = &[
     may("id", Rule::Object(VISITOR)),
     may("environmentId", Rule::Integer { min: i64::MIN }),
     may("property", Rule::Object(PROPERTY)),
-    may("context", Rule::Object(CONTEXT)),
+    may("context", Rule::Context),
     may("experienceCloud", Rule::Object(EXPERIENCE_CLOUD)),
     may("trace", Rule::Object(&[must("authorizationToken", Rule::Text { min: 0, max: LONG })])),
-    may("qaMode", Rule::Any),
-    may("preview", Rule::Any),
+    may("qaMode", Rule::Spelt),
+    may("preview", Rule::Spelt),
     may("notifications", Rule::Any),
     may("execute", Rule::Any),
     may("prefetch", Rule::Any),
@@ -178,7 +204,7 @@ pub(crate) fn object<'a>(table: &[Member], raw: &'a RawValue, path: &Path<'_>) -
             }
             None => {
                 if let Some(right) = right_spelling(table, &name) {
-                    return Err(path.key(&name).invalid(format!("is spelt '{right}' in the Delivery API")));
+                    return Err(misspelt(&path.key(&name), right));
                 }
                 members.push((name, value.get().into()));
             }
@@ -207,10 +233,42 @@ fn right_spelling(table: &[Member], name: &str) -> Option<&'static str> {
     table.iter().map(|member| member.name).find(|right| *right != name && snake(right) == name)
 }
 
+fn misspelt(path: &Path<'_>, right: &str) -> Fault {
+    path.invalid(format!("is spelt '{right}' in the Delivery API"))
+}
+
+/// Looks for names of [`MISSPELT`] in a value that no table describes.
+fn spelt(raw: &RawValue, path: &Path<'_>) -> Result<(), Fault> {
+    let text = raw.get();
+    // All of them have a '_'. What is longer is refused for its length.
+    if text.len() > MAX_MEMBERS_BYTES || memchr::memchr(b'_', text.as_bytes()).is_none() {
+        return Ok(());
+    }
+    if text.starts_with('[') {
+        let elements = array(text, path)?;
+        return elements.into_iter().enumerate().try_for_each(|(at, one)| spelt(one, &path.index(at)));
+    }
+    // Elsewhere than in the tables a key may stand twice.
+    let members = if text.starts_with('{') { json::loose(text) } else { Vec::new() };
+    members.into_iter().try_for_each(|(name, value)| {
+        let here = path.key(&name);
+        match MISSPELT.iter().find(|(python, _)| *python == name) {
+            Some((_, right)) => Err(misspelt(&here, right)),
+            None => spelt(value, &here),
+        }
+    })
+}
+
 /// Checks one value.
 pub(crate) fn check<'a>(rule: &Rule, raw: &'a RawValue, path: &Path<'_>) -> Result<Value<'a>, Fault> {
     match rule {
         Rule::Any => {}
+        Rule::Spelt => spelt(raw, path)?,
+        Rule::Context => {
+            let context = object(CONTEXT, raw, path)?;
+            spelt(raw, path)?;
+            return Ok(context);
+        }
         Rule::Text { min, max } => {
             length(&text(raw, path)?, *min, *max, path)?;
         }

@@ -149,6 +149,24 @@ fn a_bad_line_is_refused_at_its_path() {
 }
 
 #[test]
+fn names_as_in_python_are_told_where_no_table_has_them_and_others_are_kept() {
+    for (members, path) in [
+        (r#""context":{"a_b":[{"web_gl_renderer":1}]}"#, "context.a_b[0].web_gl_renderer"),
+        (r#""context":{"cross_domain":null}"#, "context.cross_domain"),
+    ] {
+        let line = format!(r#"{{"type":"click",{members}}}"#);
+        let why = Submission::parse(line.as_bytes(), &plain(), 0).expect_err(&line);
+        assert_eq!(why.path.as_deref(), Some(path));
+    }
+    let kept = r#"{"channel":"web","a_b":{"c_d":1,"c_d":2,"\ud800_":3},"new":"mobile_platform"}"#;
+    let read = parsed(
+        &format!(r#"{{"type":"click","context":{kept},"parameters":{{"device_type":"phone"}}}}"#),
+        &plain(),
+    );
+    assert!(members(&read).contains(kept), "{}", members(&read));
+}
+
+#[test]
 fn both_forms_take_as_many_bytes_beside_the_notification() {
     let context = |bytes: usize| format!(r#"{{"new":"{}"}}"#, "x".repeat(bytes));
     let taken = |line: String| Submission::parse(line.as_bytes(), &plain(), 0).is_ok();
