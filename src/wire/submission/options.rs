@@ -133,6 +133,8 @@ fn visitor_form(code: &str, raw: &RawValue, path: &Path<'_>) -> Result<String, F
         let told = text(raw, path)?;
         length(&told, 0, 128, path)?;
         id = Some(raw.get());
+    } else if !raw.get().starts_with('{') {
+        return Err(path.invalid("must be an id, which is a string, or an object of an id and its authState"));
     } else {
         for (name, value) in object(raw, path)?.0.iter().filter(|(_, value)| !is_null(value)) {
             let here = path.key(name);

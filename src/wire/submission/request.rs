@@ -201,9 +201,11 @@ impl Request<'_> {
         let path = Path::Root.key("customer_ids");
         let count = array(&joined, &path)?.len();
         if count > 50 {
-            let message =
-                format!("makes {count} customer ids with those of {}, at most 50 are taken", self.visitor);
-            return Err(path.invalid(message));
+            let with = match count > customer_ids.len() {
+                true => format!("makes {count} customer ids with those of {}", self.visitor),
+                false => format!("has {count} customer ids"),
+            };
+            return Err(path.invalid(format!("{with}, at most 50 are taken")));
         }
         Ok(Some(joined))
     }

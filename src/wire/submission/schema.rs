@@ -307,12 +307,11 @@ pub(crate) fn check<'a>(rule: &Rule, raw: &'a RawValue, path: &Path<'_>) -> Resu
                 return Err(path.invalid(format!("must be an integer{least} within 64 bits")));
             }
         }
-        Rule::Amount => {
-            let number: Option<f64> = raw.get().parse().ok();
-            if number.is_none_or(|number| number < 0.0 || !number.is_finite()) {
-                return Err(path.invalid("must be a number of at least 0"));
-            }
-        }
+        Rule::Amount => match raw.get().parse::<f64>() {
+            Ok(f64::INFINITY) => return Err(path.invalid("is too large: no number of 64 bits holds it")),
+            Ok(number) if number >= 0.0 => {}
+            _ => return Err(path.invalid("must be a number of at least 0")),
+        },
         Rule::Bool => {
             if !matches!(raw.get(), "true" | "false") {
                 return Err(path.invalid("must be true or false"));

@@ -167,6 +167,29 @@ fn names_as_in_python_are_told_where_no_table_has_them_and_others_are_kept() {
 }
 
 #[test]
+fn a_refusal_says_what_is_wrong() {
+    let ids = vec![r#"{"id":"1","integrationCode":"c","authenticatedState":"unknown"}"#; 50].join(",");
+    let cases = [
+        (format!(r#""customer_ids":[{ids},{ids}]"#), "has 100 customer ids, at most 50 are taken"),
+        (
+            format!(r#""customer_ids":{{"crm":"1"}},"visitor":{{"customerIds":[{ids}]}}"#),
+            "makes 51 customer ids with those of visitor, at most 50 are taken",
+        ),
+        (
+            r#""customer_ids":{"crm":5}"#.to_owned(),
+            "must be an id, which is a string, or an object of an id and its authState",
+        ),
+        (r#""order":{"total":1e400}"#.to_owned(), "is too large: no number of 64 bits holds it"),
+        (r#""order":{"total":-1e400}"#.to_owned(), "must be a number of at least 0"),
+    ];
+    for (members, message) in cases {
+        let line = format!(r#"{{"type":"click",{members}}}"#);
+        let why = Submission::parse(line.as_bytes(), &plain(), 0).expect_err(&line);
+        assert_eq!(why.message, message, "{line}");
+    }
+}
+
+#[test]
 fn both_forms_take_as_many_bytes_beside_the_notification() {
     let context = |bytes: usize| format!(r#"{{"new":"{}"}}"#, "x".repeat(bytes));
     let taken = |line: String| Submission::parse(line.as_bytes(), &plain(), 0).is_ok();
