@@ -144,26 +144,26 @@ pub(super) fn outcome(
     ids: &[&str],
 ) -> (Outcome, Option<Vec<u8>>) {
     let outcome = |answer, detail| Outcome { answer, retry_after, edge: None, known: None, detail };
+    let said = |words: &str| response::said(status.as_u16(), words);
     if status == StatusCode::NO_CONTENT {
         return (outcome(Answer::Accepted, String::new()), None);
     }
     if !status.is_success() {
-        let detail = match &body {
+        let words = match &body {
             Ok(body) => response::message(body),
             Err(error) => error.clone(),
         };
-        return (outcome(Answer::Status(status.as_u16()), detail), None);
+        return (outcome(Answer::Status(status.as_u16()), said(&words)), None);
     }
     let body = match body {
         // By its definition it has no body; whatever follows it speaks of something else.
         Ok(_) if status == StatusCode::RESET_CONTENT => {
-            let detail = format!("the status {status} has no body, and so lists nothing");
-            return (outcome(Answer::Unreadable, detail), None);
+            return (outcome(Answer::Unreadable, said("it has no body, and so lists nothing")), None);
         }
         // Whatever the success is called, it is the list that counts: something between may have changed the status, and
         // an event that is listed was processed.
         Ok(body) => body,
-        Err(error) => return (outcome(Answer::Unreadable, error), None),
+        Err(error) => return (outcome(Answer::Unreadable, said(&error)), None),
     };
     match response::decode(&body) {
         Ok(read) => {
@@ -174,7 +174,7 @@ pub(super) fn outcome(
             });
             (Outcome { edge: read.edge, known, ..outcome(answer, String::new()) }, Some(body))
         }
-        Err(error) => (outcome(Answer::Unreadable, response::printable(&error.to_string())), None),
+        Err(error) => (outcome(Answer::Unreadable, said(&error.to_string())), None),
     }
 }
 
@@ -342,7 +342,14 @@ mod tests {
             assert_eq!(exchange(answer.clone()).await.1.answer, expected, "{answer}");
         }
         let (_, busy) = exchange(http("503 Busy", "retry-after: 7\r\n", r#"{"message":"later\n"}"#)).await;
-        assert_eq!((busy.retry_after, busy.detail.as_str()), (Some(Duration::from_secs(7)), "later"));
+        assert_eq!(
+            (busy.retry_after, busy.detail.as_str()),
+            (Some(Duration::from_secs(7)), "HTTP 503: later")
+        );
+        for status in [302, 400, 403, 503] {
+            let (_, silent) = exchange(http(&format!("{status} Silent"), "", "")).await;
+            assert_eq!(silent.detail, format!("HTTP {status}"));
+        }
     }
 
     #[tokio::test]

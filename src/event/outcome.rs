@@ -16,7 +16,8 @@ pub struct Outcome {
     pub edge: Option<Cluster>,
     /// The `tntId` of the answer, where that was a valid one.
     pub known: Option<Known>,
-    /// What to tell a person: Adobe's message or the transport's error; at most 1 KiB, without control characters.
+    /// What to tell a person: the status with Adobe's message, or the transport's error; at most 1 KiB, without control
+    /// characters.
     pub detail: String,
 }
 

@@ -162,6 +162,16 @@ pub fn message(body: &[u8]) -> String {
     }
 }
 
+/// What to tell a person of an answer with a status: the status, and its `words` where there are any. A status alone says much,
+/// and many servers that stand between say nothing else.
+#[must_use]
+pub fn said(status: u16, words: &str) -> String {
+    match words.trim() {
+        "" => format!("HTTP {status}"),
+        words => printable(&format!("HTTP {status}: {words}")),
+    }
+}
+
 /// `text` with what a terminal does not show as it stands as spaces, cut to [`MAX_MESSAGE_BYTES`] at a character's end.
 #[must_use]
 pub fn printable(text: &str) -> String {
@@ -274,6 +284,14 @@ mod tests {
         assert_eq!(message(b"<html>\r\nno\xff"), "<html>  no\u{fffd}");
         assert_eq!(message(&[b'a'; 5_000]).len(), MAX_MESSAGE_BYTES);
         assert!(message("ä".repeat(5_000).as_bytes()).len() <= MAX_MESSAGE_BYTES);
+    }
+
+    #[test]
+    fn a_status_is_told_with_words_and_without() {
+        assert_eq!(said(503, ""), "HTTP 503");
+        assert_eq!(said(302, " "), "HTTP 302");
+        assert_eq!(said(400, "bad\ttoken"), "HTTP 400: bad token");
+        assert_eq!(said(400, &"a".repeat(5_000)).len(), MAX_MESSAGE_BYTES);
     }
 
     #[test]

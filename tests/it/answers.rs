@@ -394,7 +394,10 @@ async fn hold(cases: &[Case], timeout: Duration, exactly: bool) {
     assert!((0..200).all(|number| !exactly || edge.listed(&format!("good{number}")) == [1]));
     assert_eq!(edge.changed(), 0);
     for (_, reason, detail) in dead(&settings).await {
-        assert!(reason == "refused" && detail.starts_with("no [31m 4"), "{reason}: {detail:?}");
+        assert!(
+            reason == "refused" && detail.starts_with("HTTP 4") && detail.contains(": no [31m 4"),
+            "{reason}: {detail:?}"
+        );
     }
     serving.abort();
     sandbox.stop().await;
