@@ -85,19 +85,20 @@ impl Transport {
         outcome(status, retry_after, body, ids)
     }
 
-    /// The decompressed body, or why there is none.
-    async fn body(&self, answer: &mut Response) -> Result<Vec<u8>, String> {
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(|error| told(&error))? {
-            if body.len().saturating_add(chunk.len()) > self.settings.max_answer {
-                return Err(format!(
-                    "the answer is over {} bytes (delivery.max_answer)",
-                    self.settings.max_answer
-                ));
+    /// The decompressed body.
+    async fn body(&self, answer: &mut Response) -> Result<Vec<u8>, Unread> {
+        let (mut body, limit) = (Vec::new(), self.settings.max_answer);
+        loop {
+            match answer.chunk().await {
+                Ok(None) => return Ok(body),
+                Ok(Some(chunk)) if body.len().saturating_add(chunk.len()) > limit => {
+                    let why = format!("the answer is over {limit} bytes (delivery.max_answer)");
+                    return Err(Unread { why, start: body });
+                }
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Err(error) => return Err(Unread { why: told(&error), start: body }),
             }
-            body.extend_from_slice(&chunk);
         }
-        Ok(body)
     }
 }
 
@@ -135,12 +136,31 @@ impl Edge for Transport {
     }
 }
 
+/// A body that was not read to its end.
+#[derive(Clone, Debug)]
+pub(super) struct Unread {
+    /// Why.
+    pub(super) why: String,
+    /// What was read of it.
+    pub(super) start: Vec<u8>,
+}
+
+impl Unread {
+    /// All that is known of it. Not for a 2xx: what Target says there may name a visitor.
+    fn told(&self) -> String {
+        match response::start(&self.start).as_str() {
+            "" => self.why.clone(),
+            start => format!("{}; it begins with {start}", self.why),
+        }
+    }
+}
+
 /// What an answer with `status` and `body`, or why that could not be read, means for the notifications `ids`; with the body
 /// where it was understood.
 pub(super) fn outcome(
     status: StatusCode,
     retry_after: Option<Duration>,
-    body: Result<Vec<u8>, String>,
+    body: Result<Vec<u8>, Unread>,
     ids: &[&str],
 ) -> (Outcome, Option<Vec<u8>>) {
     let outcome = |answer, detail| Outcome { answer, retry_after, edge: None, known: None, detail };
@@ -151,7 +171,7 @@ pub(super) fn outcome(
     if !status.is_success() {
         let words = match &body {
             Ok(body) => response::message(body),
-            Err(error) => error.clone(),
+            Err(unread) => unread.told(),
         };
         return (outcome(Answer::Status(status.as_u16()), said(&words)), None);
     }
@@ -163,7 +183,7 @@ pub(super) fn outcome(
         // Whatever the success is called, it is the list that counts: something between may have changed the status, and
         // an event that is listed was processed.
         Ok(body) => body,
-        Err(error) => return (outcome(Answer::Unreadable, said(&error)), None),
+        Err(Unread { why, .. }) => return (outcome(Answer::Unreadable, said(&why)), None),
     };
     match response::decode(&body) {
         Ok(read) => {
@@ -349,6 +369,23 @@ mod tests {
         for status in [302, 400, 403, 503] {
             let (_, silent) = exchange(http(&format!("{status} Silent"), "", "")).await;
             assert_eq!(silent.detail, format!("HTTP {status}"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_status_counts_whatever_becomes_of_its_body() {
+        let cut = "HTTP/1.1 400 Bad\r\ncontent-length: 99\r\n\r\n{\"message\":\"tok";
+        let huge = http("400 Bad", "", &"y".repeat(2_000));
+        let packed = http("400 Bad", "content-encoding: gzip\r\n", "plain");
+        for (answer, told) in [
+            (cut.to_owned(), "it begins with {\"message\":\"tok"),
+            (huge, "the answer is over 1000 bytes (delivery.max_answer)"),
+            (packed, "gzip"),
+        ] {
+            let (_, outcome) = exchange(answer).await;
+            assert_eq!(outcome.answer, Answer::Status(400));
+            let detail = outcome.detail;
+            assert!(detail.starts_with("HTTP 400: ") && detail.contains(told), "{detail}");
         }
     }
 

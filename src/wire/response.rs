@@ -18,6 +18,8 @@ use crate::event::{Cluster, is_unseen};
 
 /// The most bytes of Adobe's words that are shown or stored.
 pub const MAX_MESSAGE_BYTES: usize = 1_024;
+/// The most bytes of a body's start that are shown where nothing was understood of it.
+const MAX_START_BYTES: usize = 200;
 /// The most UTF-16 units of a `tntId`.
 const MAX_TNT_ID_UNITS: usize = 128;
 
@@ -162,6 +164,15 @@ pub fn message(body: &[u8]) -> String {
     }
 }
 
+/// How a body begins, for a person; empty where there is none.
+#[must_use]
+pub fn start(body: &[u8]) -> String {
+    match body.get(..MAX_START_BYTES) {
+        None => printable(&String::from_utf8_lossy(body)),
+        Some(start) => format!("{}…", printable(&String::from_utf8_lossy(start))),
+    }
+}
+
 /// What to tell a person of an answer with a status: the status, and its `words` where there are any. A status alone says much,
 /// and many servers that stand between say nothing else.
 #[must_use]
@@ -292,6 +303,13 @@ mod tests {
         assert_eq!(said(302, " "), "HTTP 302");
         assert_eq!(said(400, "bad\ttoken"), "HTTP 400: bad token");
         assert_eq!(said(400, &"a".repeat(5_000)).len(), MAX_MESSAGE_BYTES);
+    }
+
+    #[test]
+    fn the_start_of_a_body_is_short_and_printable() {
+        assert_eq!(start(b""), "");
+        assert_eq!(start(b"<p>\x1b[31m\n"), "<p> [31m");
+        assert_eq!(start(&[b'a'; 5_000]), format!("{}…", "a".repeat(MAX_START_BYTES)));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::plan::{Fault, HOSTS, Weather, below, draw_failure, one_in, pick};
 use super::world::{Shared, World};
 use crate::delivery::Edge;
-use crate::delivery::transport::{failed, outcome};
+use crate::delivery::transport::{Unread, failed, outcome};
 use crate::event::{Failure, Host, Outcome, Seq, SessionId};
 
 /// Target, as the flusher sees it.
@@ -23,7 +23,7 @@ struct Reaction {
 }
 
 enum Said {
-    Answer { status: u16, retry_after: Option<Duration>, body: Result<Vec<u8>, String> },
+    Answer { status: u16, retry_after: Option<Duration>, body: Result<Vec<u8>, Unread> },
     Nothing(Failure),
 }
 
@@ -160,7 +160,7 @@ fn noise(world: &mut World, seqs: &[Seq], ids: &[&str]) -> Reaction {
             let body = pick(
                 random,
                 &[
-                    Err("the connection was cut".to_owned()),
+                    Err(Unread { why: "the answer is too long".to_owned(), start: Vec::new() }),
                     Ok(b"<html>".to_vec()),
                     Ok(br#"{"notifications":[{"id":"e"#.to_vec()),
                 ],
@@ -192,7 +192,7 @@ fn answer(
     world: &mut World,
     status: u16,
     retry_after: Option<Duration>,
-    body: Result<Vec<u8>, String>,
+    body: Result<Vec<u8>, Unread>,
 ) -> Reaction {
     Reaction { delay: latency(world), said: Said::Answer { status, retry_after, body } }
 }
