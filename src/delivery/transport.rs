@@ -93,10 +93,13 @@ impl Transport {
                 Ok(None) => return Ok(body),
                 Ok(Some(chunk)) if body.len().saturating_add(chunk.len()) > limit => {
                     let why = format!("the answer is over {limit} bytes (delivery.max_answer)");
-                    return Err(Unread { why, start: body });
+                    return Err(Unread { why, failure: None, start: body });
                 }
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-                Err(error) => return Err(Unread { why: told(&error), start: body }),
+                Err(error) => {
+                    let failure = broke(&error).then(|| failure(&error));
+                    return Err(Unread { why: told(&error), failure, start: body });
+                }
             }
         }
     }
@@ -141,6 +144,8 @@ impl Edge for Transport {
 pub(super) struct Unread {
     /// Why.
     pub(super) why: String,
+    /// How the way to the host failed, where it did: then the host has not answered.
+    pub(super) failure: Option<Failure>,
     /// What was read of it.
     pub(super) start: Vec<u8>,
 }
@@ -183,7 +188,10 @@ pub(super) fn outcome(
         // Whatever the success is called, it is the list that counts: something between may have changed the status, and
         // an event that is listed was processed.
         Ok(body) => body,
-        Err(Unread { why, .. }) => return (outcome(Answer::Unreadable, said(&why)), None),
+        Err(Unread { why, failure, .. }) => {
+            let answer = failure.map_or(Answer::Unreadable, Answer::Failed);
+            return (outcome(answer, said(&why)), None);
+        }
     };
     match response::decode(&body) {
         Ok(read) => {
@@ -253,9 +261,19 @@ pub(super) fn failure(error: &reqwest::Error) -> Failure {
     }
 }
 
+/// Whether the body of an answer ended with its connection or its time: that has a cause of HTTP, and what is wrong with its
+/// compression has none. A connection that is closed in order before the body is whole is one that broke.
+fn broke(error: &reqwest::Error) -> bool {
+    error.is_timeout() || causes(error).any(|error| error.is::<hyper::Error>())
+}
+
 /// Whether TLS itself failed: by its type, since its sentences seldom name it ("received corrupt message").
 fn tls_failed(error: &reqwest::Error) -> bool {
-    std::iter::successors(error.source(), |&error| within(error)).any(|error| error.is::<rustls::Error>())
+    causes(error).any(|error| error.is::<rustls::Error>())
+}
+
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(error.source(), |&error| within(error))
 }
 
 /// The cause of `error`. The source of an I/O error is not what it wraps, but the source of that.
@@ -271,7 +289,7 @@ mod tests {
     use super::super::settings::authorities;
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
     fn settings(endpoint: String) -> Settings {
         Settings {
@@ -295,18 +313,24 @@ mod tests {
         transport.attempt(Host::Client, &session, "r", b"{}".to_vec(), &["a", "b"]).await.0
     }
 
+    /// The next connection, once its request was read, and the request's head.
+    async fn asked(listener: &TcpListener) -> (TcpStream, String) {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n{}") {
+            request.push(stream.read_u8().await.unwrap());
+        }
+        (stream, String::from_utf8(request).unwrap())
+    }
+
     /// Answers one request with `answer` as it is and closes; returns the request's head and the outcome.
     async fn exchange(answer: String) -> (String, Outcome) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let serve = async {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = Vec::new();
-            while !request.ends_with(b"\r\n\r\n{}") {
-                request.push(stream.read_u8().await.unwrap());
-            }
+            let (mut stream, head) = asked(&listener).await;
             stream.write_all(answer.as_bytes()).await.unwrap();
-            String::from_utf8(request).unwrap()
+            head
         };
         tokio::join!(serve, send(settings(endpoint)))
     }
@@ -353,7 +377,19 @@ mod tests {
             (http("201 Created", "", "{}"), Answer::Listed(vec![false; 2])),
             (http("202 Accepted", "", ""), Answer::Unreadable),
             (http("205 Reset", "", ""), Answer::Unreadable),
-            ("HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{\"noti".to_owned(), Answer::Unreadable),
+            (
+                "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{\"noti".to_owned(),
+                Answer::Failed(Failure::Reset),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nff\r\n{\"noti".to_owned(),
+                Answer::Failed(Failure::Reset),
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 99\r\n\r\n\u{1f}".to_owned(),
+                Answer::Failed(Failure::Reset),
+            ),
+            (http("200 OK", "content-encoding: gzip\r\n", "plain"), Answer::Unreadable),
             (http("302 Found", "location: http://127.0.0.1:1/\r\n", ""), Answer::Status(302)),
             (http("400 Bad Request", "", r#"{"message":"no"}"#), Answer::Status(400)),
             (http("420 Enhance", "", ""), Answer::Status(420)),
@@ -370,6 +406,28 @@ mod tests {
             let (_, silent) = exchange(http(&format!("{status} Silent"), "", "")).await;
             assert_eq!(silent.detail, format!("HTTP {status}"));
         }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_hangs_or_is_reset_is_a_failure_of_its_host() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let begun = b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{";
+        let hanging = async {
+            let (mut stream, _) = asked(&listener).await;
+            stream.write_all(begun).await.unwrap();
+            stream.read_to_end(&mut Vec::new()).await.unwrap();
+        };
+        let short = Settings { timeout: Duration::from_millis(500), ..settings(endpoint.clone()) };
+        let (_, outcome) = tokio::join!(hanging, send(short));
+        assert_eq!(outcome.answer, Answer::Failed(Failure::Timeout));
+        let resetting = async {
+            let (mut stream, _) = asked(&listener).await;
+            stream.write_all(begun).await.unwrap();
+            stream.set_zero_linger().unwrap();
+        };
+        let (_, outcome) = tokio::join!(resetting, send(settings(endpoint)));
+        assert_eq!(outcome.answer, Answer::Failed(Failure::Reset));
     }
 
     #[tokio::test]

@@ -37,11 +37,11 @@ pub enum Answer {
     Listed(Vec<bool>),
     /// 204: accepted without a body.
     Accepted,
-    /// A 2xx whose body was cut off, not JSON, or over the limit, and a 205: nobody knows what was processed.
+    /// A 2xx whose body was not JSON, or over the limit, and a 205: nobody knows what was processed.
     Unreadable,
     /// Any other status.
     Status(u16),
-    /// No answer.
+    /// No answer, or a 2xx whose body broke off.
     Failed(Failure),
 }
 

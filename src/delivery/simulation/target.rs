@@ -157,10 +157,12 @@ fn noise(world: &mut World, seqs: &[Seq], ids: &[&str]) -> Reaction {
             answer(world, status, None, Ok(Vec::new()))
         }
         10 => {
+            let unread = |why: &str, failure| Err(Unread { why: why.to_owned(), failure, start: Vec::new() });
             let body = pick(
                 random,
                 &[
-                    Err(Unread { why: "the answer is too long".to_owned(), start: Vec::new() }),
+                    unread("the answer is too long", None),
+                    unread("the connection was cut", Some(Failure::Reset)),
                     Ok(b"<html>".to_vec()),
                     Ok(br#"{"notifications":[{"id":"e"#.to_vec()),
                 ],
