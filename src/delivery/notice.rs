@@ -1,5 +1,8 @@
 //! What the scheduler has to tell, as log lines: what happened, to which host or event, and what to do.
 
+use std::time::Duration;
+
+use humantime::{FormattedDuration, format_duration};
 use tracing::{error, info, warn};
 
 use crate::schedule::{Cause, MAX_PARKED, Notice, Status, Stuck};
@@ -24,6 +27,12 @@ pub(super) fn stuck(found: Option<Stuck>, before: Option<Stuck>, status: Status)
     }
 }
 
+/// A wait in whole milliseconds: a date that a host names leaves more digits than anybody wants to read.
+fn shown(wait: Duration) -> FormattedDuration {
+    let millis = wait.as_micros().div_ceil(1_000);
+    format_duration(Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)))
+}
+
 /// Logs one notice.
 pub(super) fn log(notice: &Notice) {
     match notice {
@@ -41,7 +50,7 @@ pub(super) fn log(notice: &Notice) {
             "the host is paused: it refuses everything, which is not the events' fault. Events are kept, and single ones probe it; target-notifyd dead list shows what was refused, target-notifyd resume tries at once"
         ),
         Notice::HostBusy { host, wait } => {
-            warn!(event = "host_busy", %host, wait = ?wait, "the host is busy, and asked all sessions to wait");
+            warn!(event = "host_busy", %host, wait = %shown(*wait), "the host is busy, and asked all sessions to wait");
         }
         Notice::Parked { seq, detail, .. } => warn!(
             event = "parked", %seq, %detail,

@@ -16,7 +16,7 @@ const BY_NAME: u64 = 10;
 /// How often the others are told, in one line.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// What happens to a single event.
+/// What happens to a single event, or with a single answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Refused,
@@ -27,10 +27,11 @@ enum Kind {
     DeadLettersFull,
     Unread,
     InFuture,
+    HostBusy,
 }
 
 /// The number of kinds.
-const KINDS: usize = Kind::InFuture as usize + 1;
+const KINDS: usize = Kind::HostBusy as usize + 1;
 
 /// What was told since the minute began.
 #[derive(Debug, Default)]
@@ -52,6 +53,8 @@ impl Told {
             Notice::ParkedFull { .. } => Kind::ParkedFull,
             Notice::DeadLettersFull { .. } => Kind::DeadLettersFull,
             Notice::ArrivedInFuture { .. } => Kind::InFuture,
+            // Every answer of such a host may ask for a wait.
+            Notice::HostBusy { .. } => Kind::HostBusy,
             Notice::LeftOut { count } => {
                 self.begin(now);
                 self.other += count;
@@ -129,16 +132,17 @@ impl Told {
         }
         let (parked, parked_full) = (more(Kind::Parked), more(Kind::ParkedFull));
         let (dead_letters_full, in_future) = (more(Kind::DeadLettersFull), more(Kind::InFuture));
-        let other = std::mem::take(&mut self.other) + more(Kind::Unread);
-        if parked + parked_full + dead_letters_full + in_future + other > 0 {
+        let (host_busy, other) = (more(Kind::HostBusy), std::mem::take(&mut self.other) + more(Kind::Unread));
+        if parked + parked_full + dead_letters_full + in_future + host_busy + other > 0 {
             warn!(
                 event = "notices_left_out",
                 parked,
                 parked_full,
                 dead_letters_full,
                 in_future,
+                host_busy,
                 other,
-                "the same happened to so many more events in the last minute; target-notifyd status has the totals"
+                "the same happened so many more times in the last minute; target-notifyd status has the totals"
             );
         }
     }
@@ -167,6 +171,7 @@ impl Drop for Told {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Host;
     use std::io::Write;
     use std::sync::{Arc, Mutex};
 
@@ -212,6 +217,11 @@ mod tests {
             assert_eq!(told.due(), None);
             (0..12).for_each(|seq| told.letters(at(99), &[buried(seq, DeadReason::Expired)]));
             told.notice(at(99), &Notice::LeftOut { count: 7 });
+            // Asked in microseconds, which nobody wants to read.
+            for micros in [0, 1_625_905].into_iter().chain(0..28) {
+                let wait = Duration::from_micros(micros);
+                told.notice(at(99), &Notice::HostBusy { host: Host::Client, wait });
+            }
         });
         let of = |event: &str| lines.iter().filter(|line| line["event"] == event).collect::<Vec<_>>();
         assert_eq!((of("dead_letter").len(), of("parked_full").len()), (10 + 1 + 10, 10));
@@ -221,6 +231,10 @@ mod tests {
         let others: Vec<_> =
             of("notices_left_out").iter().map(|line| (&line["parked_full"], &line["other"])).collect();
         assert_eq!(others, [(&990.into(), &0.into()), (&0.into(), &7.into())]);
-        assert_eq!(lines.len(), 21 + 10 + 4);
+        let busy: Vec<_> = of("host_busy").iter().map(|line| &line["wait"]).take(3).collect();
+        assert_eq!(busy, ["0s", "1s 626ms", "0s"]);
+        let more: Vec<_> = of("notices_left_out").iter().map(|line| &line["host_busy"]).collect();
+        assert_eq!((of("host_busy").len(), more), (10, vec![&0.into(), &20.into()]));
+        assert_eq!(lines.len(), 21 + 10 + 10 + 4);
     }
 }
