@@ -172,9 +172,16 @@ fn advice(known: &Known, figures: &Figures, limits: &Limits, folder: &Path) -> V
                 add(about, &format!("target-notifyd dead list; target-notifyd resume --host '{host}'"));
             }
             Some(Hindrance::Breaker(_)) => {
+                let (meanwhile, cluster) = match host {
+                    Host::Client => ("events wait", String::new()),
+                    Host::Edge(cluster) => (
+                        "its events go to the client's own host",
+                        format!(" -o target.location_hint={}", cluster.as_str()),
+                    ),
+                };
                 let about =
-                    format!("{host} fails: events wait and it is probed; whether this machine reaches it:");
-                add(about, "target-notifyd check --online");
+                    format!("{host} fails: {meanwhile} and it is probed; whether this machine reaches it:");
+                add(about, &format!("target-notifyd check --online{cluster}"));
             }
             _ => {}
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use humantime::{FormattedDuration, format_duration};
 use tracing::{error, info, warn};
 
+use crate::event::Host;
 use crate::schedule::{Cause, MAX_PARKED, Notice, Status, Stuck};
 
 /// Logs that delivery is stuck, or goes on, where that changed.
@@ -36,8 +37,12 @@ fn shown(wait: Duration) -> FormattedDuration {
 /// Logs one notice.
 pub(super) fn log(notice: &Notice) {
     match notice {
+        Notice::BreakerOpened { host: host @ Host::Edge(_), wait, detail } => warn!(
+            event = "breaker_opened", %host, wait = %shown(*wait), %detail,
+            "the host fails: its sessions go to the client's own host, and one request probes it. Nothing is lost; if it stays so: target-notifyd status"
+        ),
         Notice::BreakerOpened { host, wait, detail } => warn!(
-            event = "breaker_opened", %host, wait = ?wait, %detail,
+            event = "breaker_opened", %host, wait = %shown(*wait), %detail,
             "the host fails: its sessions wait, and one request probes it. Nothing is lost; if it stays so: target-notifyd status"
         ),
         Notice::HostServes { host } => info!(event = "host_serves", %host, "the host serves again"),

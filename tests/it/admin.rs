@@ -93,6 +93,26 @@ fn one_screen_tells_what_waits_and_why() {
 }
 
 #[test]
+fn of_an_edge_host_that_fails_is_told_where_its_events_go() {
+    let edge = format!("target.edge_endpoint={NOBODY}");
+    let mut options = vec!["-o", &edge, "-o", "target.location_hint=35"];
+    // Longer than the test: it stays as it is.
+    options.extend(["-o", "delivery.breaker_open=1h", "-o", "delivery.breaker_max=1h"]);
+    let machine = Machine::start(Faults::default(), &options);
+    machine.submit(&[("a", "1"), ("b", "2"), ("c", "3"), ("d", "4"), ("e", "5"), ("f", "6")]);
+    let status = machine.until(|status| status["delivered"] == 6);
+    let told = |advice: &Value| advice["run"] == "target-notifyd check --online -o target.location_hint=35";
+    let advice = status["advice"].as_array().and_then(|all| all.iter().find(|one| told(one)));
+    let about = advice.and_then(|one| one["about"].as_str()).unwrap_or_default();
+    assert!(about.starts_with("edge 35 fails: its events go to the client's own host"), "{status}");
+    machine.told(&["status"]);
+    let log = fs::read_to_string(machine.folder.path().join("log")).expect("a log");
+    let line = log.lines().find(|line| line.contains("breaker_opened") && line.contains("edge 35"));
+    assert!(line.is_some_and(|line| line.contains("sessions go to the client's own host")), "{log}");
+    machine.stop();
+}
+
+#[test]
 fn nobody_answers_without_a_daemon() {
     let folder = TempDir::new().expect("a folder");
     for arguments in [
