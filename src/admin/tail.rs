@@ -58,7 +58,9 @@ fn line<B: Backlog>(office: &Office<B>, heard: &Heard) -> Outcome {
         session: office.show(heard.session.as_str()),
         host: heard.host.to_string(),
         answer: match &heard.answer {
-            event::Answer::Listed(_) => "listed".to_owned(),
+            event::Answer::Listed(_) if heard.fate == Fate::Delivered => "listed".to_owned(),
+            // Others of the same request may have been.
+            event::Answer::Listed(_) => "unlisted".to_owned(),
             event::Answer::Accepted => "accepted".to_owned(),
             event::Answer::Unreadable => "unreadable".to_owned(),
             event::Answer::Status(status) => status.to_string(),

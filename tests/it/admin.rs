@@ -196,6 +196,19 @@ fn outcomes_are_told_as_they_happen_and_who_is_slow_is_told_how_many_were_missed
 }
 
 #[test]
+fn what_an_answer_left_out_is_not_told_as_listed() {
+    let machine = Machine::start(Faults { list_none: true, ..Faults::default() }, &[]);
+    let (_stream, mut tail) = ask(&machine, r#"{"op":"tail","limit":1}"#);
+    assert_eq!(next(&mut tail)["type"], "listening");
+    machine.submit(&[("a", "1")]);
+    let outcome = next(&mut tail);
+    assert_eq!((&outcome["outcome"], &outcome["answer"]), (&json!("retry"), &json!("unlisted")));
+    machine.heal();
+    machine.until(|status| status["delivered"] == 1);
+    machine.stop();
+}
+
+#[test]
 fn the_door_is_narrow() {
     let machine = Machine::start(Faults::default(), &[]);
     let socket = machine.folder.path().join("admin.sock");

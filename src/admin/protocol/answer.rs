@@ -236,7 +236,7 @@ pub struct Outcome {
     pub session: String,
     /// The host that was asked.
     pub host: String,
-    /// What was answered: a status, `listed`, `accepted`, `unreadable`, or how it failed.
+    /// What was answered: a status, `listed`, `unlisted`, `accepted`, `unreadable`, or how it failed.
     pub answer: String,
     /// How long the request took, in milliseconds.
     pub took_ms: f64,
