@@ -117,7 +117,7 @@ section! {
         linger: Duration = "500ms", duration(Duration::ZERO..=HOUR);
         /// The most notifications of a request; Target takes 50.
         max_events: u32 = 50, integer(1..=50);
-        /// The most bytes of a request; one event always fits.
+        /// The most bytes of a request's notifications, one of which always fits; what they share comes on top, at most 64 KiB.
         max_bytes: u64 = "512KiB", size(KIB..=64 * MIB);
     }
 }
@@ -147,7 +147,7 @@ section! {
         concurrency: u32 = 64, integer(1..=4_096);
         /// The most requests to one host at a time, while another host has work due.
         host_concurrency: u32 = 32, integer(1..=4_096);
-        /// The most hosts with a state of their own.
+        /// The most edge hosts with a state of their own; the sessions of others go to the client's own host, which is not counted.
         max_hosts: u32 = 32, integer(1..=10_001);
         /// The most requests a second; 0: no limit.
         rate_limit: u32 = 0, integer(0..=1_000_000);
