@@ -8,9 +8,9 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use thiserror::Error;
 
 use super::object::Object;
@@ -43,85 +43,99 @@ pub enum ResponseError {
     Json(#[from] serde_json::Error),
 }
 
+/// The members that count, each as it was written: what is wrong with one takes nothing from the others.
+#[derive(Default)]
+struct Members<'a> {
+    notifications: Option<Option<Vec<&'a RawValue>>>,
+    edge_host: Once<'a>,
+    id: Once<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "camelCase")]
+enum Name {
+    Notifications,
+    EdgeHost,
+    Id,
+    #[serde(other)]
+    Other,
+}
+
+/// A member that is believed where it is there once: of two nobody knows which is meant.
+#[derive(Default)]
+struct Once<'a> {
+    value: Option<&'a RawValue>,
+    again: bool,
+}
+
+impl<'a> Once<'a> {
+    fn add(&mut self, value: &'a RawValue) {
+        self.again = self.value.replace(value).is_some();
+    }
+
+    fn read<T: Deserialize<'a>>(&self) -> Option<T> {
+        let value = self.value.filter(|_| !self.again)?;
+        serde_json::from_str(value.get()).ok()
+    }
+}
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+struct MembersVisitor;
+
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Members<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+        let mut members = Members::default();
+        while let Some(name) = map.next_key()? {
+            match name {
+                Name::Notifications => {
+                    if members.notifications.replace(map.next_value()?).is_some() {
+                        return Err(A::Error::duplicate_field("notifications"));
+                    }
+                }
+                Name::EdgeHost => members.edge_host.add(map.next_value()?),
+                Name::Id => members.id.add(map.next_value()?),
+                Name::Other => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(members)
+    }
+}
+
+#[derive(Deserialize)]
+struct Notification<'a> {
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct RawResponse {
+struct VisitorId {
     #[serde(default)]
-    notifications: Option<Vec<Entry>>,
-    #[serde(default)]
-    edge_host: Option<serde_json::Value>,
-    #[serde(default)]
-    id: Option<serde_json::Value>,
+    tnt_id: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct RawNotification {
-    #[serde(default)]
-    id: Option<serde_json::Value>,
-}
-
-/// An entry of `notifications`: the id that it lists, if it does.
+/// The id that an entry of `notifications` lists, if it does.
 ///
 /// The other entries were processed, whatever stands between them: an answer that was given up for one of them would have
 /// all sent again. An object that names its id twice is no such entry: nobody knows which it lists, so nothing of that
 /// answer is believed.
-struct Entry(Option<String>);
-
-impl<'de> Deserialize<'de> for Entry {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnyEntry)
+fn listed(entry: &RawValue) -> Result<Option<String>, serde_json::Error> {
+    if !entry.get().starts_with('{') {
+        return Ok(None);
     }
-}
-
-struct AnyEntry;
-
-impl<'de> Visitor<'de> for AnyEntry {
-    type Value = Entry;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an entry of notifications")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Entry, A::Error> {
-        let raw = RawNotification::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(Entry(text(raw.id)))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Entry, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Entry(None))
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Entry, E> {
-        Ok(Entry(None))
-    }
-
-    fn visit_unit<E>(self) -> Result<Entry, E> {
-        Ok(Entry(None))
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Entry, E> {
-        Ok(Entry(None))
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Entry, E> {
-        Ok(Entry(None))
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Entry, E> {
-        Ok(Entry(None))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Entry, E> {
-        Ok(Entry(None))
-    }
-}
-
-fn text(value: Option<serde_json::Value>) -> Option<String> {
-    match value {
-        Some(serde_json::Value::String(text)) => Some(text),
-        _ => None,
-    }
+    let Notification { id } = serde_json::from_str(entry.get())?;
+    Ok(id.and_then(|id| serde_json::from_str(id.get()).ok()))
 }
 
 /// Reads the body of a 2xx.
@@ -129,10 +143,14 @@ fn text(value: Option<serde_json::Value>) -> Option<String> {
 /// # Errors
 /// [`ResponseError`] where nobody can know what was processed.
 pub fn decode(body: &[u8]) -> Result<Delivered, ResponseError> {
-    let Object(raw): Object<RawResponse> = serde_json::from_slice(body)?;
-    let listed = raw.notifications.unwrap_or_default().into_iter().filter_map(|Entry(id)| id).collect();
-    let edge = text(raw.edge_host).and_then(|host| edge_cluster(&host));
-    let tnt_id = raw.id.and_then(|id| text(id.get("tntId").cloned())).filter(|id| is_tnt_id(id));
+    // An id has no bytes that are no text, and where others do it says nothing of the ids.
+    let text = String::from_utf8_lossy(body);
+    let Members { notifications, edge_host, id } = serde_json::from_str(&text)?;
+    let entries = notifications.flatten().unwrap_or_default();
+    let listed = entries.into_iter().filter_map(|entry| listed(entry).transpose());
+    let listed = listed.collect::<Result<_, _>>()?;
+    let edge = edge_host.read::<String>().and_then(|host| edge_cluster(&host));
+    let tnt_id = id.read::<Object<VisitorId>>().and_then(|Object(id)| id.tnt_id).filter(|id| is_tnt_id(id));
     Ok(Delivered { listed, edge, tnt_id })
 }
 
@@ -255,6 +273,33 @@ mod tests {
             br#"{"notifications":[null,"a",{"id":"b"},7,-7,1.5,true,["c",{"id":"d"}],{},{"id":7},{"id":null},
             {"id":{"id":"e"}},{"x":"f"},{"x":[{"id":"g"}],"id":"h"}]}"#;
         assert_eq!(decode(body).unwrap().listed, ["b", "h"]);
+    }
+
+    #[test]
+    fn what_is_odd_beside_the_list_takes_nothing_from_it() {
+        let deep = format!("{}{}", "[".repeat(1_000), "]".repeat(1_000));
+        for odd in [
+            r#""edgeHost":"mboxedge35.","edgeHost":"mboxedge36.""#,
+            r#""edgeHost":null,"edgeHost":"mboxedge36.""#,
+            r#""id":{"tntId":"a"},"id":{"tntId":"b"}"#,
+            r#""edgeHost":"mboxedge35.\ud800""#,
+            r#""id":{"tntId":"a","thirdPartyId":1e400,"tntId":"b"}"#,
+            r#""id":{"thirdPartyId":"\ud83d"}"#,
+            r#""client":"\ud800","x":1e400"#,
+            r#""notifications":null,"status":1,"status":2"#,
+            &format!(r#""id":{deep},"edgeHost":{deep},"x":{deep}"#),
+        ] {
+            let list = r#"[{"id":"a"},{"id":1e400},{"id":"\ud800"},1e400,{"x":1e400,"y":"\ud800","id":"b"}]"#;
+            let body = match odd.starts_with(r#""notifications""#) {
+                true => format!(r#"{{{}}}"#, odd.replacen("null", list, 1)),
+                false => format!(r#"{{{odd},"notifications":{list}}}"#),
+            };
+            let Delivered { listed, edge, tnt_id } = decode(body.as_bytes()).unwrap();
+            assert_eq!((listed, edge, tnt_id), (vec!["a".to_owned(), "b".to_owned()], None, None), "{odd}");
+        }
+        let body =
+            b"{\"client\":\"\xff\xfe\",\"id\":\"\xff\",\"notifications\":[{\"id\":\"\xff\"},{\"id\":\"a\"}]}";
+        assert_eq!(decode(body).unwrap().listed, ["\u{fffd}", "a"]);
     }
 
     #[test]
