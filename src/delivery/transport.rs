@@ -202,7 +202,15 @@ pub(super) fn outcome(
             });
             (Outcome { edge: read.edge, known, ..outcome(answer, String::new()) }, Some(body))
         }
-        Err(error) => (outcome(Answer::Unreadable, said(&error.to_string())), None),
+        Err(error) => {
+            // What may be Target's own words may name a visitor: nothing is shown from the first brace on.
+            let foreign = body.split(|byte| *byte == b'{').next().unwrap_or_default();
+            let words = match response::start(foreign).as_str() {
+                "" => error.to_string(),
+                start => format!("{error}; it begins with {start}"),
+            };
+            (outcome(Answer::Unreadable, said(&words)), None)
+        }
     }
 }
 
@@ -405,6 +413,23 @@ mod tests {
         for status in [302, 400, 403, 503] {
             let (_, silent) = exchange(http(&format!("{status} Silent"), "", "")).await;
             assert_eq!(silent.detail, format!("HTTP {status}"));
+        }
+    }
+
+    #[tokio::test]
+    async fn who_answers_in_the_place_of_target_is_shown_and_no_visitor_is() {
+        for (body, shown) in [
+            ("<html>\x1b[1m captive portal", Some("; it begins with <html> [1m captive portal")),
+            ("", None),
+            (" {\"id\":{\"tntId\":\"visitor\"}", None),
+            ("\u{feff}{\"id\":{\"tntId\":\"visitor\"}", None),
+        ] {
+            let (_, outcome) = exchange(http("200 OK", "", body)).await;
+            assert_eq!(outcome.answer, Answer::Unreadable);
+            let (detail, ends) = (outcome.detail, shown.unwrap_or_default());
+            assert!(detail.starts_with("HTTP 200: the answer is not") && detail.ends_with(ends), "{detail}");
+            assert_eq!(detail.contains("begins"), shown.is_some(), "{detail}");
+            assert!(!detail.contains("visitor"), "{detail}");
         }
     }
 
