@@ -10,6 +10,7 @@ mod descriptors;
 mod desk;
 pub mod figures;
 pub mod forecast;
+mod fruitless;
 pub mod metrics;
 mod pulse;
 mod readers;

@@ -1,13 +1,12 @@
 //! `status`: the one screen.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use super::connection::{Answered, Peer};
 use super::names::seconds;
 use super::office::{Office, Refusal};
 use super::protocol::{Advice, Answer, Done, Hold, HostLine, Pause, Status, VERSION};
-use crate::daemon::figures::Figures;
+use crate::daemon::figures::{Figures, Meter};
 use crate::daemon::forecast::Limits;
 use crate::delivery::Backlog;
 use crate::event::{Host, Lane, Moment, Seq, noun};
@@ -56,7 +55,7 @@ async fn state<B: Backlog>(office: &Office<B>) -> Result<Status, Refusal> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         protocol: VERSION,
         client: office.account.client.clone(),
-        advice: advice(&known, &figures, &limits, office.meter.folder()),
+        advice: advice(&known, &figures, &limits, &office.meter),
         paused: known.controls.pauses.iter().map(|(host, pause)| paused(known.now, *host, pause)).collect(),
         held: held(office, &known).await?,
         hosts: known.hosts.iter().map(|view| host_line(known.now, view)).collect(),
@@ -137,7 +136,7 @@ pub(super) fn host_line(now: Moment, view: &HostView) -> HostLine {
 }
 
 /// What may be done, the most urgent first.
-fn advice(known: &Known, figures: &Figures, limits: &Limits, folder: &Path) -> Vec<Advice> {
+fn advice(known: &Known, figures: &Figures, limits: &Limits, meter: &Meter) -> Vec<Advice> {
     let mut all = Vec::new();
     let mut add = |about: String, run: &str| all.push(Advice { about, run: run.to_owned() });
     if known.stuck {
@@ -147,7 +146,7 @@ fn advice(known: &Known, figures: &Figures, limits: &Limits, folder: &Path) -> V
     if figures.disk_free_bytes.is_some_and(|free| free < limits.min_free) {
         let about = "the disk has less free space than queue.min_free: producers are answered storage_full";
         // The queue's file does not shrink, whatever is deleted from it.
-        add(about.to_owned(), &format!("df -h '{}'", folder.display()));
+        add(about.to_owned(), &format!("df -h '{}'", meter.folder().display()));
     } else if limits.reached(figures) {
         let about = "queue.max_bytes or queue.max_events is reached: producers are answered queue_full; why it waits:";
         add(about.to_owned(), "target-notifyd queue");
@@ -185,6 +184,10 @@ fn advice(known: &Known, figures: &Figures, limits: &Limits, folder: &Path) -> V
             }
             _ => {}
         }
+    }
+    if meter.is_fruitless() {
+        let about = "requests are answered and nothing is delivered: see what is answered";
+        add(about.to_owned(), "target-notifyd tail --outcome retry");
     }
     if !known.controls.holds.is_empty() {
         let count = known.controls.holds.len() as u64;

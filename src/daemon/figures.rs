@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::blocking;
 use super::forecast::{self, Limits};
+use super::fruitless::{self, Fruitless};
 use crate::delivery::{self, Ask, Latency};
 use crate::event::{Balance, Clock, Moment, Seq};
 use crate::ingest;
@@ -133,6 +134,7 @@ pub struct Meter {
     asks: mpsc::Sender<Ask>,
     began: Moment,
     samples: Arc<watch::Sender<Samples>>,
+    fruitless: Arc<watch::Sender<Fruitless>>,
     /// What may be held; a reload changes it.
     limits: Arc<watch::Sender<Limits>>,
 }
@@ -161,7 +163,9 @@ impl Meter {
         let first = sample(clock.now(), &store.ledger(), went.latency());
         let samples = Arc::new(watch::Sender::new(Samples(VecDeque::from([first]))));
         let (began, limits) = (clock.now(), Arc::new(watch::Sender::new(limits)));
-        Self { store, folder, clock, came, went, asks, began, samples, limits }
+        let fruitless = Fruitless::new(began, store.ledger().balance.delivered);
+        let fruitless = Arc::new(watch::Sender::new(fruitless));
+        Self { store, folder, clock, came, went, asks, began, samples, fruitless, limits }
     }
 
     /// The queue's folder.
@@ -181,10 +185,22 @@ impl Meter {
         self.limits.send_replace(limits);
     }
 
-    /// Takes a sample. One task does, every [`SAMPLE_EVERY`].
-    pub(super) fn sample(&self) {
+    /// Takes a sample. One task does, every [`SAMPLE_EVERY`]. Says how many requests were answered while nothing was
+    /// delivered, where that is to be told.
+    pub(super) fn sample(&self) -> Option<u64> {
         let sample = self.now();
         self.samples.send_modify(|samples| samples.add(sample));
+        let delivered = self.store.ledger().balance.delivered;
+        let answers = fruitless::answers(self.went.requests());
+        let mut told = None;
+        self.fruitless.send_modify(|fruitless| told = fruitless.look(sample.at, delivered, answers));
+        told
+    }
+
+    /// Whether requests are answered while nothing is delivered, for so long that it was told.
+    #[must_use]
+    pub fn is_fruitless(&self) -> bool {
+        self.fruitless.borrow().lasts()
     }
 
     /// The figures now.

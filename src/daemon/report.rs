@@ -68,7 +68,12 @@ impl Reporter {
             tokio::select! {
                 () = until.cancelled() => return,
                 _ = samples.tick() => {
-                    self.meter.sample();
+                    if let Some(answers) = self.meter.sample() {
+                        warn!(
+                            event = "nothing_delivered", answers,
+                            "requests are answered, and for a minute nothing was delivered; all is kept. See what is answered: target-notifyd tail --outcome retry"
+                        );
+                    }
                     continue;
                 }
                 Ok(()) = self.pace.changed() => {
