@@ -93,7 +93,7 @@ section! {
         path: PathBuf = "/var/lib/target-notifyd", path;
         /// The most bytes of payload; the files need two to three times as much, and the journal an eighth beside, at most 512 MiB.
         max_bytes: u64 = "2GiB", size(4 * KIB..=1_024 * TIB);
-        /// The most events.
+        /// The most events that wait; dead letters have `queue.dead_max_events`.
         max_events: u64 = 10000000, integer(1..=1_000_000_000_000);
         /// With less free disk than this, submissions are refused.
         min_free: u64 = "256MiB", size(0..=1_024 * TIB);
