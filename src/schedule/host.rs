@@ -61,6 +61,10 @@ pub(super) struct HostState {
     pub(super) trouble: Option<Trouble>,
     /// The last pause by its answers that was told.
     told: Option<(Cause, Moment)>,
+    /// Before this no request is to be sent, whatever its gate is: it asked for that.
+    asked_until: Moment,
+    /// Before this nobody's probe is sent sooner than its turn.
+    hastens_from: Moment,
     /// Whether the pause is not told.
     is_untold: bool,
     /// Whether an operator paused it.
@@ -118,6 +122,8 @@ impl HostState {
             gate: Gate::Open,
             trouble: None,
             told: None,
+            asked_until: Moment::ZERO,
+            hastens_from: Moment::ZERO,
             is_untold: false,
             stopped: false,
             pace: Pace::default(),
@@ -145,12 +151,19 @@ impl HostState {
         }
     }
 
-    /// Until when it asked all to wait.
-    pub(super) fn busy_until(&self) -> Option<Moment> {
-        match self.gate {
-            Gate::Busy(until) => Some(until),
-            Gate::Shut { .. } | Gate::Open => None,
+    /// It asked all to wait `until` then, and no later answer shortens that; says whether that is to be told.
+    pub(super) fn binds(&mut self, now: Moment, until: Moment) -> bool {
+        self.asked_until = until.max(self.asked_until);
+        let until = self.asked_until;
+        match &mut self.gate {
+            Gate::Shut { until: probe, .. } => *probe = until.max(*probe),
+            Gate::Busy(before) if *before > now => *before = until,
+            gate => {
+                *gate = Gate::Busy(until);
+                return true;
+            }
         }
+        false
     }
 
     /// When it may take a request at the earliest; `None` while a probe is under way, or an operator paused it.
@@ -186,7 +199,7 @@ impl HostState {
 
     /// Takes no requests from `now` on, but for probes from `until` on. `detail` is what the last answer said.
     pub(super) fn shut(&mut self, now: Moment, until: Moment, wait: Duration, why: Why, detail: &str) {
-        self.gate = Gate::Shut { until, wait, why };
+        self.gate = Gate::Shut { until: until.max(self.asked_until), wait, why };
         self.trouble = Some(Trouble { since: now, detail: detail.to_owned() });
     }
 
@@ -214,16 +227,16 @@ impl HostState {
 
     /// The probe of `lane` failed: the next one is sent at `until`.
     pub(super) fn stay_shut(&mut self, lane: Lane, until: Moment, wait: Duration, why: Why, detail: &str) {
-        self.gate = Gate::Shut { until, wait, why };
+        self.gate = Gate::Shut { until: until.max(self.asked_until), wait, why };
         self.gave_up = Some(lane);
         if let Some(trouble) = &mut self.trouble {
             detail.clone_into(&mut trouble.detail);
         }
     }
 
-    /// Takes requests again.
+    /// Takes requests again, but not before it asked for them.
     pub(super) fn open(&mut self) {
-        self.gate = Gate::Open;
+        self.gate = Gate::Busy(self.asked_until);
         self.gave_up = None;
         self.trouble = None;
     }
@@ -279,10 +292,15 @@ impl HostState {
         self.paused() == Some(Cause::Misconfigured) && !is_known
     }
 
-    /// Lets a probe go out from `now` on.
+    /// Its probe failed, and that tells of no owner: until `from` no other goes out sooner than its turn.
+    pub(super) fn hastens_no_probe(&mut self, from: Moment) {
+        self.hastens_from = from;
+    }
+
+    /// Lets a probe go out from `now` on, or as soon as may be.
     pub(super) fn probe_from(&mut self, now: Moment) {
         if let Gate::Shut { until, .. } = &mut self.gate {
-            *until = now.min(*until);
+            *until = now.max(self.asked_until).max(self.hastens_from).min(*until);
         }
     }
 

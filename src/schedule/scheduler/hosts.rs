@@ -135,13 +135,18 @@ impl Scheduler {
         }
         if served && !attempt.probe && host.paused() == Some(Cause::Misconfigured) {
             // It was under way as the host was paused: the host serves others than those that it refused.
-            self.opens_again(host_name);
+            self.opens_again(now, host_name);
             self.come_back(now);
         }
         let Some(host) = self.hosts.get_mut(&host_name) else { return };
         let busy = matches!(outcome.answer, Answer::Status(429 | 503));
         let asked = outcome.retry_after.filter(|_| !isolated && host.is_busy(lane, busy));
         let asked = asked.map(|asked| now.after(asked.min(self.settings.backoff.max)));
+        if let Some(until) = asked.filter(|until| *until > now)
+            && host.binds(now, until)
+        {
+            self.notices.add(Notice::HostBusy { host: host_name, wait: until.since(now) });
+        }
         let gate = host.gate;
         if let (true, Gate::Shut { why, wait, .. }) = (attempt.probe, gate) {
             let good = match why {
@@ -153,8 +158,7 @@ impl Scheduler {
                 },
             };
             if good {
-                self.opens_again(host_name);
-                self.bind(now, host_name, asked);
+                self.opens_again(now, host_name);
                 self.come_back(now);
             } else {
                 let wait = match why {
@@ -162,12 +166,16 @@ impl Scheduler {
                     Why::Pause(_) => self.settings.breaker_max,
                 };
                 // Counted from the start of the probe: a host that hangs is not probed more seldom for it.
-                let until = attempt.began.after(wait).max(asked.unwrap_or(Moment::ZERO));
+                let until = attempt.began.after(wait);
                 host.stay_shut(lane, until, wait, why, &detail);
                 if let Why::Pause(cause) = why
                     && host.tells_pause_late(now, cause)
                 {
                     self.notices.add(Notice::HostPaused { host: host_name, cause, detail });
+                }
+                if matches!(judged, Verdict::Retry { .. }) {
+                    // Each that comes would be sent to a host that is down.
+                    host.hastens_no_probe(attempt.began.after(self.settings.breaker_open));
                 }
                 if judged == Verdict::Misconfigured {
                     host.refuses(owner);
@@ -176,7 +184,6 @@ impl Scheduler {
             }
             return;
         }
-        self.bind(now, host_name, asked);
         let Some(host) = self.hosts.get_mut(&host_name).filter(|host| !isolated && !host.is_shut()) else {
             return;
         };
@@ -184,30 +191,19 @@ impl Scheduler {
             self.pause(now, host_name, Cause::Misconfigured, detail);
         } else if failed && host.fails(lane, self.settings.breaker_failures) {
             let wait = self.settings.breaker_open;
-            let until = now.after(wait).max(host.busy_until().unwrap_or(Moment::ZERO));
-            host.shut(now, until, wait, Why::Breaker, &detail);
+            host.shut(now, now.after(wait), wait, Why::Breaker, &detail);
             self.notices.add(Notice::BreakerOpened { host: host_name, wait, detail });
             self.fall_back(now, host_name);
         }
     }
 
-    /// Sends nothing to a host before it `asked` for it, nor before it did so until now.
-    fn bind(&mut self, now: Moment, name: Host, asked: Option<Moment>) {
+    fn opens_again(&mut self, now: Moment, name: Host) {
         let Some(host) = self.hosts.get_mut(&name) else { return };
-        let Some(until) = asked.filter(|until| *until > now) else { return };
-        match &mut host.gate {
-            Gate::Shut { until: probe, .. } => *probe = until.max(*probe),
-            Gate::Busy(before) if *before > now => *before = until.max(*before),
-            gate => {
-                *gate = Gate::Busy(until);
-                self.notices.add(Notice::HostBusy { host: name, wait: until.since(now) });
-            }
-        }
-    }
-
-    fn opens_again(&mut self, name: Host) {
-        if self.hosts.get_mut(&name).is_some_and(HostState::tells_open) {
+        if host.tells_open() {
             self.notices.add(Notice::HostServes { host: name });
+        }
+        if let Some(until) = host.opens().filter(|until| *until > now) {
+            self.notices.add(Notice::HostBusy { host: name, wait: until.since(now) });
         }
     }
 

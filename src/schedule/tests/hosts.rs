@@ -202,3 +202,53 @@ fn a_pause_that_others_end_again_and_again_is_told_once_and_one_that_lasts_is_to
     let told: Vec<_> = sim.notices.iter().filter(|one| !matches!(one, Notice::Parked { .. })).collect();
     assert!(matches!(told[..], [_, _, Notice::HostPaused { .. }]), "{told:?}");
 }
+
+#[test]
+fn a_pause_is_not_probed_before_a_busy_host_asked_for_it() {
+    let start = Moment::from_millis(1_000_000);
+    let settings = Settings { linger: Duration::ZERO, ..settings() };
+    let mut sim = Sim::new(38, settings, |_, _, entries, _| match entries[0].owner {
+        Owner(2) => (ANSWER * 2, Answer::Status(403)),
+        _ => (ANSWER, Answer::Status(429)),
+    });
+    sim.retry_after = Some(secs(60));
+    for number in 0..40 {
+        sim.add(Entry { owner: Owner(1 + number / 30), ..entry(u64::from(number)) }, true);
+    }
+    sim.run(start.after(secs(1)));
+    assert_eq!(sim.scheduler.status().paused_hosts, 1);
+    let asked = sim.attempts.len();
+    // Some that nobody refused yet.
+    for number in 100..110 {
+        sim.add(Entry { owner: Owner(number), ..entry(u64::from(number)) }, true);
+        sim.run(sim.after(secs(5)));
+    }
+    sim.run(start.after(secs(59)));
+    assert_eq!(sim.attempts.len(), asked, "it asked for a minute");
+    sim.run(start.after(secs(70)));
+    assert!(sim.attempts.len() > asked);
+}
+
+#[test]
+fn a_paused_host_that_fails_is_not_probed_by_each_that_comes() {
+    for answer in [Answer::Status(503), Answer::Status(429), Answer::Failed(Failure::Connect)] {
+        let settings = Settings { linger: Duration::ZERO, ..settings() };
+        let mut sim = Sim::new(39, settings, move |_, _, entries, _| match entries[0].owner {
+            Owner(2) => (ANSWER, Answer::Status(403)),
+            _ => (ANSWER, answer.clone()),
+        });
+        for number in 0..10 {
+            sim.add(Entry { owner: Owner(2), ..entry(number) }, true);
+        }
+        sim.run(sim.after(secs(1)));
+        assert_eq!(sim.scheduler.status().paused_hosts, 1);
+        let (from, before) = (sim.now, sim.attempts.len());
+        for number in 100..1_300 {
+            sim.add(entry(number), true);
+            sim.run(sim.after(Duration::from_millis(50)));
+        }
+        let probes = sim.attempts.len() - before;
+        let seconds = usize::try_from(sim.now.since(from).as_secs()).unwrap();
+        assert!(probes >= seconds / 10 && probes <= seconds / 2 + 2, "{probes} in {seconds} s");
+    }
+}
