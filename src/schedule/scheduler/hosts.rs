@@ -10,7 +10,7 @@ use super::{
 impl Scheduler {
     /// Where the lane's next request goes: the cluster of its visitor, the one that the event
     /// names, the one that an answer named, or the default; and
-    /// the client's own host where that one is shut and no probe is due.
+    /// the client's own host where that one is shut and no probe is due, unless an operator stopped it.
     pub(super) fn host_of(&mut self, now: Moment, lane: Lane) -> Host {
         let next = self.lanes.get(&lane).and_then(|state| state.next(now, &self.settings));
         let (visitor, named) = next.map(|event| (event.visitor, event.cluster)).unwrap_or_default();
@@ -34,7 +34,7 @@ impl Scheduler {
         let Some(cluster) = cluster else { return Host::Client };
         let host = Host::Edge(cluster);
         match self.hosts.get(&host) {
-            Some(state) if state.turns_away(now, lane) => Host::Client,
+            Some(state) if state.turns_away(now, lane) && !self.is_own_stopped() => Host::Client,
             None if self.hosts.len() > self.settings.max_hosts
                 || self.controls.pauses.contains_key(&Some(host)) =>
             {
@@ -193,7 +193,7 @@ impl Scheduler {
             let wait = self.settings.breaker_open;
             host.shut(now, now.after(wait), wait, Why::Breaker, &detail);
             self.notices.add(Notice::BreakerOpened { host: host_name, wait, detail });
-            self.fall_back(now, host_name);
+            self.leave(now, host_name);
         }
     }
 
@@ -227,7 +227,7 @@ impl Scheduler {
             self.notices.add(Notice::HostPaused { host: name, cause, detail });
         }
         self.probe_sounder(now, name);
-        self.fall_back(now, name);
+        self.leave(now, name);
     }
 
     /// Moves the lanes back whose edge host takes requests again, and that wait for the client's own host. Where that one takes
@@ -246,12 +246,36 @@ impl Scheduler {
 
     fn has_open_edge(&mut self, now: Moment, lane: Lane) -> bool {
         let host = self.host_of(now, lane);
-        host != Host::Client && self.hosts.get(&host).is_some_and(|edge| edge.takes(now) == Some(false))
+        let is_open = |edge: &HostState| edge.takes(now) == Some(false);
+        host != Host::Client && (self.is_own_stopped() || self.hosts.get(&host).is_none_or(is_open))
+    }
+
+    /// Whether an operator stopped the client's own host: then nobody falls back to it, and each edge host is probed by its own
+    /// lanes.
+    fn is_own_stopped(&self) -> bool {
+        self.hosts.get(&Host::Client).is_some_and(|own| own.stopped)
+    }
+
+    /// Takes the lanes away from a host that takes requests no more, where they have another.
+    pub(super) fn leave(&mut self, now: Moment, host: Host) {
+        match host {
+            Host::Client => self.come_back(now),
+            Host::Edge(_) => self.fall_back(now, host),
+        }
+    }
+
+    /// Moves the lanes of all edge hosts that are shut to the client's own host, which an operator lets go on.
+    pub(super) fn fall_back_all(&mut self, now: Moment) {
+        let shut = self.hosts.iter().filter(|(_, host)| host.is_shut() || host.stopped);
+        let shut: Vec<Host> = shut.map(|(name, _)| *name).collect();
+        for name in shut {
+            self.fall_back(now, name);
+        }
     }
 
     /// Moves the lanes of an edge host that was shut to the client's own host.
     pub(super) fn fall_back(&mut self, now: Moment, host: Host) {
-        if host == Host::Client {
+        if host == Host::Client || self.is_own_stopped() {
             return;
         }
         let lanes: Vec<Lane> =

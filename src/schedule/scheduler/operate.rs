@@ -41,7 +41,7 @@ impl Scheduler {
             if let Some(state) = self.hosts.get_mut(&host) {
                 state.stopped = true;
             }
-            self.fall_back(now, host);
+            self.leave(now, host);
         }
         Changed::Yes
     }
@@ -66,6 +66,7 @@ impl Scheduler {
         if changed {
             self.burials.end();
             self.index.hurry(now);
+            self.fall_back_all(now);
             self.come_back(now);
         }
         if changed { Changed::Yes } else { Changed::Not }
@@ -87,6 +88,7 @@ impl Scheduler {
             self.notices.add(Notice::PauseOver { host });
         }
         self.index.hurry(now);
+        self.fall_back_all(now);
         self.come_back(now);
     }
 

@@ -1,5 +1,6 @@
 //! Which host a lane waits for, while some of them fail.
 
+use super::super::control::{Changed, Pause};
 use super::*;
 
 fn edge(number: u64) -> Option<Cluster> {
@@ -250,5 +251,74 @@ fn a_paused_host_that_fails_is_not_probed_by_each_that_comes() {
         let probes = sim.attempts.len() - before;
         let seconds = usize::try_from(sim.now.since(from).as_secs()).unwrap();
         assert!(probes >= seconds / 10 && probes <= seconds / 2 + 2, "{probes} in {seconds} s");
+    }
+}
+
+fn stop(sim: &mut Sim<'_>, host: Host) {
+    let pause = Pause { reason: String::new(), since: sim.now, until: None };
+    assert_eq!(sim.scheduler.pause_host(sim.now, Some(host), pause), Changed::Yes);
+}
+
+#[test]
+fn who_waits_for_the_clients_own_host_returns_to_an_edge_that_serves_as_that_one_stops() {
+    let start = Moment::from_millis(1_000_000);
+    let settings = Settings { concurrency: 4, host_concurrency: 2, linger: Duration::ZERO, ..settings() };
+    let mut sim = Sim::new(40, settings, move |now, attempt, entries, _| match attempt.host {
+        Host::Client => (secs(5), all_listed(entries)),
+        Host::Edge(_) if now < start.after(secs(20)) => (ANSWER, Answer::Failed(Failure::Connect)),
+        Host::Edge(_) => (ANSWER, all_listed(entries)),
+    });
+    for number in 0..100 {
+        sim.add(Entry { cluster: edge(35), ..entry(number) }, true);
+    }
+    for number in 100..140 {
+        sim.run(sim.after(secs(1)));
+        sim.add(Entry { cluster: edge(35), ..entry(number) }, true);
+    }
+    assert_eq!(sim.scheduler.status().open_breakers, 0);
+    assert!(sim.delivered.len() < 100, "{}", sim.delivered.len());
+    stop(&mut sim, Host::Client);
+    sim.run(sim.after(secs(10)));
+    assert_eq!(sim.delivered.len(), 140);
+}
+
+#[test]
+fn who_waits_for_the_clients_own_host_returns_to_an_edge_that_was_never_tried() {
+    let mut sim = Sim::new(41, settings(), |_, attempt, entries, _| match attempt.host {
+        Host::Client => (ANSWER, Answer::Failed(Failure::Connect)),
+        Host::Edge(_) => (ANSWER, all_listed(entries)),
+    });
+    let host = edge(35).map(Host::Edge).unwrap();
+    stop(&mut sim, host);
+    for number in 0..100 {
+        sim.add(Entry { cluster: edge(35), ..entry(number) }, true);
+    }
+    sim.run(sim.after(secs(20)));
+    assert_eq!((sim.delivered.len(), sim.scheduler.status().open_breakers), (0, 1));
+    sim.scheduler.resume_host(sim.now, Some(host));
+    sim.run(sim.after(secs(60)));
+    assert_eq!(sim.delivered.len(), 100);
+}
+
+#[test]
+fn who_cannot_fall_back_since_an_operator_stopped_the_clients_own_host_probes_its_edge() {
+    let healed = Moment::from_millis(1_000_000).after(secs(300));
+    for resumes in [false, true] {
+        let settings = Settings { linger: Duration::ZERO, ..settings() };
+        let mut sim = Sim::new(42, settings, move |now, attempt, entries, _| match attempt.host {
+            Host::Edge(_) if resumes || now < healed => (ANSWER, Answer::Failed(Failure::Connect)),
+            _ => (ANSWER, all_listed(entries)),
+        });
+        stop(&mut sim, Host::Client);
+        for number in 0..20 {
+            sim.add(Entry { cluster: edge(35), ..entry(number) }, true);
+        }
+        sim.run(healed);
+        assert_eq!(sim.delivered.len(), 0);
+        if resumes {
+            sim.scheduler.resume_host(sim.now, Some(Host::Client));
+        }
+        sim.run(sim.after(secs(700)));
+        assert_eq!(sim.delivered.len(), 20, "{resumes}");
     }
 }
