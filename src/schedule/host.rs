@@ -27,12 +27,10 @@ const REFUSED_OWNERS: usize = 1_024;
 /// Whether a host takes requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gate {
-    /// All.
+    /// All, once it does not ask all to wait.
     Open,
-    /// None before `until`, then one probe at a time. `wait` is the last wait of a breaker.
+    /// None before `until`, nor while it asks all to wait, then one probe at a time. `wait` is the last wait of a breaker.
     Shut { until: Moment, wait: Duration, why: Why },
-    /// None before this; then all.
-    Busy(Moment),
 }
 
 /// Why a gate is shut.
@@ -61,8 +59,8 @@ pub(super) struct HostState {
     pub(super) trouble: Option<Trouble>,
     /// The last pause by its answers that was told.
     told: Option<(Cause, Moment)>,
-    /// Before this no request is to be sent, whatever its gate is: it asked for that.
-    asked_until: Moment,
+    /// Before this no request is sent, whatever its gate is: it asked for that.
+    pub(super) asked_until: Moment,
     /// Before this nobody's probe is sent sooner than its turn.
     hastens_from: Moment,
     /// Whether the pause is not told.
@@ -145,25 +143,22 @@ impl HostState {
             return None;
         }
         match self.gate {
+            _ if self.is_asking(now) => None,
             Gate::Open => Some(false),
-            Gate::Busy(until) => (until <= now).then_some(false),
             Gate::Shut { until, .. } => (until <= now && !self.probing).then_some(true),
         }
     }
 
+    /// Whether it asks all to wait.
+    pub(super) fn is_asking(&self, now: Moment) -> bool {
+        self.asked_until > now
+    }
+
     /// It asked all to wait `until` then, and no later answer shortens that; says whether that is to be told.
     pub(super) fn binds(&mut self, now: Moment, until: Moment) -> bool {
+        let is_told = self.is_shut() || self.is_asking(now);
         self.asked_until = until.max(self.asked_until);
-        let until = self.asked_until;
-        match &mut self.gate {
-            Gate::Shut { until: probe, .. } => *probe = until.max(*probe),
-            Gate::Busy(before) if *before > now => *before = until,
-            gate => {
-                *gate = Gate::Busy(until);
-                return true;
-            }
-        }
-        false
+        !is_told
     }
 
     /// When it may take a request at the earliest; `None` while a probe is under way, or an operator paused it.
@@ -172,9 +167,8 @@ impl HostState {
             return None;
         }
         match self.gate {
-            Gate::Open => Some(Moment::ZERO),
-            Gate::Busy(until) => Some(until),
-            Gate::Shut { until, .. } => (!self.probing).then_some(until),
+            Gate::Open => Some(self.asked_until),
+            Gate::Shut { until, .. } => (!self.probing).then_some(until.max(self.asked_until)),
         }
     }
 
@@ -183,8 +177,8 @@ impl HostState {
         match self.gate {
             Gate::Shut { why: Why::Breaker, .. } => Seen::Open,
             Gate::Shut { why: Why::Pause(_), .. } => Seen::Paused,
-            Gate::Busy(until) if until > now => Seen::Busy,
-            Gate::Busy(_) | Gate::Open => Seen::Closed,
+            Gate::Open if self.is_asking(now) => Seen::Busy,
+            Gate::Open => Seen::Closed,
         }
     }
 
@@ -199,7 +193,7 @@ impl HostState {
 
     /// Takes no requests from `now` on, but for probes from `until` on. `detail` is what the last answer said.
     pub(super) fn shut(&mut self, now: Moment, until: Moment, wait: Duration, why: Why, detail: &str) {
-        self.gate = Gate::Shut { until: until.max(self.asked_until), wait, why };
+        self.gate = Gate::Shut { until, wait, why };
         self.trouble = Some(Trouble { since: now, detail: detail.to_owned() });
     }
 
@@ -227,16 +221,16 @@ impl HostState {
 
     /// The probe of `lane` failed: the next one is sent at `until`.
     pub(super) fn stay_shut(&mut self, lane: Lane, until: Moment, wait: Duration, why: Why, detail: &str) {
-        self.gate = Gate::Shut { until: until.max(self.asked_until), wait, why };
+        self.gate = Gate::Shut { until, wait, why };
         self.gave_up = Some(lane);
         if let Some(trouble) = &mut self.trouble {
             detail.clone_into(&mut trouble.detail);
         }
     }
 
-    /// Takes requests again, but not before it asked for them.
+    /// Takes requests again.
     pub(super) fn open(&mut self) {
-        self.gate = Gate::Busy(self.asked_until);
+        self.gate = Gate::Open;
         self.gave_up = None;
         self.trouble = None;
     }
@@ -300,7 +294,7 @@ impl HostState {
     /// Lets a probe go out from `now` on, or as soon as may be.
     pub(super) fn probe_from(&mut self, now: Moment) {
         if let Gate::Shut { until, .. } = &mut self.gate {
-            *until = now.max(self.asked_until).max(self.hastens_from).min(*until);
+            *until = now.max(self.hastens_from).min(*until);
         }
     }
 

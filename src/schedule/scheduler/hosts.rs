@@ -49,8 +49,7 @@ impl Scheduler {
     pub(super) fn nothing_goes(&self, now: Moment) -> bool {
         let is_closed = |host: &HostState| match host.gate {
             Gate::Shut { why, .. } => why == Why::Breaker,
-            Gate::Busy(until) => until > now,
-            Gate::Open => false,
+            Gate::Open => host.is_asking(now),
         };
         let is_down = |host: &HostState| host.stopped || is_closed(host);
         self.all_paused() || !self.settings.edge_routing && self.hosts.get(&Host::Client).is_some_and(is_down)

@@ -266,10 +266,13 @@ impl Scheduler {
             return Some(Hindrance::Stopped);
         }
         match host.gate {
-            Gate::Open => None,
-            Gate::Busy(until) => (until > self.last_seen).then_some(Hindrance::Busy(until)),
-            Gate::Shut { until, why: Why::Breaker, .. } => Some(Hindrance::Breaker(until)),
-            Gate::Shut { until, why: Why::Pause(cause), .. } => Some(Hindrance::Paused(cause, until)),
+            Gate::Open => host.is_asking(self.last_seen).then_some(Hindrance::Busy(host.asked_until)),
+            Gate::Shut { until, why: Why::Breaker, .. } => {
+                Some(Hindrance::Breaker(until.max(host.asked_until)))
+            }
+            Gate::Shut { until, why: Why::Pause(cause), .. } => {
+                Some(Hindrance::Paused(cause, until.max(host.asked_until)))
+            }
         }
     }
 }
