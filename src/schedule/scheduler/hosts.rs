@@ -73,22 +73,16 @@ impl Scheduler {
     /// Which lane of a host goes next. The probes of a pause take turns between the ends of the queue, but for a lane
     /// whose owner is not among those refused.
     pub(super) fn next_lane(&mut self, host: Host, probe: bool) -> Option<Lane> {
-        let state = self.hosts.get_mut(&host)?;
         if !probe {
-            return state.queue.pop_front();
+            return self.hosts.get_mut(&host)?.queue.pop_front();
         }
+        let chosen = self.sounder(host);
+        let state = self.hosts.get_mut(&host)?;
         state.probes += 1;
         let lanes = &self.lanes;
         let sound =
             |lane: &&Lane| lanes.get(lane).is_some_and(|one| !one.events.is_empty() && one.strikes == 0);
-        let owner = |lane: &Lane| lanes.get(lane).and_then(|one| one.events.front()).map(|one| one.owner);
-        let sounder = |lane: &&Lane| owner(lane).is_some_and(|owner| state.blames_others(owner));
-        let paused = state.paused();
-        let chosen = match paused {
-            Some(Cause::Misconfigured) => state.queue.iter().find(sounder).copied(),
-            _ => None,
-        };
-        let last = paused.is_some() && state.probes.is_multiple_of(2);
+        let last = state.paused().is_some() && state.probes.is_multiple_of(2);
         // One that comes back from its backoff is behind those that arrived after it: it is no arrival.
         let fresh = |lane: &&Lane| sound(lane) && lanes.get(lane).is_some_and(|one| one.failures == 0);
         let arrived = || state.queue.iter().rev().find(fresh).or_else(|| state.queue.back()).copied();
@@ -206,11 +200,19 @@ impl Scheduler {
         }
     }
 
-    /// Where an event waits for a host that the answers to others paused, it is probed at once.
+    /// The first lane of a host whose event may be sound though the answers to others paused that.
+    fn sounder(&self, name: Host) -> Option<Lane> {
+        let host = self.hosts.get(&name).filter(|host| host.paused() == Some(Cause::Misconfigured))?;
+        let front = |lane: &Lane| self.lanes.get(lane).and_then(|state| state.events.front());
+        let is_sounder = |lane: &&Lane| front(lane).is_some_and(|event| host.blames_others(event.owner));
+        host.queue.iter().find(is_sounder).copied()
+    }
+
+    /// Where such a lane waits, it is probed at once.
     fn probe_sounder(&mut self, now: Moment, name: Host) {
-        let Some(host) = self.hosts.get_mut(&name) else { return };
-        let owners = host.queue.iter().filter_map(|lane| self.lanes.get(lane)?.events.front());
-        if owners.map(|event| event.owner).any(|owner| host.blames_others(owner)) {
+        if self.sounder(name).is_some()
+            && let Some(host) = self.hosts.get_mut(&name)
+        {
             host.probe_from(now);
         }
     }
