@@ -203,7 +203,8 @@ impl Scheduler {
 
     /// Forgets lanes that are blocked, those due last first, until an eighth of the index is free; says whether there is
     /// room. What lingers, and what waits for a slot, is not blocked, but where one host crowds the index those that came last
-    /// go, and where a few lanes hog it what each has beyond its share. Each lane is looked at once and gone then: a full index is asked at every turn of the flusher.
+    /// go, and where a few lanes hog it what each has beyond its share. Each lane is looked at once and gone then, since a full
+    /// index is asked at every turn of the flusher; those that hog it are looked for every [`TRIMS_EVERY`].
     pub(super) fn forget_blocked(&mut self, now: Moment) -> bool {
         if self.nothing_goes(now) {
             return false;
