@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, on_ends, told};
+use super::signals::on_ends;
+use super::{Exit, told};
 use crate::bench::{self, Part, Settings};
 
 /// The shortest time that is measured.

@@ -6,7 +6,9 @@ mod long_lines;
 mod manual;
 mod operate;
 mod reload;
+mod run;
 mod send;
+mod signals;
 mod store;
 
 use std::io::{self, Write};
@@ -15,19 +17,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
-use self::reload::Reloads;
+use self::run::Environment;
+use self::signals::{on_ends, on_signals};
 use crate::config::{Config, Problems, Sources};
-use crate::daemon::{self, Daemon, DaemonError};
-use crate::event::Account;
-use crate::queue::OpenError;
+use crate::demo;
 use crate::sandbox::{self, Sandbox};
 use crate::service::Service;
 use crate::telemetry::{self, Logging, Visible};
-use crate::{admin, demo, queue, schedule};
 
 /// What the process ends with; part of the contract with scripts and service managers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +189,7 @@ pub fn main() -> Exit {
             }
             (Ok((config, account)), Ok(service)) => start(&config, |config, logging| {
                 let environment = Environment { sources, logging, service };
-                run(config, account, adopt_queue, environment)
+                run::run(config, account, adopt_queue, environment)
             }),
         };
     }
@@ -214,13 +213,6 @@ pub fn main() -> Exit {
             Exit::Success
         }
     }
-}
-
-/// What a daemon comes from beside its configuration.
-struct Environment {
-    sources: Sources,
-    logging: Logging,
-    service: Service,
 }
 
 fn sources(arguments: Configuration) -> Sources {
@@ -286,114 +278,6 @@ fn leave(runtime: tokio::runtime::Runtime) {
     Box::leak(Box::new(runtime));
 }
 
-async fn run(config: Config, account: Account, adopt: bool, environment: Environment) -> Exit {
-    let Environment { sources, logging, service } = environment;
-    let shutdown = CancellationToken::new();
-    // From here on SIGHUP ends nothing; one that comes too early is answered as soon as the daemon runs.
-    let hangups = match on_signals(shutdown.clone()).and_then(|()| signal(SignalKind::hangup())) {
-        Ok(hangups) => hangups,
-        Err(error) => {
-            error!(event = "signals_failed", %error, "signals cannot be listened for; check the limits with ulimit -a");
-            return Exit::Disk;
-        }
-    };
-    let manager = service.manager.clone();
-    let settings = move |config: &Config| settings(config, account.clone(), adopt);
-    let opened = tokio::select! {
-        opened = Daemon::open_under(settings(&config), service) => opened,
-        // What is cut off here is as safe as at a kill, and may take minutes: nobody was answered yet.
-        () = shutdown.cancelled() => {
-            info!(event = "opening_ended", "the daemon was told to end while it opened the queue, and ends at once");
-            return Exit::Success;
-        }
-    };
-    let ended = match opened {
-        Ok(daemon) => {
-            let reloader = daemon.reloader();
-            Reloads { sources, running: config, settings, logging, reloader, manager }.spawn(hangups);
-            daemon.run(shutdown).await
-        }
-        Err(failure) => Err(failure),
-    };
-    match ended {
-        Ok(_) => Exit::Success,
-        Err(failure) => {
-            match &failure {
-                DaemonError::Open(error @ OpenError::OtherAccount { .. }) => error!(
-                    event = "account_mismatch", %error,
-                    "the queue belongs to another account. Set target.client and target.organization_id back, or send its events to the new account: target-notifyd run --adopt-queue"
-                ),
-                error => error!(
-                    event = "failed", %error,
-                    "the daemon ended; systemctl status target-notifyd shows its exit code"
-                ),
-            }
-            exit(&failure)
-        }
-    }
-}
-
-fn exit(failure: &DaemonError) -> Exit {
-    match failure {
-        DaemonError::Bind(_) | DaemonError::Metrics(_) => Exit::Socket,
-        DaemonError::Transport(_) => Exit::Configuration,
-        DaemonError::Open(OpenError::InUse(_)) => Exit::InUse,
-        DaemonError::Open(OpenError::Newer { .. } | OpenError::OtherAccount { .. }) => Exit::Configuration,
-        _ => Exit::Disk,
-    }
-}
-
-/// The first SIGTERM or SIGINT ends the daemon in order, a second one at once, which is as safe as a kill.
-fn on_signals(shutdown: CancellationToken) -> io::Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    // Not joined: it waits for signals for as long as the process lives.
-    tokio::spawn(async move {
-        loop {
-            // A signal that comes while none is waited for is kept by the runtime.
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if shutdown.is_cancelled() {
-                warn!(
-                    event = "second_signal",
-                    "a second signal: the daemon ends at once; nothing acknowledged is lost"
-                );
-                std::process::exit(i32::from(Exit::Success as u8));
-            }
-            shutdown.cancel();
-        }
-    });
-    Ok(())
-}
-
-/// SIGTERM, SIGINT and SIGHUP end what has a daemon and a folder of its own, the terminal's end, too. Those that follow change
-/// nothing: what is left is to end that daemon and to remove that folder, and takes a moment.
-fn on_ends(shutdown: &CancellationToken) -> io::Result<()> {
-    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
-        // Under nohup it is to outlive the terminal.
-        if kind == SignalKind::hangup() && ignores_hangups() {
-            continue;
-        }
-        let (mut signals, shutdown) = (signal(kind)?, shutdown.clone());
-        // Not joined: it waits for signals for as long as the process lives.
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                shutdown.cancel();
-            }
-        });
-    }
-    Ok(())
-}
-
-/// Whether whoever started this process had it ignore SIGHUP.
-fn ignores_hangups() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    // The lowest bit is signal 1.
-    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
-}
-
 async fn show(settings: io::Result<demo::Settings>, json: bool) -> Exit {
     let shutdown = CancellationToken::new();
     let settings = match settings.and_then(|settings| on_ends(&shutdown).map(|()| settings)) {
@@ -431,58 +315,5 @@ async fn serve(listen: SocketAddr) -> Exit {
             error!(event = "sandbox_failed", %error, %listen, "the sandbox cannot listen; choose another address with target-notifyd sandbox --listen");
             Exit::Socket
         }
-    }
-}
-
-fn settings(config: &Config, account: Account, adopt: bool) -> daemon::Settings {
-    let queue = &config.queue;
-    daemon::Settings {
-        ingest: config.ingest_settings(),
-        defaults: config.wire_defaults(Some(jiff::tz::TimeZone::system())),
-        queue: queue::Settings {
-            path: queue.path.clone(),
-            max_bytes: queue.max_bytes,
-            max_events: queue.max_events,
-            min_free: queue.min_free,
-            reserve: queue.reserve,
-            dead_max_events: queue.dead_max_events,
-            journal_bytes: queue::journal_bytes(queue.max_bytes),
-            adopt,
-        },
-        transport: config.transport_settings(&account),
-        schedule: schedule(config),
-        grace: config.shutdown.grace,
-        summary_interval: config.log.summary_interval,
-        identifiers: config.log.identifiers,
-        stuck_after: config.delivery.stuck_after,
-        dead_max_age: config.queue.dead_max_age,
-        admin: admin::Settings { socket: config.admin.socket.clone(), mode: config.admin.mode },
-        metrics_listen: config.admin.metrics_listen.clone(),
-        account,
-    }
-}
-
-fn schedule(config: &Config) -> schedule::Settings {
-    let (batch, retry, delivery) = (&config.batch, &config.retry, &config.delivery);
-    let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
-    schedule::Settings {
-        linger: batch.linger,
-        max_events: count(batch.max_events),
-        max_bytes: batch.max_bytes,
-        backoff: config.backoff(),
-        isolate_after: retry.isolate_after,
-        park_after: retry.park_after,
-        unlisted_max: retry.unlisted_max,
-        concurrency: count(delivery.concurrency),
-        host_concurrency: count(delivery.host_concurrency),
-        max_hosts: count(delivery.max_hosts),
-        rate_limit: delivery.rate_limit,
-        breaker_failures: delivery.breaker_failures,
-        breaker_open: delivery.breaker_open,
-        breaker_max: delivery.breaker_max,
-        max_age: config.queue.max_age,
-        index_max_bytes: config.queue.index_max_bytes,
-        default_cluster: config.target.location_hint,
-        edge_routing: config.edge_endpoint().is_some(),
     }
 }

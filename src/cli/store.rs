@@ -141,7 +141,7 @@ impl Export {
     }
 
     fn takes(&self, config: &Config, event: &Event) -> bool {
-        let own = super::schedule(config).own_host(event.envelope.cluster);
+        let own = super::run::schedule(config).own_host(event.envelope.cluster);
         self.host.is_none_or(|host| host == own)
             && self.session.as_ref().is_none_or(|session| session == event.envelope.session.as_str())
     }

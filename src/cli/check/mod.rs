@@ -16,7 +16,8 @@ use clap::Args;
 use nix::unistd::{Uid, User};
 
 use self::report::{Finding, Report, State};
-use super::{Exit, leave, settings, told};
+use super::run::settings;
+use super::{Exit, leave, told};
 use crate::config::{Config, Origin, Problem, Problems, Sources};
 use crate::delivery::{self, Transport, TransportError, authorities};
 use crate::event::Account;
