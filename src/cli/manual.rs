@@ -11,7 +11,7 @@ use clap_complete::{Generator, shells};
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 
-use super::{Exit, told};
+use super::{Exit, had_enough, told};
 use crate::config::Config;
 
 const NAME: &str = "target-notifyd";
@@ -211,10 +211,7 @@ pub(super) fn complete(mut command: Command, shell: Shell) -> Exit {
     };
     let mut stdout = io::stdout();
     match stdout.write_all(&text).and_then(|()| stdout.flush()) {
-        // Who reads us has had enough.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            failed(&format!("standard output cannot be written: {error}"))
-        }
+        Err(error) if !had_enough(&error) => failed(&format!("standard output cannot be written: {error}")),
         _ => Exit::Success,
     }
 }

@@ -249,6 +249,11 @@ fn told(text: &str) {
     let _closed = writeln!(io::stderr(), "{}", lines.join("\n"));
 }
 
+/// Whether whoever reads standard output has closed it, as `head` does: who has had enough is no failure.
+fn had_enough(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
+}
+
 fn start<F: Future<Output = Exit>>(config: &Config, work: impl FnOnce(Config, Logging) -> F) -> Exit {
     let logging = match telemetry::init(&config.log) {
         Ok(logging) => logging,

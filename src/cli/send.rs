@@ -22,7 +22,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use self::line::{Line, Outcome, group};
-use super::{Exit, told};
+use super::{Exit, had_enough, told};
 use crate::event::noun;
 use crate::telemetry::VisibleJson;
 use crate::wire::object::Object;
@@ -361,8 +361,8 @@ impl Sender<'_> {
         // What a producer wrote and what Target answered is repeated in it.
         let text = format!("{}\n", VisibleJson(line.trim_end()));
         match io::stdout().write_all(text.as_bytes()) {
-            // Who reads us has had enough; what is left is sent all the same.
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            // What is left is sent all the same.
+            Err(error) if !had_enough(&error) => {
                 self.output.get_or_insert(error);
             }
             _ => {}

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::long_lines::LongLines;
 use super::operate::some;
-use super::{Exit, manual, told};
+use super::{Exit, had_enough, manual, told};
 use crate::config::Config;
 use crate::event::{Account, Balance, Clock, Cluster, Event, Host};
 use crate::queue::salvage::{self, Audit, Repaired, SalvageError, Stopped};
@@ -87,8 +87,7 @@ pub(super) fn run(config: &Config, command: StoreCommand) -> Exit {
     };
     ended.unwrap_or_else(|error| {
         let exit = match &error {
-            // Who reads us has had enough.
-            SalvageError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return Exit::Success,
+            SalvageError::Output(error) if had_enough(error) => return Exit::Success,
             SalvageError::Open(OpenError::InUse(_)) => Exit::InUse,
             SalvageError::Open(OpenError::Newer { .. })
             | SalvageError::Older { .. }

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::text::visible;
 use crate::admin::protocol::{Answer, Request};
-use crate::cli::Exit;
+use crate::cli::{Exit, had_enough};
 use crate::wire::object::Object;
 
 /// The longest line that is read, in bytes: a dead letter has at most a submission's size, escaped.
@@ -53,8 +53,7 @@ impl ClientError {
 
     pub(super) fn exit(&self) -> Exit {
         match self {
-            // Who reads us has had enough.
-            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Success,
+            Self::Output(error) if had_enough(error) => Exit::Success,
             Self::Output(_) => Exit::Disk,
             Self::Refused { code, .. } => match code.as_str() {
                 "malformed" => Exit::Usage,
