@@ -32,12 +32,12 @@ const ROOM: u64 = 4 * SEGMENT_BYTES as u64;
 const AGAIN: Duration = Duration::from_secs(600);
 
 impl Writer {
-    /// Copies what the database holds into a new one, where there is too little room to append, with `free` bytes, and its file is
-    /// mostly empty. For that time the copy may take room that is to stay free (`queue.min_free`). Says whether it did.
+    /// Copies the database into a smaller one where the disk has too little room to append (`free` bytes) and the file
+    /// is mostly empty; meanwhile it may use room below `queue.min_free`. Returns whether the new one is in use.
     pub(super) fn compact(&mut self, free: u64) -> Result<bool, CommitError> {
         let bytes = self.engine.file_bytes()?;
         let has_failed = self.compacted.is_some_and(|at| at.elapsed() < AGAIN);
-        // The copy's journal takes as much as it holds, and its engine, too.
+        // The copy's journal takes as much as it holds, and so does its engine.
         let room = free.saturating_sub(ROOM) / 2;
         let most = MOST_BYTES.min(bytes / TIMES).min(room);
         if bytes < LEAST_BYTES || self.ledger.held_bytes >= most || has_failed {

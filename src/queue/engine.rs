@@ -191,8 +191,8 @@ impl Engine {
         Self { open: None, path: path.to_owned() }
     }
 
-    /// Keeps the engine from writing what it has not written yet, as it does when its last handle goes. A batch that it could
-    /// not apply to the end, since it could not read a page for it, would be on the disk by half then.
+    /// Keeps the engine from writing what it has in memory when its last handle goes: a batch that failed half-way,
+    /// since a page could not be read, would reach the disk by half.
     pub(super) fn abandon(&self) {
         // The tests of a failed disk open it again in the same process, and their engine is sound.
         if let Some(open) = self.open.as_ref().filter(|_| !cfg!(test)) {
@@ -277,7 +277,7 @@ impl Engine {
         }
     }
 
-    /// Whether there is a value, of which a reader has just taken note.
+    /// Whether there is a value, which a reader has just looked at: the engine's cache is not told once more.
     pub(super) fn has(&self, key: &[u8]) -> Result<bool, sled::Error> {
         let open = self.opened()?;
         match open.journal.look(key) {
@@ -305,7 +305,8 @@ impl Engine {
         merged.into_iter().flatten().chain(closed)
     }
 
-    /// The last record whose key is one of `keys`. What was removed lately is walked over, so `keys` reach no further than they have to.
+    /// The last record whose key is one of `keys`. What was removed lately is walked over, so `keys` reach no further
+    /// than they have to.
     pub(super) fn last_in(&self, keys: RangeInclusive<&[u8]>) -> Result<Option<(IVec, Value)>, sled::Error> {
         super::merged::last_in(self.opened()?, &keys)
     }
@@ -326,12 +327,12 @@ impl Engine {
 }
 
 impl Open {
-    /// Has the engine take note of the page of a value of so many bytes, which it has just read or written. It looks at what its
-    /// cache holds only when one of 256 lists has taken note of 64 accesses: where each page is accessed once or twice, that are up
-    /// to 100 MiB of pages, however small the cache is to be.
+    /// Tells the engine's cache of `times` accesses to the page of a value of `bytes`, if it is large. The cache is
+    /// trimmed only when one of its 256 access lists has 64 entries: where each page is accessed once or twice up to
+    /// 100 MiB stay, however small the cache is set.
     pub(super) fn note(&self, key: &[u8], bytes: usize, times: usize) {
         if bytes >= LARGE_BYTES {
-            // Whoever wants the value hears of errors.
+            // A reader of the value hears of errors.
             (0..times).for_each(|_| drop(self.db.get(key)));
         }
     }
@@ -362,8 +363,8 @@ pub(super) fn create(path: &Path, values: &[(Vec<u8>, Vec<u8>)]) -> Result<(), O
 }
 
 fn open(path: &Path) -> Result<Engine, CommitError> {
-    // In one pass: an I/O error has to come out before sled looks, too, since what it cannot read it takes for absent.
-    // A new database has no folder yet.
+    // In one pass: an I/O error has to come out before sled looks, since what it cannot read it takes for absent. A new
+    // database has no folder yet.
     let mut journal = if path.exists() { Some(replay(path).map_err(sled::Error::Io)?) } else { None };
     let durable = journal.as_ref().map_or(0, |journal| journal.reached);
     if let Some(loss) = salvage::would_lose(path, Known { durable, ..known(path)? })? {
@@ -405,8 +406,8 @@ fn open(path: &Path) -> Result<Engine, CommitError> {
     }
 }
 
-/// Has the engine free what it has replaced of its pages. It leaves each of them with the thread that replaced it, until that
-/// thread has some dozens, and has used the engine more than a hundred times since: those of large pages are many MiB.
+/// Makes the engine free pages it replaced. It keeps them with the replacing thread until that has some dozens and has
+/// used the engine a hundred times more; large pages are many MiB by then.
 pub(super) fn let_go() {
     // What was replaced is free once all threads were seen twice to be done with what they look at.
     for _ in 0..3 {

@@ -283,8 +283,8 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// Asks for nothing but the number. Whoever asks for the times of a file has the system take a finer one for the next
-    /// write, and some file systems write that to the disk with each sync.
+    /// Only the inode is asked for: asking for times makes some systems keep finer ones, which some file systems write
+    /// with every sync.
     const ASKED: StatxFlags = StatxFlags::INO;
 
     /// The open file's.

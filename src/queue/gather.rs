@@ -1,4 +1,4 @@
-//! What a commit is made of: who is waited for, and what it takes of what waits.
+//! What a commit is made of: which connections are waited for, and what it takes of what waits.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -22,13 +22,14 @@ const MAX_HALVINGS: u32 = 4;
 /// What the last commit was like.
 #[derive(Debug, Default)]
 pub(super) struct LastCommit {
-    /// The connections that it answered one line. Who writes more at once does not wait for the reply to the first.
+    /// The connections that it answered one line. One that writes more at once does not wait for the reply to the
+    /// first.
     pub(super) producers: BTreeSet<u64>,
     pub(super) time: Duration,
 }
 
 impl LastCommit {
-    /// A commit that answered so many lines of each connection.
+    /// A commit that answered `lines` of each connection.
     pub(super) fn of(lines: &BTreeMap<u64, usize>, time: Duration) -> Self {
         let alone = lines.iter().filter(|(_, lines)| **lines == 1);
         Self { producers: alone.map(|(producer, _)| *producer).collect(), time }
@@ -36,9 +37,10 @@ impl LastCommit {
 }
 
 impl Writer {
-    /// Waits for those who were answered last to come again, for what a commit takes: for less as long as they do not come,
-    /// since then it is not the answer that they send their lines after. Without it producers that wait for each reply fall
-    /// into two groups, each of which waits for the other's commit. Nobody is waited for of whom something is there already.
+    /// Waits for the connections that were answered last to send again, at most as long as a commit takes; half as long
+    /// each time that they do not, since then they do not wait for the answer before they send. Without it producers
+    /// that wait for each reply fall into two groups, each of which waits for the other's commit. A connection of which
+    /// something is there already is not waited for.
     pub(super) fn gather(&mut self, commands: &Receiver, waiting: &mut VecDeque<Command>) {
         let (mut missing, mut lines, mut seen) = (self.last.producers.clone(), 0, 0);
         let until = Instant::now() + self.last.time.min(LONGEST_GATHER) / (1 << self.halvings);

@@ -24,7 +24,7 @@ pub(super) enum Waited {
     Enough,
     /// The time was over.
     TimedOut,
-    /// Nobody is left who could ask; what was asked for may still be there.
+    /// No sender is left; what was asked for may still be there.
     Alone,
 }
 
@@ -59,7 +59,7 @@ impl Inbox {
 }
 
 impl Sender {
-    /// Asks for `command`; where the writer is gone it is dropped, and whoever waits for its answer hears of that.
+    /// Asks for `command`; where the writer is gone it is dropped, which ends the wait for its answer.
     pub(super) fn send(&self, command: Command) {
         let mut state = self.0.state();
         if state.closed {
@@ -134,7 +134,7 @@ impl Drop for Receiver {
         state.closed = true;
         let left = std::mem::take(&mut state.commands);
         drop(state);
-        // Whoever waits for an answer is told that there is none.
+        // This ends the waits for their answers.
         drop(left);
     }
 }

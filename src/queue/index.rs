@@ -108,7 +108,7 @@ pub(super) enum Found {
     },
 }
 
-/// What it costs to move so many records of so many bytes together, in bytes.
+/// What it costs to move `records` records of `bytes` together, in bytes.
 pub(super) fn cost(bytes: usize, records: u32) -> usize {
     bytes.saturating_add(RECORD_COST.saturating_mul(usize::try_from(records).unwrap_or(usize::MAX)))
 }
@@ -199,8 +199,8 @@ impl Index {
             }
             Kind::Insert => {
                 let at = from + (frame.end - frame.value.len()) as u64;
-                // A segment is far shorter, and a frame, too. What lies beyond would be read from where it is not, and its
-                // checksum would tell.
+                // A segment is far shorter, and so is a frame. What lies beyond would be read from where it is not, and
+                // its checksum would tell.
                 let [at, bytes] =
                     [at, frame.value.len() as u64].map(|it| u32::try_from(it).unwrap_or(REMOVED - 1));
                 Slot { segment, at, bytes }

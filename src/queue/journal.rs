@@ -1,19 +1,19 @@
 //! The journal: where a commit becomes durable, before the engine hears of it.
 //!
-//! Most events are settled within seconds. In the journal they cost one write in a row; the engine would write each of them
-//! several times and keep it in order, for nothing. So the journal keeps the newest changes, up to a limit, and only what is
-//! left of its oldest segment by then moves into the engine, and before that the removals of what the engine has. Where the journal
-//! is full of changes that no longer count, it moves to the journal's end instead.
+//! Most events are settled within seconds. In the journal they cost one sequential write; the engine would write and
+//! sort each several times for nothing. So the newest changes stay here, up to a limit. Removals go to the engine once
+//! there are enough of them; when the journal is full, what still counts of the oldest segment follows. Where most
+//! changes no longer count, that rest is written again at the journal's end instead.
 //!
 //! Guarantees:
 //! - a commit is durable when [`Journal::commit`] returns, whole or not at all;
-//! - segments leave the journal oldest first, each once the engine, or a newer segment, has all of it that counts on stable
-//!   storage. So what is left of the journal, applied to the engine in its order, is the queue, wherever a crash strikes. A removal
-//!   that the engine has made already changes nothing when it is applied again;
-//! - each commit says up to which place the engine's log was whole on stable storage, so that damage of what moved there last is
-//!   not taken for the trace of a crash;
-//! - a damaged journal is repaired as a damaged log of the engine is, with everything that can be read. Only commits at its
-//!   very end, of which no end can be read, look as if power had failed in the middle of them, and are left out then.
+//! - segments leave oldest first, and only when all in them that counts is on stable storage in the engine or a newer
+//!   segment. So after any crash the queue is the engine with the journal applied in order; applying a removal twice
+//!   changes nothing;
+//! - each commit records how far the engine's log was on stable storage: damage below that is damage, not the torn end
+//!   of a crash;
+//! - a damaged journal is repaired as a damaged log of the engine is, with everything that can be read. Only commits at
+//!   the very end whose own end cannot be read are left out: they look as if power had failed while they were written.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -43,31 +43,31 @@ const MAX_BYTES: u64 = 512 * 1_024 * 1_024;
 const SHARE: u64 = 8;
 /// The smallest segment, in bytes.
 const MIN_SEGMENT_BYTES: u64 = 4 * 1_024;
-/// A segment of more bytes is worth to be followed by another one on a disk that is short of room.
+/// A segment of more bytes than this is followed by another one on a disk that is short of room.
 const LARGE_SEGMENT_BYTES: u64 = 256 * 1_024;
 /// The most memory that is kept for the next commit, in bytes: as much as most commits take.
 const MAX_SPARE_BYTES: usize = 4 * 1_024 * 1_024;
-/// How far zeros are written ahead of small commits, in bytes. A commit that goes where they are changes neither the file's length
-/// nor its places on the disk, so that there is nothing to sync but its own bytes: that takes half the time.
+/// Zeros are written this far ahead of small commits. A commit that overwrites them changes neither the file's length
+/// nor its blocks, so the sync writes its own bytes only, in half the time.
 const AHEAD_BYTES: u64 = 128 * 1_024;
-/// How many commits zeros are written for where those of [`AHEAD_BYTES`] would not be enough: the commit that also syncs the
+/// Zeros are written for this many commits where [`AHEAD_BYTES`] would not be enough: the commit that also syncs the
 /// zeros takes the longer, the more there are.
 const AHEAD_COMMITS: u64 = 8;
-/// The largest commit that they are written for, in bytes: those of larger ones cost more than they save.
+/// The largest commit that zeros are written for, in bytes: those of larger ones cost more than they save.
 const AHEAD_COMMIT_BYTES: u64 = 128 * 1_024;
-/// What those zeros are written from.
+/// What the zeros are written from.
 static ZEROS: [u8; 64 * 1_024] = [0; 64 * 1_024];
 /// The most changes that a segment begins a commit with.
 const SEGMENT_CHANGES: u32 = 16_384;
 /// The most records of the index before some move on, however small the journal is: about 6 MiB of memory.
 const MAX_RECORDS: u64 = 100_000;
-/// A journal has a record for so many bytes that it may have, but for a small one.
+/// A journal may have one record for this many bytes of its limit, but for a small one.
 const BYTES_A_RECORD: u64 = 1_024;
-/// For each record that a journal may have, so many changes may be in its segments. A start reads them all, and remembers them
-/// until it knows which of them count.
+/// For each record that a journal may have, this many changes may be in its segments. A start reads them all, and
+/// remembers them until it knows which of them count.
 const CHANGES_A_RECORD: u64 = 8;
-/// How many removals wait for one another before the engine makes them: some in a row leave it less to merge, and it has the
-/// pages in its cache still.
+/// The engine makes removals only while this many wait: neighbours merge together, and their pages are still in its
+/// cache.
 const ENOUGH_REMOVALS: usize = 1_024;
 /// The most records of the smallest journal.
 const LEAST_RECORDS: u64 = 64;
@@ -357,9 +357,9 @@ impl Journal {
         records
     }
 
-    /// Whether what is left of the oldest segment may go to the journal's end, which costs a tenth of its way into the engine and
-    /// back: where the journal has room for it, and is full of changes that no longer count, as beside a queue that drains. Not
-    /// a second time, since it would go round for as long as it waits.
+    /// Whether the rest of the oldest segment may be written again at the journal's end, at a tenth of the cost of the
+    /// way into the engine and back: where there is room, because most changes no longer count. Never twice, or it
+    /// would go round for ever.
     pub(super) fn may_keep(&self) -> bool {
         let tail = self.tail();
         let oldest = tail.segments.values().next().copied().unwrap_or_default();

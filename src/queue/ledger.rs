@@ -57,12 +57,12 @@ impl Ledger {
         u64::try_from(self.counted).unwrap_or(0)
     }
 
-    /// So many more events wait.
+    /// This many more events wait.
     pub(super) fn count(&mut self, more: u64) {
         self.counted = self.counted.saturating_add(signed(more));
     }
 
-    /// So many of those that waited do so no longer.
+    /// This many events no longer wait.
     pub(super) fn discount(&mut self, gone: u64) {
         self.counted = self.counted.saturating_sub(signed(gone));
     }

@@ -34,8 +34,8 @@ impl<'e> Merged<'e> {
         Self { open, before, from, found: VecDeque::new(), at_once: AT_ONCE.0 }
     }
 
-    /// Looks for the next records. A record that moves meanwhile is in the engine before it leaves the journal, so only what
-    /// was read of the engine before the journal gave a segment up may lack one: then it is read again.
+    /// Looks for the next records of both. A record is in the engine before it leaves the journal, so only a look that
+    /// read the engine before a segment was given up can miss one; the epoch shows that, and the look is repeated.
     fn look(&mut self, from: &Bound<Vec<u8>>) {
         loop {
             let (epoch, ours) = {

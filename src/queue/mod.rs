@@ -9,8 +9,8 @@
 //! - `accepted = delivered + dead + expired + quarantined + pending` holds over crashes: the counters lie in the same
 //!   commit as what they count, and the first scan compares them with what is there.
 //!
-//! One blocking thread does all commits, answers those who asked for them, and owns what is written; readers see nothing that is not yet durable. See
-//! `keys.rs` for the layout.
+//! One blocking thread makes all commits, answers what was asked of it, and owns what is written; readers see nothing
+//! that is not yet durable. See `keys.rs` for the layout.
 
 mod alone;
 mod batch;
@@ -168,21 +168,21 @@ enum Command {
     /// All events of a page are settled, and it is still there: an earlier version removed it in a commit of its own, and was
     /// ended before that.
     Trim(keys::PageKey),
-    /// So many events that the counters promise are not there.
+    /// This many events that the counters promise are not there.
     Missing(u64),
-    /// So many more events are there than the counters promise.
+    /// This many more events are there than the counters promise.
     Surplus(u64),
     /// Go by other limits; the folder stays.
     Limits(Settings),
-    /// A reader met the full disk in a database that was opened again so often.
+    /// A reader met the full disk in the database that was opened again this often.
     Reopen(u64),
     /// Say so once the commit that this is planned with is over: the writer makes progress.
     Pulse(oneshot::Sender<()>),
     Stop,
 }
 
-/// What is to be done with the first sequence number of a submission once it is on stable storage, and before anybody
-/// else hears of it. It runs on the writer's thread, and is dropped where the submission is not stored.
+/// Called on the writer's thread with a submission's first sequence number once it is stored, before anybody else hears
+/// of it; dropped where it is not stored.
 pub struct OnStored(pub Box<dyn FnOnce(Seq) + Send>);
 
 impl std::fmt::Debug for OnStored {

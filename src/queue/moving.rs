@@ -14,14 +14,14 @@ use crate::failpoint::reach;
 const MOVE_LEAST: usize = 1_024 * 1_024;
 /// How many times its own bytes and changes it moves, so that the journal shrinks to its size.
 const MOVE_SHARE: usize = 2;
-/// What a commit moves for the number of its changes at most, as [`index::cost`] has it: a page of the engine for each takes
-/// longer than the commit itself.
+/// The most that a commit moves for its number of changes ([`index::cost`]): an engine page for each takes longer than
+/// the commit.
 const MOVE_FOR_CHANGES: usize = 4 * MOVE_LEAST;
-/// How many times as much it moves at most, where the journal is as many times as large as it may be: removals take few of
-/// its bytes and much to move, so that what comes may be more than what goes.
+/// How many times as much it moves at most, where the journal is larger than it may be: removals take few of its bytes
+/// and much to move, so that more may come than goes.
 const MOVE_TIMES: usize = 8;
-/// What the values that are left of a segment may cost for it to be given up on a disk that is short of room, as [`index::cost`] has
-/// it: more would take more room in the engine than is won.
+/// On a disk short of room a segment is given up only if moving its values costs less than this ([`index::cost`]);
+/// otherwise the engine takes more room than is won.
 const LITTLE: usize = 64 * 1_024;
 /// What it costs to see that a removal was made.
 const MADE_COST: usize = 64;
@@ -36,8 +36,8 @@ pub(super) enum Removals {
 }
 
 impl Open {
-    /// Has the engine make removals, and moves what is left of the oldest segments of a full journal: so much that it does not
-    /// grow by `batch`.
+    /// Has the engine make removals, and moves what is left of the oldest segments of a full journal: enough that it
+    /// does not grow by `batch`.
     pub(super) fn make_room(
         &self,
         path: &Path,
@@ -144,7 +144,7 @@ impl Open {
         if removes {
             self.apply(batch, &[])?;
         }
-        // Only now: who finds nothing in the journal believes the engine.
+        // Only now: a reader that finds nothing in the journal believes the engine.
         self.journal.forget_removals(keys.iter().map(|(key, _)| key.as_slice()));
         Ok(cost)
     }
@@ -181,7 +181,8 @@ impl Open {
         Ok(cost)
     }
 
-    /// Has the engine apply a batch, which inserts `keys` with values of so many bytes; returns once that is durable.
+    /// Has the engine apply a batch, which inserts `keys`, each with the length of its value; returns once that is
+    /// durable.
     fn apply(&self, batch: sled::Batch, keys: &[(Vec<u8>, usize)]) -> Result<(), CommitError> {
         self.journal.engine_grows();
         self.db.apply_batch(batch)?;

@@ -1,7 +1,7 @@
 //! Wakes a flush that sled forgot.
 //!
 //! Where the write of a buffer fails that was sealed while a batch still held it, sled 0.34.7 keeps the error and tells
-//! nobody: who waits for that buffer waits for ever. Any later flush finds the error, and wakes all.
+//! nobody: a thread that waits for that buffer waits for ever. Any later flush finds the error, and wakes all.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;

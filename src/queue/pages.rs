@@ -86,7 +86,7 @@ impl Pages {
 
 /// What scans found of pages whose events go out next: settling these need not read them once more.
 ///
-/// Guarantee: no commit changed a page that is here since it was read. Whoever publishes a commit says what it changed, and what
+/// Guarantee: no commit changed a page that is here since it was read. The writer says what each commit changed, and what
 /// is added later is believed only where it lies behind all of that.
 #[derive(Debug, Default)]
 pub(super) struct FoundPages {

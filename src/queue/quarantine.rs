@@ -60,9 +60,9 @@ impl Writer {
         let end = [numbered(MEMBERS, key.first), vec![u8::MAX; 2]].concat();
         let last = self.engine.last_in(&*begin..=&*end)?;
         let Some(first) = last.and_then(|(name, _)| seq_of(MEMBERS, &name)) else { return Ok(None) };
-        // Only the pages of its submission refer to it, and they follow each other from its number on, before those of the next
-        // one, and no more than that may have: the first that is left decides. One that cannot be read either goes by itself, and
-        // then it decides.
+        // Only pages of its own submission refer to an envelope; they lie between it and the next one, at most
+        // MAX_NOTIFICATIONS events. So the first page left there decides. If it cannot be read, it counts as referring
+        // until it is quarantined itself.
         let next = self.engine.from(numbered(MEMBERS, first.next())).next().transpose()?;
         let most = Seq(first.0.saturating_add(MAX_NOTIFICATIONS as u64));
         let end = next.and_then(|(name, _)| seq_of(MEMBERS, &name)).map_or(most, |next| next.min(most));

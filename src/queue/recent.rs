@@ -62,14 +62,14 @@ impl Kept {
         self.spare.max(MAX_RECENT_BYTES)
     }
 
-    /// Takes an event out, if it is here: who needs it a second time reads it from the disk.
+    /// Takes an event out, if it is here: where it is needed a second time it is read from the disk.
     pub(super) fn take(&mut self, seq: Seq) -> Option<Event> {
-        // Of both: what was stored lately may have been read, too.
+        // Of both: what was stored lately may also have been read.
         let read = self.read.take(seq);
         self.stored.take(seq).or(read)
     }
 
-    /// Events that are settled, whoever did it, are wanted by nobody any more.
+    /// Settled events are needed no more.
     pub(super) fn forget(&mut self, settled: &[Seq]) {
         settled.iter().for_each(|seq| drop(self.take(*seq)));
     }
@@ -188,7 +188,7 @@ mod tests {
         Event { seq: Seq(seq), id, arrived: Moment::ZERO, notification, envelope }
     }
 
-    /// So many runs of these events, all of [`RUN_EVENTS`], have room in [`MAX_RECENT_BYTES`].
+    /// How many runs of these events, all of [`RUN_EVENTS`], have room in [`MAX_RECENT_BYTES`].
     fn most() -> u64 {
         let run = RUN_EVENTS * (PLACE_BYTES + kept_bytes(&event(1)));
         (MAX_RECENT_BYTES / run) as u64

@@ -5,7 +5,7 @@
 //!   the commit that failed or those of it, since a commit is written whole or not at all;
 //! - a submission of that commit is answered `storage_full`, unless the commit turns out to be whole; where the full disk
 //!   keeps the database from opening, nobody knows, and its connection is closed instead of left to wait;
-//! - what was settled in it is settled again: who waits for that goes on waiting;
+//! - what was settled in it is settled again: the requests for that go on waiting;
 //! - nothing is appended until there is room for certain, and where there is none even for removals, these wait.
 
 use std::collections::VecDeque;

@@ -1,7 +1,7 @@
 //! Lets the engine's idle threads sleep.
 //!
-//! sled 0.34.7 keeps seven threads for its reads and writes. Each looks once a second whether there is work, though whoever has
-//! work wakes it: seven wake-ups a second of an idle daemon. The system may be late with a thread's timers by the thread's slack,
+//! sled 0.34.7 keeps seven threads for its reads and writes. Each looks once a second whether there is work, though new work
+//! wakes it: seven wake-ups a second of an idle daemon. The system may be late with a thread's timers by the thread's slack,
 //! which a new thread has from the one that starts it. Only timers are late: what wakes a thread, wakes it at once.
 
 use std::num::NonZeroU64;

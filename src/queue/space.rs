@@ -35,7 +35,7 @@ pub(super) type Probe = fn(&Path) -> io::Result<u64>;
 pub(super) enum Room {
     /// Append and remove.
     Enough,
-    /// Only remove; so much is free, in bytes.
+    /// Only remove; this much is free, in bytes.
     RemovalsOnly(u64),
 }
 

@@ -49,7 +49,7 @@ const MAX_NEXT_BYTES: usize = MAX_RECENT_BYTES / 2;
 /// The most events for which a scan has room from the start; what wants more gets it as they come.
 const SCAN_ROOM: usize = 1_024;
 
-/// For so many events a scan of `max` has room from the start: what it finds goes beyond by less than a page.
+/// How many events a scan of `max` has room for from the start: what it finds goes beyond by less than a page.
 fn room(max: usize) -> usize {
     max.min(SCAN_ROOM) + PAGE_EVENTS
 }

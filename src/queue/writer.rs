@@ -82,7 +82,7 @@ pub(super) struct Plan {
 }
 
 impl Writer {
-    /// Commits until it is told to stop, nobody is left to ask, or the disk fails.
+    /// Commits until it is told to stop, no sender is left, or the disk fails.
     pub(super) fn run(mut self, commands: &Receiver) {
         let worked = catch_unwind(AssertUnwindSafe(|| self.work(commands)));
         self.view.end();
@@ -169,9 +169,9 @@ impl Writer {
         }
     }
 
-    /// Writes which events of the pages are settled by now, and removes those pages of which all are, with the large
-    /// envelopes that no other page refers to. The engine, which may write over their place on the disk, hears of it only once
-    /// this commit is durable in the journal.
+    /// Writes the marks of pages with newly settled events; removes pages that are settled whole, and large envelopes
+    /// that no other page uses. The engine, which may reuse their space, hears of it once this commit is durable in the
+    /// journal.
     fn plan_marks(&mut self, plan: &mut Plan) -> Result<(), CommitError> {
         let (mut apart, mut unknown) = (Vec::new(), Vec::new());
         for page in plan.touched.values_mut() {
@@ -325,7 +325,7 @@ impl Writer {
             for (position, submission) in append.batch.into_iter().enumerate() {
                 let hook = hooks.next_if(|(of, _)| *of == position);
                 let refusal = match (room, append.replier.is_gone()) {
-                    // Whoever asked is gone: its lines were never answered, so nobody counts on them.
+                    // The connection is gone: its lines were never answered, so nobody counts on them.
                     (_, true) => continue,
                     (Room::RemovalsOnly(free), _) => Some(self.storage_full(free)),
                     (Room::Enough, _) => self.full(&plan.ledger, &submission),
@@ -347,7 +347,7 @@ impl Writer {
         let (pending, events) = (ledger.balance.pending(), submission.notifications.len() as u64);
         let bytes = submission.payload_bytes();
         let Settings { max_events, max_bytes, .. } = self.settings;
-        // What no empty queue would hold is refused for now, too: the limit may be raised, the event is sound.
+        // Even what no empty queue would hold is refused only for now: the limit may be raised, the event is sound.
         let message = if events > max_events {
             format!(
                 "it has {events} events, and the whole queue holds at most {max_events} (queue.max_events): raise that, or send less at once"
@@ -407,7 +407,8 @@ impl Writer {
         for (hook, first) in plan.hooks {
             hook.0(first);
         }
-        // Before the ledger: whoever knows that one only takes these for left out, and reads them from the disk.
+        // Before the ledger: a scheduler that knows only that one takes these for left out, and reads them from the
+        // disk.
         if !plan.entries.is_empty() {
             // A scheduler that does not keep up reads these from the disk.
             let _full = self.told.live.try_send(committed(first, self.ledger.next, plan.entries));
@@ -421,7 +422,7 @@ impl Writer {
         }
         let mut requeued = plan.requeued.into_iter();
         for command in plan.asked {
-            // Whoever asked may be gone, and wants no answer.
+            // The receiver may be gone.
             let _gone = match command {
                 Command::Settle { done, .. }
                 | Command::Delete { done, .. }

@@ -3,7 +3,7 @@
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 
-/// Keys up to so many bytes lie in the index itself: those of pages have 12, those of marks 9.
+/// Keys of at most this many bytes lie in the index itself: those of pages have 12, those of marks 9.
 const SHORT_BYTES: usize = 14;
 
 /// A key, in the order of its bytes.

@@ -56,7 +56,7 @@ pub(in crate::queue) fn repair_itself(folder: &Folder) -> Result<Repaired, Salva
     repaired(folder, None)
 }
 
-/// Sets a database aside that was replaced; where it lies then. Every start does this, too, where a crash came before.
+/// Sets a database aside that was replaced; where it lies then. Where a crash came before, the next start does so.
 pub(in crate::queue) fn put_away(folder: &Folder, old: &Path) -> Result<PathBuf, OpenError> {
     let failed = |source| OpenError::Folder { path: folder.root().to_owned(), source };
     let replaced = folder.quarantine(old).map_err(failed)?;

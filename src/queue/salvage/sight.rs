@@ -3,11 +3,11 @@
 //! The engine replays its log up to the first message behind the last place known to be stable that it cannot read; it
 //! makes that the new end, and zeroes what is behind; without the segment of that stable place it zeroes everything. In the
 //! segments before, it passes over the rest of a segment behind a message that it cannot read, and over a whole segment
-//! without its header. All of this but the second is what a crash leaves, too:
+//! without its header. All of this but the second is also what a crash leaves:
 //!
-//! - a crash tears the end of the log, where the parts of **one** commit were being written. Each commit is on stable storage
-//!   before the next one begins, so a tear is damage where it lies below what a header or a snapshot calls stable, inside a
-//!   batch with another one behind it, or before two batches;
+//! - a crash tears the log inside **one** commit, since each is durable before the next begins. So a gap is damage
+//!   where it lies below a place called stable by a header or snapshot, inside a batch that another follows, or before
+//!   two batches;
 //! - what an open frees, or truncates, is gone at once, also between the place that a header calls stable and the end. The
 //!   engine then begins at the snapshot of that open; one that replays the log alone takes it for a tear, whatever is
 //!   behind. So no tear lies below the place that a snapshot says the log reached, also where the snapshot is not used;
@@ -30,10 +30,11 @@ pub(in crate::queue) enum Loss {
     Tail { lsn: u64, messages: u64 },
     /// Parts of segments before it, with pages of the database that are in use.
     Inside { pages: u64 },
-    /// Nothing: but the commit that the engine gave up at its end, since it could not read a page for it, would count by half.
+    /// Nothing is lost, but the commit at the end would count by half: the engine gave it up because it could not read
+    /// a page.
     Half { lsn: u64 },
-    /// Its end: a snapshot leads the engine to pages behind it, in place of those that are there, or the engine would pass over
-    /// the whole batch that begins before it.
+    /// Its end is missing: a snapshot points to pages behind it, or the engine would skip the batch that begins before
+    /// it.
     Short { end: u64, reached: u64 },
 }
 

@@ -40,7 +40,7 @@ fn open(path: &Path) -> Queue {
     Queue::open(settings, &account(), std::sync::Arc::new(|| Moment::from_millis(1))).unwrap()
 }
 
-/// A submission of 20 events, with an envelope of so many bytes and more.
+/// A submission of 20 events, with an envelope of at least `large` bytes.
 fn submission(number: u64, large: usize) -> Submission {
     let notification = |event| format!(r#"{{"id":"{number}-{event}","type":"click","timestamp":1}}"#);
     let notifications = (0..20).map(notification).collect::<Vec<_>>().join(",");

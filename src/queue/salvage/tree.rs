@@ -7,8 +7,8 @@
 //! - of a damaged one, each record has a value that it once had: the last that can be read. Where two pages claim a key, since
 //!   a message that took it from one of them is lost, the page that was written last has it.
 //!
-//! A crash in the middle of a split leaves a page that nobody knows of, with old records, and the engine moves it about in its
-//! log for ever, so that it may have been written last. It has no key that a page claims which another one leads to.
+//! A crash during a page split leaves an orphan page with old records, which the engine copies on for ever, so it may
+//! be written last. It loses every key that a linked page claims.
 //!
 //! In memory are a place for each message that counts, and one page of records at a time for each kind of them.
 
@@ -39,7 +39,7 @@ struct Page {
     chain: Chain,
     /// The highest key, exclusive, that this page or one before it reaches to; empty is beyond all.
     reach: Vec<u8>,
-    /// Pages that have those keys of its range which they claim, too.
+    /// Pages that also claim keys of its range, and have them in its place.
     rivals: Vec<usize>,
 }
 

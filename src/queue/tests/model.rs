@@ -21,13 +21,13 @@ enum Action {
     Ask(Vec<Ask>, Option<Fault>),
     /// Some events are read, as a sender does.
     Load(Pick),
-    /// So many milliseconds go by.
+    /// This many milliseconds go by.
     Wait(u64),
     /// Somebody else takes room on the disk, or gives it back.
     Fill(Disk),
     /// Closed and opened.
     Reopen,
-    /// A record, the so many-th of its kind, is damaged while the queue is closed.
+    /// A record, the first, second or so on of its kind, is damaged while the queue is closed.
     Corrupt(Record, usize),
     /// The disk fails under the first commit that this takes, or another one; then the next start.
     Break(Ask, Left),
@@ -47,11 +47,11 @@ enum Left {
 enum Ask {
     /// Submissions: how many events, how large each, how large the envelope.
     Append(Vec<(usize, usize, usize)>),
-    /// A submission of just as many events as the queue may still hold, or of so many more.
+    /// A submission of just as many events as the queue may still hold, or of this many more.
     Rest(usize),
     Deliver(Pick),
     Bury(Pick, DeadReason),
-    /// What waits for so many milliseconds or longer is set aside.
+    /// What waits for this many milliseconds or longer is set aside.
     Expire(u64),
     /// What was settled before, and what never was there, is settled.
     Again(Pick),
@@ -105,7 +105,7 @@ struct Pick {
 }
 
 impl Pick {
-    /// At most so many as a requeue takes in one commit.
+    /// At most as many as a requeue takes in one commit.
     fn of(self, numbers: impl IntoIterator<Item = u64>) -> Vec<u64> {
         numbers.into_iter().skip(self.from).step_by(self.step).take(200).collect()
     }

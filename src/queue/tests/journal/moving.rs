@@ -20,7 +20,7 @@ fn key(number: u32) -> Vec<u8> {
     [b"e".as_slice(), &number.to_be_bytes()].concat()
 }
 
-/// Commits a change of each of the keys `numbers`, so many at a time.
+/// Commits a change of each of the keys `numbers`, `at_once` at a time.
 fn commit(engine: &Engine, numbers: &[u32], at_once: usize, change: fn(&mut Batch, Vec<u8>)) {
     for some in numbers.chunks(at_once) {
         let mut batch = Batch::default();
@@ -311,7 +311,7 @@ fn many_removals_move_in_small_batches_and_do_not_pile_up() {
     assert_eq!((index.len(), index.of_segment(1, &[], usize::MAX).len()), (12_000, 256));
 }
 
-/// Who gives a segment back is told by what all of its values cost, however many removals are between them.
+/// What gives a segment back goes by what all of its values cost, however many removals are between them.
 #[test]
 fn what_is_left_of_a_segment_is_counted_as_it_changes() {
     let (mut index, mut commits) = (Index::default(), 0);

@@ -117,7 +117,7 @@ impl Naive {
         }
     }
 
-    /// What waits for so long.
+    /// What waits for this long, or longer.
     pub(super) fn old(&self, millis: u64) -> Vec<u64> {
         let old = |seq: &u64| self.now.since(self.events[seq].arrived) >= Duration::from_millis(millis);
         self.waiting.iter().copied().filter(old).collect()

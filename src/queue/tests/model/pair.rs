@@ -297,7 +297,7 @@ impl Pair {
         }
     }
 
-    /// The submissions of an ask, which is the so many-th of its action.
+    /// The submissions of an ask, which is the `number`-th of its action.
     fn batch(&self, ask: &Ask, number: usize) -> Vec<Submission> {
         let sizes = match ask {
             Ask::Append(sizes) => sizes.clone(),
