@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use super::engine::Engine;
 use super::keys::VALUE_BYTES;
 
-/// Makes a database at `path` and commits `group` records of `bytes` at a time for `time`, packed into values as large as
-/// the queue's pages under keys in their order, each commit synced as the queue syncs it; how many records that were.
+/// Makes a database at `path` and commits `group` records of `bytes` at a time for `time`, packed into values as large
+/// as the queue's pages under keys in their order, each commit synced as the queue syncs it; how many records that
+/// were.
 ///
 /// # Errors
 /// The engine's, as I/O errors.

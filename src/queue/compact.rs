@@ -1,13 +1,13 @@
 //! What a mostly empty database takes of a disk that is short of room.
 //!
-//! The engine's file never shrinks. Where a backlog has filled the disk and is delivered, the file alone may keep producers out, for
-//! good. So, while they are turned away, what is left is copied into a new database.
+//! The engine's file never shrinks. Where a backlog has filled the disk and is delivered, the file alone may keep
+//! producers out, for good. So, while they are turned away, what is left is copied into a new database.
 //!
 //! Guarantees:
-//! - the new database counts by one rename, and holds all that the old one does by then: where a record cannot be read, or the new
-//!   one cannot be written or opened, the old one goes on;
-//! - the new one says itself which one it holds all of. That one goes once the new one is open and no sync failed, by the next start
-//!   where a crash comes before.
+//! - the new database counts by one rename, and holds all that the old one does by then: where a record cannot be read,
+//!   or the new one cannot be written or opened, the old one goes on;
+//! - the new one says itself which one it holds all of. That one goes once the new one is open and no sync failed, by
+//!   the next start where a crash comes before.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -86,8 +86,8 @@ impl Writer {
         Ok(true)
     }
 
-    /// Makes the old database count again, before any commit went to one of them. Where that fails the daemon has to end: nobody
-    /// would know which one the next start finds.
+    /// Makes the old database count again, before any commit went to one of them. Where that fails the daemon has to
+    /// end: nobody would know which one the next start finds.
     fn undo(&self, made: &Path) -> Result<(), CommitError> {
         fs::rename(made, construction(self.folder.root()))?;
         Ok(sync(self.folder.root())?)

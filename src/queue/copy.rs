@@ -1,9 +1,10 @@
 //! The copy of a database whose disk failed: every record that can be read, written anew.
 //!
 //! Guarantees:
-//! - an I/O error ends the copy: what cannot be read now may be there all the same, and no smaller database takes its place;
-//! - what was read and is damaged is passed over and told; the scan of the queue counts the events that were in it, and the
-//!   old database is kept in quarantine.
+//! - an I/O error ends the copy: what cannot be read now may be there all the same, and no smaller database takes its
+//!   place;
+//! - what was read and is damaged is passed over and told; the scan of the queue counts the events that were in it, and
+//!   the old database is kept in quarantine.
 
 use std::ops::Bound;
 use std::path::Path;
@@ -13,8 +14,8 @@ use tracing::error;
 use super::batch::Batch;
 use super::engine::{CommitError, Engine, SEGMENT_BYTES};
 
-/// How many sequence numbers a stretch that cannot be read is passed over by: as many as a page may have. It grows the longer
-/// the stretch is.
+/// How many sequence numbers a stretch that cannot be read is passed over by: as many as a page may have. It grows the
+/// longer the stretch is.
 const STRIDE: u64 = 64;
 /// How many records of the journal are copied in one commit.
 const AT_ONCE: usize = 64;
@@ -88,7 +89,8 @@ impl Engine {
         Ok(records)
     }
 
-    /// Copies every record into a new database at `path`, as long as that writes no more than `max` bytes and a last batch.
+    /// Copies every record into a new database at `path`, as long as that writes no more than `max` bytes and a last
+    /// batch.
     pub(super) fn copy_whole(&self, path: &Path, max: u64) -> Result<u64, CommitError> {
         let mut copy = Copy::new(path, max)?;
         for record in self.from(Vec::new()) {

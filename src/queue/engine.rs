@@ -1,13 +1,14 @@
 //! sled 0.34.7, and only as it was measured to be safe.
 //!
 //! Guarantees:
-//! - [`Engine::commit`] returns only once the batch is on stable storage, in the journal. What moves from there into sled is
-//!   durable before the journal gives it up: sled's own writes do not sync on Linux, so `synced.rs` does it in their place;
+//! - [`Engine::commit`] returns only once the batch is on stable storage, in the journal. What moves from there into
+//!   sled is durable before the journal gives it up: sled's own writes do not sync on Linux, so `synced.rs` does it in
+//!   their place;
 //! - after every open all files and folders are synced once, since sled creates some of them without a sync;
 //! - a database that does not open, or panics while it opens, is opened again without its snapshots, which replays the
 //!   whole log; nothing is ever deleted;
-//! - before an open that would give up, and write over, something that can be read behind damage, it refuses, with nothing
-//!   changed: see `salvage/sight.rs`;
+//! - before an open that would give up, and write over, something that can be read behind damage, it refuses, with
+//!   nothing changed: see `salvage/sight.rs`;
 //! - where the disk failed meanwhile, the mark is left that has everything copied into a new database: the system may
 //!   take pages for clean that never reached the disk, and a second sync of them succeeds;
 //! - a full disk is no failed disk: the engine is useless from then on, but opened again it holds what was committed.
@@ -75,8 +76,9 @@ pub(super) enum CommitError {
 }
 
 impl CommitError {
-    /// Whether the engine met a full disk, or a quota: then what lies in the cache of the system is what lies on the disk.
-    /// Not where the sync met it: what the system could not place is gone then, as with any other sync that failed.
+    /// Whether the engine met a full disk, or a quota: then what lies in the cache of the system is what lies on the
+    /// disk. Not where the sync met it: what the system could not place is gone then, as with any other sync that
+    /// failed.
     pub(super) fn disk_full(&self) -> bool {
         matches!(self, Self::Engine(error) if met_full_disk(error))
     }
@@ -143,8 +145,8 @@ pub(super) struct Engine {
 pub(super) struct Open {
     pub(super) db: Db,
     pub(super) journal: Journal,
-    /// The engine's log. Kept, since a sync error is told once for each handle, and a handle opened after the error would
-    /// never hear of it.
+    /// The engine's log. Kept, since a sync error is told once for each handle, and a handle opened after the error
+    /// would never hear of it.
     pub(super) log: File,
     is_log: Identity,
     nudge: Nudge,
@@ -210,8 +212,8 @@ impl Engine {
         self.open.as_deref().ok_or_else(closed)
     }
 
-    /// Gives back what the journal takes of a disk that is short of room, and no longer needs. With [`Removals::Late`] that needs
-    /// no room itself.
+    /// Gives back what the journal takes of a disk that is short of room, and no longer needs. With [`Removals::Late`]
+    /// that needs no room itself.
     pub(super) fn give_back(&self, removals: Removals) -> Result<(), CommitError> {
         self.opened()?.give_back(&self.path, removals)
     }
@@ -439,9 +441,9 @@ fn tops(db: &Db) -> Option<BTreeMap<u8, Vec<u8>>> {
     Some(tops)
 }
 
-/// Moves the snapshots of a database into quarantine, so that the engine replays the whole log. Not where it would then not
-/// find the end of it: what an open frees is gone from the log at once, and only the snapshot that this open made tells that
-/// nothing is missing there.
+/// Moves the snapshots of a database into quarantine, so that the engine replays the whole log. Not where it would then
+/// not find the end of it: what an open frees is gone from the log at once, and only the snapshot that this open made
+/// tells that nothing is missing there.
 fn set_snapshots_aside(path: &Path, folder: &Folder) -> Result<(), CommitError> {
     let known = Known { recovered: 0, ..known(path)? };
     if let Some(loss) = salvage::would_lose(path, known)? {

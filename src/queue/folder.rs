@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! lock            held by the one instance that uses the queue
-//! events.N        the database, with its journal (`journal.M`) and the engine's files; the highest N counts. With the number of
-//!                 another one in `replaces` it holds all of that
+//! events.N        the database, with its journal (`journal.M`) and the engine's files; the highest N counts. With the
+//!                 number of another one in `replaces` it holds all of that
 //! events.new      a database under construction; worth nothing until it is renamed
 //! reserve         blocks that are given up when the disk is full
 //! failed          a sync failed: the next start copies every readable record into a new database
@@ -39,8 +39,8 @@ pub fn failed_before(root: &Path) -> bool {
     root.join(FAILED).exists()
 }
 
-/// Whether every user of the machine can enter the queue's folder `root`, and so read the files in it, which are made by the
-/// umask.
+/// Whether every user of the machine can enter the queue's folder `root`, and so read the files in it, which are made
+/// by the umask.
 #[must_use]
 pub fn exposed(root: &Path) -> bool {
     let entered =
@@ -115,8 +115,8 @@ impl Folder {
         self.finish(constructed)
     }
 
-    /// Removes the database that `current` holds all of, as it says itself. It has to be open, which syncs its name. Where a sync
-    /// failed the old one is not removed, but set aside as any other.
+    /// Removes the database that `current` holds all of, as it says itself. It has to be open, which syncs its name.
+    /// Where a sync failed the old one is not removed, but set aside as any other.
     pub(super) fn remove_replaced(&self, current: &Path) {
         let removed = || -> io::Result<()> {
             let mark = current.join(REPLACES);

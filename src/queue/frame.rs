@@ -8,8 +8,8 @@
 //! reached = the place that the engine's log surely reached; absent in the ends of an older program
 //! ```
 //!
-//! All numbers are little-endian; the checksum is of everything behind it. The numbers of commits grow by one, so that a frame
-//! says by itself which commit it belongs to, wherever it is found.
+//! All numbers are little-endian; the checksum is of everything behind it. The numbers of commits grow by one, so that
+//! a frame says by itself which commit it belongs to, wherever it is found.
 
 /// The bytes before a frame's key.
 const HEADER: usize = 21;

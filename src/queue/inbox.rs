@@ -1,7 +1,8 @@
 //! What the writer is asked for, in order.
 //!
-//! The channel of the standard library wakes its reader for each message. The writer wants to sleep until as many are there as
-//! it expects: dozens of producers come again within a fraction of a commit, and each wake-up costs more than their lines.
+//! The channel of the standard library wakes its reader for each message. The writer wants to sleep until as many are
+//! there as it expects: dozens of producers come again within a fraction of a commit, and each wake-up costs more than
+//! their lines.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

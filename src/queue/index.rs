@@ -14,25 +14,26 @@ use sled::IVec;
 use self::key::Key;
 use super::frame::{Frame, Kind};
 
-/// How many records move into the engine at once: few enough for the pages that they change to stay in its cache. It changes them in
-/// no order, and frees none of what it reads or replaces before it is done with all.
+/// How many records move into the engine at once: few enough for the pages that they change to stay in its cache. It
+/// changes them in no order, and frees none of what it reads or replaces before it is done with all.
 const MOVED_AT_ONCE: usize = 256;
-/// What moving a record costs beside its bytes, in bytes: the engine reads a page for it and writes what changes. Moves are
-/// measured in that, not the journal's size.
+/// What moving a record costs beside its bytes, in bytes: the engine reads a page for it and writes what changes. Moves
+/// are measured in that, not the journal's size.
 const RECORD_COST: usize = 1_024;
 
 /// A range of keys.
 pub(super) type Range<'k> = (Bound<&'k [u8]>, Bound<&'k [u8]>);
 
-/// The newest change of each key that the journal has one of. Memory grows with the journal, by about 60 bytes a record.
+/// The newest change of each key that the journal has one of. Memory grows with the journal, by about 60 bytes a
+/// record.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     records: BTreeMap<Key, Slot>,
     /// What of them each segment has.
     left: BTreeMap<u64, Left>,
     files: BTreeMap<u64, Arc<File>>,
-    /// The greatest key that the engine has, by the first byte; `None` where that is not known. A key beyond it is only here,
-    /// so that nothing has to be remembered of it once it is removed.
+    /// The greatest key that the engine has, by the first byte; `None` where that is not known. A key beyond it is only
+    /// here, so that nothing has to be remembered of it once it is removed.
     tops: Option<BTreeMap<u8, Vec<u8>>>,
     /// How often records left the index for the engine.
     epoch: u64,

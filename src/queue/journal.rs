@@ -145,8 +145,8 @@ pub(super) fn segment(database: &Path, number: u64) -> PathBuf {
 }
 
 impl Journal {
-    /// Goes on from what was read of the journal of `database`, or makes a new one. All of it has to be synced before; `tops`
-    /// as in [`Index`].
+    /// Goes on from what was read of the journal of `database`, or makes a new one. All of it has to be synced before;
+    /// `tops` as in [`Index`].
     pub(super) fn open(
         database: &Path,
         replay: Replay,
@@ -159,7 +159,8 @@ impl Journal {
         let file = File::options().create(true).truncate(false).read(true).write(true).open(path);
         let file = Arc::new(file.map_err(JournalError::Write)?);
         let Segment { bytes: end, .. } = *segments.entry(number).or_default();
-        // What a commit left behind that was never whole goes before anything is written: the next commit has its number.
+        // What a commit left behind that was never whole goes before anything is written: the next commit has its
+        // number.
         let there = file.metadata().map_err(JournalError::Write)?.len();
         if there > end {
             file.set_len(end).map_err(JournalError::Write)?;
@@ -252,8 +253,8 @@ impl Journal {
         Batch::within(frames)
     }
 
-    /// Begins a segment. Its name is durable before a commit in it is, and before that the zeros behind the one before it are
-    /// gone: a segment that others follow has commits up to its end, or is damaged.
+    /// Begins a segment. Its name is durable before a commit in it is, and before that the zeros behind the one before
+    /// it are gone: a segment that others follow has commits up to its end, or is damaged.
     fn begin(&self, tail: &mut Tail, number: u64) -> Result<(), JournalError> {
         let (_, end) = tail.last();
         if tail.ahead > end {
@@ -283,7 +284,8 @@ impl Journal {
         Some(self.index().left(*oldest))
     }
 
-    /// Has the next commit begin a segment, where the only one is large: so that it can be given up once nothing counts of it.
+    /// Has the next commit begin a segment, where the only one is large: so that it can be given up once nothing counts
+    /// of it.
     pub(super) fn begin_next(&self) {
         let mut tail = self.tail();
         tail.begins |= tail.segments.len() == 1 && tail.bytes() > LARGE_SEGMENT_BYTES;
@@ -320,8 +322,8 @@ impl Journal {
         records.clamp(LEAST_RECORDS, MAX_RECORDS) * CHANGES_A_RECORD
     }
 
-    /// The next keys for the engine to remove, where there are [`ENOUGH_REMOVALS`], else none; and whether it may have removed them
-    /// before the journal was opened.
+    /// The next keys for the engine to remove, where there are [`ENOUGH_REMOVALS`], else none; and whether it may have
+    /// removed them before the journal was opened.
     pub(super) fn next_to_remove(&self) -> Vec<(Vec<u8>, bool)> {
         let (mut tail, index) = (self.tail(), self.index());
         if index.removals() < ENOUGH_REMOVALS {
@@ -340,8 +342,8 @@ impl Journal {
         keys.into_iter().map(|(key, segment)| (key, segment <= self.opened)).collect()
     }
 
-    /// The engine has made these removals, on stable storage. The journal keeps them until it gives their segments up, where
-    /// they change nothing any more.
+    /// The engine has made these removals, on stable storage. The journal keeps them until it gives their segments up,
+    /// where they change nothing any more.
     pub(super) fn forget_removals<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
         self.index_mut().forget_removals(keys);
     }
@@ -378,15 +380,15 @@ impl Journal {
         Ok(())
     }
 
-    /// Whether the last commit of all keeps records of older segments, or may do so. Damage could make it look torn by a crash, so
-    /// that it were left out: the older segments stay until another commit follows.
+    /// Whether the last commit of all keeps records of older segments, or may do so. Damage could make it look torn by
+    /// a crash, so that it were left out: the older segments stay until another commit follows.
     pub(super) fn has_just_kept(&self) -> bool {
         let tail = self.tail();
         tail.kept > 0 && tail.kept == tail.commit
     }
 
-    /// Whether another commit has to follow before a segment may go: after one that keeps records, or since the last one does not
-    /// say how far the engine's log reaches.
+    /// Whether another commit has to follow before a segment may go: after one that keeps records, or since the last
+    /// one does not say how far the engine's log reaches.
     pub(super) fn needs_commit(&self) -> bool {
         self.has_just_kept() || self.tail().untold
     }
@@ -462,8 +464,8 @@ impl Journal {
 }
 
 impl Tail {
-    /// Writes `ahead` bytes of zeros behind a commit that ends at `end`, where there are none any more. A full disk has no room
-    /// for them, and the commit needs none of them.
+    /// Writes `ahead` bytes of zeros behind a commit that ends at `end`, where there are none any more. A full disk has
+    /// no room for them, and the commit needs none of them.
     fn write_ahead(&mut self, end: u64, ahead: u64, segment_bytes: u64) -> io::Result<()> {
         if end <= self.ahead {
             return Ok(());

@@ -16,8 +16,9 @@ pub struct Ledger {
     pub held_bytes: u64,
     /// The dead letters that are held now.
     pub dead_held: u64,
-    /// The events that wait, counted one by one as they come and go. Not stored: a start takes it from the balance, and the
-    /// first scan holds it against what is there. Before that scan has told of a surplus, more may go than were promised.
+    /// The events that wait, counted one by one as they come and go. Not stored: a start takes it from the balance, and
+    /// the first scan holds it against what is there. Before that scan has told of a surplus, more may go than were
+    /// promised.
     pub(super) counted: i64,
 }
 
@@ -67,8 +68,8 @@ impl Ledger {
         self.counted = self.counted.saturating_sub(signed(gone));
     }
 
-    /// By how much `accepted = delivered + dead + expired + quarantined + pending` does not hold, with the counted events as
-    /// those that wait: positive where events are missing.
+    /// By how much `accepted = delivered + dead + expired + quarantined + pending` does not hold, with the counted
+    /// events as those that wait: positive where events are missing.
     #[must_use]
     pub fn imbalance(&self) -> i128 {
         let Balance { accepted, delivered, dead, expired, quarantined } = self.balance;

@@ -41,8 +41,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes dead letters events again, at the end of the queue, as far as the queue may hold them. What is no dead letter,
-    /// or cannot be read, is passed over.
+    /// Makes dead letters events again, at the end of the queue, as far as the queue may hold them. What is no dead
+    /// letter, or cannot be read, is passed over.
     pub(super) fn requeue(&mut self, plan: &mut Plan, letters: &[Seq]) -> Result<Requeued, CommitError> {
         let now = (self.now)();
         let mut requeued = Requeued::default();

@@ -68,7 +68,8 @@ impl<'e> Merged<'e> {
         }
     }
 
-    /// The engine's records as far as `ours` reach, how far both were looked for, and what kept the engine from reading on.
+    /// The engine's records as far as `ours` reach, how far both were looked for, and what kept the engine from reading
+    /// on.
     #[expect(clippy::type_complexity, reason = "three things of one look, taken apart at once")]
     fn theirs(
         &self,

@@ -165,8 +165,8 @@ enum Command {
     },
     /// A page could not be read.
     Quarantine(keys::PageKey),
-    /// All events of a page are settled, and it is still there: an earlier version removed it in a commit of its own, and was
-    /// ended before that.
+    /// All events of a page are settled, and it is still there: an earlier version removed it in a commit of its own,
+    /// and was ended before that.
     Trim(keys::PageKey),
     /// This many events that the counters promise are not there.
     Missing(u64),

@@ -70,14 +70,15 @@ impl Open {
             max = max.saturating_sub(self.move_on(records, removals)?);
         }
         if given_up {
-            // The segments went behind a commit that came before: what moved is durable. The next ones go by what is told now.
+            // The segments went behind a commit that came before: what moved is durable. The next ones go by what is
+            // told now.
             self.tell_end(path)?;
         }
         Ok(())
     }
 
-    /// Gives back what the oldest segments take of a disk that is short of room, however small the journal is: those of which little
-    /// counts any more, and where removals wait, only those of which nothing does.
+    /// Gives back what the oldest segments take of a disk that is short of room, however small the journal is: those of
+    /// which little counts any more, and where removals wait, only those of which nothing does.
     pub(super) fn give_back(&self, path: &Path, removals: Removals) -> Result<(), CommitError> {
         if removals == Removals::Late {
             let is_empty = |left: Left| left.records == 0;
@@ -97,8 +98,9 @@ impl Open {
         Ok(())
     }
 
-    /// Gives the oldest segment up where no other commit may follow for long: while producers are turned away. `false` where the
-    /// commit that has to come before finds no room on the full disk, or nothing to tell: then the segment stays.
+    /// Gives the oldest segment up where no other commit may follow for long: while producers are turned away. `false`
+    /// where the commit that has to come before finds no room on the full disk, or nothing to tell: then the segment
+    /// stays.
     fn give_up(&self, path: &Path) -> Result<bool, CommitError> {
         if self.journal.needs_commit() {
             if !self.tell_end(path)? {
@@ -117,8 +119,8 @@ impl Open {
         Ok(true)
     }
 
-    /// Has the next commit say how far the engine's log reaches: until a segment is given up the journal has what moved. `false`
-    /// where that cannot be read now: then the journal says what it said before, which is as true.
+    /// Has the next commit say how far the engine's log reaches: until a segment is given up the journal has what
+    /// moved. `false` where that cannot be read now: then the journal says what it said before, which is as true.
     fn tell_end(&self, path: &Path) -> Result<bool, CommitError> {
         // The whole log is looked through for its end.
         let Ok(place) = salvage::log_end(path) else { return Ok(false) };
@@ -132,7 +134,8 @@ impl Open {
     fn remove(&self, keys: &[(Vec<u8>, bool)]) -> Result<usize, CommitError> {
         let (mut cost, mut batch, mut removes) = (0, sled::Batch::default(), false);
         for (key, is_made) in keys {
-            // A start reads those again that were made. What is not there is durably so: each batch is, before this looks.
+            // A start reads those again that were made. What is not there is durably so: each batch is, before this
+            // looks.
             if *is_made && !self.db.contains_key(key)? {
                 cost += MADE_COST;
                 continue;
@@ -189,8 +192,8 @@ impl Open {
         reach("journal", "applied");
         // Before the flush: a first look may complete what the batch has begun, and writes that to the log.
         keys.iter().for_each(|(key, bytes)| self.note(key, *bytes, NOTES_OF_WRITTEN));
-        // Each batch is durable before the next one begins, which `salvage/sight.rs` counts on, and before the journal gives up
-        // what was in it.
+        // Each batch is durable before the next one begins, which `salvage/sight.rs` counts on, and before the journal
+        // gives up what was in it.
         self.flush()?;
         let_go();
         reach("journal", "moved");

@@ -86,8 +86,8 @@ impl Pages {
 
 /// What scans found of pages whose events go out next: settling these need not read them once more.
 ///
-/// Guarantee: no commit changed a page that is here since it was read. The writer says what each commit changed, and what
-/// is added later is believed only where it lies behind all of that.
+/// Guarantee: no commit changed a page that is here since it was read. The writer says what each commit changed, and
+/// what is added later is believed only where it lies behind all of that.
 #[derive(Debug, Default)]
 pub(super) struct FoundPages {
     pages: Pages,
@@ -154,8 +154,8 @@ fn page_at(engine: &Engine, seq: Seq) -> Result<Option<(PageKey, Option<Value>)>
     Ok(Some((key, (part == 0).then_some(value))))
 }
 
-/// Goes through the pages from the one that has `from` on, as far as they begin before `end`, each with its whole record.
-/// Where `visit` has enough it says so, and the number to go on from is given back, but for the last page.
+/// Goes through the pages from the one that has `from` on, as far as they begin before `end`, each with its whole
+/// record. Where `visit` has enough it says so, and the number to go on from is given back, but for the last page.
 pub(super) fn walk(
     engine: &Engine,
     from: Seq,
@@ -196,7 +196,8 @@ pub(super) fn mark_of_page(engine: &Engine, key: PageKey) -> Result<Option<Mark>
     Ok(there.then_some(mark))
 }
 
-/// The mark of a page. One that is damaged says that none is settled: an event that is sent twice is better than one lost.
+/// The mark of a page. One that is damaged says that none is settled: an event that is sent twice is better than one
+/// lost.
 pub(super) fn mark(engine: &Engine, key: PageKey) -> Result<Mark, sled::Error> {
     let Some(value) = engine.value(&numbered(keys::MARK, key.first))? else { return Ok(Mark::default()) };
     let bits = read_mark(&value);

@@ -1,10 +1,12 @@
-//! The events that were stored, or read, last, kept in memory: what goes out soon after is not read from the disk for that.
+//! The events that were stored, or read, last, kept in memory: what goes out soon after is not read from the disk for
+//! that.
 //!
 //! Guarantees:
 //! - only what is on stable storage is here, and it is what the disk holds, byte for byte;
 //! - what is settled is not here any more, but for what was being read meanwhile;
-//! - memory is bounded: what was read, by [`MAX_RECENT_BYTES`]; what was stored, by as much or by what the scheduler's index left
-//!   of its memory when it last said so, whichever is more. What has no room is read from the disk like all others.
+//! - memory is bounded: what was read, by [`MAX_RECENT_BYTES`]; what was stored, by as much or by what the scheduler's
+//!   index left of its memory when it last said so, whichever is more. What has no room is read from the disk like all
+//!   others.
 
 use std::collections::BTreeMap;
 use std::iter::Peekable;
@@ -14,7 +16,8 @@ use std::vec::IntoIter;
 use super::pages::FoundPages;
 use crate::event::{Event, Moment, Seq};
 
-/// What the events that were read last may hold together, in bytes; and those that were stored last, where nothing is to spare.
+/// What the events that were read last may hold together, in bytes; and those that were stored last, where nothing is
+/// to spare.
 pub const MAX_RECENT_BYTES: usize = 4 * 1_024 * 1_024;
 
 /// What an event takes beside its notification and its envelope, in bytes.
@@ -26,8 +29,8 @@ const RUN_EVENTS: usize = 64;
 /// The most bytes of a run, but for a last event that goes beyond.
 const RUN_BYTES: usize = 64 * 1_024;
 
-/// How long an event that was stored keeps its place where others want it: what goes out at all mostly did by then. Before that
-/// the newer ones have to wait, since they go out later.
+/// How long an event that was stored keeps its place where others want it: what goes out at all mostly did by then.
+/// Before that the newer ones have to wait, since they go out later.
 const KEPT_FOR: Duration = Duration::from_secs(10);
 
 /// The events that were stored last, and those that were read last for what goes out next, with their pages.
@@ -80,7 +83,8 @@ impl Kept {
     }
 }
 
-/// Events by their runs, of which no two overlap: each is found by the first of its run, and goes when all of it were taken.
+/// Events by their runs, of which no two overlap: each is found by the first of its run, and goes when all of it were
+/// taken.
 #[derive(Debug, Default)]
 struct Recent {
     runs: BTreeMap<Seq, Run>,

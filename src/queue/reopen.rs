@@ -1,10 +1,11 @@
-//! The full disk, met by the engine itself: its error is there for good, so the database is opened again in the process.
+//! The full disk, met by the engine itself: its error is there for good, so the database is opened again in the
+//! process.
 //!
 //! Guarantees:
 //! - what was committed before is there, and is looked for: the counters in the opened database are either those before
 //!   the commit that failed or those of it, since a commit is written whole or not at all;
-//! - a submission of that commit is answered `storage_full`, unless the commit turns out to be whole; where the full disk
-//!   keeps the database from opening, nobody knows, and its connection is closed instead of left to wait;
+//! - a submission of that commit is answered `storage_full`, unless the commit turns out to be whole; where the full
+//!   disk keeps the database from opening, nobody knows, and its connection is closed instead of left to wait;
 //! - what was settled in it is settled again: the requests for that go on waiting;
 //! - nothing is appended until there is room for certain, and where there is none even for removals, these wait.
 
@@ -55,7 +56,8 @@ impl Pause {
 }
 
 impl Writer {
-    /// Opens the database again after `error`, and goes on with `plan` where the commit left it: done, or to be done again.
+    /// Opens the database again after `error`, and goes on with `plan` where the commit left it: done, or to be done
+    /// again.
     pub(super) fn start_over(
         &mut self,
         mut plan: Plan,
@@ -102,8 +104,8 @@ impl Writer {
             loop {
                 match Engine::open(&path, &self.folder) {
                     Err(OpenError::Full { .. }) => {
-                        // Another start would fare no better: here producers are answered meanwhile. Those of the commit
-                        // are told that nobody knows, which may last.
+                        // Another start would fare no better: here producers are answered meanwhile. Those of the
+                        // commit are told that nobody knows, which may last.
                         plan.stored.clear();
                         waiting.extend(commands.take());
                         self.refuse(waiting);

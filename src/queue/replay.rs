@@ -98,7 +98,8 @@ impl Replay {
                 None => group.frames.push(frame.start),
             }
         }
-        // Power may have failed in the middle of the last commit of all: nobody was told that it is durable. Any other was.
+        // Power may have failed in the middle of the last commit of all: nobody was told that it is durable. Any other
+        // was.
         if !is_last {
             gaps += since.max(u64::from(behind < bytes.len() || !group.frames.is_empty()));
             self.apply(number, bytes, &mut group);

@@ -1,14 +1,16 @@
 //! Lets the engine's idle threads sleep.
 //!
-//! sled 0.34.7 keeps seven threads for its reads and writes. Each looks once a second whether there is work, though new work
-//! wakes it: seven wake-ups a second of an idle daemon. The system may be late with a thread's timers by the thread's slack,
-//! which a new thread has from the one that starts it. Only timers are late: what wakes a thread, wakes it at once.
+//! sled 0.34.7 keeps seven threads for its reads and writes. Each looks once a second whether there is work, though new
+//! work wakes it: seven wake-ups a second of an idle daemon. The system may be late with a thread's timers by the
+//! thread's slack, which a new thread has from the one that starts it. Only timers are late: what wakes a thread, wakes
+//! it at once.
 
 use std::num::NonZeroU64;
 
 use rustix::thread::set_current_timer_slack;
 
-/// How late the timers of the engine's threads may be, in nanoseconds: a minute. Nothing but their look for work counts on them.
+/// How late the timers of the engine's threads may be, in nanoseconds: a minute. Nothing but their look for work counts
+/// on them.
 const SLACK_NANOS: Option<NonZeroU64> = NonZeroU64::new(60 * 1_000_000_000);
 /// How late those of a thread may be that waits for something, in nanoseconds: the system's own slack.
 const NO_SLACK_NANOS: Option<NonZeroU64> = NonZeroU64::new(50_000);

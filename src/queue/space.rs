@@ -21,7 +21,8 @@ use super::moving::Removals;
 /// The most files of the queue's folder that are looked at to tell what it takes.
 const MAX_FILES: usize = 10_000;
 
-/// What must be free for the engine to make removals on a disk that is short of room, in bytes: more than it takes for a batch.
+/// What must be free for the engine to make removals on a disk that is short of room, in bytes: more than it takes for
+/// a batch.
 const REMOVAL_ROOM: u64 = 8 * SEGMENT_BYTES as u64;
 
 /// The file that holds the reserve.
@@ -68,8 +69,8 @@ impl Space {
         }
     }
 
-    /// Goes by other limits. A larger reserve is made once there is room, and until then nothing is appended; what a smaller
-    /// one no longer needs is free at once.
+    /// Goes by other limits. A larger reserve is made once there is room, and until then nothing is appended; what a
+    /// smaller one no longer needs is free at once.
     pub(super) fn limit(&mut self, min_free: u64, reserve: u64) {
         self.min_free = min_free;
         if reserve < self.reserve && self.held {
@@ -101,8 +102,8 @@ impl Space {
             }
         };
         self.last_free = free;
-        // The journal takes a batch, and moves about twice as much into the engine, which opens a segment ahead. Where it moves
-        // more, and meets the full disk, the database is opened again with the reserve.
+        // The journal takes a batch, and moves about twice as much into the engine, which opens a segment ahead. Where
+        // it moves more, and meets the full disk, the database is opened again with the reserve.
         let needed = bytes.saturating_mul(3).saturating_add(SEGMENT_BYTES as u64);
         if free < needed && self.held && self.reserve > 0 {
             self.give_up();
@@ -122,14 +123,14 @@ impl Space {
         self.short
     }
 
-    /// Whether little more is free than has to be. It begins long before nothing is appended, and ends long after that: otherwise
-    /// producers would be turned away each time that some room was used up.
+    /// Whether little more is free than has to be. It begins long before nothing is appended, and ends long after that:
+    /// otherwise producers would be turned away each time that some room was used up.
     pub(super) fn is_tight(&self) -> bool {
         self.short || self.last_free < self.min_free.saturating_add(self.reserve).saturating_mul(2)
     }
 
-    /// When the engine may make removals, so that the journal gives back what it no longer needs: while too little is free to append,
-    /// there may be enough for that.
+    /// When the engine may make removals, so that the journal gives back what it no longer needs: while too little is
+    /// free to append, there may be enough for that.
     pub(super) fn removals(&self) -> Removals {
         if self.full || self.last_free < REMOVAL_ROOM { Removals::Late } else { Removals::Soon }
     }

@@ -42,8 +42,8 @@ pub struct Committed {
     pub entries: Vec<Entry>,
 }
 
-/// What one scan keeps in memory of that which goes out next, in bytes, but for a last page that goes beyond: what is behind it
-/// is read when it goes out. What the scan before has kept may still be there.
+/// What one scan keeps in memory of that which goes out next, in bytes, but for a last page that goes beyond: what is
+/// behind it is read when it goes out. What the scan before has kept may still be there.
 const MAX_NEXT_BYTES: usize = MAX_RECENT_BYTES / 2;
 
 /// The most events for which a scan has room from the start; what wants more gets it as they come.
@@ -209,8 +209,8 @@ impl Store {
         }
     }
 
-    /// Those of the events `seqs` that were stored, or read, so lately that they are still in memory, and only once: they are
-    /// not kept any longer. Does not block.
+    /// Those of the events `seqs` that were stored, or read, so lately that they are still in memory, and only once:
+    /// they are not kept any longer. Does not block.
     #[must_use]
     pub fn take_recent(&self, seqs: &[Seq]) -> Vec<Option<Event>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -223,8 +223,8 @@ impl Store {
         kept.spare(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
 
-    /// The events `seqs`, each `None` where it cannot be read: then it is moved to quarantine with its page. Blocks on the
-    /// disk.
+    /// The events `seqs`, each `None` where it cannot be read: then it is moved to quarantine with its page. Blocks on
+    /// the disk.
     ///
     /// # Errors
     /// [`Failed`]: the engine cannot read.
@@ -264,8 +264,8 @@ impl Store {
     }
 
     /// Makes dead letters events again: each takes a new place at the end of the queue, with its id, its bytes and its
-    /// envelope as they were, and its age from now on. Returns once that is durable. What is no dead letter, or cannot be
-    /// read, is passed over; at a limit of the queue it ends, and says which.
+    /// envelope as they were, and its age from now on. Returns once that is durable. What is no dead letter, or cannot
+    /// be read, is passed over; at a limit of the queue it ends, and says which.
     ///
     /// # Errors
     /// [`Failed`] as in [`Store::settle`].
@@ -400,8 +400,8 @@ impl Store {
         }
     }
 
-    /// One read of the database. Where the engine met the full disk it errs from then on, for readers too: the writer is
-    /// asked to open it again, and the read is made anew.
+    /// One read of the database. Where the engine met the full disk it errs from then on, for readers too: the writer
+    /// is asked to open it again, and the read is made anew.
     pub(super) fn read<T>(&self, read: impl Fn(&Engine) -> Result<T, sled::Error>) -> Result<T, Failed> {
         loop {
             let opened = self.view.times_opened();

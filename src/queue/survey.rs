@@ -27,8 +27,8 @@ pub struct Survey {
 }
 
 impl Store {
-    /// The unsettled events from `from` on and before `end`, until a page ends with at least `max` found. Pages that cannot
-    /// be read are passed over: the scan of the queue tells of them. Blocks on the disk.
+    /// The unsettled events from `from` on and before `end`, until a page ends with at least `max` found. Pages that
+    /// cannot be read are passed over: the scan of the queue tells of them. Blocks on the disk.
     ///
     /// # Errors
     /// [`Failed`]: the engine cannot read.

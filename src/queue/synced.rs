@@ -1,15 +1,15 @@
 //! Makes every write of sled's log durable before sled relies on it.
 //!
-//! sled frees a segment of its log once the pages that replace it are "stable", and may write over it at once. On Linux it
-//! calls a range stable after `sync_file_range`, which makes nothing durable: where power fails before the next real sync,
-//! the old pages are gone and the new ones never came. So this program brings its own `sync_file_range`, which is a whole
-//! `fdatasync`. Then "stable" means stable, whatever a commit fills, and a flush of sled is a sync.
+//! sled frees a segment of its log once the pages that replace it are "stable", and may write over it at once. On Linux
+//! it calls a range stable after `sync_file_range`, which makes nothing durable: where power fails before the next real
+//! sync, the old pages are gone and the new ones never came. So this program brings its own `sync_file_range`, which is
+//! a whole `fdatasync`. Then "stable" means stable, whatever a commit fills, and a flush of sled is a sync.
 //!
-//! A batch of sled is two writes: a manifest of a few bytes, and at once what it speaks of. So the sync of a small write waits
-//! a moment for the next one, which covers both.
+//! A batch of sled is two writes: a manifest of a few bytes, and at once what it speaks of. So the sync of a small
+//! write waits a moment for the next one, which covers both.
 //!
-//! A linker that takes the system's function instead is possible: [`in_effect`] tells, and then [`super::engine`] syncs by
-//! itself after each flush, as good as that gets.
+//! A linker that takes the system's function instead is possible: [`in_effect`] tells, and then [`super::engine`] syncs
+//! by itself after each flush, as good as that gets.
 
 use std::collections::BTreeMap;
 use std::ffi::{c_int, c_uint};
@@ -53,8 +53,8 @@ pub(super) fn in_effect() -> bool {
 
 /// Takes the place of the system's function of this name, for whose only caller see above.
 ///
-/// Every error is EIO: what a failed sync could not place is gone, also where the disk was full, so sled must not take it
-/// for a full disk, after which the same database can be opened again.
+/// Every error is EIO: what a failed sync could not place is gone, also where the disk was full, so sled must not take
+/// it for a full disk, after which the same database can be opened again.
 #[expect(
     unsafe_code,
     reason = "there is no other way into sled between its write and its use of what it wrote"

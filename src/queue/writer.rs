@@ -159,8 +159,8 @@ impl Writer {
         self.commit(plan)
     }
 
-    /// What a commit that appends `bytes` may do. Where it is to turn producers away and is asked for nothing else, as the one
-    /// before it was, there is time to make room.
+    /// What a commit that appends `bytes` may do. Where it is to turn producers away and is asked for nothing else, as
+    /// the one before it was, there is time to make room.
     fn room(&mut self, bytes: u64, is_idle: bool) -> Result<Room, CommitError> {
         let is_idle = is_idle && self.space.is_short();
         match self.space.room(bytes) {

@@ -7,9 +7,9 @@
 //! lsn     = number of the segment * SEGMENT_BYTES + offset in it
 //! ```
 //!
-//! The engine gives a log up at the first message that it cannot read, and with it everything behind; here the next message
-//! is looked for, byte by byte. A message counts where its checksum is right and it names its segment, so that what an older
-//! use of the segment left behind it is passed over.
+//! The engine gives a log up at the first message that it cannot read, and with it everything behind; here the next
+//! message is looked for, byte by byte. A message counts where its checksum is right and it names its segment, so that
+//! what an older use of the segment left behind it is passed over.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -122,8 +122,8 @@ impl Log {
         Ok(Self { file: File::open(database.join("db"))?, tail })
     }
 
-    /// Goes through all messages in the order in which they were written; in how many places there was something else between
-    /// two of them.
+    /// Goes through all messages in the order in which they were written; in how many places there was something else
+    /// between two of them.
     pub(super) fn messages(&self, mut visit: impl FnMut(Message)) -> io::Result<u64> {
         let mut gaps = 0;
         self.each(&self.segments()?.0, |number, segment, bytes| {
@@ -135,8 +135,8 @@ impl Log {
         Ok(gaps)
     }
 
-    /// The place up to which the log holds whole batches only, as the engine sees it; what lies below `sure` was on stable
-    /// storage once.
+    /// The place up to which the log holds whole batches only, as the engine sees it; what lies below `sure` was on
+    /// stable storage once.
     pub(super) fn whole_up_to(&self, sure: u64) -> io::Result<u64> {
         let sure = self.segments()?.1.saturating_add(1).max(sure);
         let (mut at, mut batch, mut cut, mut failed) = (0, None, None, None);
@@ -222,8 +222,9 @@ impl Log {
         Ok((found, stable))
     }
 
-    /// Shows each of `segments` in its order, with its bytes as far as the file reaches. Of a log in the system's memory most of
-    /// the time goes into copying, so it is read in [`READERS`] threads, where the system has any to give.
+    /// Shows each of `segments` in its order, with its bytes as far as the file reaches. Of a log in the system's
+    /// memory most of the time goes into copying, so it is read in [`READERS`] threads, where the system has any to
+    /// give.
     pub(super) fn each(
         &self,
         segments: &BTreeMap<u64, Segment>,

@@ -1,11 +1,12 @@
 //! The queue of a stopped daemon: what is there, and a sound queue made of it.
 //!
 //! Guarantees:
-//! - looking ([`check`], [`Stopped::events`], [`Stopped::letters`]) changes nothing: the engine is not started, its log is read;
-//! - no event is invented: each was stored once, whole, with a right checksum. One that was settled may come back where the
-//!   record that says so is lost, and is sent again with its id;
-//! - [`repair()`] changes the folder by one rename: a crash leaves the old queue or the new one. The old database is kept in
-//!   quarantine;
+//! - looking ([`check`], [`Stopped::events`], [`Stopped::letters`]) changes nothing: the engine is not started, its log
+//!   is read;
+//! - no event is invented: each was stored once, whole, with a right checksum. One that was settled may come back where
+//!   the record that says so is lost, and is sent again with its id;
+//! - [`repair()`] changes the folder by one rename: a crash leaves the old queue or the new one. The old database is
+//!   kept in quarantine;
 //! - a running daemon holds the lock, so that neither meets it.
 
 mod audit;

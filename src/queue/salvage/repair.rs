@@ -34,8 +34,8 @@ pub struct Repaired {
     pub ledger: Ledger,
 }
 
-/// Makes a new database of what can be read in `root`, which takes the place of the old one; where that no longer says whose
-/// events these are, they are for `configured`. Blocks on the disk.
+/// Makes a new database of what can be read in `root`, which takes the place of the old one; where that no longer says
+/// whose events these are, they are for `configured`. Blocks on the disk.
 ///
 /// # Errors
 /// [`SalvageError`]: the queue is as it was.
@@ -50,8 +50,8 @@ pub fn repair(root: &Path, configured: Option<Account>) -> Result<Repaired, Salv
     Ok(repaired)
 }
 
-/// As [`repair`], by the daemon itself: only where the records that the whole queue depends on can be read. The old database is
-/// for [`put_away`], once it was told.
+/// As [`repair`], by the daemon itself: only where the records that the whole queue depends on can be read. The old
+/// database is for [`put_away`], once it was told.
 pub(in crate::queue) fn repair_itself(folder: &Folder) -> Result<Repaired, SalvageError> {
     repaired(folder, None)
 }
@@ -104,10 +104,11 @@ fn make(folder: &Folder, stored: &Stored, account: &Account, old: PathBuf) -> Re
     };
     let room = Room { root: folder.root(), needed: stored.bytes().min(audit.held_bytes()) };
     room.is_there()?;
-    // The old database is wanted there in the end, and what there is no room for had better come to light before the rename.
+    // The old database is wanted there in the end, and what there is no room for had better come to light before the
+    // rename.
     folder.make_quarantine().map_err(|error| room.failed(error))?;
-    // Written beside the old database, of which not a byte is changed: a crash up to the rename leaves the old queue, and the
-    // next repair begins with removing this.
+    // Written beside the old database, of which not a byte is changed: a crash up to the rename leaves the old queue,
+    // and the next repair begins with removing this.
     let path = folder.construction().map_err(|error| room.failed(error))?;
     reach("repair", "begun");
     let mut copy = Copy::new(&path, room)?;

@@ -1,20 +1,21 @@
 //! What the engine would give up if it opened a log, found out before it does, since it writes over that.
 //!
 //! The engine replays its log up to the first message behind the last place known to be stable that it cannot read; it
-//! makes that the new end, and zeroes what is behind; without the segment of that stable place it zeroes everything. In the
-//! segments before, it passes over the rest of a segment behind a message that it cannot read, and over a whole segment
-//! without its header. All of this but the second is also what a crash leaves:
+//! makes that the new end, and zeroes what is behind; without the segment of that stable place it zeroes everything. In
+//! the segments before, it passes over the rest of a segment behind a message that it cannot read, and over a whole
+//! segment without its header. All of this but the second is also what a crash leaves:
 //!
 //! - a crash tears the log inside **one** commit, since each is durable before the next begins. So a gap is damage
 //!   where it lies below a place called stable by a header or snapshot, inside a batch that another follows, or before
 //!   two batches;
-//! - what an open frees, or truncates, is gone at once, also between the place that a header calls stable and the end. The
-//!   engine then begins at the snapshot of that open; one that replays the log alone takes it for a tear, whatever is
-//!   behind. So no tear lies below the place that a snapshot says the log reached, also where the snapshot is not used;
-//! - nor does one lie below the place that the journal says was on stable storage: what moved into the engine up to there was
-//!   given up by the journal;
-//! - a crash also tears a segment that is used again, in which nothing counts any more: a segment before the end is damaged
-//!   only where a message that the engine passes over is among those that make up a page now.
+//! - what an open frees, or truncates, is gone at once, also between the place that a header calls stable and the end.
+//!   The engine then begins at the snapshot of that open; one that replays the log alone takes it for a tear, whatever
+//!   is behind. So no tear lies below the place that a snapshot says the log reached, also where the snapshot is not
+//!   used;
+//! - nor does one lie below the place that the journal says was on stable storage: what moved into the engine up to
+//!   there was given up by the journal;
+//! - a crash also tears a segment that is used again, in which nothing counts any more: a segment before the end is
+//!   damaged only where a message that the engine passes over is among those that make up a page now.
 
 use std::collections::HashMap;
 use std::io;
@@ -56,7 +57,8 @@ impl std::fmt::Display for Loss {
 /// What the snapshots of a database, and its journal, tell of its log.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::queue) struct Known {
-    /// The place that the engine begins to replay at: the end of the newest snapshot; 0 where it has none, and replays all.
+    /// The place that the engine begins to replay at: the end of the newest snapshot; 0 where it has none, and replays
+    /// all.
     pub(in crate::queue) recovered: u64,
     /// The place that the log reached once, by the snapshots that there are or were.
     pub(in crate::queue) reached: u64,
@@ -69,8 +71,8 @@ pub(in crate::queue) fn log_end(database: &Path) -> io::Result<u64> {
     Log::open(database, Tail::Dropped)?.end()
 }
 
-/// Reads the whole log of `database` once, so that an I/O error comes out, and says what the engine would give up of it.
-/// In memory is a flag for each page.
+/// Reads the whole log of `database` once, so that an I/O error comes out, and says what the engine would give up of
+/// it. In memory is a flag for each page.
 pub(in crate::queue) fn would_lose(database: &Path, known: Known) -> io::Result<Option<Loss>> {
     let Known { recovered, reached, durable } = known;
     let log = match Log::open(database, Tail::Kept) {

@@ -97,11 +97,13 @@ impl Stored {
             }
         }
         let mut stored = stored(tree(Tail::Dropped)?);
-        // Written once, it is in the engine for good as soon as it has moved there; the counters are always in the journal.
+        // Written once, it is in the engine for good as soon as it has moved there; the counters are always in the
+        // journal.
         if stored.schema()?.is_some() {
             return Ok(stored);
         }
-        // No daemon went on from here, but one may have tried to start: the engine gave up what is behind the damage then.
+        // No daemon went on from here, but one may have tried to start: the engine gave up what is behind the damage
+        // then.
         let dropped = std::mem::replace(&mut stored.tree, tree(Tail::Kept)?);
         if stored.schema()?.is_none() {
             stored.tree = dropped;
@@ -188,8 +190,8 @@ impl Stored {
         Ok(self.meta("schema")?.and_then(|value| unseal(&value).ok()))
     }
 
-    /// Refuses a schema that this program cannot read the records of; one that is lost was the newest, or a record would be
-    /// damaged.
+    /// Refuses a schema that this program cannot read the records of; one that is lost was the newest, or a record
+    /// would be damaged.
     pub(super) fn check_schema(&self, root: &Path) -> Result<(), SalvageError> {
         let path = root.to_owned();
         match self.schema()? {

@@ -52,7 +52,8 @@ fn submission(number: u64, large: usize) -> Submission {
     Submission::parse(line.as_bytes(), &Defaults::default(), 1).unwrap()
 }
 
-/// 30 submissions of 20 events, the last ten of them with a large envelope; every fifth event is delivered, every seventh dead.
+/// 30 submissions of 20 events, the last ten of them with a large envelope; every fifth event is delivered, every
+/// seventh dead.
 async fn made(path: &Path) {
     let queue = open(path);
     for number in 0..30 {
@@ -206,8 +207,8 @@ fn written(database: &Path) -> Vec<Written> {
     all
 }
 
-/// Makes of a batch in a log, counted from its end, one that the engine gave up: it writes the manifest with another kind, and
-/// the rest all the same. Where the manifest lies.
+/// Makes of a batch in a log, counted from its end, one that the engine gave up: it writes the manifest with another
+/// kind, and the rest all the same. Where the manifest lies.
 fn give_up_batch(database: &Path, from_end: usize) -> u64 {
     let mut batches = written(database);
     batches.retain(|message| message.kind == Kind::Batch);
@@ -262,7 +263,8 @@ fn nothing_counts_of_a_batch_that_was_given_up_at_the_end() {
     assert_eq!(would_lose(folder.path(), known).unwrap(), None);
 }
 
-/// The journal gave up what moved into the engine last once that was on stable storage: damage there is no trace of a crash.
+/// The journal gave up what moved into the engine last once that was on stable storage: damage there is no trace of a
+/// crash.
 #[tokio::test]
 async fn damage_of_what_moved_last_is_not_taken_for_a_tear() {
     let folder = TempDir::new().unwrap();
@@ -340,7 +342,8 @@ async fn a_repaired_queue_has_what_can_be_read_and_balances() {
     let page =
         |engine: &Engine, from: u64| engine.from(numbered(keys::PAGE, Seq(from))).next().unwrap().unwrap();
     change(folder.path(), |engine, batch| {
-        // A page that is damaged, one that is gone, an envelope that is gone, a damaged letter, and a mark that is damaged.
+        // A page that is damaged, one that is gone, an envelope that is gone, a damaged letter, and a mark that is
+        // damaged.
         let (key, value) = page(engine, 100);
         batch.insert(key, &value[..value.len() - 1]);
         batch.remove(page(engine, 200).0);

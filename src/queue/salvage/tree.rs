@@ -2,10 +2,10 @@
 //!
 //! Guarantees:
 //! - of a log that is whole, these are the records that the engine has;
-//! - of a log that ends in a commit which the engine gave up in its middle, these are the records before that commit, all or
-//!   nothing of which counts; the engine would take the part that is there;
-//! - of a damaged one, each record has a value that it once had: the last that can be read. Where two pages claim a key, since
-//!   a message that took it from one of them is lost, the page that was written last has it.
+//! - of a log that ends in a commit which the engine gave up in its middle, these are the records before that commit,
+//!   all or nothing of which counts; the engine would take the part that is there;
+//! - of a damaged one, each record has a value that it once had: the last that can be read. Where two pages claim a
+//!   key, since a message that took it from one of them is lost, the page that was written last has it.
 //!
 //! A crash during a page split leaves an orphan page with old records, which the engine copies on for ever, so it may
 //! be written last. It loses every key that a linked page claims.

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// An open takes what is no longer used out of the log at once, and the headers of what stays may speak of places in it:
-/// without the snapshot of that open the engine would take the log for torn there.
+/// An open takes what is no longer used out of the log at once, and the headers of what stays may speak of places in
+/// it: without the snapshot of that open the engine would take the log for torn there.
 #[tokio::test]
 async fn a_start_after_a_failed_disk_keeps_what_lies_behind_freed_parts_of_the_log() {
     for events in (100..=400).step_by(50) {

@@ -70,7 +70,8 @@ fn made(path: &Path) -> Vec<(Records, u64, u64)> {
     states
 }
 
-/// Wherever power fails in the last segment, the journal holds what it held after one of its commits, and goes on from there.
+/// Wherever power fails in the last segment, the journal holds what it held after one of its commits, and goes on from
+/// there.
 #[test]
 fn a_torn_end_is_a_commit_that_never_was() {
     let folder = TempDir::new().unwrap();

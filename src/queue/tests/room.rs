@@ -68,8 +68,8 @@ async fn come_back(queue: &Queue, context: &str) {
     }
 }
 
-/// What the queue itself took of the disk is free again once it is delivered, wherever it lay: in one large segment, in many, or
-/// in the engine.
+/// What the queue itself took of the disk is free again once it is delivered, wherever it lay: in one large segment, in
+/// many, or in the engine.
 #[tokio::test]
 async fn a_disk_that_the_queue_has_filled_itself_has_room_once_it_is_empty() {
     let probe = |path: &Path| Ok::<_, io::Error>((32 * MIB).saturating_sub(used_bytes(path)?));

@@ -29,8 +29,8 @@ fn commit(engine: &Engine, numbers: &[u32], at_once: usize, change: fn(&mut Batc
     }
 }
 
-/// What waits in the journal, and drains behind what the engine has, is not moved because of what is removed there; and what is
-/// removed there is removed soon.
+/// What waits in the journal, and drains behind what the engine has, is not moved because of what is removed there; and
+/// what is removed there is removed soon.
 #[test]
 fn removals_move_before_what_is_left_of_older_segments() {
     let folder = TempDir::new().unwrap();
@@ -165,7 +165,8 @@ fn what_waits_among_changes_that_no_longer_count_stays_in_the_journal() {
     assert!(!rounds.is_empty(), "a second time it moves there");
 }
 
-/// How far the engine's log reaches, which nobody looks at while segments are given back on a full disk, is told before they go.
+/// How far the engine's log reaches, which nobody looks at while segments are given back on a full disk, is told before
+/// they go.
 #[test]
 fn what_the_engine_removed_is_known_before_the_segment_goes_that_says_so() {
     let folder = TempDir::new().unwrap();
