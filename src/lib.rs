@@ -11,6 +11,7 @@
 //! | 4 | [`service`] | the service manager |
 //! | 4 | [`demo`] | the whole way on one machine, with an account at the end |
 //! | 4 | [`mod@bench`] | what this machine does, beside its limits |
+//! | 4 | [`trial`] | this executable as a daemon, for those two |
 //! | 4 | [`daemon`] | the parts joined, and the order in which they end |
 //! | 3 | [`ingest`] | the producers' socket |
 //! | 3 | [`delivery`] | the way to Target |
@@ -44,4 +45,5 @@ pub mod sandbox;
 pub mod schedule;
 pub mod service;
 pub mod telemetry;
+pub mod trial;
 pub mod wire;

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::load::{Seen, paced, pipelined, waiting};
 use super::process::{Daemon, Used};
-use super::{BenchError, Report, Settings, limits, micros_each, rate, temporary};
+use super::{Report, Settings, TrialError, limits, micros_each, rate, temporary};
 
 /// So many that next to no batch is full, and nothing is sent meanwhile.
 const SESSIONS: u64 = 1_000_000;
@@ -15,7 +15,7 @@ const NOBODY: (&str, &[&str]) = ("http://127.0.0.1:9", &["batch.linger=1h"]);
 /// The connections that pipeline, and the lines that each keeps without a reply.
 const PIPELINES: (u64, usize) = (16, 256);
 
-pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<(), BenchError> {
+pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<(), TrialError> {
     let (bytes, time) = (settings.line_bytes, settings.time);
     let folder = temporary(settings)?;
     let one_sync = limits::append(folder.path(), bytes, 1, time).await?.sync;
@@ -72,7 +72,7 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
 }
 
 /// A daemon that takes connections, in a folder of its own, and what it used until then.
-async fn started(settings: &Settings) -> Result<(TempDir, Daemon, Used), BenchError> {
+async fn started(settings: &Settings) -> Result<(TempDir, Daemon, Used), TrialError> {
     let ((endpoint, more), folder) = (NOBODY, temporary(settings)?);
     let mut daemon = Daemon::start(settings, folder.path(), endpoint, more)?;
     drop(daemon.connect().await?);
@@ -87,7 +87,7 @@ async fn tell(
     seen: &Seen,
     used: &Used,
     group: usize,
-) -> Result<(), BenchError> {
+) -> Result<(), TrialError> {
     let (bytes, time) = (settings.line_bytes, settings.time);
     let folder = temporary(settings)?;
     let accepted = rate(seen.events, seen.time);

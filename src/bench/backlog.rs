@@ -8,7 +8,7 @@ use super::accept::costs;
 use super::load::pipelined;
 use super::process::Daemon;
 use super::server::Server;
-use super::{BenchError, Report, Settings, micros_each, rate, system, temporary};
+use super::{Report, Settings, TrialError, micros_each, rate, system, temporary};
 
 /// The connections that fill, and the lines that each keeps without a reply.
 const PRODUCERS: (u64, usize) = (16, 256);
@@ -19,7 +19,7 @@ const IDLE: Duration = Duration::from_secs(10);
 const MIB: f64 = 1_024.0 * 1_024.0;
 
 #[expect(clippy::cast_precision_loss, reason = "figures for a person")]
-pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<(), BenchError> {
+pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<(), TrialError> {
     for events in settings.backlogs.iter().copied() {
         let (bytes, folder) = (settings.line_bytes, temporary(settings)?);
         // Nobody listens there.
@@ -63,7 +63,7 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
 
 /// What a daemon uses that has nothing to do.
 #[expect(clippy::cast_precision_loss, reason = "figures for a person")]
-pub(super) async fn idle(settings: &Settings, report: &mut Report) -> Result<(), BenchError> {
+pub(super) async fn idle(settings: &Settings, report: &mut Report) -> Result<(), TrialError> {
     let folder = temporary(settings)?;
     let mut daemon = Daemon::start(settings, folder.path(), "http://127.0.0.1:9", &[])?;
     drop(daemon.connect().await?);

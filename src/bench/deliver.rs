@@ -6,14 +6,14 @@ use super::accept::costs;
 use super::load::pipelined;
 use super::process::Daemon;
 use super::server::Server;
-use super::{BenchError, Report, Settings, limits, micros_each, rate, system, temporary};
+use super::{Report, Settings, TrialError, limits, micros_each, rate, system, temporary};
 
 /// The connections that submit, and the lines that each keeps without a reply.
 const PRODUCERS: (u64, usize) = (4, 256);
 /// The connections of the bare client: the daemon's `delivery.concurrency`.
 const CONNECTIONS: usize = 64;
 
-pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<(), BenchError> {
+pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<(), TrialError> {
     let Settings { events, sessions, .. } = *settings;
     whole(settings, report, "socket to 200", events, sessions, 0).await?;
     whole(settings, report, "socket to 200, one a session", events, events, 1).await
@@ -27,7 +27,7 @@ async fn whole(
     events: u64,
     sessions: u64,
     each: u64,
-) -> Result<(), BenchError> {
+) -> Result<(), TrialError> {
     let (bytes, folder) = (settings.line_bytes, temporary(settings)?);
     let mut server = Server::start().await.map_err(system("the bare server cannot listen"))?;
     let endpoint = format!("http://{}", server.address);

@@ -11,7 +11,7 @@ use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 use super::load::Lines;
-use super::{BenchError, rate, system};
+use super::{TrialError, rate, system};
 use crate::queue;
 
 /// A reply as long as the daemon's.
@@ -31,7 +31,7 @@ pub(super) async fn append(
     bytes: usize,
     group: usize,
     time: Duration,
-) -> Result<Appended, BenchError> {
+) -> Result<Appended, TrialError> {
     let path = folder.join("append");
     let appended = tokio::task::spawn_blocking(move || {
         let mut file = File::create(&path)?;
@@ -59,7 +59,7 @@ pub(super) async fn engine(
     bytes: usize,
     group: usize,
     time: Duration,
-) -> Result<f64, BenchError> {
+) -> Result<f64, TrialError> {
     let path = folder.join("engine");
     let appended = tokio::task::spawn_blocking(move || {
         let began = Instant::now();
@@ -78,7 +78,7 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn listen(folder: &Path) -> Result<Self, BenchError> {
+    pub(super) fn listen(folder: &Path) -> Result<Self, TrialError> {
         let path = folder.join("alone.sock");
         let listener = UnixListener::bind(&path).map_err(system("a socket cannot be made"))?;
         let mut accepts = JoinSet::new();
@@ -110,7 +110,7 @@ async fn answer(stream: UnixStream) -> io::Result<()> {
 }
 
 /// Lines a second that one thread parses to JSON values, without doing anything with them.
-pub(super) async fn parse(bytes: usize, time: Duration) -> Result<f64, BenchError> {
+pub(super) async fn parse(bytes: usize, time: Duration) -> Result<f64, TrialError> {
     let (mut lines, mut texts) = (Lines::new(0, 2_000, bytes), Vec::new());
     for _ in 0..1_000 {
         let mut text = Vec::new();
@@ -137,7 +137,7 @@ pub(super) async fn http(
     events: usize,
     connections: usize,
     time: Duration,
-) -> Result<f64, BenchError> {
+) -> Result<f64, TrialError> {
     let failed = |error| system("the bare client's request failed")(error);
     let one =
         |number: usize| format!(r#"{{"id":"bare-{number}","x":"{}"}}"#, "x".repeat(bytes.saturating_sub(30)));
@@ -147,7 +147,7 @@ pub(super) async fn http(
         "POST /rest/v1/delivery?client=acmecorp&sessionId=bare HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
-    let mut tasks: JoinSet<Result<(u64, Duration), BenchError>> = JoinSet::new();
+    let mut tasks: JoinSet<Result<(u64, Duration), TrialError>> = JoinSet::new();
     for _ in 0..connections {
         let request = request.clone();
         let mut stream = BufReader::new(TcpStream::connect(address).await.map_err(failed)?);
@@ -160,7 +160,7 @@ pub(super) async fn http(
                 line.clear();
                 stream.read_line(&mut line).await.map_err(failed)?;
                 if !line.starts_with("HTTP/1.1 200 ") {
-                    return Err(BenchError::Refused(line));
+                    return Err(TrialError::Refused(line));
                 }
                 let mut length = 0;
                 loop {

@@ -13,7 +13,7 @@ use tokio::runtime::Builder;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::{BenchError, system};
+use super::{TrialError, system};
 use crate::schedule::Random;
 
 /// The most lines that one write carries.
@@ -81,7 +81,7 @@ impl Seen {
         self.waits.get(place.min(self.waits.len().saturating_sub(1))).copied().unwrap_or_default()
     }
 
-    async fn join(tasks: JoinSet<Result<Self, BenchError>>) -> Result<Self, BenchError> {
+    async fn join(tasks: JoinSet<Result<Self, TrialError>>) -> Result<Self, TrialError> {
         let mut all = Self::default();
         for seen in tasks.join_all().await {
             let seen = seen?;
@@ -94,27 +94,27 @@ impl Seen {
     }
 }
 
-fn no_answer(error: io::Error) -> BenchError {
+fn no_answer(error: io::Error) -> TrialError {
     system("the daemon does not answer")(error)
 }
 
-async fn reply(reading: &mut BufReader<OwnedReadHalf>, text: &mut String) -> Result<(), BenchError> {
+async fn reply(reading: &mut BufReader<OwnedReadHalf>, text: &mut String) -> Result<(), TrialError> {
     text.clear();
     reading.read_line(text).await.map_err(no_answer)?;
-    if text.starts_with(r#"{"status":"queued""#) { Ok(()) } else { Err(BenchError::Refused(text.clone())) }
+    if text.starts_with(r#"{"status":"queued""#) { Ok(()) } else { Err(TrialError::Refused(text.clone())) }
 }
 
 type Connection = (BufReader<OwnedReadHalf>, OwnedWriteHalf);
 
-async fn connect(socket: &Path) -> Result<Connection, BenchError> {
+async fn connect(socket: &Path) -> Result<Connection, TrialError> {
     let (reading, writing) = UnixStream::connect(socket).await.map_err(no_answer)?.into_split();
     Ok((BufReader::with_capacity(64 * 1_024, reading), writing))
 }
 
 /// Runs producers in one thread, where none of them wakes another thread: that would be processor time that the daemon lacks.
-async fn in_one_thread<F: Future<Output = Result<Seen, BenchError>>>(
+async fn in_one_thread<F: Future<Output = Result<Seen, TrialError>>>(
     producers: impl FnOnce() -> F + Send + 'static,
-) -> Result<Seen, BenchError> {
+) -> Result<Seen, TrialError> {
     let run = || Builder::new_current_thread().enable_all().build().map_err(no_answer)?.block_on(producers());
     tokio::task::spawn_blocking(run).await.map_err(|panic| no_answer(panic.into()))?
 }
@@ -126,7 +126,7 @@ pub(super) async fn waiting(
     sessions: u64,
     bytes: usize,
     time: Duration,
-) -> Result<Seen, BenchError> {
+) -> Result<Seen, TrialError> {
     let socket = socket.to_owned();
     in_one_thread(move || async move {
         let mut tasks = JoinSet::new();
@@ -142,7 +142,7 @@ async fn wait_for_each(
     (mut reading, mut writing): Connection,
     mut lines: Lines,
     time: Duration,
-) -> Result<Seen, BenchError> {
+) -> Result<Seen, TrialError> {
     let (mut seen, mut text, mut answer) = (Seen::default(), Vec::new(), String::new());
     let began = Instant::now();
     while began.elapsed() < time {
@@ -167,7 +167,7 @@ pub(super) async fn pipelined(
     bytes: usize,
     events: u64,
     each: u64,
-) -> Result<Seen, BenchError> {
+) -> Result<Seen, TrialError> {
     let socket = socket.to_owned();
     in_one_thread(move || async move {
         let mut tasks = JoinSet::new();
@@ -189,7 +189,7 @@ async fn pipeline(
     window: usize,
     most: u64,
     session: impl Fn(u64) -> Option<u64>,
-) -> Result<Seen, BenchError> {
+) -> Result<Seen, TrialError> {
     let room = Semaphore::new(window);
     let began = Instant::now();
     let writes = async {
@@ -214,7 +214,7 @@ async fn pipeline(
             writing.write_all(&text).await.map_err(no_answer)?;
         }
         writing.shutdown().await.map_err(no_answer)?;
-        Ok::<_, BenchError>(written)
+        Ok::<_, TrialError>(written)
     };
     let reads = async {
         let (mut answer, mut replies) = (String::new(), 0_u64);
@@ -223,7 +223,7 @@ async fn pipeline(
             replies += 1;
             room.add_permits(1);
         }
-        Ok::<_, BenchError>((replies, began.elapsed()))
+        Ok::<_, TrialError>((replies, began.elapsed()))
     };
     let (_written, (events, time)) = tokio::try_join!(writes, reads)?;
     Ok(Seen { events, time, waits: Vec::new() })
@@ -238,7 +238,7 @@ pub(super) async fn paced(
     sessions: u64,
     bytes: usize,
     time: Duration,
-) -> Result<Seen, BenchError> {
+) -> Result<Seen, TrialError> {
     let socket = socket.to_owned();
     in_one_thread(move || async move {
         let began = Instant::now();
@@ -327,7 +327,7 @@ async fn timed(
     mut reading: BufReader<OwnedReadHalf>,
     sendings: mpsc::Receiver<(Instant, u64)>,
     began: Instant,
-) -> Result<Seen, BenchError> {
+) -> Result<Seen, TrialError> {
     let (mut answer, mut waits) = (String::new(), Vec::new());
     let mut open: VecDeque<(Instant, u64)> = VecDeque::new();
     while !reading.fill_buf().await.map_err(no_answer)?.is_empty() {

@@ -19,14 +19,13 @@ mod report;
 mod server;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use thiserror::Error;
-use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 pub use self::report::{Report, Row};
+use crate::trial::{TrialError, system};
 
 /// How often the folder is removed until it is gone, and the wait in between.
 const REMOVALS: usize = 20;
@@ -70,63 +69,26 @@ pub struct Settings {
     pub backlogs: Vec<u64>,
 }
 
-/// Why nothing can be measured.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum BenchError {
-    /// The temporary folder, a process, a socket or a file of it.
-    #[error("{what}: {source}")]
-    System {
-        /// What was tried.
-        what: String,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// The daemon ended by itself.
-    #[error("the daemon ended with {status}; its last log line: {last}")]
-    Ended {
-        /// How.
-        status: String,
-        /// What it said last.
-        last: String,
-    },
-    /// A line or a request was not taken that should be.
-    #[error("a line or a request was answered with {0}")]
-    Refused(String),
-    /// It was interrupted.
-    #[error("it was interrupted")]
-    Interrupted,
-    /// A part of it panicked, which is a bug.
-    #[error("a task panicked, please report it: {0}")]
-    Panic(#[from] JoinError),
-}
-
-/// An error of the system, with what was tried.
-fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> BenchError {
-    let what = what.into();
-    move |source| BenchError::System { what, source }
-}
-
 /// Measures, and tells `told` of each part as it begins; `shutdown` ends it.
 ///
 /// # Errors
-/// [`BenchError`]: what was measured before is lost.
+/// [`TrialError`]: what was measured before is lost.
 pub async fn run(
     mut settings: Settings,
     told: impl Fn(&str),
     shutdown: CancellationToken,
-) -> Result<Report, BenchError> {
+) -> Result<Report, TrialError> {
     let made = tempfile::Builder::new().prefix("target-notifyd-bench-").tempdir_in(&settings.folder);
-    let whole = made.map_err(system(format!("a folder cannot be made in {}", shown(&settings.folder))))?;
+    let whole = made.map_err(system(format!("a folder cannot be made in {}", settings.folder.display())))?;
     whole.path().clone_into(&mut settings.folder);
     // Dropping the measurement kills the daemon with it. Its bare loops end by themselves.
     let measured = tokio::select! {
         measured = measure(&settings, told) => measured,
-        () = shutdown.cancelled() => Err(BenchError::Interrupted),
+        () = shutdown.cancelled() => Err(TrialError::Interrupted),
     };
     remove(&whole).await;
     // A terminal interrupts the daemon, too, whose end may be seen first.
-    if shutdown.is_cancelled() { Err(BenchError::Interrupted) } else { measured }
+    if shutdown.is_cancelled() { Err(TrialError::Interrupted) } else { measured }
 }
 
 /// Removes `folder`, in which a bare loop that was given up may still make a file.
@@ -139,7 +101,7 @@ async fn remove(folder: &tempfile::TempDir) {
     }
 }
 
-async fn measure(settings: &Settings, told: impl Fn(&str)) -> Result<Report, BenchError> {
+async fn measure(settings: &Settings, told: impl Fn(&str)) -> Result<Report, TrialError> {
     let mut report = Report::new(settings.line_bytes);
     for run in 1..=settings.runs {
         for part in &settings.parts {
@@ -156,13 +118,9 @@ async fn measure(settings: &Settings, told: impl Fn(&str)) -> Result<Report, Ben
 }
 
 /// A folder that goes when this is dropped. Its name is short: a socket's path has little room.
-fn temporary(settings: &Settings) -> Result<tempfile::TempDir, BenchError> {
+fn temporary(settings: &Settings) -> Result<tempfile::TempDir, TrialError> {
     let made = tempfile::Builder::new().prefix("").tempdir_in(&settings.folder);
-    made.map_err(system(format!("a folder cannot be made in {}", shown(&settings.folder))))
-}
-
-fn shown(path: &Path) -> impl std::fmt::Display + '_ {
-    path.display()
+    made.map_err(system(format!("a folder cannot be made in {}", settings.folder.display())))
 }
 
 /// `count` in `time`, a second.

@@ -5,17 +5,14 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::process::{Child, Command};
 
-use super::{BenchError, Settings, system};
-use crate::demo::{BROKEN, give_up};
+use super::Settings;
+use crate::trial::{self, BROKEN, Process, TrialError, system};
 
 /// The clock ticks of `/proc`, in microseconds: Linux shows user space a hundred a second on every platform.
 const TICK_MICROS: u64 = 10_000;
@@ -23,9 +20,8 @@ const TICK_MICROS: u64 = 10_000;
 const RECONNECT: Duration = Duration::from_millis(1);
 
 pub(super) struct Daemon {
-    child: Child,
+    process: Process,
     folder: PathBuf,
-    socket: PathBuf,
 }
 
 /// What a process used since it began.
@@ -81,47 +77,25 @@ impl Daemon {
         folder: &Path,
         endpoint: &str,
         more: &[&str],
-    ) -> Result<Self, BenchError> {
-        let configuration = folder.join("config.toml");
-        let text = "[target]\nclient = \"acmecorp\"\norganization_id = \"0DD934B85278256B0A490D44@AdobeOrg\"\n\
+    ) -> Result<Self, TrialError> {
+        let configuration = "[target]\nclient = \"acmecorp\"\norganization_id = \"0DD934B85278256B0A490D44@AdobeOrg\"\n\
             [queue]\nmax_bytes = \"8GiB\"\n[log]\nlevel = \"warn\"\n";
-        fs::write(&configuration, text).map_err(system("the configuration cannot be written"))?;
-        let own = [
-            format!("target.endpoint={endpoint}"),
-            format!("ingest.socket={}", folder.join("notify.sock").display()),
-            format!("queue.path={}", folder.join("queue").display()),
-            format!("admin.socket={}", folder.join("admin.sock").display()),
-        ];
-        let log = fs::File::options().create(true).append(true).open(folder.join("daemon.log"));
-        let mut command = Command::new(&settings.program);
-        command.arg("run").arg("--config").arg(&configuration);
         let more = more.iter().map(|one| (*one).to_owned());
-        let all: Vec<String> =
-            own.into_iter().chain(more).chain(settings.overrides.iter().cloned()).collect();
-        command.args(all.iter().flat_map(|one| ["-o", one.as_str()]));
-        // What this shell sets for a real daemon is not meant for this one.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("TARGET_NOTIFYD_") {
-                command.env_remove(name);
-            }
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
-        command.stderr(log.map_err(system("the daemon's log cannot be kept"))?);
-        let program = settings.program.display();
-        let child = command.spawn().map_err(system(format!("{program} cannot be started")))?;
-        Ok(Self { child, folder: folder.to_owned(), socket: folder.join("notify.sock") })
+        let overrides =
+            trial::places(folder, endpoint).into_iter().chain(more).chain(settings.overrides.iter().cloned());
+        let log = trial::log(folder)?;
+        let process = Process::start(&settings.program, folder, configuration, overrides, log.into())?;
+        Ok(Self { process, folder: folder.to_owned() })
     }
 
     /// A connection, as soon as it takes one.
-    pub(super) async fn connect(&mut self) -> Result<UnixStream, BenchError> {
+    pub(super) async fn connect(&mut self) -> Result<UnixStream, TrialError> {
         loop {
-            match UnixStream::connect(&self.socket).await {
+            match UnixStream::connect(self.socket()).await {
                 Ok(stream) => return Ok(stream),
                 Err(_) => {
-                    if let Some(status) =
-                        self.child.try_wait().map_err(system("the daemon cannot be looked at"))?
-                    {
-                        return Err(self.ended(status.to_string()));
+                    if let Some(status) = self.process.ended()? {
+                        return Err(self.ended(status));
                     }
                     tokio::time::sleep(RECONNECT).await;
                 }
@@ -131,75 +105,61 @@ impl Daemon {
 
     /// The producers' socket.
     pub(super) fn socket(&self) -> PathBuf {
-        self.socket.clone()
+        trial::socket(&self.folder)
     }
 
     /// What comes of `work` with the daemon, unless that ends first: nobody else would tell.
     pub(super) async fn during<T>(
         &mut self,
-        work: impl Future<Output = Result<T, BenchError>>,
-    ) -> Result<T, BenchError> {
+        work: impl Future<Output = Result<T, TrialError>>,
+    ) -> Result<T, TrialError> {
         // Work that is dropped has no daemon to work with; an end that is dropped is seen the next time.
         let done = tokio::select! {
             done = work => done,
-            status = self.child.wait() => return Err(self.gone(status)),
+            status = self.process.wait() => return Err(self.gone(status)),
         };
         match done {
             Ok(done) => Ok(done),
             // A connection that broke may be seen before the end that broke it.
-            Err(error) => match tokio::time::timeout(BROKEN, self.child.wait()).await {
+            Err(error) => match tokio::time::timeout(BROKEN, self.process.wait()).await {
                 Ok(status) => Err(self.gone(status)),
                 Err(_) => Err(error),
             },
         }
     }
 
-    fn gone(&self, status: io::Result<ExitStatus>) -> BenchError {
-        match status {
-            Ok(status) => self.ended(status.to_string()),
-            Err(error) => system("the daemon cannot be waited for")(error),
-        }
+    fn gone(&self, status: Result<ExitStatus, TrialError>) -> TrialError {
+        status.map_or_else(|error| error, |status| self.ended(status))
     }
 
-    fn ended(&self, status: String) -> BenchError {
-        let text = fs::read_to_string(self.folder.join("daemon.log")).unwrap_or_default();
-        BenchError::Ended { status, last: text.lines().next_back().unwrap_or("none").to_owned() }
+    fn ended(&self, status: ExitStatus) -> TrialError {
+        TrialError::Ended { status: status.to_string(), last: trial::last_line(&self.folder) }
     }
 
-    pub(super) async fn used(&mut self) -> Result<Used, BenchError> {
+    pub(super) async fn used(&mut self) -> Result<Used, TrialError> {
         // What `/proc` tells of a process that ends lacks members before the process is gone.
-        let process = PathBuf::from(format!("/proc/{}", self.child.id().unwrap_or(0)));
+        let process = PathBuf::from(format!("/proc/{}", self.process.id()));
         self.during(async { used(&process).map_err(system("what the daemon used cannot be read")) }).await
     }
 
     /// How many commits it made, each with a sync of its own, as its status says.
-    pub(super) async fn commits(&mut self) -> Result<u64, BenchError> {
-        let socket = self.folder.join("admin.sock");
+    pub(super) async fn commits(&mut self) -> Result<u64, TrialError> {
+        let socket = trial::admin_socket(&self.folder);
         let asks =
             async { commits(&socket).await.map_err(system("the daemon cannot be asked for its status")) };
         self.during(asks).await
     }
 
     /// SIGKILL.
-    pub(super) async fn kill(&mut self) -> Result<(), BenchError> {
-        self.child.kill().await.map_err(system("the daemon cannot be killed"))
+    pub(super) async fn kill(&mut self) -> Result<(), TrialError> {
+        self.process.kill().await
     }
 
     /// SIGTERM, and the end in order.
-    pub(super) async fn end(mut self) -> Result<(), BenchError> {
-        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
-        if let Some(pid) = pid {
-            kill(pid, Signal::SIGTERM)
-                .map_err(|error| system("the daemon cannot be stopped")(error.into()))?;
-        }
-        let status = self.child.wait().await.map_err(system("the daemon cannot be waited for"))?;
-        if status.success() { Ok(()) } else { Err(self.ended(status.to_string())) }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        give_up(&mut self.child);
+    pub(super) async fn end(mut self) -> Result<(), TrialError> {
+        self.process.terminate()?;
+        let status = self.process.wait().await?;
+        if status.success() { Ok(()) } else { Err(self.ended(status)) }
     }
 }
 
@@ -252,6 +212,9 @@ fn member(text: &str, name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    use nix::unistd::Pid;
+
+    use tokio::process::Command;
 
     use super::*;
 
@@ -262,7 +225,7 @@ mod tests {
         // It is there still, with no memory of its own.
         waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).expect("it ends");
         let folder = PathBuf::from("/nowhere");
-        let mut daemon = Daemon { child, socket: folder.join("notify.sock"), folder };
+        let mut daemon = Daemon { process: Process(child), folder };
         let told = daemon.used().await.expect_err("nothing is known of it").to_string();
         assert!(told.contains("the daemon ended with exit status: 3"), "{told}");
     }

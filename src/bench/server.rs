@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::BenchError;
+use super::TrialError;
 
 /// How long the listener waits after a failed `accept`.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -66,7 +66,7 @@ impl Server {
     }
 
     /// Waits until it has taken `count` events.
-    pub(super) async fn taken(&mut self, count: u64) -> Result<(), BenchError> {
+    pub(super) async fn taken(&mut self, count: u64) -> Result<(), TrialError> {
         // The sender lives as long as the server.
         let _ended = self.events.wait_for(|taken| *taken >= count).await;
         Ok(())

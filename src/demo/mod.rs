@@ -21,18 +21,18 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use thiserror::Error;
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 pub use self::account::{Account, Letter};
 use self::process::Daemon;
-pub(crate) use self::process::{BROKEN, give_up};
 use self::producer::{Pace, Submitted};
 use crate::event;
 use crate::event::Clock;
 use crate::queue::{Failed, OpenError, Queue};
 use crate::sandbox::{self, Faults, Sandbox};
+use crate::trial::{self, TrialError, system};
 
 /// The connections that submit.
 const PRODUCERS: usize = 4;
@@ -60,46 +60,21 @@ pub struct Settings {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DemoError {
-    /// The temporary folder, a process, a socket or a file of it.
-    #[error("{what}: {source}")]
-    System {
-        /// What was tried.
-        what: String,
-        /// Why it failed.
-        source: io::Error,
-    },
-    /// The daemon ended by itself.
-    #[error("the daemon ended with {status}; its last log line: {last}")]
-    Ended {
-        /// How.
-        status: String,
-        /// What it said last.
-        last: String,
-    },
+    /// As every trial run may fail.
+    #[error(transparent)]
+    Trial(#[from] TrialError),
     /// It takes too long.
     #[error("not everything was delivered within {LIMIT:?}; the daemon's last log line: {last}")]
     TooLong {
         /// What the daemon said last.
         last: String,
     },
-    /// It was interrupted.
-    #[error("it was interrupted")]
-    Interrupted,
     /// The queue does not open after the daemon's end.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The queue cannot be read after the daemon's end.
     #[error(transparent)]
     Queue(#[from] Failed),
-    /// A part of it panicked, which is a bug.
-    #[error("a task panicked, please report it: {0}")]
-    Panic(#[from] JoinError),
-}
-
-/// An error of the system, with what was tried.
-fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> DemoError {
-    let what = what.into();
-    move |source| DemoError::System { what, source }
 }
 
 /// Shows the whole way, and returns the account.
@@ -120,11 +95,11 @@ pub async fn run(settings: Settings, shutdown: CancellationToken) -> Result<Acco
     // Dropping the show kills the daemon with it, and leaves a temporary folder that is then removed.
     let shown = tokio::select! {
         shown = tokio::time::timeout(LIMIT, stage.show()) => shown,
-        () = shutdown.cancelled() => return Err(DemoError::Interrupted),
+        () = shutdown.cancelled() => return Err(TrialError::Interrupted.into()),
     };
     // A terminal interrupts the daemon, too, whose end may be seen first.
     if shutdown.is_cancelled() {
-        return Err(DemoError::Interrupted);
+        return Err(TrialError::Interrupted.into());
     }
     let account = shown.unwrap_or_else(|_| Err(DemoError::TooLong { last: stage.last_line() }));
     stage.screen.clear();
@@ -164,7 +139,7 @@ impl Stage {
         let start = || Daemon::start(&self.settings, self.folder.path(), &endpoint);
         let mut daemon = start()?;
         self.screen.say(&format!("the daemon runs (process {})", daemon.id()));
-        let socket = process::socket(self.folder.path());
+        let socket = trial::socket(self.folder.path());
 
         let example = scenario::example(Clock::start().wall_ms());
         let mut exchange = pin!(producer::exchange(&socket, &example));
@@ -173,7 +148,7 @@ impl Stage {
             tokio::select! {
                 example = &mut exchange => match example {
                     Ok(example) => break example,
-                    Err(error) => return Err(daemon.end_or(error).await),
+                    Err(error) => return Err(daemon.end_or(error).await.into()),
                 },
                 ended = daemon.watch() => ended?,
             }
@@ -211,7 +186,7 @@ impl Stage {
                     daemon = start()?;
                     self.screen.say(&format!("the daemon runs again (process {})", daemon.id()));
                 }
-                Some(done) = producers.join_next() => submitted.add(done??),
+                Some(done) = producers.join_next() => submitted.add(done.map_err(TrialError::Panic)??),
                 ended = daemon.watch() => ended?,
             }
             if killed && producers.is_empty() && daemon.is_idle(submitted.acknowledged.len() as u64) {
@@ -236,7 +211,7 @@ impl Stage {
             let balance = queue.store().ledger().balance;
             Ok((queue, letters, balance))
         });
-        let (queue, letters, balance) = queue.await??;
+        let (queue, letters, balance) = queue.await.map_err(TrialError::Panic)??;
         queue.shutdown().await?;
         let ledger = self.sandbox.ledger();
         let mut taken: BTreeMap<String, u32> = BTreeMap::new();
@@ -247,7 +222,7 @@ impl Stage {
     }
 
     fn last_line(&self) -> String {
-        process::last_line(self.folder.path())
+        trial::last_line(self.folder.path())
     }
 }
 

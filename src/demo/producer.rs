@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 use super::scenario::Line;
-use super::{DemoError, system};
+use crate::trial::{TrialError, system};
 
 /// The wait before a daemon that is not there is looked for again.
 const RECONNECT: Duration = Duration::from_millis(20);
@@ -50,7 +50,7 @@ impl Submitted {
     }
 
     #[expect(clippy::indexing_slicing, reason = "a JSON value that has no such member gives null")]
-    fn note(&mut self, line: &Line, reply: &str) -> Result<(), DemoError> {
+    fn note(&mut self, line: &Line, reply: &str) -> Result<(), TrialError> {
         let reply: Value =
             serde_json::from_str(reply).map_err(|error| system("a reply is no JSON")(error.into()))?;
         match (reply["status"].as_str(), &line.id) {
@@ -74,7 +74,7 @@ pub(super) struct Exchange {
 }
 
 /// Submits a few lines, as a first producer.
-pub(super) async fn exchange(socket: &Path, lines: &[Line]) -> Result<Exchange, DemoError> {
+pub(super) async fn exchange(socket: &Path, lines: &[Line]) -> Result<Exchange, TrialError> {
     let (mut replies, mut submitted) = (Vec::new(), Submitted::default());
     let mut stream = BufReader::new(connect(socket).await);
     for line in lines {
@@ -95,7 +95,7 @@ pub(super) async fn run(
     lines: Vec<Line>,
     mut pace: watch::Receiver<Pace>,
     acknowledged: Arc<watch::Sender<u64>>,
-) -> Result<Submitted, DemoError> {
+) -> Result<Submitted, TrialError> {
     let mut submitted = Submitted { lines: lines.len() as u64, ..Submitted::default() };
     let (mut answered, mut furthest) = (0, 0);
     while answered < lines.len() {
@@ -116,7 +116,7 @@ pub(super) async fn run(
                         break;
                     }
                 }
-                Ok::<_, DemoError>(())
+                Ok::<_, TrialError>(())
             };
             let reads = async {
                 let mut replies = BufReader::new(reading).lines();
@@ -127,7 +127,7 @@ pub(super) async fn run(
                     replied += 1;
                     acknowledged.send_modify(|count| *count += 1);
                 }
-                Ok::<_, DemoError>(())
+                Ok::<_, TrialError>(())
             };
             let (mut writes, mut reads) = (std::pin::pin!(writes), std::pin::pin!(reads));
             // When the reader ends the connection is over, and the writer may be dropped in the middle of a line.

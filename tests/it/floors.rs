@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each folder or file of `src/`, lowest first.
-const FLOORS: [(&str, u8); 18] = [
+const FLOORS: [(&str, u8); 19] = [
     ("event", 0),
     ("failpoint", 0),
     ("schedule", 1),
@@ -21,6 +21,7 @@ const FLOORS: [(&str, u8); 18] = [
     ("service", 4),
     ("daemon", 4),
     ("demo", 4),
+    ("trial", 4),
     ("allocator", 5),
     ("main", 5),
 ];
