@@ -12,7 +12,7 @@ use super::office::{Office, Refusal};
 use super::protocol::{Answer, Done, Request};
 use super::{IDLE, MAX_LINE_BYTES, WRITE_STALL, controls, dead, queue, status, tail};
 use crate::delivery::Backlog;
-use crate::telemetry::VisibleJson;
+use crate::event::VisibleJson;
 
 /// Why a request has no `done`.
 #[derive(Debug)]

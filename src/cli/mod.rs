@@ -24,9 +24,10 @@ use self::run::Environment;
 use self::signals::{on_ends, on_signals};
 use crate::config::{Config, Problems, Sources};
 use crate::demo;
+use crate::event::Visible;
 use crate::sandbox::{self, Sandbox};
 use crate::service::Service;
-use crate::telemetry::{self, Logging, Visible};
+use crate::telemetry::{self, Logging};
 
 /// What the process ends with; part of the contract with scripts and service managers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,8 +23,8 @@ use thiserror::Error;
 
 use self::line::{Line, Outcome, group};
 use super::{Exit, had_enough, told};
+use crate::event::VisibleJson;
 use crate::event::noun;
-use crate::telemetry::VisibleJson;
 use crate::wire::object::Object;
 
 /// What is read of the input at a time, in bytes.

@@ -13,9 +13,9 @@ use super::operate::some;
 use super::{Exit, had_enough, manual, told};
 use crate::config::Config;
 use crate::event::{Account, Balance, Clock, Cluster, Event, Host};
+use crate::event::{Visible, VisibleJson};
 use crate::queue::salvage::{self, Audit, Repaired, SalvageError, Stopped};
 use crate::queue::{Ledger, OpenError};
-use crate::telemetry::{Visible, VisibleJson};
 use crate::wire::record::DeadLetter;
 use crate::wire::submission::{Fidelity, again};
 

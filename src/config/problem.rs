@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::telemetry::Visible;
+use crate::event::Visible;
 
 /// Where a value was set. The order is the order in which problems are told, and of precedence: later wins.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

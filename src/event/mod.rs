@@ -11,6 +11,7 @@ mod ids;
 mod moment;
 mod outcome;
 mod unseen;
+mod visible;
 mod words;
 
 pub use account::{Account, Balance};
@@ -21,4 +22,5 @@ pub use ids::{EventId, Fingerprint, IdHash, InvalidSessionId, Lane, Owner, Seq, 
 pub use moment::Moment;
 pub use outcome::{Answer, DeadReason, Failure, Known, Outcome};
 pub use unseen::is_unseen;
+pub use visible::{Visible, VisibleJson};
 pub use words::noun;

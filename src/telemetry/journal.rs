@@ -23,8 +23,8 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 
-use super::Visible;
 use super::kinds::message_id;
+use crate::event::Visible;
 
 /// Where journald takes entries.
 const SOCKET: &str = "/run/systemd/journal/socket";

@@ -7,7 +7,6 @@
 mod identifiers;
 mod journal;
 mod kinds;
-mod visible;
 
 use std::io::{self, IsTerminal, Write};
 
@@ -21,8 +20,8 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 pub use self::identifiers::Identifiers;
 pub use self::kinds::KINDS;
-pub use self::visible::{Visible, VisibleJson};
 use crate::config::{Format, Log};
+use crate::event::{Visible, VisibleJson};
 
 /// Why nothing can be logged.
 #[derive(Debug, Error)]

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Exit, name, told};
 use crate::config::{InForce, Origin, Problems};
-use crate::telemetry::{Visible, VisibleJson};
+use crate::event::{Visible, VisibleJson};
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

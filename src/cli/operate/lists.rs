@@ -7,7 +7,7 @@ use super::text::{count, some, span, visible};
 use super::told;
 use crate::admin::protocol::{Ages, Answer, Done, HostLine, Lane, Letter, Outcome, Request};
 use crate::cli::long_lines::LongLines;
-use crate::telemetry::VisibleJson;
+use crate::event::VisibleJson;
 
 /// The most ids of an outcome that are shown.
 const SHOWN_IDS: usize = 2;

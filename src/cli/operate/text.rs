@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
+use crate::event::Visible;
 use crate::event::noun;
-use crate::telemetry::Visible;
 
 /// Text from outside, with its control characters made visible.
 pub(super) fn visible(text: &str) -> Visible<'_> {

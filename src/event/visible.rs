@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use crate::event::is_unseen;
+use super::is_unseen;
 
 /// Shows a text with what a terminal does not show as it stands made visible: `\n` as `\n`, an escape as `\u{1b}`.
 #[derive(Clone, Copy, Debug)]
