@@ -4,15 +4,16 @@
 //!
 //! | floor | module | what it is |
 //! | --- | --- | --- |
-//! | 4 | [`admin`] | the operator's socket |
-//! | 4 | [`cli`] | arguments, commands, exit codes |
+//! | 7 | [`cli`] | arguments, commands, exit codes |
+//! | 6 | [`daemon`] | the parts joined, and the order in which they end |
+//! | 5 | [`admin`] | the operator's socket |
+//! | 5 | [`telemetry`] | the log |
+//! | 5 | [`demo`] | the whole way on one machine, with an account at the end |
+//! | 5 | [`mod@bench`] | what this machine does, beside its limits |
 //! | 4 | [`config`] | file, environment and arguments to typed settings |
-//! | 4 | [`telemetry`] | the log |
+//! | 4 | [`figures`] | what the daemon says of itself in numbers |
 //! | 4 | [`service`] | the service manager |
-//! | 4 | [`demo`] | the whole way on one machine, with an account at the end |
-//! | 4 | [`mod@bench`] | what this machine does, beside its limits |
-//! | 4 | [`trial`] | this executable as a daemon, for those two |
-//! | 4 | [`daemon`] | the parts joined, and the order in which they end |
+//! | 4 | [`trial`] | this executable as a daemon in a folder of its own |
 //! | 3 | [`ingest`] | the producers' socket |
 //! | 3 | [`delivery`] | the way to Target |
 //! | 3 | [`queue`] | the events on disk, until they are settled |
@@ -39,6 +40,7 @@ pub mod event;
 #[path = "../tests/it/extent.rs"]
 mod extent;
 mod failpoint;
+pub mod figures;
 pub mod ingest;
 pub mod queue;
 pub mod sandbox;

@@ -7,9 +7,9 @@ use thiserror::Error;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::daemon::figures::Meter;
 use crate::delivery::{Ask, Backlog, Feed, Shown};
 use crate::event::{Account, Clock, Moment};
+use crate::figures::Meter;
 use crate::queue::{Failed, Store};
 use crate::schedule::Scheduler;
 

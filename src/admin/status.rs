@@ -6,10 +6,9 @@ use super::connection::{Answered, Peer};
 use super::names::seconds;
 use super::office::{Office, Refusal};
 use super::protocol::{Advice, Answer, Done, Hold, HostLine, Pause, Status, VERSION};
-use crate::daemon::figures::{Figures, Meter};
-use crate::daemon::forecast::Limits;
 use crate::delivery::Backlog;
 use crate::event::{Host, Lane, Moment, Seq, noun};
+use crate::figures::{Figures, Limits, Meter};
 use crate::schedule::{Cause, Controls, Hindrance, HostView, Scheduler, Selection};
 use crate::wire::hash;
 

@@ -13,9 +13,9 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, 
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::figures::{Figures, Meter};
 use crate::delivery::{Kind, Latency};
 use crate::event::DeadReason;
+use crate::figures::{Figures, Meter};
 use crate::schedule::{Gate, HostGate};
 
 /// The format that [`text`] is in, as a content type.

@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::figures::{Figures, Meter};
 use crate::delivery::Ask;
+use crate::figures::{Figures, Meter};
 use crate::queue::Store;
 use crate::service::Manager;
 
@@ -132,9 +132,8 @@ fn line(figures: &Figures) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::figures::Sources;
-    use crate::daemon::forecast::Limits;
     use crate::event::{Account, Clock, Moment};
+    use crate::figures::{Limits, Sources};
     use crate::queue::{self, Queue};
     use crate::schedule::Stuck;
     use futures_util::FutureExt;

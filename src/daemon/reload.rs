@@ -7,11 +7,10 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::figures::Meter;
-use super::forecast::Limits;
 use super::report::Pace;
 use super::{Settings, descriptors, shown};
 use crate::delivery::{Ask, Manner};
+use crate::figures::{Limits, Meter};
 use crate::ingest;
 use crate::queue::{Failed, Store};
 

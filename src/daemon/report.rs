@@ -7,10 +7,10 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::figures::{Meter, SAMPLE_EVERY};
 use super::{Settings, blocking};
 use crate::delivery::Ask;
 use crate::event::{Balance, Clock, Moment, Seq};
+use crate::figures::{Meter, SAMPLE_EVERY};
 use crate::queue::{Failed, Ledger, Store};
 use crate::schedule::CLOCK_SLACK;
 

@@ -23,8 +23,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::figures::Meter;
 use super::metrics;
+use crate::figures::Meter;
 
 /// The most connections at a time.
 pub const MAX_CONNECTIONS: usize = 16;

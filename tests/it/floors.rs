@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The floor of each folder or file of `src/`, lowest first.
-const FLOORS: [(&str, u8); 19] = [
+/// The floor of each folder or file of `src/`, lowest first. The composition, which is one floor of the design, has its order, too:
+/// without one, parts of it import each other.
+const FLOORS: [(&str, u8); 20] = [
     ("event", 0),
     ("failpoint", 0),
     ("schedule", 1),
@@ -14,16 +15,17 @@ const FLOORS: [(&str, u8); 19] = [
     ("delivery", 3),
     ("sandbox", 3),
     ("config", 4),
-    ("telemetry", 4),
-    ("cli", 4),
-    ("admin", 4),
-    ("bench", 4),
+    ("figures", 4),
     ("service", 4),
-    ("daemon", 4),
-    ("demo", 4),
     ("trial", 4),
-    ("allocator", 5),
-    ("main", 5),
+    ("admin", 5),
+    ("bench", 5),
+    ("demo", 5),
+    ("telemetry", 5),
+    ("daemon", 6),
+    ("cli", 7),
+    ("allocator", 8),
+    ("main", 8),
 ];
 
 /// Libraries that one folder alone may name.
@@ -89,7 +91,7 @@ fn every_part_has_a_floor_and_imports_from_below_only() {
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !is_comment(line)) {
             for named in named_parts(line) {
                 let Some(other) = floor(&named) else { continue };
-                let allowed = named == part || other < own || (own == 4 && other == 4);
+                let allowed = named == part || other < own;
                 assert!(allowed, "{}:{}: {part} may not import {named}", path.display(), number + 1);
             }
         }

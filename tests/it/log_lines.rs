@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use target_notifyd::config::Config;
-use target_notifyd::daemon::figures::Figures;
+use target_notifyd::figures::Figures;
 use target_notifyd::telemetry::KINDS;
 
 use crate::floors::sources;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use target_notifyd::config::IdentifierForm;
-use target_notifyd::daemon::figures::Meter;
 use target_notifyd::daemon::{Daemon, DaemonError, Settings};
 use target_notifyd::event::{Account, Balance, Moment, Seq};
+use target_notifyd::figures::Meter;
 use target_notifyd::queue::{Ledger, Queue};
 use target_notifyd::sandbox::Sandbox;
 use target_notifyd::wire::defaults::Defaults;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::daemon::figures::Figures;
+use crate::figures::Figures;
 
 /// An answer: one line. Every request is answered by lines of its kind, and then `done` or `error`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

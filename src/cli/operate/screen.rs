@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 
 use super::text::{bytes, count, some, span, visible};
 use crate::admin::protocol::Status;
-use crate::daemon::figures::{Figures, Rates};
+use crate::figures::{Figures, Rates};
 
 /// Moves to the top left corner and clears the screen.
 const CLEAR: &str = "\u{1b}[H\u{1b}[2J";

@@ -6,6 +6,9 @@
 //! - memory is bounded: [`MAX_SAMPLES`] samples, taken every [`SAMPLE_EVERY`];
 //! - to ask costs a question to the flusher and a short look at the disk beside the runtime, at any backlog.
 
+mod forecast;
+mod fruitless;
+
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,13 +17,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
-use super::blocking;
-use super::forecast::{self, Limits};
-use super::fruitless::{self, Fruitless};
+pub use self::forecast::Limits;
+use self::fruitless::Fruitless;
 use crate::delivery::{self, Ask, Latency};
 use crate::event::{Balance, Clock, Moment, Seq};
 use crate::ingest;
-use crate::queue::{self, Ledger, Store};
+use crate::queue::{self, Failed, Ledger, Store};
 use crate::schedule::{HostGate, Scheduler, Status};
 
 /// How often a sample is taken.
@@ -140,25 +142,25 @@ pub struct Meter {
 }
 
 /// What a meter reads.
-pub(super) struct Sources {
+pub(crate) struct Sources {
     /// The queue.
-    pub(super) store: Store,
+    pub(crate) store: Store,
     /// Its folder.
-    pub(super) folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// What may be held in it.
-    pub(super) limits: Limits,
+    pub(crate) limits: Limits,
     /// The clock.
-    pub(super) clock: Clock,
+    pub(crate) clock: Clock,
     /// What comes in.
-    pub(super) came: Arc<ingest::Counts>,
+    pub(crate) came: Arc<ingest::Counts>,
     /// What goes out.
-    pub(super) went: Arc<delivery::Counts>,
+    pub(crate) went: Arc<delivery::Counts>,
     /// The flusher.
-    pub(super) asks: mpsc::Sender<Ask>,
+    pub(crate) asks: mpsc::Sender<Ask>,
 }
 
 impl Meter {
-    pub(super) fn new(sources: Sources) -> Self {
+    pub(crate) fn new(sources: Sources) -> Self {
         let Sources { store, folder, limits, clock, came, went, asks } = sources;
         let first = sample(clock.now(), &store.ledger(), went.latency());
         let samples = Arc::new(watch::Sender::new(Samples(VecDeque::from([first]))));
@@ -181,13 +183,13 @@ impl Meter {
     }
 
     /// Goes by other limits.
-    pub(super) fn limit(&self, limits: Limits) {
+    pub(crate) fn limit(&self, limits: Limits) {
         self.limits.send_replace(limits);
     }
 
     /// Takes a sample. One task does, every [`SAMPLE_EVERY`]. Says how many requests were answered while nothing was
     /// delivered, where that is to be told.
-    pub(super) fn sample(&self) -> Option<u64> {
+    pub(crate) fn sample(&self) -> Option<u64> {
         let sample = self.now();
         self.samples.send_modify(|samples| samples.add(sample));
         let delivered = self.store.ledger().balance.delivered;
@@ -270,7 +272,7 @@ impl Meter {
     }
 
     /// The way to ask the flusher.
-    pub(super) fn asks(&self) -> mpsc::Sender<Ask> {
+    pub(crate) fn asks(&self) -> mpsc::Sender<Ask> {
         self.asks.clone()
     }
 
@@ -295,7 +297,7 @@ impl Meter {
             Ok(Disk { oldest: oldest.map(|(_, arrived)| arrived), used, free })
         };
         // A queue that cannot be read has told so elsewhere, as an error.
-        blocking(look).await.unwrap_or_default()
+        tokio::task::spawn_blocking(look).await.unwrap_or(Err(Failed::Closed)).unwrap_or_default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the figures lead to: when the queue is drained, and how long an outage still fits.
 
-use super::figures::Figures;
+use super::Figures;
 use crate::queue;
 
 /// What an event is taken to need where none is held to tell, in bytes.
@@ -23,7 +23,7 @@ pub struct Limits {
 
 impl Limits {
     /// The limits that `settings` set.
-    pub(super) fn of(settings: &queue::Settings) -> Self {
+    pub(crate) fn of(settings: &queue::Settings) -> Self {
         let queue::Settings { max_events, max_bytes, min_free, dead_max_events, .. } = *settings;
         Self { max_events, max_bytes, min_free, dead_max_events }
     }
@@ -65,7 +65,7 @@ pub(super) fn fits(figures: &Figures, limits: &Limits) -> (Option<f64>, &'static
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::figures::Rates;
+    use crate::figures::Rates;
 
     fn figures(pending: u64, into: f64, out: f64) -> Figures {
         let rates = |rate| Rates { m1: rate, m5: rate, m15: rate };
