@@ -369,7 +369,7 @@ fn open(path: &Path) -> Result<Engine, CommitError> {
     // database has no folder yet.
     let mut journal = if path.exists() { Some(replay(path).map_err(sled::Error::Io)?) } else { None };
     let durable = journal.as_ref().map_or(0, |journal| journal.reached);
-    if let Some(loss) = salvage::would_lose(path, Known { durable, ..known(path)? })? {
+    if let [Some(loss)] = salvage::would_lose(path, [Known { durable, ..known(path)? }])? {
         return Err(CommitError::Damaged(loss.to_string()));
     }
     if let Some(Replay { gaps: gaps @ 1.., .. }) = journal {
@@ -446,7 +446,7 @@ fn tops(db: &Db) -> Option<BTreeMap<u8, Vec<u8>>> {
 /// tells that nothing is missing there.
 fn set_snapshots_aside(path: &Path, folder: &Folder) -> Result<(), CommitError> {
     let known = Known { recovered: 0, ..known(path)? };
-    if let Some(loss) = salvage::would_lose(path, known)? {
+    if let [Some(loss)] = salvage::would_lose(path, [known])? {
         return Err(CommitError::Damaged(loss.to_string()));
     }
     for snapshot in snapshots(path)? {

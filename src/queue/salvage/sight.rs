@@ -71,26 +71,22 @@ pub(in crate::queue) fn log_end(database: &Path) -> io::Result<u64> {
     Log::open(database, Tail::Dropped)?.end()
 }
 
-/// Reads the whole log of `database` once, so that an I/O error comes out, and says what the engine would give up of
-/// it. In memory is a flag for each page.
-pub(in crate::queue) fn would_lose(database: &Path, known: Known) -> io::Result<Option<Loss>> {
-    let Known { recovered, reached, durable } = known;
+/// Reads the whole log of `database` once, so that an I/O error comes out, and says for each of `known` what the engine
+/// would give up of it. In memory is a flag for each page, and each of `known`.
+pub(in crate::queue) fn would_lose<const N: usize>(
+    database: &Path,
+    known: [Known; N],
+) -> io::Result<[Option<Loss>; N]> {
     let log = match Log::open(database, Tail::Kept) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(known.map(|_| None)),
         opened => opened?,
     };
     let (segments, stable) = log.segments()?;
-    let stable = stable.max(recovered);
-    let mut sight = Sight {
-        stable: stable.max(reached).max(durable),
-        recovered,
-        durable,
-        tail: stable / SEGMENT_BYTES as u64,
-        expected: stable / SEGMENT_BYTES as u64,
-        ..Sight::default()
-    };
-    log.each(&segments, |number, segment, bytes| sight.look(number, segment, bytes))?;
-    Ok(sight.loss())
+    let mut sights = known.map(|known| Sight::new(known, stable));
+    log.each(&segments, |number, segment, bytes| {
+        sights.iter_mut().for_each(|sight| sight.look(number, segment, bytes));
+    })?;
+    Ok(sights.map(Sight::loss))
 }
 
 #[derive(Default)]
@@ -125,6 +121,14 @@ struct Sight {
 }
 
 impl Sight {
+    /// Of a log whose headers call it stable up to `stable`.
+    fn new(Known { recovered, reached, durable }: Known, stable: u64) -> Self {
+        let stable = stable.max(recovered);
+        let tail = stable / SEGMENT_BYTES as u64;
+        let all_stable = stable.max(reached).max(durable);
+        Self { stable: all_stable, recovered, durable, tail, expected: tail, ..Self::default() }
+    }
+
     fn look(&mut self, number: u64, segment: Segment, bytes: &[u8]) {
         let first = number.saturating_mul(SEGMENT_BYTES as u64);
         let is_tail = number >= self.tail;

@@ -91,10 +91,9 @@ impl Stored {
         let tree = |tail| Tree::open(database, tail, sure).map_err(unread);
         let stored = |tree| Self { tree, journal, path: database.to_owned() };
         // The engine would drop what can be read, and never did: it does not open such a log.
-        for known in [Known::default(), known] {
-            if would_lose(database, known).map_err(unread)?.is_some() {
-                return Ok(stored(tree(Tail::Kept)?));
-            }
+        let losses = would_lose(database, [Known::default(), known]).map_err(unread)?;
+        if losses.iter().any(Option::is_some) {
+            return Ok(stored(tree(Tail::Kept)?));
         }
         let mut stored = stored(tree(Tail::Dropped)?);
         // Written once, it is in the engine for good as soon as it has moved there; the counters are always in the

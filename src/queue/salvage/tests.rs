@@ -244,11 +244,12 @@ fn nothing_counts_of_a_batch_that_was_given_up_at_the_end() {
     let sound = fs::read(folder.path().join("db")).unwrap();
     // Behind the one in the middle the engine went on with what there was.
     give_up_batch(folder.path(), 2);
-    assert_eq!((would_lose(folder.path(), Known::default()).unwrap(), found()), (None, whole.clone()));
+    let loss = |known| would_lose(folder.path(), [known]).unwrap();
+    assert_eq!((loss(Known::default()), found()), ([None], whole.clone()));
 
     fs::write(folder.path().join("db"), sound).unwrap();
     let lsn = give_up_batch(folder.path(), 1);
-    assert_eq!(would_lose(folder.path(), Known::default()).unwrap(), Some(Loss::Half { lsn }));
+    assert_eq!(loss(Known::default()), [Some(Loss::Half { lsn })]);
     assert_eq!(found(), whole[..40]);
     let before = fs::read(folder.path().join("db")).unwrap();
     let refused = Engine::new_at(folder.path()).unwrap_err();
@@ -260,7 +261,7 @@ fn nothing_counts_of_a_batch_that_was_given_up_at_the_end() {
 
     // A snapshot that reaches beyond it has it.
     let known = Known { recovered: lsn + 1, reached: lsn + 1, durable: 0 };
-    assert_eq!(would_lose(folder.path(), known).unwrap(), None);
+    assert_eq!(loss(known), [None]);
 }
 
 /// The journal gave up what moved into the engine last once that was on stable storage: damage there is no trace of a
