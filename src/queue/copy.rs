@@ -12,7 +12,8 @@ use std::path::Path;
 use tracing::error;
 
 use super::batch::Batch;
-use super::engine::{CommitError, Engine, SEGMENT_BYTES};
+use super::engine::{CommitError, Engine};
+use super::new_database::NewDatabase;
 
 /// How many sequence numbers a stretch that cannot be read is passed over by: as many as a page may have. It grows the
 /// longer the stretch is.
@@ -20,46 +21,10 @@ const STRIDE: u64 = 64;
 /// How many records of the journal are copied in one commit.
 const AT_ONCE: usize = 64;
 
-/// A new database that is being filled.
-struct Copy {
-    engine: Engine,
-    batch: Batch,
-    records: u64,
-    /// The bytes that were written.
-    written: u64,
-    /// The most bytes that are, but for a last batch.
-    max: u64,
-}
-
-impl Copy {
-    fn new(path: &Path, max: u64) -> Result<Self, CommitError> {
-        Ok(Self { engine: Engine::new_at(path)?, batch: Batch::default(), records: 0, written: 0, max })
-    }
-
-    fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), CommitError> {
-        self.records += 1;
-        self.batch.insert(key, value);
-        if self.batch.bytes() <= SEGMENT_BYTES {
-            return Ok(());
-        }
-        self.written += self.batch.bytes() as u64;
-        if self.written > self.max {
-            return Err(CommitError::Large(self.max));
-        }
-        self.engine.commit(std::mem::take(&mut self.batch))
-    }
-
-    /// Writes what is left.
-    fn finish(self) -> Result<(Engine, u64), CommitError> {
-        self.engine.commit(self.batch)?;
-        Ok((self.engine, self.records))
-    }
-}
-
 impl Engine {
     /// Copies every record that can be read into a new database at `path`, which is synced but not renamed yet.
     pub(super) fn copy_to(&self, path: &Path) -> Result<u64, CommitError> {
-        let mut copy = Copy::new(path, u64::MAX)?;
+        let mut copy = NewDatabase::make(path, u64::MAX)?;
         let mut damaged = false;
         let mut from = Some(Vec::new());
         while let Some(key) = from.take() {
@@ -92,7 +57,7 @@ impl Engine {
     /// Copies every record into a new database at `path`, as long as that writes no more than `max` bytes and a last
     /// batch.
     pub(super) fn copy_whole(&self, path: &Path, max: u64) -> Result<u64, CommitError> {
-        let mut copy = Copy::new(path, max)?;
+        let mut copy = NewDatabase::make(path, max)?;
         for record in self.from(Vec::new()) {
             let (key, value) = record?;
             copy.add(&key, &value)?;

@@ -32,6 +32,7 @@ mod merged;
 #[path = "../../migrations/mod.rs"]
 mod migrations;
 mod moving;
+mod new_database;
 mod nudge;
 mod open;
 mod open_page;

@@ -11,8 +11,8 @@
 
 mod audit;
 mod bytes;
+mod destination;
 mod log;
-mod new;
 mod repair;
 mod sight;
 mod stored;

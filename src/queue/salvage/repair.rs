@@ -5,16 +5,18 @@ use std::path::{Path, PathBuf};
 
 use super::SalvageError;
 use super::audit::{Audit, first_key};
-use super::new::{Copy, Room};
+use super::destination::Destination;
 use super::stored::{Item, Stored, StoredPage};
 use super::tree::Record;
 use crate::event::{Account, Balance, DeadReason, Seq};
 use crate::failpoint::reach;
+use crate::queue::engine::CommitError;
 use crate::queue::error::OpenError;
 use crate::queue::folder::Folder;
 use crate::queue::keys::{meta, quarantine};
 use crate::queue::ledger::Ledger;
 use crate::queue::migrations::NEWEST;
+use crate::queue::new_database::NewDatabase;
 use crate::wire::record::seal;
 
 /// What a repair came to.
@@ -102,26 +104,30 @@ fn make(folder: &Folder, stored: &Stored, account: &Account, old: PathBuf) -> Re
         database: old.clone(),
         ..Audit::default()
     };
-    let room = Room { root: folder.root(), needed: stored.bytes().min(audit.held_bytes()) };
-    room.is_there()?;
+    let to = Destination { root: folder.root(), needed: stored.bytes().min(audit.held_bytes()) };
+    to.has_room()?;
     // The old database is wanted there in the end, and what there is no room for had better come to light before the
     // rename.
-    folder.make_quarantine().map_err(|error| room.failed(error))?;
+    folder.make_quarantine().map_err(|error| to.failed(error))?;
     // Written beside the old database, of which not a byte is changed: a crash up to the rename leaves the old queue,
     // and the next repair begins with removing this.
-    let path = folder.construction().map_err(|error| room.failed(error))?;
+    let path = folder.construction().map_err(|error| to.failed(error))?;
     reach("repair", "begun");
-    let mut copy = Copy::new(&path, room)?;
+    let unwritten = |error: CommitError| to.write_failed(&error);
+    let mut new = NewDatabase::make(&path, u64::MAX).map_err(unwritten)?;
     let mut sums = Sums::default();
-    stored.walk(|item| sums.take(item, &mut audit, &mut copy))?;
+    stored.walk(|item| sums.take(item, &mut audit, &mut new).map_err(unwritten))?;
     let (ledger, missing, surplus) = sums.ledger(&audit);
-    copy.put((meta("schema"), seal(&NEWEST)))?;
-    copy.put((meta("target"), seal(&(&account.client, &account.organization))))?;
-    copy.put((meta("ledger"), ledger.encode()))?;
+    let metas = [
+        ("schema", seal(&NEWEST)),
+        ("target", seal(&(&account.client, &account.organization))),
+        ("ledger", ledger.encode()),
+    ];
+    metas.iter().try_for_each(|(name, value)| new.add(&meta(name), value)).map_err(unwritten)?;
     // Each of its commits is synced; its files and folders are, once more, before the rename.
-    copy.close()?;
+    new.finish().map_err(unwritten)?;
     reach("repair", "copied");
-    let database = folder.finish(&path).map_err(|error| room.failed(error))?;
+    let database = folder.finish(&path).map_err(|error| to.failed(error))?;
     // The rename made the new one count.
     Ok(Repaired { found: audit, database, replaced: old, missing, surplus, ledger })
 }
@@ -140,9 +146,9 @@ struct Sums {
 }
 
 impl Sums {
-    fn take(&mut self, item: Item, audit: &mut Audit, copy: &mut Copy<'_>) -> Result<(), SalvageError> {
+    fn take(&mut self, item: Item, audit: &mut Audit, new: &mut NewDatabase) -> Result<(), CommitError> {
         match item {
-            Item::Page(page) => self.page(page, audit, copy),
+            Item::Page(page) => self.page(page, audit, new),
             Item::Letter { seq, parts, letter } => {
                 self.next = self.next.max(seq.next().0);
                 match letter {
@@ -152,23 +158,23 @@ impl Sums {
                             DeadReason::Expired => self.expired += 1,
                             _ => self.dead += 1,
                         }
-                        self.keep(parts, copy)
+                        self.keep(parts, new)
                     }
                     Err(what) => {
                         audit.damaged(first_key(&parts), format!("the dead letter {seq}: {what}"), 0);
-                        aside(parts, copy)
+                        aside(parts, new)
                     }
                 }
             }
             // Behind the pages in the order of the keys, so that it is known whether one refers to it.
             Item::Members { first, parts, damage } if self.referred.contains(&first) => match damage {
-                None => self.keep(parts, copy),
+                None => self.keep(parts, new),
                 Some(what) => {
                     audit.damaged(first_key(&parts), format!("the envelope of event {first}: {what}"), 0);
-                    aside(parts, copy)
+                    aside(parts, new)
                 }
             },
-            Item::Mark { first, record } if self.kept.contains(&first) => copy.put(record),
+            Item::Mark { first, record } if self.kept.contains(&first) => new.add(&record.0, &record.1),
             // Without their pages nobody would ever remove these.
             Item::Members { .. } | Item::Mark { .. } => Ok(()),
             Item::Meta { name, .. }
@@ -176,38 +182,43 @@ impl Sums {
             {
                 Ok(())
             }
-            Item::Meta { record, .. } => copy.put(record),
+            Item::Meta { record, .. } => new.add(&record.0, &record.1),
             Item::Quarantined(record) => {
                 audit.quarantined += 1;
-                copy.put(record)
+                new.add(&record.0, &record.1)
             }
             Item::Unknown(parts) => {
                 audit.damaged(first_key(&parts), "no record of this program".to_owned(), 0);
-                aside(parts, copy)
+                aside(parts, new)
             }
         }
     }
 
-    fn page(&mut self, page: StoredPage, audit: &mut Audit, copy: &mut Copy<'_>) -> Result<(), SalvageError> {
+    fn page(
+        &mut self,
+        page: StoredPage,
+        audit: &mut Audit,
+        new: &mut NewDatabase,
+    ) -> Result<(), CommitError> {
         self.next = self.next.max(page.key.next().0);
         match page.damage.clone() {
             Some(what) => {
                 audit.damaged_page(&page, what);
-                aside(page.parts, copy)
+                aside(page.parts, new)
             }
             None => {
                 audit.events += u64::from(page.left.count_ones());
                 self.kept.insert(page.key.first);
                 self.referred.extend(page.apart);
-                self.keep(page.parts, copy)
+                self.keep(page.parts, new)
             }
         }
     }
 
-    fn keep(&mut self, parts: Vec<Record>, copy: &mut Copy<'_>) -> Result<(), SalvageError> {
+    fn keep(&mut self, parts: Vec<Record>, new: &mut NewDatabase) -> Result<(), CommitError> {
         for record in parts {
             self.bytes += record.1.len() as u64;
-            copy.put(record)?;
+            new.add(&record.0, &record.1)?;
         }
         Ok(())
     }
@@ -238,6 +249,6 @@ impl Sums {
 }
 
 /// Keeps a record that cannot be read where no daemon looks for it.
-fn aside(parts: Vec<Record>, copy: &mut Copy<'_>) -> Result<(), SalvageError> {
-    parts.into_iter().try_for_each(|(key, value)| copy.put((quarantine(&key), value)))
+fn aside(parts: Vec<Record>, new: &mut NewDatabase) -> Result<(), CommitError> {
+    parts.into_iter().try_for_each(|(key, value)| new.add(&quarantine(&key), &value))
 }
