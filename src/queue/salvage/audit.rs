@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::stored::{Item, StoredPage};
+use super::stored::{Item, Stored, StoredPage};
 use super::{SalvageError, Stopped};
 use crate::event::Account;
 use crate::queue::folder::{QUARANTINE, failed_before};
@@ -60,6 +60,21 @@ pub struct Audit {
 }
 
 impl Audit {
+    /// What a database in the folder `root` says of itself; its records are not gone through.
+    pub(super) fn of(stored: &Stored, root: &Path) -> Result<Self, SalvageError> {
+        Ok(Self {
+            database: stored.path().to_owned(),
+            schema: stored.schema()?,
+            account: stored.account()?,
+            ledger: stored.ledger()?,
+            gaps: stored.gaps(),
+            journal_gaps: stored.journal_gaps(),
+            configuration_damaged: stored.is_configuration_damaged(),
+            disk_failed: failed_before(root),
+            ..Self::default()
+        })
+    }
+
     /// The events that the counters promise and that are nowhere: positive where some are missing.
     #[must_use]
     pub fn missing(&self) -> i128 {
@@ -145,18 +160,7 @@ impl Audit {
 pub fn check(root: &Path) -> Result<Audit, SalvageError> {
     let stopped = Stopped::open(root)?;
     let stored = &stopped.stored;
-    let mut audit = Audit {
-        database: stopped.database.clone(),
-        schema: stored.schema()?,
-        account: stored.account()?,
-        ledger: stored.ledger()?,
-        gaps: stored.gaps(),
-        journal_gaps: stored.journal_gaps(),
-        configuration_damaged: stored.is_configuration_damaged(),
-        disk_failed: failed_before(root),
-        set_aside: set_aside(root),
-        ..Audit::default()
-    };
+    let mut audit = Audit { set_aside: set_aside(root), ..Audit::of(stored, root)? };
     let mut referred = BTreeSet::new();
     stored.walk(|item| {
         match item {

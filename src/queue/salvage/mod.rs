@@ -107,7 +107,6 @@ pub enum SalvageError {
 /// The queue of a stopped daemon, open for reading.
 pub struct Stopped {
     stored: Stored,
-    database: PathBuf,
     /// Keeps a daemon from starting meanwhile; absent where none ever ran here.
     _lock: Option<Flock<File>>,
 }
@@ -124,7 +123,7 @@ impl Stopped {
         let database = database.ok_or_else(|| SalvageError::NoDatabase(root.to_owned()))?;
         let stored = Stored::open(&database, folder::failed_before(root))?;
         stored.check_schema(root)?;
-        Ok(Self { stored, database, _lock: lock })
+        Ok(Self { stored, _lock: lock })
     }
 
     /// Hands on every event that waits and can be read, in its order; how many there were.

@@ -47,7 +47,7 @@ pub fn repair(root: &Path, configured: Option<Account>) -> Result<Repaired, Salv
         return Err(SalvageError::NoDatabase(root.to_owned()));
     }
     let folder = Folder::lock(root)?;
-    let mut repaired = repaired(&folder, Some(configured))?;
+    let mut repaired = repaired(&folder, Asked::ByOperator { configured })?;
     repaired.replaced = put_away(&folder, &repaired.replaced)?;
     Ok(repaired)
 }
@@ -55,7 +55,7 @@ pub fn repair(root: &Path, configured: Option<Account>) -> Result<Repaired, Salv
 /// As [`repair`], by the daemon itself: only where the records that the whole queue depends on can be read. The old
 /// database is for [`put_away`], once it was told.
 pub(in crate::queue) fn repair_itself(folder: &Folder) -> Result<Repaired, SalvageError> {
-    repaired(folder, None)
+    repaired(folder, Asked::ByDaemon)
 }
 
 /// Sets a database aside that was replaced; where it lies then. Where a crash came before, the next start does so.
@@ -72,19 +72,32 @@ pub(in crate::queue) fn put_away(folder: &Folder, old: &Path) -> Result<PathBuf,
     Ok(replaced)
 }
 
-/// `configured` is `None` where nobody is there to say that a queue without its own records is to be counted anew.
-fn repaired(folder: &Folder, configured: Option<Option<Account>>) -> Result<Repaired, SalvageError> {
+/// What asked for a repair.
+enum Asked {
+    ByOperator {
+        /// Whose events these are, where the queue no longer says so.
+        configured: Option<Account>,
+    },
+    /// Nobody is there to say that a queue without its own records is to be counted anew.
+    ByDaemon,
+}
+
+fn repaired(folder: &Folder, asked: Asked) -> Result<Repaired, SalvageError> {
     let root = folder.root();
     let failed = |source| OpenError::Folder { path: root.to_owned(), source };
     let old = folder.current().map_err(failed)?.ok_or_else(|| SalvageError::NoDatabase(root.to_owned()))?;
     let stored = Stored::open(&old, folder.failed_before())?;
     stored.check_schema(root)?;
-    if configured.is_none() && (stored.ledger()?.is_none() || stored.schema()?.is_none()) {
-        return Err(SalvageError::NoLedger(root.to_owned()));
-    }
-    let account = stored.account()?.or(configured.flatten());
+    let configured = match asked {
+        Asked::ByOperator { configured } => configured,
+        Asked::ByDaemon if stored.ledger()?.is_none() || stored.schema()?.is_none() => {
+            return Err(SalvageError::NoLedger(root.to_owned()));
+        }
+        Asked::ByDaemon => None,
+    };
+    let account = stored.account()?.or(configured);
     let account = account.ok_or_else(|| SalvageError::NoAccount(root.to_owned()))?;
-    let made = make(folder, &stored, &account, old);
+    let made = make(folder, &stored, &account);
     if made.is_err() {
         // Its room is needed; what cannot be removed is worth nothing, and the next one is made in its place.
         let _unfinished = folder.construction();
@@ -92,18 +105,8 @@ fn repaired(folder: &Folder, configured: Option<Option<Account>>) -> Result<Repa
     made
 }
 
-fn make(folder: &Folder, stored: &Stored, account: &Account, old: PathBuf) -> Result<Repaired, SalvageError> {
-    let mut audit = Audit {
-        schema: stored.schema()?,
-        account: stored.account()?,
-        ledger: stored.ledger()?,
-        gaps: stored.gaps(),
-        journal_gaps: stored.journal_gaps(),
-        configuration_damaged: stored.is_configuration_damaged(),
-        disk_failed: folder.failed_before(),
-        database: old.clone(),
-        ..Audit::default()
-    };
+fn make(folder: &Folder, stored: &Stored, account: &Account) -> Result<Repaired, SalvageError> {
+    let mut audit = Audit::of(stored, folder.root())?;
     let to = Destination { root: folder.root(), needed: stored.bytes().min(audit.held_bytes()) };
     to.has_room()?;
     // The old database is wanted there in the end, and what there is no room for had better come to light before the
@@ -129,7 +132,8 @@ fn make(folder: &Folder, stored: &Stored, account: &Account, old: PathBuf) -> Re
     reach("repair", "copied");
     let database = folder.finish(&path).map_err(|error| to.failed(error))?;
     // The rename made the new one count.
-    Ok(Repaired { found: audit, database, replaced: old, missing, surplus, ledger })
+    let replaced = stored.path().to_owned();
+    Ok(Repaired { found: audit, database, replaced, missing, surplus, ledger })
 }
 
 /// What is summed up for the new counters.

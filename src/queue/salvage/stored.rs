@@ -114,6 +114,10 @@ impl Stored {
         SalvageError::Read { path: self.path.clone(), source }
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The places of the engine's log, before its end, that cannot be read.
     pub(super) fn gaps(&self) -> u64 {
         self.tree.gaps
