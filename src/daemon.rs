@@ -41,7 +41,7 @@ use crate::delivery::{self, Added, Ask, Feed, Flusher, KnownVisitors, Shown, Tra
 use crate::event::{Account, Clock, Moment, Seq};
 use crate::figures::{Limits, Meter, Sources};
 use crate::ingest::{self, BindError, Listener};
-use crate::queue::{self, Failed, Ledger, OpenError, Queue, Store};
+use crate::queue::{self, Committed, Failed, Ledger, OpenError, Queue, Store};
 use crate::schedule::{self, LEARNED_FOR, MAX_LEARNED, Scheduler};
 use crate::service::{Manager, Service};
 use crate::telemetry::Identifiers;
@@ -230,7 +230,7 @@ impl Daemon {
         let Self {
             settings,
             clock,
-            queue,
+            mut queue,
             store,
             listener,
             transport,
@@ -280,7 +280,7 @@ impl Daemon {
         };
         let delivery = flusher.run(live, tails, asks, stopped.clone());
         let mut delivering = Aside::start(delivery).map_err(DaemonError::Delivering)?;
-        let telling = tokio::spawn(tell(store.clone(), added, tail, stopped.clone()));
+        let telling = tokio::spawn(tell(queue.live(), store.watch(), added, tail, stopped.clone()));
         let office = Office {
             store: store.clone(),
             backlog: shelf,
@@ -425,9 +425,14 @@ async fn shown(form: IdentifierForm, store: &Store) -> Result<Shown, Failed> {
 }
 
 /// Tells the flusher of commits: what each added, then where the store ends.
-async fn tell(store: Store, added: mpsc::Sender<Added>, tail: watch::Sender<Seq>, until: CancellationToken) {
-    let Some(mut live) = store.live() else { return };
-    let mut ledger = store.watch();
+async fn tell(
+    live: Option<mpsc::Receiver<Committed>>,
+    mut ledger: watch::Receiver<Ledger>,
+    added: mpsc::Sender<Added>,
+    tail: watch::Sender<Seq>,
+    until: CancellationToken,
+) {
+    let Some(mut live) = live else { return };
     let mut told = Seq(0);
     loop {
         // Each arm may be dropped: commits stay in the channel, and the ledger is read as a whole.

@@ -129,6 +129,8 @@ pub type Now = Arc<dyn Fn() -> Moment + Send + Sync>;
 pub struct Queue {
     store: Store,
     appender: Appender,
+    /// What each commit adds, until it is taken.
+    live: Option<mpsc::Receiver<Committed>>,
     writer: std::thread::JoinHandle<()>,
 }
 
@@ -246,9 +248,14 @@ impl Queue {
         self.store.clone()
     }
 
+    /// What each commit adds; given out once. Commits that are not taken in time are left out.
+    pub fn live(&mut self) -> Option<mpsc::Receiver<Committed>> {
+        self.live.take()
+    }
+
     /// Commits what waits and closes the database; everything that is handed on later is lost.
     pub async fn shutdown(self) -> Result<(), Failed> {
-        let Self { store, appender, writer } = self;
+        let Self { store, appender, writer, .. } = self;
         appender.commands.send(Command::Stop);
         drop(appender);
         // The join is blocking, and short: the last commit.

@@ -115,7 +115,6 @@ impl Queue {
             commands: commands.clone(),
             ledger: told.ledger.subscribe(),
             failed: told.failed.subscribe(),
-            live: Arc::new(Mutex::new(Some(taken))),
             kept: Arc::clone(&told.kept),
             count: Arc::new(Mutex::new(Some(count))),
             dead_max_events: Arc::new(AtomicU64::new(settings.dead_max_events)),
@@ -147,7 +146,7 @@ impl Queue {
         };
         let thread = thread::Builder::new().name("queue-writer".to_owned());
         let writer = thread.spawn(move || writer.run(&asked))?;
-        Ok(Self { store, appender, writer })
+        Ok(Self { store, appender, live: Some(taken), writer })
     }
 }
 

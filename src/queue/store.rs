@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tracing::{error, info};
 
 use super::engine::{Engine, met_full_disk};
@@ -69,7 +69,6 @@ pub struct Store {
     pub(super) commands: Sender,
     pub(super) ledger: watch::Receiver<Ledger>,
     pub(super) failed: watch::Receiver<Option<Failed>>,
-    pub(super) live: Arc<Mutex<Option<mpsc::Receiver<Committed>>>>,
     pub(super) kept: Arc<Mutex<Kept>>,
     pub(super) count: Arc<Mutex<Option<Count>>>,
     pub(super) dead_max_events: Arc<AtomicU64>,
@@ -311,15 +310,15 @@ impl Store {
         self.commands.send(command);
         match waiting.await {
             Ok(answer) => Ok(answer),
-            Err(_) => Err(self.ended().await),
+            Err(_) => Err(self.ended().await.unwrap_or(Failed::Closed)),
         }
     }
 
-    /// Why the writer ends, which drops what it was asked for, and says why only after that.
-    async fn ended(&self) -> Failed {
+    /// Why the writer ended: it drops what it was asked for, and says why only after that. `None` where it ended in
+    /// order.
+    async fn ended(&self) -> Option<Failed> {
         let mut failed = self.failed.clone();
-        let told = failed.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
-        told.unwrap_or(Failed::Closed)
+        failed.wait_for(Option::is_some).await.ok()?.clone()
     }
 
     /// What is kept under `name`.
@@ -378,12 +377,6 @@ impl Store {
         self.ledger().dead_held < self.dead_max_events.load(Ordering::Relaxed)
     }
 
-    /// What each commit adds; given out once. Commits that are not taken in time are left out.
-    #[must_use]
-    pub fn live(&self) -> Option<mpsc::Receiver<Committed>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
     /// Why the queue is no longer written, if it is not.
     #[must_use]
     pub fn failure(&self) -> Option<Failed> {
@@ -392,9 +385,7 @@ impl Store {
 
     /// Waits until the queue is no longer written because of a failure; for ever where it is closed in order.
     pub async fn failed(&self) -> Failed {
-        let mut failed = self.failed.clone();
-        let found = failed.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone());
-        match found {
+        match self.ended().await {
             Some(failure) => failure,
             None => std::future::pending().await,
         }

@@ -76,8 +76,8 @@ impl Pair {
     pub(super) fn open_only(&mut self) {
         let now: Now = Arc::new(|| Moment::from_millis(CLOCK.load(Ordering::Relaxed)));
         let probe = |_: &Path| Ok::<_, io::Error>(FREE.load(Ordering::Relaxed));
-        let queue = Queue::open_with(self.settings.clone(), &account("acme"), now, probe, false).unwrap();
-        self.live = queue.store().live();
+        let mut queue = Queue::open_with(self.settings.clone(), &account("acme"), now, probe, false).unwrap();
+        self.live = queue.live();
         self.queue = Some(queue);
         self.look_at_disk();
     }
