@@ -41,11 +41,8 @@ impl Writer {
 
     fn set_aside(&self, plan: &mut Plan, prefix: &[u8]) -> Result<(), CommitError> {
         let mut bytes = 0;
-        for record in self.engine.from(prefix.to_vec()) {
+        for record in self.engine.parts(prefix) {
             let (name, value) = record?;
-            if !name.starts_with(prefix) {
-                break;
-            }
             bytes += value.len() as u64;
             plan.batch.remove(&name);
             plan.batch.insert(keys::quarantine(&name), &*value);

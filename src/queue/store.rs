@@ -27,8 +27,6 @@ pub struct Scan {
     pub entries: Vec<Entry>,
     /// Where the next scan goes on.
     pub next: Seq,
-    /// Whether the scan came to the end of what was durable.
-    pub end: bool,
 }
 
 /// What one commit added.
@@ -119,7 +117,7 @@ impl Store {
     ) -> Result<Scan, sled::Error> {
         // What is behind the tail may be applied, but not durable yet.
         let tail = self.tail();
-        let mut scan = Scan { entries: Vec::with_capacity(room(max)), next: from, end: false };
+        let mut scan = Scan { entries: Vec::with_capacity(room(max)), next: from };
         let more = walk(engine, from, tail, |page, record| {
             self.page(engine, page, record, from, &mut scan, next.as_deref_mut())?;
             Ok(scan.entries.len() >= max)
@@ -128,7 +126,7 @@ impl Store {
             return Ok(Scan { next, ..scan });
         }
         self.counted(tail, 0);
-        Ok(Scan { next: tail.max(from), end: true, ..scan })
+        Ok(Scan { next: tail.max(from), ..scan })
     }
 
     fn page(

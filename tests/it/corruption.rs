@@ -133,7 +133,7 @@ async fn read(path: PathBuf) -> Result<(BTreeMap<u64, Option<Event>>, Ledger), S
         let scan = store.scan(from, 1_000).map_err(|error| error.to_string())?;
         found.extend(scan.entries.iter().map(|entry| entry.seq));
         from = scan.next;
-        if scan.end {
+        if from >= store.tail() {
             break;
         }
     }

@@ -14,7 +14,7 @@ impl Pair {
             store.kept.lock().unwrap().forget_read();
             entries.extend(scan.entries);
             from = scan.next;
-            if scan.end {
+            if scan.next >= store.tail() {
                 return entries;
             }
         }
