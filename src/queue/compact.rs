@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::engine::{CommitError, Engine, SEGMENT_BYTES};
-use super::folder::{construction, sync};
+use super::folder::{construction, current, sync};
 use super::writer::Writer;
 use crate::failpoint::reach;
 
@@ -50,11 +50,11 @@ impl Writer {
             Err(error) => {
                 told_of(&error, &old);
                 // One whose name was not synced counts all the same.
-                if let Some(made) = self.folder.current()?.filter(|current| *current != old) {
+                if let Some(made) = current(self.folder.root())?.filter(|made| *made != old) {
                     self.undo(&made)?;
                 }
                 // Its room is needed; what cannot be removed is worth nothing, and the next one is made in its place.
-                let _unfinished = self.folder.construction();
+                let _unfinished = self.folder.clear_construction();
                 return Ok(false);
             }
         };
@@ -95,7 +95,7 @@ impl Writer {
 
     /// A new database with all that there is, at most about `most` bytes; it is not open.
     fn copied(&self, most: u64) -> Result<(PathBuf, u64), CommitError> {
-        let construction = self.folder.construction()?;
+        let construction = self.folder.clear_construction()?;
         let records = self.engine.copy_whole(&construction, most)?;
         reach("compact", "copied");
         let made = self.folder.finish_replacing(&construction)?;

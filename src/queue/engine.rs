@@ -16,19 +16,18 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sled::{Db, IVec};
+use sled::Db;
 use thiserror::Error;
 use tracing::warn;
 
 use super::batch::Batch;
 use super::error::OpenError;
-use super::folder::{Folder, Identity, sync_tree};
+use super::folder::{Folder, Identity, failed_before, sync_tree, with_prefix};
 use super::index::{Found, Value};
 use super::journal::{Journal, JournalError};
 use super::keys;
@@ -157,12 +156,12 @@ impl Engine {
     pub(super) fn open(path: &Path, folder: &Folder) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Folder { path: path.to_owned(), source };
         // A snapshot that was being written when the power failed makes every open fail.
-        for snapshot in snapshots(path).map_err(failed)? {
-            if snapshot.extension().is_some_and(|ending| ending == "generating") {
+        for (name, snapshot) in snapshots(path).map_err(failed)? {
+            if name.ends_with(".generating") {
                 fs::remove_file(&snapshot).map_err(failed)?;
             }
         }
-        if folder.failed_before() {
+        if failed_before(folder.root()) {
             // A snapshot made since may speak of parts of the log that never reached the disk: the log alone counts.
             set_snapshots_aside(path, folder).map_err(|error| error.at_open(path))?;
         }
@@ -307,12 +306,6 @@ impl Engine {
         merged.into_iter().flatten().chain(closed)
     }
 
-    /// The last record whose key is one of `keys`. What was removed lately is walked over, so `keys` reach no further
-    /// than they have to.
-    pub(super) fn last_in(&self, keys: RangeInclusive<&[u8]>) -> Result<Option<(IVec, Value)>, sled::Error> {
-        super::merged::last_in(self.opened()?, &keys)
-    }
-
     /// The parts of a record whose keys begin with `prefix`, joined; `None` where there is none.
     pub(super) fn joined(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, sled::Error> {
         let mut record = None;
@@ -449,7 +442,7 @@ fn set_snapshots_aside(path: &Path, folder: &Folder) -> Result<(), CommitError> 
     if let [Some(loss)] = salvage::would_lose(path, [known])? {
         return Err(CommitError::Damaged(loss.to_string()));
     }
-    for snapshot in snapshots(path)? {
+    for (_, snapshot) in snapshots(path)? {
         folder.quarantine(&snapshot)?;
     }
     Ok(())
@@ -458,9 +451,9 @@ fn set_snapshots_aside(path: &Path, folder: &Folder) -> Result<(), CommitError> 
 /// What the snapshots of a database tell of its log, by their names.
 pub(super) fn known(path: &Path) -> io::Result<Known> {
     // A database that is made now has no folder yet.
-    let names = if path.exists() { snapshots(path)? } else { Vec::new() };
-    let place = |path: &PathBuf| u64::from_str_radix(path.extension()?.to_str()?, 16).ok();
-    let recovered = names.iter().filter_map(place).max().unwrap_or(0);
+    let found = if path.exists() { snapshots(path)? } else { Vec::new() };
+    let places = found.iter().filter_map(|(place, _)| u64::from_str_radix(place, 16).ok());
+    let recovered = places.max().unwrap_or(0);
     Ok(Known { recovered, reached: recovered, durable: 0 })
 }
 
@@ -470,13 +463,7 @@ pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
 }
 
-fn snapshots(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(path)? {
-        let path = entry?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snap.")) {
-            found.push(path);
-        }
-    }
-    Ok(found)
+/// The snapshots of a database: what follows `snap.` in their names, and their paths.
+fn snapshots(path: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    with_prefix(path, "snap.")
 }

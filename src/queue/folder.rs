@@ -15,6 +15,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
 use tracing::{error, warn};
@@ -22,6 +23,8 @@ use tracing::{error, warn};
 use super::error::OpenError;
 use crate::failpoint::reach;
 
+/// The file that is locked by what uses the queue.
+pub(super) const LOCK: &str = "lock";
 /// The mode of a folder that is made here: events are read by nobody else, nor is the lock taken, whatever the umask.
 const MODE: u32 = 0o700;
 /// The bit that lets every user in.
@@ -60,7 +63,7 @@ impl Folder {
     pub(super) fn lock(root: &Path) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Folder { path: root.to_owned(), source };
         make(root).map_err(failed)?;
-        let path = root.join("lock");
+        let path = root.join(LOCK);
         let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = opened.map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied if path.is_file() => {
@@ -68,24 +71,15 @@ impl Folder {
             }
             _ => failed(error),
         })?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self { root: root.to_owned(), _lock: lock }),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(OpenError::InUse(root.to_owned())),
-            Err((_, errno)) => Err(failed(errno.into())),
-        }
+        Ok(Self { root: root.to_owned(), _lock: locked(file, FlockArg::LockExclusiveNonblock, root)? })
     }
 
     pub(super) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// The database that counts, if there is one.
-    pub(super) fn current(&self) -> io::Result<Option<PathBuf>> {
-        current(&self.root)
-    }
-
-    /// Where the next database is made. What lies there already was never finished.
-    pub(super) fn construction(&self) -> io::Result<PathBuf> {
+    /// Where the next database is made. What lies there already was never finished, and is removed.
+    pub(super) fn clear_construction(&self) -> io::Result<PathBuf> {
         let path = construction(&self.root);
         match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -95,7 +89,7 @@ impl Folder {
 
     /// Makes the constructed database the current one.
     pub(super) fn finish(&self, constructed: &Path) -> io::Result<PathBuf> {
-        let last = self.generations()?.last().map_or(0, |(number, _)| *number);
+        let last = self.last_number()?;
         let path = self.root.join(format!("events.{}", last + 1));
         // Everything below is synced before the rename, and the rename after it: a power cut leaves the old state
         // or the new one, never a database with files that are not there.
@@ -110,8 +104,7 @@ impl Folder {
 
     /// As [`Folder::finish`], of a database that holds all of the current one, and says so.
     pub(super) fn finish_replacing(&self, constructed: &Path) -> io::Result<PathBuf> {
-        let number = self.generations()?.last().map_or(0, |(number, _)| *number);
-        fs::write(constructed.join(REPLACES), number.to_string())?;
+        fs::write(constructed.join(REPLACES), self.last_number()?.to_string())?;
         self.finish(constructed)
     }
 
@@ -125,9 +118,9 @@ impl Folder {
                 read => read?,
             };
             let number: Option<u64> = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
-            let generations = self.generations()?;
-            let old = generations.iter().find(|(found, path)| Some(*found) == number && path != current);
-            if let Some((_, path)) = old.filter(|_| !self.failed_before()) {
+            let databases = databases(&self.root)?;
+            let old = databases.iter().find(|(found, path)| Some(*found) == number && path != current);
+            if let Some((_, path)) = old.filter(|_| !failed_before(&self.root)) {
                 fs::remove_dir_all(path)?;
                 sync(&self.root)?;
                 reach("compact", "removed");
@@ -143,9 +136,9 @@ impl Folder {
 
     /// Moves databases that were replaced into quarantine; where they lie then. Nothing is deleted.
     pub(super) fn set_replaced_aside(&self) -> io::Result<Vec<PathBuf>> {
-        let mut generations = self.generations()?;
-        generations.pop();
-        generations.iter().map(|(_, path)| self.quarantine(path)).collect()
+        let mut replaced = databases(&self.root)?;
+        replaced.pop();
+        replaced.iter().map(|(_, path)| self.quarantine(path)).collect()
     }
 
     /// Moves `path` into quarantine under a name that is free there.
@@ -173,10 +166,6 @@ impl Folder {
         Ok(folder)
     }
 
-    pub(super) fn failed_before(&self) -> bool {
-        failed_before(&self.root)
-    }
-
     /// Leaves the mark that a sync or a write failed; as the disk is failing, this may fail too.
     pub(super) fn mark_failed(&self, why: &str) {
         if let Err(error) = self.try_mark_failed(why) {
@@ -197,8 +186,9 @@ impl Folder {
         sync(&self.root)
     }
 
-    fn generations(&self) -> io::Result<Vec<(u64, PathBuf)>> {
-        generations(&self.root)
+    /// The number of the current database; 0 where there is none.
+    fn last_number(&self) -> io::Result<u64> {
+        Ok(databases(&self.root)?.last().map_or(0, |(number, _)| *number))
     }
 }
 
@@ -234,21 +224,40 @@ pub(super) fn construction(root: &Path) -> PathBuf {
 
 /// The database that counts in the folder `root`, if there is one.
 pub(super) fn current(root: &Path) -> io::Result<Option<PathBuf>> {
-    Ok(generations(root)?.pop().map(|(_, path)| path))
+    Ok(databases(root)?.pop().map(|(_, path)| path))
 }
 
-fn generations(root: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(root)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix("events.")?.parse().ok());
-        if let Some(number) = number {
-            found.push((number, entry.path()));
-        }
-    }
+fn databases(root: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    numbered_paths(root, "events.")
+}
+
+/// What lies in `folder` under `prefix` and a number, in the order of the numbers.
+pub(super) fn numbered_paths(folder: &Path, prefix: &str) -> io::Result<Vec<(u64, PathBuf)>> {
+    let found = with_prefix(folder, prefix)?.into_iter();
+    let mut found: Vec<_> = found.filter_map(|(rest, path)| Some((rest.parse().ok()?, path))).collect();
     found.sort();
     Ok(found)
+}
+
+/// What lies in `folder` under names that begin with `prefix`: the rest of each name, and the path.
+pub(super) fn with_prefix(folder: &Path, prefix: &str) -> io::Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if let Some(rest) = entry.file_name().to_string_lossy().strip_prefix(prefix) {
+            found.push((rest.to_owned(), entry.path()));
+        }
+    }
+    Ok(found)
+}
+
+/// Locks the open lock file of the folder `root`, without waiting for it.
+pub(super) fn locked(file: File, how: FlockArg, root: &Path) -> Result<Flock<File>, OpenError> {
+    let path = root.to_owned();
+    Flock::lock(file, how).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => OpenError::InUse(path),
+        errno => OpenError::Folder { path, source: errno.into() },
+    })
 }
 
 /// Syncs one file or folder.

@@ -6,7 +6,7 @@ use std::ops::{Bound, RangeInclusive};
 
 use sled::IVec;
 
-use super::engine::{NOTES_OF_READ, Open};
+use super::engine::{Engine, NOTES_OF_READ, Open};
 use super::index::{Found, Value};
 
 /// How many records are looked for at once, at first and at most.
@@ -121,19 +121,20 @@ impl Iterator for Merged<'_> {
     }
 }
 
-/// The last record whose key is one of `keys`.
-pub(super) fn last_in(
-    open: &Open,
-    keys: &RangeInclusive<&[u8]>,
-) -> Result<Option<(IVec, Value)>, sled::Error> {
-    loop {
-        let epoch = open.journal.index().epoch();
-        let found = last_place(open, keys)?;
-        if open.journal.index().epoch() != epoch {
-            continue;
+impl Engine {
+    /// The last record whose key is one of `keys`. What was removed lately is walked over, so `keys` reach no further
+    /// than they have to.
+    pub(super) fn last_in(&self, keys: RangeInclusive<&[u8]>) -> Result<Option<(IVec, Value)>, sled::Error> {
+        let open = self.opened()?;
+        loop {
+            let epoch = open.journal.index().epoch();
+            let found = last_place(open, &keys)?;
+            if open.journal.index().epoch() != epoch {
+                continue;
+            }
+            let Some((key, found)) = found else { return Ok(None) };
+            return Ok(found.value().map_err(sled::Error::Io)?.map(|value| (key, value)));
         }
-        let Some((key, found)) = found else { return Ok(None) };
-        return Ok(found.value().map_err(sled::Error::Io)?.map(|value| (key, value)));
     }
 }
 

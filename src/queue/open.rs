@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 use super::batch::Batch;
 use super::engine::{CommitError, Engine, create};
 use super::error::OpenError;
-use super::folder::{Folder, exposed};
+use super::folder::{Folder, current, exposed, failed_before};
 use super::gather::LastCommit;
 use super::inbox::inbox;
 use super::keys::{PAGE, PageKey, meta, numbered};
@@ -67,8 +67,8 @@ impl Queue {
         // Before the engine opens: on a full disk it cannot, without the reserve's room.
         space.room(0);
         // What was never finished takes room; what cannot be removed is worth nothing.
-        let _unfinished = folder.construction();
-        let path = match folder.current().map_err(failed)? {
+        let _unfinished = folder.clear_construction();
+        let path = match current(folder.root()).map_err(failed)? {
             Some(path) => path,
             None => make(&folder, account, rehearse)?,
         };
@@ -85,7 +85,7 @@ impl Queue {
         // Before this start may replace it itself.
         let replaced = folder.set_replaced_aside().map_err(failed)?;
         // Whether an earlier start left the mark, or this open did.
-        if folder.failed_before() {
+        if failed_before(folder.root()) {
             engine = rebuild(&folder, engine)?;
             folder.set_replaced_aside().map_err(failed)?;
         }
@@ -162,7 +162,7 @@ struct Parts {
 /// Makes the first database under another name, so that a power cut in the middle leaves nothing that looks like one.
 fn make(folder: &Folder, account: &Account, rehearse: bool) -> Result<std::path::PathBuf, OpenError> {
     let failed = |source| OpenError::Folder { path: folder.root().to_owned(), source };
-    let path = folder.construction().map_err(failed)?;
+    let path = folder.clear_construction().map_err(failed)?;
     let values = [
         (meta("schema"), seal(&newest(rehearse))),
         (meta("ledger"), Ledger::new().encode()),
@@ -182,11 +182,11 @@ fn rebuild(folder: &Folder, engine: Engine) -> Result<Engine, OpenError> {
     // A copy without these would be worth nothing, and is not to take the place of the database.
     required::<u32>(&engine, "schema")?;
     ledger(&engine)?;
-    let construction = folder.construction().map_err(failed)?;
+    let construction = folder.clear_construction().map_err(failed)?;
     let broken = |path: &Path, error: CommitError| error.at_open(path);
     let copied = engine.copy_to(&construction).map_err(|error| {
         // Its room is needed; what cannot be removed is worth nothing, and the next one is made in its place.
-        let _unfinished = folder.construction();
+        let _unfinished = folder.clear_construction();
         broken(&construction, error)
     })?;
     drop(engine);

@@ -1,15 +1,16 @@
 //! The journal, read at a start.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::folder::numbered_paths;
 use super::frame::{self, End};
 use super::index::Index;
-use super::journal::{SEGMENT, Segment, segment};
+use super::journal::{SEGMENT, Segment};
 
 /// What a journal holds.
 #[derive(Debug, Default)]
@@ -35,28 +36,17 @@ struct Group {
 /// Reads the journal of `database`, and changes nothing.
 pub(super) fn replay(database: &Path) -> io::Result<Replay> {
     let mut replay = Replay::default();
-    let numbers = segments(database)?;
-    for number in &numbers {
-        let path = segment(database, *number);
-        let file = File::open(&path)?;
+    let segments = numbered_paths(database, SEGMENT)?;
+    let last = segments.last().map(|(number, _)| *number);
+    for (number, path) in segments {
+        let file = File::open(path)?;
         let length = file.metadata()?.len();
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
         file.read_exact_at(&mut bytes, 0)?;
-        replay.index.add_file(*number, Arc::new(file));
-        replay.segment(*number, &bytes, numbers.last() == Some(number));
+        replay.index.add_file(number, Arc::new(file));
+        replay.segment(number, &bytes, last == Some(number));
     }
     Ok(replay)
-}
-
-/// The numbers of the segments in `database`, in their order.
-fn segments(database: &Path) -> io::Result<Vec<u64>> {
-    let mut numbers = Vec::new();
-    for entry in fs::read_dir(database)? {
-        let name = entry?.file_name();
-        numbers.extend(name.to_str().and_then(|name| name.strip_prefix(SEGMENT)?.parse::<u64>().ok()));
-    }
-    numbers.sort_unstable();
-    Ok(numbers)
 }
 
 impl Replay {

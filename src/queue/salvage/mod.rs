@@ -24,7 +24,6 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
@@ -164,14 +163,10 @@ impl Stopped {
 /// Locks `root` as a reader, without making anything.
 fn lock(root: &Path) -> Result<Option<Flock<File>>, OpenError> {
     let failed = |source| OpenError::Folder { path: root.to_owned(), source };
-    let file = match File::open(root.join("lock")) {
+    let file = match File::open(root.join(folder::LOCK)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound && root.is_dir() => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
-    match Flock::lock(file, FlockArg::LockSharedNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, Errno::EWOULDBLOCK)) => Err(OpenError::InUse(root.to_owned())),
-        Err((_, errno)) => Err(failed(errno.into())),
-    }
+    folder::locked(file, FlockArg::LockSharedNonblock, root).map(Some)
 }

@@ -12,7 +12,7 @@ use crate::event::{Account, Balance, DeadReason, Seq};
 use crate::failpoint::reach;
 use crate::queue::engine::CommitError;
 use crate::queue::error::OpenError;
-use crate::queue::folder::Folder;
+use crate::queue::folder::{Folder, current, failed_before};
 use crate::queue::keys::{meta, quarantine};
 use crate::queue::ledger::Ledger;
 use crate::queue::migrations::NEWEST;
@@ -65,7 +65,7 @@ pub(in crate::queue) fn put_away(folder: &Folder, old: &Path) -> Result<PathBuf,
     folder.set_replaced_aside().map_err(failed)?;
     reach("repair", "put_away");
     // The mark goes last: a crash before this only has the new database copied once more.
-    if folder.failed_before() {
+    if failed_before(folder.root()) {
         folder.clear_failed().map_err(failed)?;
     }
     reach("repair", "cleared");
@@ -85,8 +85,8 @@ enum Asked {
 fn repaired(folder: &Folder, asked: Asked) -> Result<Repaired, SalvageError> {
     let root = folder.root();
     let failed = |source| OpenError::Folder { path: root.to_owned(), source };
-    let old = folder.current().map_err(failed)?.ok_or_else(|| SalvageError::NoDatabase(root.to_owned()))?;
-    let stored = Stored::open(&old, folder.failed_before())?;
+    let old = current(root).map_err(failed)?.ok_or_else(|| SalvageError::NoDatabase(root.to_owned()))?;
+    let stored = Stored::open(&old, failed_before(root))?;
     stored.check_schema(root)?;
     let configured = match asked {
         Asked::ByOperator { configured } => configured,
@@ -100,7 +100,7 @@ fn repaired(folder: &Folder, asked: Asked) -> Result<Repaired, SalvageError> {
     let made = make(folder, &stored, &account);
     if made.is_err() {
         // Its room is needed; what cannot be removed is worth nothing, and the next one is made in its place.
-        let _unfinished = folder.construction();
+        let _unfinished = folder.clear_construction();
     }
     made
 }
@@ -114,7 +114,7 @@ fn make(folder: &Folder, stored: &Stored, account: &Account) -> Result<Repaired,
     folder.make_quarantine().map_err(|error| to.failed(error))?;
     // Written beside the old database, of which not a byte is changed: a crash up to the rename leaves the old queue,
     // and the next repair begins with removing this.
-    let path = folder.construction().map_err(|error| to.failed(error))?;
+    let path = folder.clear_construction().map_err(|error| to.failed(error))?;
     reach("repair", "begun");
     let unwritten = |error: CommitError| to.write_failed(&error);
     let mut new = NewDatabase::make(&path, u64::MAX).map_err(unwritten)?;
