@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
+use thiserror::Error;
 
 use super::long_lines::LongLines;
 use super::operate::some;
@@ -74,24 +75,32 @@ fn host(text: &str) -> Result<Host, String> {
     }
 }
 
+/// Why a command on the folder of a stopped daemon did not come to its end.
+#[derive(Debug, Error)]
+enum StoreError {
+    #[error(transparent)]
+    Salvage(#[from] SalvageError),
+    #[error("standard output cannot be written: {0}")]
+    Output(#[source] io::Error),
+}
+
 /// Works on the folder that `config` names.
 pub(super) fn run(config: &Config, command: StoreCommand) -> Exit {
     let root = &config.queue.path;
     let ended = match command {
-        StoreCommand::Check { json } => {
-            salvage::check(root).and_then(|audit| print_check(root, &audit, json))
-        }
+        StoreCommand::Check { json } => check(root, json),
         StoreCommand::Export(export) => export.run(config),
-        StoreCommand::Repair { json } => salvage::repair(root, config.account().ok())
-            .and_then(|repaired| print_repair(root, &repaired, json)),
+        StoreCommand::Repair { json } => repair(root, config.account().ok(), json),
     };
     ended.unwrap_or_else(|error| {
         let exit = match &error {
-            SalvageError::Output(error) if had_enough(error) => return Exit::Success,
-            SalvageError::Open(OpenError::InUse(_)) => Exit::InUse,
-            SalvageError::Open(OpenError::Newer { .. })
-            | SalvageError::Older { .. }
-            | SalvageError::NoAccount(_) => Exit::Configuration,
+            StoreError::Output(error) if had_enough(error) => return Exit::Success,
+            StoreError::Salvage(SalvageError::Open(OpenError::InUse(_))) => Exit::InUse,
+            StoreError::Salvage(
+                SalvageError::Open(OpenError::Newer { .. })
+                | SalvageError::Older { .. }
+                | SalvageError::NoAccount(_),
+            ) => Exit::Configuration,
             _ => Exit::Disk,
         };
         told(&error.to_string());
@@ -100,7 +109,7 @@ pub(super) fn run(config: &Config, command: StoreCommand) -> Exit {
 }
 
 impl Export {
-    fn run(self, config: &Config) -> Result<Exit, SalvageError> {
+    fn run(self, config: &Config) -> Result<Exit, StoreError> {
         let stopped = Stopped::open(&config.queue.path)?;
         let mut out = BufWriter::new(io::stdout().lock());
         let (mut count, mut left_out) = (0_u64, 0_u64);
@@ -112,7 +121,7 @@ impl Export {
                     count += 1;
                     let line = VisibleJson(&again.line).to_string();
                     long.look(&line);
-                    return writeln!(out, "{line}");
+                    return writeln!(out, "{line}").map_err(StoreError::Output);
                 }
                 Fidelity::Refused(why) => why,
                 Fidelity::Changed => "it would be stored as another event".to_owned(),
@@ -132,7 +141,7 @@ impl Export {
             }),
             false => stopped.events(|event| if self.takes(config, &event) { line(&event) } else { Ok(()) }),
         }?;
-        out.flush().map_err(SalvageError::Output)?;
+        out.flush().map_err(StoreError::Output)?;
         let (one, many) = if self.dead { LETTERS } else { EVENTS };
         told(&format!("{} exported", some(count, one, many)));
         long.note().iter().for_each(|note| told(note));
@@ -154,7 +163,8 @@ impl Export {
     }
 }
 
-fn print_check(root: &Path, audit: &Audit, json: bool) -> Result<Exit, SalvageError> {
+fn check(root: &Path, json: bool) -> Result<Exit, StoreError> {
+    let audit = &salvage::check(root)?;
     let wrong = audit.wrong();
     let text = match json {
         true => {
@@ -183,8 +193,9 @@ fn print_check(root: &Path, audit: &Audit, json: bool) -> Result<Exit, SalvageEr
     Ok(if wrong.is_empty() { Exit::Success } else { Exit::Refused })
 }
 
-fn print_repair(root: &Path, repaired: &Repaired, json: bool) -> Result<Exit, SalvageError> {
-    let Repaired { found, database, replaced, missing, surplus, ledger } = repaired;
+fn repair(root: &Path, configured: Option<Account>, json: bool) -> Result<Exit, StoreError> {
+    let Repaired { found, database, replaced, missing, surplus, ledger } =
+        &salvage::repair(root, configured)?;
     if json {
         let mut all = audit_json(found);
         all.insert("database".to_owned(), json!(database));
@@ -289,6 +300,6 @@ fn json_line(all: Map<String, Value>) -> String {
     format!("{}\n", VisibleJson(&Value::Object(all).to_string()))
 }
 
-fn print(text: &str) -> Result<(), SalvageError> {
-    io::stdout().write_all(text.as_bytes()).map_err(SalvageError::Output)
+fn print(text: &str) -> Result<(), StoreError> {
+    io::stdout().write_all(text.as_bytes()).map_err(StoreError::Output)
 }

@@ -155,7 +155,7 @@ fn salvaged(path: &Path) -> BTreeMap<u64, Event> {
     };
     let all = stopped.events(|event| {
         events.insert(event.seq.0, event);
-        Ok(())
+        Ok::<_, SalvageError>(())
     });
     all.expect("the log can be read");
     events

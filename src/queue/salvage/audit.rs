@@ -184,7 +184,7 @@ pub fn check(root: &Path) -> Result<Audit, SalvageError> {
             }
             Item::Members { .. } | Item::Mark { .. } | Item::Meta { .. } => {}
         }
-        Ok(())
+        Ok::<_, SalvageError>(())
     })?;
     Ok(audit)
 }

@@ -98,9 +98,6 @@ pub enum SalvageError {
         /// What was answered.
         message: String,
     },
-    /// What is found cannot be handed on.
-    #[error("standard output cannot be written: {0}")]
-    Output(#[source] io::Error),
 }
 
 /// The queue of a stopped daemon, open for reading.
@@ -128,17 +125,20 @@ impl Stopped {
     /// Hands on every event that waits and can be read, in its order; how many there were.
     ///
     /// # Errors
-    /// [`SalvageError`]: the disk cannot be read, or `visit` failed.
-    pub fn events(&self, mut visit: impl FnMut(Event) -> io::Result<()>) -> Result<u64, SalvageError> {
+    /// [`SalvageError`]: the disk cannot be read; or that of `visit`.
+    pub fn events<E: From<SalvageError>>(
+        &self,
+        mut visit: impl FnMut(Event) -> Result<(), E>,
+    ) -> Result<u64, E> {
         let mut count = 0;
         self.stored.walk(|item| {
             if let Item::Page(page) = item {
                 for event in page.events() {
-                    visit(event).map_err(SalvageError::Output)?;
+                    visit(event)?;
                     count += 1;
                 }
             }
-            Ok(())
+            Ok::<_, E>(())
         })?;
         Ok(count)
     }
@@ -146,15 +146,18 @@ impl Stopped {
     /// Hands on every dead letter that can be read, oldest first; how many there were.
     ///
     /// # Errors
-    /// [`SalvageError`] as in [`Stopped::events`].
-    pub fn letters(&self, mut visit: impl FnMut(DeadLetter) -> io::Result<()>) -> Result<u64, SalvageError> {
+    /// As in [`Stopped::events`].
+    pub fn letters<E: From<SalvageError>>(
+        &self,
+        mut visit: impl FnMut(DeadLetter) -> Result<(), E>,
+    ) -> Result<u64, E> {
         let mut count = 0;
         self.stored.walk(|item| {
             if let Item::Letter { letter: Ok(letter), .. } = item {
-                visit(letter).map_err(SalvageError::Output)?;
+                visit(letter)?;
                 count += 1;
             }
-            Ok(())
+            Ok::<_, E>(())
         })?;
         Ok(count)
     }

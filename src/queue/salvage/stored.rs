@@ -217,10 +217,10 @@ impl Stored {
     }
 
     /// Goes through everything, in the order of the keys.
-    pub(super) fn walk(
+    pub(super) fn walk<E: From<SalvageError>>(
         &self,
-        mut visit: impl FnMut(Item) -> Result<(), SalvageError>,
-    ) -> Result<(), SalvageError> {
+        mut visit: impl FnMut(Item) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut open: Vec<Record> = Vec::new();
         for record in self.from(Vec::new()) {
             let record = record.map_err(|error| self.failed(error))?;

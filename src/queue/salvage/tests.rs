@@ -72,13 +72,13 @@ fn read(root: &Path) -> (BTreeMap<u64, Event>, BTreeMap<u64, DeadLetter>) {
     stopped
         .events(|event| {
             events.insert(event.seq.0, event);
-            Ok(())
+            Ok::<_, SalvageError>(())
         })
         .unwrap();
     stopped
         .letters(|letter| {
             letters.insert(letter.event.seq.0, letter);
-            Ok(())
+            Ok::<_, SalvageError>(())
         })
         .unwrap();
     (events, letters)

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use target_notifyd::event::{Event, Moment, Seq};
-use target_notifyd::queue::salvage::Stopped;
+use target_notifyd::queue::salvage::{SalvageError, Stopped};
 use target_notifyd::queue::{Now, OpenError, Queue, Settings, failed_before};
 use target_notifyd::wire::defaults::Defaults;
 use target_notifyd::wire::reply::Appended;
@@ -111,9 +111,9 @@ impl Held {
         let mut ids = BTreeSet::new();
         let read = Stopped::open(path).and_then(|stopped| {
             stopped.events(|event| {
-                is_genuine(&event).map_err(std::io::Error::other)?;
+                is_genuine(&event).unwrap_or_else(|error| panic!("the damaged queue: {error}"));
                 ids.insert(event.id.as_str().to_owned());
-                Ok(())
+                Ok::<_, SalvageError>(())
             })
         });
         read.unwrap_or_else(|error| panic!("the damaged queue: {error}"));
