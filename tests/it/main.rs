@@ -38,6 +38,7 @@ mod load;
 mod log_lines;
 mod manual;
 mod metrics;
+mod notifier;
 mod options;
 mod paths;
 mod power;
