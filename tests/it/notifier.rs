@@ -1,6 +1,7 @@
-//! The ready clients in `examples/`: they take the options of Adobe's SDKs, over a restart. Each is tried by a
-//! program of its language, `notifier/check.*`.
+//! The ready clients in `examples/`: they take the options of Adobe's SDKs, over a restart, from many workers, and wait no
+//! longer than they were told. Each is tried by a program of its language, `notifier/check.*`.
 
+use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 
 use target_notifyd::sandbox::{self, Sandbox};
@@ -9,20 +10,23 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 use crate::support::{Running, settings};
 
-/// So many events each program submits: one before the restart, and one after it.
-const EVENTS: u64 = 2;
+/// So many events each program submits: one before the restart, one after it, and a hundred at once.
+const EVENTS: u64 = 102;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_ready_clients_take_the_options_of_the_sdks_over_a_restart() {
     let (folder, root) = (TempDir::new().expect("a folder"), env!("CARGO_MANIFEST_DIR"));
     let sandbox = Sandbox::start(sandbox::Settings::default()).expect("the sandbox listens");
     let settings = settings(&folder, &sandbox);
+    let silent = folder.path().join("silent.sock");
+    // Nobody accepts: so it is where a service manager holds the socket of a daemon that does not start.
+    let _listener = UnixListener::bind(&silent).expect("a socket");
     let mut delivered = 0;
     for (program, check) in [("python3", "check.py"), ("node", "check.cjs")] {
         let running = Running::start(settings.clone()).await;
         let child = tokio::process::Command::new(program)
             .arg(format!("{root}/tests/it/notifier/{check}"))
-            .arg(&settings.ingest.socket)
+            .args([&settings.ingest.socket, &silent])
             .env("PYTHONPATH", format!("{root}/examples"))
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .stdin(Stdio::piped())
