@@ -1,4 +1,4 @@
-//! The lines of the admin socket: what may be asked, and what is answered. The README's "Admin protocol" explains them; the
+//! The lines of the admin socket: what may be asked, and what is answered. `docs/admin-protocol.md` explains them; the
 //! names are stable, and members may be added.
 
 mod answer;

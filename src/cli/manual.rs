@@ -1,4 +1,4 @@
-//! Manual pages and shell completions, from the same source as `--help` and the README's table of the configuration.
+//! Manual pages and shell completions, from the same source as `--help` and the table of the configuration in `docs/`.
 //!
 //! The examples stand here together, so that no command is without one; the tests hold that, and try their options.
 

@@ -1,4 +1,4 @@
-//! Holds the README's table of log lines to the code: each line's level, event, sentence and fields, in both directions.
+//! Holds the table of log lines in `docs/` to the code: each line's level, event, sentence and fields, in both directions.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -108,10 +108,9 @@ fn lines() -> Vec<Line> {
 
 /// The rows of the table: what the code says, and what to do about it.
 fn table() -> Vec<(String, String)> {
-    let readme = fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md"));
-    let readme = readme.expect("there is a README");
-    let section = readme.split("\n## Log lines\n").nth(1).and_then(|rest| rest.split("\n## ").next());
-    let rows = section.expect("there is a section on log lines").lines().filter(|row| {
+    let page = fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/log-lines.md"));
+    let page = page.expect("there is a page on log lines");
+    let rows = page.lines().filter(|row| {
         ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"]
             .iter()
             .any(|level| row.starts_with(&format!("| {level} ")))
@@ -132,7 +131,7 @@ fn the_table_of_log_lines_is_that_of_the_code() {
     let (missing, old) = (list(code.difference(&told).collect()), list(told.difference(&code).collect()));
     assert!(
         missing.is_empty() && old.is_empty(),
-        "the README's table misses:\n{missing}\nand has too much:\n{old}"
+        "the table in docs/log-lines.md misses:\n{missing}\nand has too much:\n{old}"
     );
     assert_eq!(table.len(), told.len(), "a row of the table is there twice");
 }

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::process::{LIMIT, Log, NOBODY, command, connect, message, terminate};
 use crate::support::display;
 
-/// What the daemon may hold with this crowd connected, as README says.
+/// What the daemon may hold with this crowd connected, as docs/tests.md says.
 const MOST_MEMORY: u64 = 256 << 20;
 /// What the crowd takes of open files on either side, and what else is open.
 const CROWD_FILES: u64 = 4_096;

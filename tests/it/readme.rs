@@ -1,4 +1,4 @@
-//! Holds the README to the code: its configuration, its metrics, and its producers.
+//! Holds the README and the pages of `docs/` to the code: the configuration, the metrics, and the producers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,11 @@ fn root() -> PathBuf {
 }
 
 fn readme() -> String {
-    fs::read_to_string(root().join("README.md")).expect("there is a README")
+    page("README.md")
+}
+
+fn page(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// The table of the configuration, from the commented defaults.
@@ -40,7 +44,10 @@ fn configuration() -> String {
 #[test]
 fn the_configuration_table_is_that_of_the_code() {
     let table = configuration();
-    assert!(readme().contains(&table), "the README's table of the configuration is to be:\n{table}");
+    assert!(
+        page("docs/configuration.md").contains(&table),
+        "the table in docs/configuration.md is to be:\n{table}"
+    );
 }
 
 #[test]
@@ -49,7 +56,73 @@ fn the_table_of_metrics_is_that_of_the_code() {
     for metric in target_notifyd::daemon::metrics::all() {
         table.push_str(&format!("| `{}` | {} | {} |\n", metric.name, metric.kind, metric.help));
     }
-    assert!(readme().contains(&table), "the README's table of metrics is to be:\n{table}");
+    assert!(page("docs/metrics.md").contains(&table), "the table in docs/metrics.md is to be:\n{table}");
+}
+
+/// Every page, by its path from the root.
+fn pages() -> Vec<String> {
+    let docs = fs::read_dir(root().join("docs")).expect("there are docs");
+    let names =
+        docs.map(|entry| entry.expect("docs can be listed").file_name().to_string_lossy().into_owned());
+    std::iter::once("README.md".to_owned()).chain(names.map(|name| format!("docs/{name}"))).collect()
+}
+
+/// A page without its blocks of code.
+fn prose(text: &str) -> String {
+    text.split("```").step_by(2).collect()
+}
+
+/// What a link to each heading of a page is called.
+fn anchors(page: &str) -> Vec<String> {
+    let headings = page
+        .lines()
+        .filter_map(|line| line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#')));
+    let plain = |letter: &char| letter.is_alphanumeric() || matches!(letter, ' ' | '-' | '_');
+    headings
+        .map(|text| text.to_lowercase().chars().filter(plain).collect::<String>().replace(' ', "-"))
+        .collect()
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut count = 0;
+    for name in pages() {
+        let text = prose(&page(&name));
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.contains("://")) {
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let folder = Path::new(&name).parent().expect("a page is in a folder");
+            let file = if file.is_empty() { PathBuf::from(&name) } else { folder.join(file) };
+            assert!(root().join(&file).exists(), "{name} links to {link}, which is not there");
+            if !anchor.is_empty() {
+                let found = anchors(&prose(&page(&file.display().to_string())));
+                assert!(
+                    found.iter().any(|one| one == anchor),
+                    "{name} links to {link}, a heading that is not there: {found:?}"
+                );
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 5, "the links were found");
+}
+
+#[test]
+fn the_package_has_every_page_and_example() {
+    let manifest = page("Cargo.toml");
+    for (folder, assets) in
+        [("docs", "docs/*.md"), ("examples", "examples/*"), ("systemd/examples", "systemd/examples/*.conf")]
+    {
+        assert!(
+            manifest.contains(&format!("[\"{assets}\", \"usr/share/doc/target-notifyd/")),
+            "{assets} is not packed"
+        );
+        let ending = Path::new(assets).extension();
+        for entry in fs::read_dir(root().join(folder)).expect("the folder can be listed") {
+            let path = entry.expect("the folder can be listed").path();
+            assert!(ending.is_none() || path.extension() == ending, "{} is not packed", path.display());
+        }
+    }
 }
 
 #[test]

@@ -89,7 +89,7 @@ pub(in crate::cli) enum Operate {
 
 #[derive(Clone, Copy, Debug, Args)]
 pub(in crate::cli) struct Json {
-    /// Print JSON lines, as the README's "Admin protocol" describes them.
+    /// Print JSON lines, as docs/admin-protocol.md describes them.
     #[arg(long)]
     json: bool,
 }
