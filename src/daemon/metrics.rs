@@ -14,9 +14,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::delivery::{Kind, Latency};
-use crate::event::DeadReason;
+use crate::event::{DeadReason, Host};
 use crate::figures::{Figures, Meter};
-use crate::schedule::{Gate, HostGate};
+use crate::schedule::HostHealth;
 
 /// The format that [`text`] is in, as a content type.
 pub(super) const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
@@ -199,7 +199,7 @@ struct Scrape {
     set_aside: Vec<(DeadReason, u64)>,
     requests: Vec<(Kind, u64)>,
     latency: Latency,
-    hosts: Vec<HostGate>,
+    hosts: Vec<(Host, HostHealth)>,
 }
 
 /// The metrics now, in Prometheus' text format.
@@ -288,10 +288,10 @@ fn refused(scrape: &Scrape) -> Labelled {
 }
 
 fn hosts(scrape: &Scrape) -> Labelled {
-    let states = |one: &HostGate| {
-        let (host, gate) = (one.host.to_string(), one.gate);
-        Gate::ALL.map(|state| {
-            (vec![("host", host.clone()), ("state", state.as_str().to_owned())], u64::from(state == gate))
+    let states = |(host, health): &(Host, HostHealth)| {
+        let (host, health) = (host.to_string(), *health);
+        HostHealth::ALL.map(|state| {
+            (vec![("host", host.clone()), ("state", state.as_str().to_owned())], u64::from(state == health))
         })
     };
     scrape.hosts.iter().flat_map(states).collect()
@@ -300,10 +300,9 @@ fn hosts(scrape: &Scrape) -> Labelled {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Host;
 
     fn scrape(figures: Figures) -> Scrape {
-        let hosts = vec![HostGate { host: Host::Client, gate: Gate::Paused }];
+        let hosts = vec![(Host::Client, HostHealth::Paused)];
         let went = crate::delivery::Counts::default();
         let (requests, latency) = (went.requests().collect(), went.latency());
         Scrape { figures, set_aside: vec![(DeadReason::Refused, 3)], requests, latency, hosts }

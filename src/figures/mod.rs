@@ -20,10 +20,10 @@ use tokio::sync::{mpsc, watch};
 pub use self::forecast::Limits;
 use self::fruitless::Fruitless;
 use crate::delivery::{self, Ask, Latency};
-use crate::event::{Balance, Clock, Moment, Seq};
+use crate::event::{Balance, Clock, Host, Moment, Seq};
 use crate::ingest;
 use crate::queue::{self, Failed, Ledger, Store};
-use crate::schedule::{HostGate, Scheduler, Status};
+use crate::schedule::{HostHealth, Scheduler, Status};
 
 /// How often a sample is taken.
 pub const SAMPLE_EVERY: Duration = Duration::from_secs(5);
@@ -255,8 +255,8 @@ impl Meter {
     }
 
     /// What each host does with requests.
-    pub async fn hosts(&self) -> Vec<HostGate> {
-        Ask::operate(&self.asks, |scheduler, now| scheduler.gates(now)).await.unwrap_or_default()
+    pub async fn hosts(&self) -> Vec<(Host, HostHealth)> {
+        Ask::operate(&self.asks, |scheduler, now| scheduler.health(now)).await.unwrap_or_default()
     }
 
     /// What goes out, in numbers.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::gate::Gate as Seen;
+use super::health::HostHealth;
 use super::notice::Cause;
 use super::pace::Pace;
 use crate::event::{Lane, Moment, Owner};
@@ -172,13 +172,13 @@ impl HostState {
         }
     }
 
-    /// The gate as an operator sees it.
-    pub(super) fn seen(&self, now: Moment) -> Seen {
+    /// What an operator sees of it.
+    pub(super) fn health(&self, now: Moment) -> HostHealth {
         match self.gate {
-            Gate::Shut { why: Why::Breaker, .. } => Seen::Open,
-            Gate::Shut { why: Why::Pause(_), .. } => Seen::Paused,
-            Gate::Open if self.is_asking(now) => Seen::Busy,
-            Gate::Open => Seen::Closed,
+            Gate::Shut { why: Why::Breaker, .. } => HostHealth::BreakerOpen,
+            Gate::Shut { why: Why::Pause(_), .. } => HostHealth::Paused,
+            Gate::Open if self.is_asking(now) => HostHealth::Busy,
+            Gate::Open => HostHealth::Serving,
         }
     }
 

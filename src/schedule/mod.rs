@@ -3,7 +3,7 @@
 mod ages;
 mod backoff;
 mod control;
-mod gate;
+mod health;
 mod host;
 mod index;
 mod lane;
@@ -23,7 +23,7 @@ pub use self::backoff::{Backoff, Random};
 pub use self::control::{
     Changed, Controls, MAX_HOLDS, MAX_PAUSES, MAX_REASON_BYTES, Pause, Selection, cut_reason,
 };
-pub use self::gate::{Gate, HostGate};
+pub use self::health::HostHealth;
 pub use self::host::Trouble;
 pub use self::notice::{Cause, Notice};
 pub use self::remembered::Remembered;

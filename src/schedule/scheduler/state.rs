@@ -1,7 +1,7 @@
 //! The state of delivery: in numbers, by host, and whether it is stuck.
 
-use super::{Duration, MAX_SETTLING, Moment, Scheduler};
-use crate::schedule::HostGate;
+use super::{Duration, Host, MAX_SETTLING, Moment, Scheduler};
+use crate::schedule::HostHealth;
 
 /// How delivery is stuck.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Scheduler {
 
     /// What each host does with requests.
     #[must_use]
-    pub fn gates(&self, now: Moment) -> Vec<HostGate> {
-        self.hosts.iter().map(|(host, state)| HostGate { host: *host, gate: state.seen(now) }).collect()
+    pub fn health(&self, now: Moment) -> Vec<(Host, HostHealth)> {
+        self.hosts.iter().map(|(name, host)| (*name, host.health(now))).collect()
     }
 }

@@ -1,41 +1,30 @@
 //! Whether a host takes requests, as an operator sees it.
 
-use crate::event::Host;
-
 /// What a host does with requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gate {
+pub enum HostHealth {
     /// It takes them.
-    Closed,
+    Serving,
     /// Its breaker is open: one request at a time probes it.
-    Open,
+    BreakerOpen,
     /// Its answers paused it: they say that the configuration is wrong, or refuse everything.
     Paused,
     /// It asked all sessions to wait.
     Busy,
 }
 
-impl Gate {
+impl HostHealth {
     /// Every state.
-    pub const ALL: [Self; 4] = [Self::Closed, Self::Open, Self::Paused, Self::Busy];
+    pub const ALL: [Self; 4] = [Self::Serving, Self::BreakerOpen, Self::Paused, Self::Busy];
 
-    /// The name that the metrics use.
+    /// The name that the metrics use: the state of its breaker.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
+            Self::Serving => "closed",
+            Self::BreakerOpen => "open",
             Self::Paused => "paused",
             Self::Busy => "busy",
         }
     }
-}
-
-/// A host and its gate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HostGate {
-    /// Which.
-    pub host: Host,
-    /// What it does with requests.
-    pub gate: Gate,
 }
