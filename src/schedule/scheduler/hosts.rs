@@ -11,7 +11,7 @@ impl Scheduler {
     /// Where the lane's next request goes: the cluster of its visitor, the one that the event
     /// names, the one that an answer named, or the default; and
     /// the client's own host where that one is shut and no probe is due, unless an operator stopped it.
-    pub(super) fn host_of(&mut self, now: Moment, lane: Lane) -> Host {
+    pub(super) fn host_of(&self, now: Moment, lane: Lane) -> Host {
         let next = self.lanes.get(&lane).and_then(|state| state.next(now, &self.settings));
         let (visitor, named) = next.map(|event| (event.visitor, event.cluster)).unwrap_or_default();
         self.host_for(now, lane, visitor, named)
@@ -19,7 +19,7 @@ impl Scheduler {
 
     /// The same for a lane whose first event is of this visitor, and names this cluster.
     pub(super) fn host_for(
-        &mut self,
+        &self,
         now: Moment,
         lane: Lane,
         visitor: Option<Visitor>,
@@ -237,15 +237,14 @@ impl Scheduler {
         let Some(own) = self.hosts.get(&Host::Client).filter(|own| own.takes(now) != Some(false)) else {
             return;
         };
-        let waiting: Vec<Lane> = own.queue.iter().copied().collect();
         let back: BTreeSet<Lane> =
-            waiting.into_iter().filter(|lane| self.has_open_edge(now, *lane)).collect();
+            own.queue.iter().copied().filter(|lane| self.has_open_edge(now, *lane)).collect();
         if !back.is_empty() {
             self.refile_lanes(now, &back);
         }
     }
 
-    fn has_open_edge(&mut self, now: Moment, lane: Lane) -> bool {
+    fn has_open_edge(&self, now: Moment, lane: Lane) -> bool {
         let host = self.host_of(now, lane);
         let is_open = |edge: &HostState| edge.takes(now) == Some(false);
         host != Host::Client && (self.is_own_stopped() || self.hosts.get(&host).is_none_or(is_open))

@@ -68,7 +68,7 @@ impl Scheduler {
 
     /// Whether the first event of a lane is left on the disk, since its host crowds the index. What joins a lane is not: it
     /// makes no request more.
-    fn is_crowded_out(&mut self, now: Moment, entry: &Entry) -> bool {
+    fn is_crowded_out(&self, now: Moment, entry: &Entry) -> bool {
         let Some(crowd) = self.crowd.filter(|_| self.is_tight()) else { return false };
         !self.lanes.contains_key(&entry.lane)
             && self.host_for(now, entry.lane, entry.visitor, entry.cluster) == crowd
