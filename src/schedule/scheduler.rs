@@ -336,7 +336,6 @@ impl Scheduler {
             && let Some(attempt) = self.under_way.remove(&id)
         {
             self.release(&attempt);
-            self.parked -= usize::from(attempt.parked);
             self.free(now, lane);
         }
     }
@@ -463,7 +462,9 @@ impl Scheduler {
         Some(Attempt { id, lane, seqs, visitor, host, probe })
     }
 
+    /// A request is over: its host may take another, and a parked event that was in it is parked no longer.
     fn release(&mut self, attempt: &UnderWay) {
+        self.parked = self.parked.saturating_sub(usize::from(attempt.parked));
         if let Some(host) = self.hosts.get_mut(&attempt.host) {
             host.in_flight = host.in_flight.saturating_sub(1);
             host.probing &= !attempt.probe;

@@ -25,7 +25,6 @@ impl Scheduler {
         settled: &mut Settled,
     ) {
         let events = std::mem::take(&mut attempt.events);
-        self.parked -= usize::from(attempt.parked);
         match judged {
             Verdict::Delivered => {
                 settled.delivered.extend(events.iter().map(|event| event.seq));
@@ -166,7 +165,6 @@ impl Scheduler {
         lane: &mut LaneState,
     ) {
         let events = std::mem::take(&mut attempt.events);
-        self.parked -= usize::from(attempt.parked);
         if events.len() > 1 {
             lane.put_back_in_halves(events);
             return;
