@@ -27,6 +27,7 @@ use super::revisits::Revisits;
 use super::{Random, Remembered, Settings, Verdict, verdict};
 use crate::event::{Answer, Cluster, DeadReason, Entry, Host, Lane, Moment, Outcome, Owner, Seq, Visitor};
 
+use self::judging::Judging;
 pub use self::listing::{Counted, Extent, Hindrance, HostView, LaneView, LastError, Standing};
 use self::listing::{ERRORS_FOR, MAX_ERRORS};
 pub use self::state::{Status, Stuck};
@@ -342,28 +343,32 @@ impl Scheduler {
 
     /// The events of an attempt could not be read from the disk: nothing was sent, and its host is not to blame.
     pub fn handle_unread(&mut self, now: Moment, id: u64, detail: &str) {
-        let Some(attempt) = self.under_way.remove(&id) else { return };
+        let Some(mut attempt) = self.under_way.remove(&id) else { return };
         self.release(&attempt);
         let lane = attempt.lane;
         self.note_error(now, lane, true, detail);
-        let mut lane_state = self.lanes.remove(&lane).unwrap_or_else(LaneState::new);
-        self.judge_unread(now, attempt, detail, &mut lane_state);
-        self.lanes.insert(lane, lane_state);
+        let events = std::mem::take(&mut attempt.events);
+        let (answer, detail) = (Answer::Unreadable, detail.to_owned());
+        let outcome = Outcome { answer, retry_after: None, edge: None, known: None, detail };
+        let mut on = self.judging(now, &attempt, &outcome);
+        self.judge_unread(&mut on, events);
+        self.lanes.insert(lane, on.lane);
         self.free(now, lane);
     }
 
     /// What came of an attempt.
     pub fn handle_outcome(&mut self, now: Moment, id: u64, outcome: &Outcome) -> Settled {
-        let mut settled = Settled::default();
-        let Some(attempt) = self.under_way.remove(&id) else { return settled };
+        let Some(mut attempt) = self.under_way.remove(&id) else { return Settled::default() };
         self.release(&attempt);
         self.learn(now, &attempt, outcome);
         let (lane, judged) = (attempt.lane, verdict(outcome, attempt.events.len()));
         self.judge_host(now, &attempt, judged, outcome);
         self.note_error(now, lane, judged != Verdict::Delivered, &outcome.detail);
-        let mut lane_state = self.lanes.remove(&lane).unwrap_or_else(LaneState::new);
-        self.judge(now, attempt, judged, outcome, &mut lane_state, &mut settled);
-        self.lanes.insert(lane, lane_state);
+        let events = std::mem::take(&mut attempt.events);
+        let mut on = self.judging(now, &attempt, outcome);
+        self.judge(&mut on, events, judged);
+        let Judging { lane: state, settled, .. } = on;
+        self.lanes.insert(lane, state);
         let count = settled.delivered.len() + settled.buried.len();
         self.indexed = self.indexed.saturating_sub(count);
         self.settling.extend(&settled.delivered);
@@ -373,6 +378,11 @@ impl Scheduler {
         }
         self.free(now, lane);
         settled
+    }
+
+    fn judging<'a>(&mut self, now: Moment, attempt: &'a UnderWay, outcome: &'a Outcome) -> Judging<'a> {
+        let lane = self.lanes.remove(&attempt.lane).unwrap_or_else(LaneState::new);
+        Judging { now, attempt, outcome, lane, settled: Settled::default() }
     }
 
     /// Whether dead letters may be added; where not, what would become one is parked.

@@ -5,133 +5,110 @@ use super::{
     Scheduler, Settled, UnderWay, Verdict, Waiting,
 };
 
-/// Whether an event that should be set aside was.
-enum Aside {
-    Buried,
-    /// It was not to be; it backs off.
-    Kept(Waiting),
-    /// There was no room for it; it is parked.
-    Parked,
+/// One attempt while its events, which were taken out of it, are judged.
+pub(super) struct Judging<'a> {
+    pub(super) now: Moment,
+    pub(super) attempt: &'a UnderWay,
+    pub(super) outcome: &'a Outcome,
+    /// Its lane, out of the index meanwhile.
+    pub(super) lane: LaneState,
+    /// What comes of it so far.
+    pub(super) settled: Settled,
+}
+
+impl Judging<'_> {
+    /// The lane begins anew.
+    fn calm(&mut self) {
+        self.lane.failures = 0;
+        self.lane.strikes = 0;
+        self.lane.not_before = Moment::ZERO;
+    }
+
+    /// The same after a success, but for one of a parked event: that says nothing of the lane.
+    fn calm_unless_parked(&mut self) {
+        if !self.attempt.parked {
+            self.calm();
+        }
+    }
 }
 
 impl Scheduler {
-    pub(super) fn judge(
-        &mut self,
-        now: Moment,
-        mut attempt: UnderWay,
-        judged: Verdict,
-        outcome: &Outcome,
-        lane: &mut LaneState,
-        settled: &mut Settled,
-    ) {
-        let events = std::mem::take(&mut attempt.events);
+    pub(super) fn judge(&mut self, on: &mut Judging<'_>, events: Vec<Waiting>, judged: Verdict) {
         match judged {
             Verdict::Delivered => {
-                settled.delivered.extend(events.iter().map(|event| event.seq));
-                self.delivers(&attempt);
-                if !attempt.parked {
-                    calm(lane);
-                }
+                on.settled.delivered.extend(events.iter().map(|event| event.seq));
+                self.delivers(on.attempt);
+                on.calm_unless_parked();
             }
-            Verdict::Partial => self.judge_partial(now, &attempt, events, outcome, lane, settled),
+            Verdict::Partial => self.judge_partial(on, events),
             Verdict::Split => {
-                lane.put_back_in_halves(events);
-                lane.not_before = Moment::ZERO;
+                on.lane.put_back_in_halves(events);
+                on.lane.not_before = Moment::ZERO;
             }
             Verdict::Bury => {
                 let mut kept = Vec::new();
                 for event in events {
-                    let aside =
-                        self.set_aside(now, &attempt, event, DeadReason::Refused, outcome, lane, settled);
-                    kept.extend(aside_kept(aside));
+                    kept.extend(self.set_aside(on, event, DeadReason::Refused));
                 }
-                if kept.is_empty() {
-                    if !attempt.parked {
-                        calm(lane);
-                    }
-                } else {
-                    self.back_off(now, &attempt, kept, outcome, lane);
+                match kept.is_empty() {
+                    true => on.calm_unless_parked(),
+                    false => self.back_off(on, kept),
                 }
             }
             Verdict::Misconfigured | Verdict::SessionBusy | Verdict::Retry { .. } => {
                 let blames = matches!(judged, Verdict::Misconfigured | Verdict::Retry { host_failed: true });
-                self.judge_failed(now, &attempt, events, blames, outcome, lane, settled);
+                self.judge_failed(on, events, blames);
             }
         }
     }
 
-    fn judge_partial(
-        &mut self,
-        now: Moment,
-        attempt: &UnderWay,
-        events: Vec<Waiting>,
-        outcome: &Outcome,
-        lane: &mut LaneState,
-        settled: &mut Settled,
-    ) {
-        let flags: &[bool] = match &outcome.answer {
+    fn judge_partial(&mut self, on: &mut Judging<'_>, events: Vec<Waiting>) {
+        let flags: &[bool] = match &on.outcome.answer {
             Answer::Listed(flags) => flags,
             _ => &[],
         };
         let flags = flags.iter().copied().chain(std::iter::repeat(false));
         let (listed, left): (Vec<_>, Vec<_>) = events.into_iter().zip(flags).partition(|(_, listed)| *listed);
         if !listed.is_empty() {
-            settled.delivered.extend(listed.iter().map(|(event, _)| event.seq));
-            self.delivers(attempt);
-            lane.failures = 0;
+            on.settled.delivered.extend(listed.iter().map(|(event, _)| event.seq));
+            self.delivers(on.attempt);
+            on.lane.failures = 0;
         }
-        lane.strikes = 0;
+        on.lane.strikes = 0;
         let mut kept = Vec::new();
         for (mut event, _) in left {
             event.unlisted += 1;
             let reason = match event.unlisted >= self.settings.unlisted_max {
                 true => Some(DeadReason::NotAcknowledged),
-                false => self.expired(now, &event),
+                false => self.expired(on.now, &event),
             };
             match reason {
                 None => kept.push(event),
-                Some(reason) => {
-                    kept.extend(aside_kept(
-                        self.set_aside(now, attempt, event, reason, outcome, lane, settled),
-                    ));
-                }
+                Some(reason) => kept.extend(self.set_aside(on, event, reason)),
             }
         }
         if !kept.is_empty() {
-            self.back_off(now, attempt, kept, outcome, lane);
+            self.back_off(on, kept);
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one attempt, its lane and what comes of it")]
-    fn judge_failed(
-        &mut self,
-        now: Moment,
-        attempt: &UnderWay,
-        events: Vec<Waiting>,
-        blames: bool,
-        outcome: &Outcome,
-        lane: &mut LaneState,
-        settled: &mut Settled,
-    ) {
+    fn judge_failed(&mut self, on: &mut Judging<'_>, events: Vec<Waiting>, blames: bool) {
         let sent_alone = events.len() == 1;
         let mut kept = Vec::new();
         for event in events {
-            match self.expired(now, &event) {
+            match self.expired(on.now, &event) {
                 None => kept.push(event),
-                Some(reason) => {
-                    kept.extend(aside_kept(
-                        self.set_aside(now, attempt, event, reason, outcome, lane, settled),
-                    ));
-                }
+                Some(reason) => kept.extend(self.set_aside(on, event, reason)),
             }
         }
-        let served = self.hosts.get(&attempt.host).map_or(0, |host| host.served);
+        let (parked, lane) = (on.attempt.parked, &mut on.lane);
+        let served = self.hosts.get(&on.attempt.host).map_or(0, |host| host.served);
         // A strike counts only where the host served others since the last one: in an outage nobody is to blame.
-        let struck = blames && !attempt.parked && (lane.strikes == 0 || served > lane.served);
+        let struck = blames && !parked && (lane.strikes == 0 || served > lane.served);
         if struck {
             lane.strikes += 1;
             lane.served = served;
-        } else if !blames && !attempt.parked {
+        } else if !blames && !parked {
             lane.strikes = 0;
         }
         if sent_alone
@@ -140,9 +117,9 @@ impl Scheduler {
         {
             event.alone += 1;
             if event.alone >= self.settings.park_after {
-                self.back_off(now, attempt, Vec::new(), outcome, lane);
+                self.back_off(on, Vec::new());
                 for event in kept {
-                    self.park(now, attempt, event, outcome, lane);
+                    self.park(on, event);
                 }
                 return;
             }
@@ -152,26 +129,16 @@ impl Scheduler {
             lane.strikes = self.settings.isolate_after.saturating_sub(1);
             lane.put_back_in_halves(std::mem::take(&mut kept));
         }
-        self.back_off(now, attempt, kept, outcome, lane);
+        self.back_off(on, kept);
     }
 
     /// Halves show which event it is; that one backs off, and holds back its own session alone. It never expires by this: to set
     /// it aside it would have to be read.
-    pub(super) fn judge_unread(
-        &mut self,
-        now: Moment,
-        mut attempt: UnderWay,
-        detail: &str,
-        lane: &mut LaneState,
-    ) {
-        let events = std::mem::take(&mut attempt.events);
-        if events.len() > 1 {
-            lane.put_back_in_halves(events);
-            return;
+    pub(super) fn judge_unread(&mut self, on: &mut Judging<'_>, events: Vec<Waiting>) {
+        match events.len() > 1 {
+            true => on.lane.put_back_in_halves(events),
+            false => self.back_off(on, events),
         }
-        let (answer, detail) = (Answer::Unreadable, detail.to_owned());
-        let outcome = Outcome { answer, retry_after: None, edge: None, known: None, detail };
-        self.back_off(now, &attempt, events, &outcome, lane);
     }
 
     fn expired(&self, now: Moment, event: &Waiting) -> Option<DeadReason> {
@@ -187,23 +154,17 @@ impl Scheduler {
     }
 
     /// Puts events back that are tried again later.
-    fn back_off(
-        &mut self,
-        now: Moment,
-        attempt: &UnderWay,
-        kept: Vec<Waiting>,
-        outcome: &Outcome,
-        lane: &mut LaneState,
-    ) {
-        if attempt.parked {
+    fn back_off(&mut self, on: &mut Judging<'_>, kept: Vec<Waiting>) {
+        if on.attempt.parked {
             for event in kept {
-                self.keep_parked(now, event, lane);
+                self.keep_parked(on, event);
             }
             return;
         }
+        let lane = &mut on.lane;
         lane.failures = lane.failures.saturating_add(1);
-        let wait = self.settings.backoff.wait(lane.failures, outcome.retry_after, &mut self.random);
-        lane.not_before = now.after(wait);
+        let wait = self.settings.backoff.wait(lane.failures, on.outcome.retry_after, &mut self.random);
+        lane.not_before = on.now.after(wait);
         if let Some(next) = lane.events.front_mut()
             && kept.iter().any(|event| event.alone > 0 || event.boundary)
         {
@@ -212,77 +173,49 @@ impl Scheduler {
         lane.put_back(kept);
     }
 
-    fn keep_parked(&mut self, now: Moment, event: Waiting, lane: &mut LaneState) {
+    fn keep_parked(&mut self, on: &mut Judging<'_>, event: Waiting) {
         self.parked += 1;
         // The full wait, not a drawn one: at most one attempt every `retry.max` is promised.
-        let not_before = now.after(self.settings.backoff.max.max(Duration::from_millis(1)));
-        lane.parked.push(Parked { event, not_before });
+        let not_before = on.now.after(self.settings.backoff.max.max(Duration::from_millis(1)));
+        on.lane.parked.push(Parked { event, not_before });
     }
 
-    fn park(
-        &mut self,
-        now: Moment,
-        attempt: &UnderWay,
-        event: Waiting,
-        outcome: &Outcome,
-        lane: &mut LaneState,
-    ) {
+    fn park(&mut self, on: &mut Judging<'_>, event: Waiting) {
         let seq = event.seq;
         if self.parked >= MAX_PARKED {
             self.notices.add(Notice::ParkedFull { seq });
-            lane.put_back(vec![event]);
+            on.lane.put_back(vec![event]);
             return;
         }
-        self.notices.add(Notice::Parked { lane: attempt.lane, seq, detail: outcome.detail.clone() });
-        self.keep_parked(now, event, lane);
-        calm(lane);
+        let detail = on.outcome.detail.clone();
+        self.notices.add(Notice::Parked { lane: on.attempt.lane, seq, detail });
+        self.keep_parked(on, event);
+        on.calm();
     }
 
-    /// Sets an event aside, unless it is not the event's fault, or there is no room.
-    #[expect(clippy::too_many_arguments, reason = "one attempt, its lane and what comes of it")]
-    fn set_aside(
-        &mut self,
-        now: Moment,
-        attempt: &UnderWay,
-        event: Waiting,
-        reason: DeadReason,
-        outcome: &Outcome,
-        lane: &mut LaneState,
-        settled: &mut Settled,
-    ) -> Aside {
-        let Some(host) = self.hosts.get_mut(&attempt.host) else { return Aside::Kept(event) };
+    /// Sets an event aside, or parks it where there is no room for a dead letter. Gives it back where it is not the event's
+    /// fault, or no more may be parked: then it backs off.
+    fn set_aside(&mut self, on: &mut Judging<'_>, event: Waiting, reason: DeadReason) -> Option<Waiting> {
+        let Judging { attempt, outcome, .. } = *on;
+        let Some(host) = self.hosts.get_mut(&attempt.host) else { return Some(event) };
         if attempt.probe || host.paused() == Some(Cause::Fuse) {
-            return Aside::Kept(event);
+            return Some(event);
         }
         let (here, anywhere) = (host.would_bury(attempt.lane), self.burials.trips(attempt.lane));
         if here || anywhere {
-            self.pause(now, attempt.host, Cause::Fuse, outcome.detail.clone());
-            return Aside::Kept(event);
+            self.pause(on.now, attempt.host, Cause::Fuse, outcome.detail.clone());
+            return Some(event);
         }
         let seq = event.seq;
         if !self.dead_room {
             self.notices.add(Notice::DeadLettersFull { seq });
             if self.parked >= MAX_PARKED {
-                return Aside::Kept(event);
+                return Some(event);
             }
-            self.keep_parked(now, event, lane);
-            return Aside::Parked;
+            self.keep_parked(on, event);
+            return None;
         }
-        settled.buried.push(Buried { seq, reason, detail: outcome.detail.clone() });
-        Aside::Buried
+        on.settled.buried.push(Buried { seq, reason, detail: outcome.detail.clone() });
+        None
     }
-}
-
-fn aside_kept(aside: Aside) -> Option<Waiting> {
-    match aside {
-        Aside::Kept(event) => Some(event),
-        Aside::Buried | Aside::Parked => None,
-    }
-}
-
-/// The lane begins anew.
-fn calm(lane: &mut LaneState) {
-    lane.failures = 0;
-    lane.strikes = 0;
-    lane.not_before = Moment::ZERO;
 }
