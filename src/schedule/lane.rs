@@ -128,43 +128,40 @@ impl LaneState {
 
     /// How many events the next batch has, and whether it could still grow.
     pub(super) fn batch(&self, settings: &Settings) -> (usize, bool) {
-        let (mut bytes, mut count) = (0_u64, 0);
-        let envelope = self.events.front().map(|first| first.envelope);
+        let (mut bytes, mut count) = (0, 0);
         for event in &self.events {
-            bytes += u64::from(event.bytes);
-            let full = count >= settings.max_events.max(1) || (count > 0 && bytes > settings.max_bytes);
-            let ends = count > 0 && event.boundary || Some(event.envelope) != envelope;
-            // A batch is short: looking through it is quicker than a set.
-            if full || ends || self.events.iter().take(count).any(|before| before.id == event.id) {
+            if !self.takes_in(settings, count, bytes, event) {
                 return (count, false);
             }
+            bytes += u64::from(event.bytes);
             count += 1;
         }
         (count, grows(settings, count, bytes))
+    }
+
+    /// Whether a batch of the first `count` events, of `bytes` together, takes in `event`, which comes next; the first always fits.
+    fn takes_in(&self, settings: &Settings, count: usize, bytes: u64, event: &Waiting) -> bool {
+        let Some(first) = self.events.front().filter(|_| count > 0) else { return true };
+        count < settings.max_events
+            && bytes + u64::from(event.bytes) <= settings.max_bytes
+            && !event.boundary
+            && event.envelope == first.envelope
+            // A batch is short: looking through it is quicker than a set.
+            && !self.events.iter().take(count).any(|before| before.id == event.id)
     }
 
     /// Whether its last event, which was just added, left the moment at which its next batch is due: the batch takes it in and
     /// grows on, or ended before it. `false` where that would have to be looked at closely.
     pub(super) fn is_due_as_before(&self, settings: &Settings) -> bool {
         let (Some(first), Some(last)) = (self.events.front(), self.events.back()) else { return false };
-        let count = self.events.len();
+        let before = self.events.len() - 1;
         // First what needs no look at the others: there may be many.
-        if count < 2
-            || count >= settings.max_events
-            || last.boundary
-            || last.envelope != first.envelope
-            || first.seq <= self.flushed
-        {
+        if before == 0 || before + 1 >= settings.max_events || first.seq <= self.flushed {
             return false;
         }
-        let mut bytes = u64::from(last.bytes);
-        for event in self.events.iter().take(count - 1) {
-            bytes += u64::from(event.bytes);
-            if event.id == last.id {
-                return false;
-            }
-        }
-        grows(settings, count, bytes)
+        let bytes: u64 = self.events.iter().take(before).map(|event| u64::from(event.bytes)).sum();
+        self.takes_in(settings, before, bytes, last)
+            && grows(settings, before + 1, bytes + u64::from(last.bytes))
     }
 
     /// When the lane has something to send; `None` where it has nothing.
