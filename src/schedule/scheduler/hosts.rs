@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Answer, Cause, Cluster, Gate, Host, HostState, Lane, Moment, Notice, Outcome, Owner, Place, Scheduler,
-    UnderWay, Verdict, Visitor, Why,
+    Answer, Cause, Cluster, Duration, Gate, Host, HostState, Lane, Moment, Notice, Outcome, Owner, Place,
+    Scheduler, UnderWay, Verdict, Visitor, Why,
 };
+
+/// The verdict on an outcome that counts for the breaker of its host.
+const HOST_FAILED: Verdict = Verdict::Retry { host_failed: true };
 
 impl Scheduler {
     /// Where the lane's next request goes: the cluster of its visitor, the one that the event
@@ -107,86 +110,102 @@ impl Scheduler {
 
     /// What an answer says of its host.
     pub(super) fn judge_host(&mut self, now: Moment, attempt: &UnderWay, judged: Verdict, outcome: &Outcome) {
-        let isolated =
-            attempt.parked || attempt.events.iter().any(|event| event.alone >= self.settings.isolate_after);
-        let lane = attempt.lane;
-        let host_name = attempt.host;
         for (name, other) in &mut self.hosts {
             // It was tried elsewhere: it may probe again.
-            other.gave_up = other.gave_up.filter(|gone| *gone != lane || *name == host_name);
+            other.gave_up = other.gave_up.filter(|gone| *gone != attempt.lane || *name == attempt.host);
         }
-        let Some(host) = self.hosts.get_mut(&host_name) else { return };
-        let failed = judged == Verdict::Retry { host_failed: true };
-        let owner = attempt.events.first().map_or(Owner(0), |event| event.owner);
-        let served = matches!(outcome.answer, Answer::Listed(_) | Answer::Accepted | Answer::Unreadable);
-        let detail = outcome.detail.clone();
+        let Some(host) = self.hosts.get_mut(&attempt.host) else { return };
+        let served = is_served(outcome);
         if served {
             host.serves();
         }
-        if !failed {
+        if judged != HOST_FAILED {
             host.answers();
         }
         if served && !attempt.probe && host.paused() == Some(Cause::Misconfigured) {
             // It was under way as the host was paused: the host serves others than those that it refused.
-            self.opens_again(now, host_name);
-            self.come_back(now);
+            self.opens_again(now, attempt.host);
         }
-        let Some(host) = self.hosts.get_mut(&host_name) else { return };
-        let busy = matches!(outcome.answer, Answer::Status(429 | 503));
-        let asked = outcome.retry_after.filter(|_| !isolated && host.is_busy(lane, busy));
-        let asked = asked.map(|asked| now.after(asked.min(self.settings.backoff.max)));
-        if let Some(until) = asked.filter(|until| *until > now)
-            && host.binds(now, until)
-        {
-            self.notices.add(Notice::HostBusy { host: host_name, wait: until.since(now) });
+        let isolated =
+            attempt.parked || attempt.events.iter().any(|event| event.alone >= self.settings.isolate_after);
+        if !isolated {
+            self.heed_wait(now, attempt, outcome);
         }
-        let gate = host.gate;
-        if let (true, Gate::Shut { why, wait, .. }) = (attempt.probe, gate) {
-            let good = match why {
-                Why::Breaker => !failed,
-                Why::Pause(Cause::Misconfigured) => served,
-                Why::Pause(Cause::Fuse) => match &outcome.answer {
-                    Answer::Listed(listed) => listed.contains(&true),
-                    answer => *answer == Answer::Accepted,
-                },
-            };
-            if good {
-                self.opens_again(now, host_name);
-                self.come_back(now);
-            } else {
-                let wait = match why {
-                    Why::Breaker => (wait * 2).min(self.settings.breaker_max),
-                    Why::Pause(_) => self.settings.breaker_max,
-                };
-                // Counted from the start of the probe: a host that hangs is not probed more seldom for it.
-                let until = attempt.began.after(wait);
-                host.stay_shut(lane, until, wait, why, &detail);
-                if let Why::Pause(cause) = why
-                    && host.tells_pause_late(now, cause)
-                {
-                    self.notices.add(Notice::HostPaused { host: host_name, cause, detail });
-                }
-                if matches!(judged, Verdict::Retry { .. }) {
-                    // Each that comes would be sent to a host that is down.
-                    host.hastens_no_probe(attempt.began.after(self.settings.breaker_open));
-                }
-                if judged == Verdict::Misconfigured {
-                    host.refuses(owner);
-                    self.probe_sounder(now, host_name);
-                }
+        match self.hosts.get(&attempt.host).map(|host| host.gate) {
+            Some(Gate::Shut { why, wait, .. }) if attempt.probe => {
+                self.judge_probe(now, attempt, judged, outcome, (why, wait));
             }
+            Some(Gate::Open) if !isolated => self.judge_answer(now, attempt, judged, outcome),
+            _ => {}
+        }
+    }
+
+    /// Where a host asks for a wait, and is busy as a whole, all its lanes wait.
+    fn heed_wait(&mut self, now: Moment, attempt: &UnderWay, outcome: &Outcome) {
+        let Some(asked) = outcome.retry_after else { return };
+        let Some(host) = self.hosts.get_mut(&attempt.host) else { return };
+        let busy = matches!(outcome.answer, Answer::Status(429 | 503));
+        let until = now.after(asked.min(self.settings.backoff.max));
+        if host.is_busy(attempt.lane, busy) && until > now && host.binds(now, until) {
+            self.notices.add(Notice::HostBusy { host: attempt.host, wait: until.since(now) });
+        }
+    }
+
+    /// What the answer to a probe says of its host, which is shut for `why`, and was for `wait`.
+    fn judge_probe(
+        &mut self,
+        now: Moment,
+        attempt: &UnderWay,
+        judged: Verdict,
+        outcome: &Outcome,
+        (why, wait): (Why, Duration),
+    ) {
+        let name = attempt.host;
+        let good = match why {
+            Why::Breaker => judged != HOST_FAILED,
+            Why::Pause(Cause::Misconfigured) => is_served(outcome),
+            Why::Pause(Cause::Fuse) => match &outcome.answer {
+                Answer::Listed(listed) => listed.contains(&true),
+                answer => *answer == Answer::Accepted,
+            },
+        };
+        if good {
+            self.opens_again(now, name);
             return;
         }
-        let Some(host) = self.hosts.get_mut(&host_name).filter(|host| !isolated && !host.is_shut()) else {
-            return;
+        let Some(host) = self.hosts.get_mut(&name) else { return };
+        let wait = match why {
+            Why::Breaker => (wait * 2).min(self.settings.breaker_max),
+            Why::Pause(_) => self.settings.breaker_max,
         };
-        if judged == Verdict::Misconfigured && host.blames_configuration(lane, owner) {
-            self.pause(now, host_name, Cause::Misconfigured, detail);
-        } else if failed && host.fails(lane, self.settings.breaker_failures) {
-            let wait = self.settings.breaker_open;
+        // Counted from the start of the probe: a host that hangs is not probed more seldom for it.
+        host.stay_shut(attempt.lane, attempt.began.after(wait), wait, why, &outcome.detail);
+        if let Why::Pause(cause) = why
+            && host.tells_pause_late(now, cause)
+        {
+            self.notices.add(Notice::HostPaused { host: name, cause, detail: outcome.detail.clone() });
+        }
+        if matches!(judged, Verdict::Retry { .. }) {
+            // Each that comes would be sent to a host that is down.
+            host.hastens_no_probe(attempt.began.after(self.settings.breaker_open));
+        }
+        if judged == Verdict::Misconfigured {
+            host.refuses(attempt.owner());
+            self.probe_sounder(now, name);
+        }
+    }
+
+    /// What an answer says of a host that takes requests.
+    fn judge_answer(&mut self, now: Moment, attempt: &UnderWay, judged: Verdict, outcome: &Outcome) {
+        let (name, lane) = (attempt.host, attempt.lane);
+        let Some(host) = self.hosts.get_mut(&name) else { return };
+        if judged == Verdict::Misconfigured && host.blames_configuration(lane, attempt.owner()) {
+            self.pause(now, name, Cause::Misconfigured, outcome.detail.clone());
+        } else if judged == HOST_FAILED && host.fails(lane, self.settings.breaker_failures) {
+            let (wait, detail) = (self.settings.breaker_open, outcome.detail.clone());
             host.shut(now, now.after(wait), wait, Why::Breaker, &detail);
-            self.notices.add(Notice::BreakerOpened { host: host_name, wait, detail });
-            self.leave(now, host_name);
+            self.notices.add(Notice::BreakerOpened { host: name, wait, detail });
+            self.leave(now, name);
         }
     }
 
@@ -198,6 +217,7 @@ impl Scheduler {
         if let Some(until) = host.opens().filter(|until| *until > now) {
             self.notices.add(Notice::HostBusy { host: name, wait: until.since(now) });
         }
+        self.come_back(now);
     }
 
     /// The first lane of a host whose event may be sound though the answers to others paused that.
@@ -285,4 +305,16 @@ impl Scheduler {
             self.place(now, lane);
         }
     }
+}
+
+impl UnderWay {
+    /// Whose its first event is.
+    fn owner(&self) -> Owner {
+        self.events.first().map_or(Owner(0), |event| event.owner)
+    }
+}
+
+/// Whether an answer says that its host serves.
+fn is_served(outcome: &Outcome) -> bool {
+    matches!(outcome.answer, Answer::Listed(_) | Answer::Accepted | Answer::Unreadable)
 }
