@@ -63,14 +63,14 @@ impl Told {
             // There are as many as hosts.
             _ => return notice::log(told),
         };
-        if self.by_name(now, kind) {
+        if self.count(now, kind) {
             notice::log(told);
         }
     }
 
     /// Tells what the disk did not give.
     pub(super) fn unread(&mut self, now: Moment, first: Option<Seq>, error: &str) {
-        if self.by_name(now, Kind::Unread) {
+        if self.count(now, Kind::Unread) {
             error!(
                 event = "events_unread",
                 first = first.map(|seq| seq.0),
@@ -89,7 +89,7 @@ impl Told {
                 // What an operator drops does not come this way.
                 DeadReason::Refused | DeadReason::Dropped => Kind::Refused,
             };
-            if self.by_name(now, kind) {
+            if self.count(now, kind) {
                 error!(
                     event = "dead_letter", seq = %one.seq, reason = %one.reason, detail = %one.detail,
                     "an event was set aside as a dead letter; target-notifyd dead show with its seq shows it, target-notifyd dead requeue sends it again"
@@ -147,8 +147,8 @@ impl Told {
         }
     }
 
-    /// Whether this one has a line of its own.
-    fn by_name(&mut self, now: Moment, kind: Kind) -> bool {
+    /// Counts this one; says whether it has a line of its own.
+    fn count(&mut self, now: Moment, kind: Kind) -> bool {
         self.begin(now);
         let Some(seen) = self.seen.get_mut(kind as usize) else { return true };
         *seen += 1;

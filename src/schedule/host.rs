@@ -94,7 +94,7 @@ pub(super) struct Row {
 
 impl Row {
     /// Counts an event that would be set aside; says whether so many in a row, of so many lanes, trip the fuse.
-    pub(super) fn trips(&mut self, lane: Lane) -> bool {
+    pub(super) fn count_burial(&mut self, lane: Lane) -> bool {
         self.add(lane);
         self.count > FUSE_EVENTS && self.lanes.len() >= FUSE_LANES
     }
@@ -155,7 +155,7 @@ impl HostState {
     }
 
     /// It asked all to wait `until` then, and no later answer shortens that; says whether that is to be told.
-    pub(super) fn binds(&mut self, now: Moment, until: Moment) -> bool {
+    pub(super) fn note_wait(&mut self, now: Moment, until: Moment) -> bool {
         let is_told = self.is_shut() || self.is_asking(now);
         self.asked_until = until.max(self.asked_until);
         !is_told
@@ -197,8 +197,8 @@ impl HostState {
         self.trouble = Some(Trouble { since: now, detail: detail.to_owned() });
     }
 
-    /// Whether a pause for `cause` is told as it begins.
-    pub(super) fn tells_pause(&mut self, now: Moment, cause: Cause) -> bool {
+    /// It is paused for `cause`; says whether that is to be told as it begins.
+    pub(super) fn note_pause(&mut self, now: Moment, cause: Cause) -> bool {
         let lately = |(told, at): &(Cause, Moment)| *told == cause && now.since(*at) < TOLD_AGAIN;
         self.is_untold = self.told.as_ref().is_some_and(lately);
         if !self.is_untold {
@@ -207,14 +207,14 @@ impl HostState {
         !self.is_untold
     }
 
-    /// Whether a pause is told now that its probe failed.
-    pub(super) fn tells_pause_late(&mut self, now: Moment, cause: Cause) -> bool {
+    /// The probe of its pause failed; says whether the pause is to be told now.
+    pub(super) fn note_failed_probe(&mut self, now: Moment, cause: Cause) -> bool {
         self.told = Some((cause, now));
         std::mem::take(&mut self.is_untold)
     }
 
-    /// Takes requests again; whether that is told, since it was told that it took none.
-    pub(super) fn tells_open(&mut self) -> bool {
+    /// Takes requests again; says whether that is to be told, since it was told that it took none.
+    pub(super) fn reopen(&mut self) -> bool {
         self.open();
         !std::mem::take(&mut self.is_untold)
     }
@@ -256,25 +256,25 @@ impl HostState {
     }
 
     /// Counts a failure of the host; says whether its breaker is to open.
-    pub(super) fn fails(&mut self, lane: Lane, limit: u32) -> bool {
+    pub(super) fn count_failure(&mut self, lane: Lane, limit: u32) -> bool {
         self.failures.add(lane);
         self.failures.count >= limit && self.blamed(&self.failures)
     }
 
     /// An answer came: whatever it says, the host is there.
-    pub(super) fn answers(&mut self) {
+    pub(super) fn note_answered(&mut self) {
         self.failures.end();
     }
 
     /// A 2xx came.
-    pub(super) fn serves(&mut self) {
+    pub(super) fn note_served(&mut self) {
         self.served += 1;
         self.misconfigured.end();
         self.refused.clear();
     }
 
     /// Remembers that an answer blamed the configuration for an event of `owner`.
-    pub(super) fn refuses(&mut self, owner: Owner) {
+    pub(super) fn note_refused(&mut self, owner: Owner) {
         if self.refused.len() < REFUSED_OWNERS {
             self.refused.insert(owner);
         }
@@ -287,7 +287,7 @@ impl HostState {
     }
 
     /// Its probe failed, and that tells of no owner: until `from` no other goes out sooner than its turn.
-    pub(super) fn hastens_no_probe(&mut self, from: Moment) {
+    pub(super) fn hasten_none_before(&mut self, from: Moment) {
         self.hastens_from = from;
     }
 
@@ -299,24 +299,24 @@ impl HostState {
     }
 
     /// An event was delivered: the fuse counts from nothing.
-    pub(super) fn delivers(&mut self) {
+    pub(super) fn note_delivered(&mut self) {
         self.burials.end();
     }
 
     /// Counts an answer that blames the configuration; says whether the host is to be paused.
-    pub(super) fn blames_configuration(&mut self, lane: Lane, owner: Owner) -> bool {
+    pub(super) fn count_misconfigured(&mut self, lane: Lane, owner: Owner) -> bool {
         self.misconfigured.add(lane);
-        self.refuses(owner);
+        self.note_refused(owner);
         self.misconfigured.count >= MISCONFIGURED_ROW && self.blamed(&self.misconfigured)
     }
 
     /// Counts an event that would be set aside; says whether that trips the fuse.
-    pub(super) fn would_bury(&mut self, lane: Lane) -> bool {
-        self.burials.trips(lane)
+    pub(super) fn count_burial(&mut self, lane: Lane) -> bool {
+        self.burials.count_burial(lane)
     }
 
     /// Counts an answer; says whether the host as a whole is busy.
-    pub(super) fn is_busy(&mut self, lane: Lane, busy: bool) -> bool {
+    pub(super) fn count_answer(&mut self, lane: Lane, busy: bool) -> bool {
         self.recent.push_back((busy, lane));
         if self.recent.len() > RECENT_ANSWERS {
             self.recent.pop_front();

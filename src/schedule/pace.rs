@@ -25,29 +25,28 @@ pub(super) struct Pace {
 
 impl Pace {
     /// So many requests, or events, began.
-    pub(super) fn begins(&mut self, count: usize) {
+    pub(super) fn note_begun(&mut self, count: usize) {
         self.begun = self.begun.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
     /// Not enough is due, or nothing may go out: how fast it does says nothing.
-    pub(super) fn rests(&mut self) {
+    pub(super) fn reset(&mut self) {
         *self = Self::default();
     }
 
     /// Whether what is `due` will last for longer than `seconds`. That shows once it was counted.
-    pub(super) fn lasts(&mut self, now: Moment, due: usize, seconds: u128) -> bool {
-        self.count(now);
+    pub(super) fn lasts(&self, due: usize, seconds: u128) -> bool {
         self.last.is_some_and(|last| due as u128 > last.max(u128::from(self.begun)) * seconds)
     }
 
     /// The same by the mean, which shows later.
-    pub(super) fn lasts_surely(&mut self, now: Moment, due: usize, seconds: u128) -> bool {
-        self.count(now);
+    pub(super) fn lasts_surely(&self, due: usize, seconds: u128) -> bool {
         let mean = self.mean.max(u128::from(self.begun / COUNTS));
         self.counts >= COUNTS && due as u128 > mean * seconds
     }
 
-    fn count(&mut self, now: Moment) {
+    /// Ends a count whose time is over; the first call begins one.
+    pub(super) fn count(&mut self, now: Moment) {
         let Some(from) = self.from else {
             *self = Self { from: Some(now), ..Self::default() };
             return;

@@ -226,7 +226,7 @@ impl Scheduler {
         if self.crowd.is_some() || self.is_hogged {
             self.index.note_crowd();
         }
-        let is_fed = self.is_fed(now);
+        let is_fed = self.look_whether_fed(now);
         if self.is_hungry() {
             self.index.rest_less();
         }
@@ -448,8 +448,8 @@ impl Scheduler {
         }
         state.place = Place::UnderWay;
         self.last_begun = now;
-        self.pace.begins(1);
-        self.flow.begins(events.len());
+        self.pace.note_begun(1);
+        self.flow.note_begun(events.len());
         if self.settings.rate_limit > 0 {
             let share = Duration::from_secs(1) / self.settings.rate_limit;
             self.rate_from = self.rate_from.max(now).after(share);
@@ -457,7 +457,7 @@ impl Scheduler {
         if let Some(host) = self.hosts.get_mut(&host) {
             host.in_flight += 1;
             host.probing |= probe;
-            host.pace.begins(events.len());
+            host.pace.note_begun(events.len());
         }
         let id = self.next_id;
         self.next_id += 1;

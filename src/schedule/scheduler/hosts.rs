@@ -117,14 +117,14 @@ impl Scheduler {
         let Some(host) = self.hosts.get_mut(&attempt.host) else { return };
         let served = is_served(outcome);
         if served {
-            host.serves();
+            host.note_served();
         }
         if judged != HOST_FAILED {
-            host.answers();
+            host.note_answered();
         }
         if served && !attempt.probe && host.paused() == Some(Cause::Misconfigured) {
             // It was under way as the host was paused: the host serves others than those that it refused.
-            self.opens_again(now, attempt.host);
+            self.reopen(now, attempt.host);
         }
         let isolated =
             attempt.parked || attempt.events.iter().any(|event| event.alone >= self.settings.isolate_after);
@@ -146,7 +146,7 @@ impl Scheduler {
         let Some(host) = self.hosts.get_mut(&attempt.host) else { return };
         let busy = matches!(outcome.answer, Answer::Status(429 | 503));
         let until = now.after(asked.min(self.settings.backoff.max));
-        if host.is_busy(attempt.lane, busy) && until > now && host.binds(now, until) {
+        if host.count_answer(attempt.lane, busy) && until > now && host.note_wait(now, until) {
             self.notices.add(Notice::HostBusy { host: attempt.host, wait: until.since(now) });
         }
     }
@@ -170,7 +170,7 @@ impl Scheduler {
             },
         };
         if good {
-            self.opens_again(now, name);
+            self.reopen(now, name);
             return;
         }
         let Some(host) = self.hosts.get_mut(&name) else { return };
@@ -181,16 +181,16 @@ impl Scheduler {
         // Counted from the start of the probe: a host that hangs is not probed more seldom for it.
         host.stay_shut(attempt.lane, attempt.began.after(wait), wait, why, &outcome.detail);
         if let Why::Pause(cause) = why
-            && host.tells_pause_late(now, cause)
+            && host.note_failed_probe(now, cause)
         {
             self.notices.add(Notice::HostPaused { host: name, cause, detail: outcome.detail.clone() });
         }
         if matches!(judged, Verdict::Retry { .. }) {
             // Each that comes would be sent to a host that is down.
-            host.hastens_no_probe(attempt.began.after(self.settings.breaker_open));
+            host.hasten_none_before(attempt.began.after(self.settings.breaker_open));
         }
         if judged == Verdict::Misconfigured {
-            host.refuses(attempt.owner());
+            host.note_refused(attempt.owner());
             self.probe_sounder(now, name);
         }
     }
@@ -199,9 +199,9 @@ impl Scheduler {
     fn judge_answer(&mut self, now: Moment, attempt: &UnderWay, judged: Verdict, outcome: &Outcome) {
         let (name, lane) = (attempt.host, attempt.lane);
         let Some(host) = self.hosts.get_mut(&name) else { return };
-        if judged == Verdict::Misconfigured && host.blames_configuration(lane, attempt.owner()) {
+        if judged == Verdict::Misconfigured && host.count_misconfigured(lane, attempt.owner()) {
             self.pause(now, name, Cause::Misconfigured, outcome.detail.clone());
-        } else if judged == HOST_FAILED && host.fails(lane, self.settings.breaker_failures) {
+        } else if judged == HOST_FAILED && host.count_failure(lane, self.settings.breaker_failures) {
             let (wait, detail) = (self.settings.breaker_open, outcome.detail.clone());
             host.shut(now, now.after(wait), wait, Why::Breaker, &detail);
             self.notices.add(Notice::BreakerOpened { host: name, wait, detail });
@@ -209,9 +209,9 @@ impl Scheduler {
         }
     }
 
-    fn opens_again(&mut self, now: Moment, name: Host) {
+    fn reopen(&mut self, now: Moment, name: Host) {
         let Some(host) = self.hosts.get_mut(&name) else { return };
-        if host.tells_open() {
+        if host.reopen() {
             self.notices.add(Notice::HostServes { host: name });
         }
         if let Some(until) = host.opens().filter(|until| *until > now) {
@@ -244,7 +244,7 @@ impl Scheduler {
         }
         let wait = self.settings.breaker_max;
         host.shut(now, now.after(wait), wait, Why::Pause(cause), &detail);
-        if host.tells_pause(now, cause) {
+        if host.note_pause(now, cause) {
             self.notices.add(Notice::HostPaused { host: name, cause, detail });
         }
         self.probe_sounder(now, name);

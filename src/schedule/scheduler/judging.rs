@@ -37,7 +37,7 @@ impl Scheduler {
         match judged {
             Verdict::Delivered => {
                 on.settled.delivered.extend(events.iter().map(|event| event.seq));
-                self.delivers(on.attempt);
+                self.note_delivered(on.attempt);
                 on.calm_unless_parked();
             }
             Verdict::Partial => self.judge_partial(on, events),
@@ -71,7 +71,7 @@ impl Scheduler {
         let (listed, left): (Vec<_>, Vec<_>) = events.into_iter().zip(flags).partition(|(_, listed)| *listed);
         if !listed.is_empty() {
             on.settled.delivered.extend(listed.iter().map(|(event, _)| event.seq));
-            self.delivers(on.attempt);
+            self.note_delivered(on.attempt);
             on.lane.failures = 0;
         }
         on.lane.strikes = 0;
@@ -146,10 +146,10 @@ impl Scheduler {
         old.then_some(DeadReason::Expired)
     }
 
-    fn delivers(&mut self, attempt: &UnderWay) {
+    fn note_delivered(&mut self, attempt: &UnderWay) {
         self.burials.end();
         if let Some(host) = self.hosts.get_mut(&attempt.host) {
-            host.delivers();
+            host.note_delivered();
         }
     }
 
@@ -201,7 +201,7 @@ impl Scheduler {
         if attempt.probe || host.paused() == Some(Cause::Fuse) {
             return Some(event);
         }
-        let (here, anywhere) = (host.would_bury(attempt.lane), self.burials.trips(attempt.lane));
+        let (here, anywhere) = (host.count_burial(attempt.lane), self.burials.count_burial(attempt.lane));
         if here || anywhere {
             self.pause(on.now, attempt.host, Cause::Fuse, outcome.detail.clone());
             return Some(event);

@@ -28,13 +28,14 @@ pub(super) const NEXT_EVENTS: usize = 4_096;
 impl Scheduler {
     /// Whether nothing new is to be read yet: enough is due, and waits on the disk as well as here. Not where it lasts so long that
     /// others could go beside it, nor where what is read joins what waits: then the index is filled.
-    pub(super) fn is_fed(&mut self, now: Moment) -> bool {
+    pub(super) fn look_whether_fed(&mut self, now: Moment) -> bool {
         let due = self.due_lanes(now);
         if due < enough(self.settings.concurrency) {
-            self.pace.rests();
+            self.pace.reset();
             return false;
         }
-        !self.pace.lasts(now, due, LONG) && !self.revisits.are_frequent() && !self.is_hogged
+        self.pace.count(now);
+        !self.pace.lasts(due, LONG) && !self.revisits.are_frequent() && !self.is_hogged
     }
 
     /// Looks what fills the index for long, if anything does: behind it others may wait that could go at once. It may be a few
@@ -43,14 +44,15 @@ impl Scheduler {
     pub(super) fn look_for_crowd(&mut self, now: Moment) {
         (self.crowd, self.is_hogged) = (None, false);
         if self.nothing_goes(now) || self.is_hungry() {
-            self.flow.rests();
-            self.hosts.values_mut().for_each(|host| host.pace.rests());
+            self.flow.reset();
+            self.hosts.values_mut().for_each(|host| host.pace.reset());
             return;
         }
         if !self.is_tight() {
             return;
         }
-        self.is_hogged = self.flow.lasts_surely(now, self.indexed, CROWDS);
+        self.flow.count(now);
+        self.is_hogged = self.flow.lasts_surely(self.indexed, CROWDS);
         if !self.settings.edge_routing {
             return;
         }
@@ -59,9 +61,11 @@ impl Scheduler {
         let due = host.queue.len();
         // Of the events in the index as many as of its lanes: some lanes make a hundred requests.
         let events = self.indexed * due / self.lanes.len().max(1);
-        if due > enough(self.settings.host_concurrency)
-            && host.pace.lasts_surely(now, events.max(due), CROWDS)
-        {
+        if due <= enough(self.settings.host_concurrency) {
+            return;
+        }
+        host.pace.count(now);
+        if host.pace.lasts_surely(events.max(due), CROWDS) {
             self.crowd = Some(*name);
         }
     }
