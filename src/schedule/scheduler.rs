@@ -12,6 +12,7 @@ mod listing;
 mod operate;
 mod placing;
 mod state;
+mod timers;
 mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,7 @@ use self::judging::Judging;
 pub use self::listing::{Counted, Extent, Hindrance, HostView, LaneView, LastError, Standing};
 use self::listing::{ERRORS_FOR, MAX_ERRORS};
 pub use self::state::{Status, Stuck};
+use self::timers::Timers;
 use self::window::NEXT_EVENTS;
 
 /// The most events that are parked at a time.
@@ -111,10 +113,7 @@ pub struct Scheduler {
     random: Random,
     index: Index,
     lanes: BTreeMap<Lane, LaneState>,
-    /// Lanes that wait for more of their batch.
-    lingering: BTreeSet<(Moment, Lane)>,
-    /// Lanes that wait after a failure: they may be forgotten.
-    backing_off: BTreeSet<(Moment, Lane)>,
+    timers: Timers,
     /// Lanes that an operator holds back: they may be forgotten, too.
     held: BTreeSet<Lane>,
     hosts: BTreeMap<Host, HostState>,
@@ -174,8 +173,7 @@ impl Scheduler {
             random: Random::new(seed),
             index: Index::new(),
             lanes: BTreeMap::new(),
-            lingering: BTreeSet::new(),
-            backing_off: BTreeSet::new(),
+            timers: Timers::default(),
             held: BTreeSet::new(),
             hosts: BTreeMap::from([(Host::Client, HostState::new())]),
             turn: Host::Client,
@@ -291,15 +289,8 @@ impl Scheduler {
     pub fn poll_attempt(&mut self, now: Moment) -> Option<Attempt> {
         self.last_seen = now;
         self.end_pauses(now);
-        while let Some((at, lane)) = self.first_timer()
-            && at <= now
-        {
-            self.lingering.remove(&(at, lane));
-            self.backing_off.remove(&(at, lane));
-            if let Some(state) = self.lanes.get_mut(&lane) {
-                state.place = Place::Idle;
-            }
-            self.place(now, lane);
+        while let Some(lane) = self.timers.pop_due(now) {
+            self.free(now, lane);
         }
         if !self.has_slot() || self.rate_from > now || self.all_paused() {
             return None;
@@ -404,7 +395,7 @@ impl Scheduler {
     /// nothing at `now`.
     #[must_use]
     pub fn next_wake(&self, now: Moment) -> Option<Moment> {
-        let timer = self.first_timer().map(|(at, _)| at);
+        let timer = self.timers.first().map(|(at, _)| at);
         let waiting = self.hosts.values().filter(|host| !host.queue.is_empty());
         let opens = waiting.filter_map(HostState::opens).map(|at| at.max(self.rate_from));
         // A host that could take more by now has as many requests as it may: an answer makes room, not time.

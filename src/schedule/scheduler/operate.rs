@@ -237,8 +237,7 @@ impl Scheduler {
         for host in self.hosts.values_mut() {
             host.queue.retain(|lane| !lanes.contains(lane));
         }
-        self.lingering.retain(|(_, lane)| !lanes.contains(lane));
-        self.backing_off.retain(|(_, lane)| !lanes.contains(lane));
+        self.timers.remove_all(lanes);
         self.held.retain(|lane| !lanes.contains(lane));
         let mut by_age = Vec::with_capacity(lanes.len());
         for lane in lanes {

@@ -3,10 +3,6 @@
 use super::{HostState, Lane, Moment, Place, Scheduler};
 
 impl Scheduler {
-    pub(super) fn first_timer(&self) -> Option<(Moment, Lane)> {
-        [self.lingering.first(), self.backing_off.first()].into_iter().flatten().min().copied()
-    }
-
     /// Puts a lane where it now has to wait.
     pub(super) fn place(&mut self, now: Moment, lane: Lane) {
         self.unplace(lane);
@@ -22,11 +18,7 @@ impl Scheduler {
             return;
         }
         if due > now {
-            let timers = match lingers {
-                true => &mut self.lingering,
-                false => &mut self.backing_off,
-            };
-            timers.insert((due, lane));
+            self.timers.insert(due, lane, lingers);
             self.set_place(lane, Place::Timer(due));
             return;
         }
@@ -49,10 +41,7 @@ impl Scheduler {
     /// Takes a lane away from where it waits.
     pub(super) fn unplace(&mut self, lane: Lane) {
         match self.lanes.get(&lane).map(|state| state.place) {
-            Some(Place::Timer(at)) => {
-                self.lingering.remove(&(at, lane));
-                self.backing_off.remove(&(at, lane));
-            }
+            Some(Place::Timer(due)) => self.timers.remove(due, lane),
             Some(Place::Ready(host)) => {
                 if let Some(host) = self.hosts.get_mut(&host) {
                     host.queue.retain(|other| *other != lane);
@@ -64,7 +53,7 @@ impl Scheduler {
         self.set_place(lane, Place::Idle);
     }
 
-    /// The lane's request is over.
+    /// The lane's request, or what it waited for, is over.
     pub(super) fn free(&mut self, now: Moment, lane: Lane) {
         self.set_place(lane, Place::Idle);
         self.place(now, lane);

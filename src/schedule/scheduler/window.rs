@@ -215,8 +215,7 @@ impl Scheduler {
         }
         let goal = self.goal();
         while self.used_bytes() > goal
-            && self.backing_off.last().is_some_and(|(due, _)| *due > now)
-            && let Some((due, lane)) = self.backing_off.pop_last()
+            && let Some((due, lane)) = self.timers.pop_last_backing_off(now)
         {
             self.forget_lane(now, lane, due);
         }
