@@ -10,6 +10,7 @@ mod hosts;
 mod judging;
 mod listing;
 mod operate;
+pub(super) mod owed;
 mod placing;
 mod state;
 mod timers;
@@ -31,6 +32,7 @@ use crate::event::{Answer, Cluster, DeadReason, Entry, Host, Lane, Moment, Outco
 use self::judging::Judging;
 pub use self::listing::{Counted, Extent, Hindrance, HostView, LaneView, LastError, Standing};
 use self::listing::{ERRORS_FOR, MAX_ERRORS};
+use self::owed::Owed;
 pub use self::state::{Status, Stuck};
 use self::timers::Timers;
 use self::window::NEXT_EVENTS;
@@ -48,9 +50,6 @@ pub const MAX_LEARNED: usize = 100_000;
 const MAX_PASTS: usize = 32_768;
 /// How long it is, however seldom they are tried.
 const PAST_KEPT_FOR: Duration = Duration::from_secs(24 * 3_600);
-/// The most events whose settlement the store may owe: while it owes as many, nothing is sent. A crash sends them again, and
-/// memory does not grow where the disk is slower than Target. The answers to what is under way then go beyond.
-pub(super) const MAX_SETTLING: usize = 8_192;
 
 /// A request that is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,10 +126,8 @@ pub struct Scheduler {
     parked: usize,
     /// How the attempts of forgotten events went.
     pasts: Remembered<(Lane, Seq), Past>,
-    /// Settled, but not durably so: a scan may still show them.
-    settling: BTreeSet<Seq>,
-    /// Durably settled, or found gone, while a scan was under way that may still show them.
-    settled: BTreeSet<Seq>,
+    /// What the store owes.
+    owed: Owed,
     /// The hosts that answers named.
     edges: Remembered<Lane, Cluster>,
     /// The clusters of the visitors that answers named.
@@ -143,10 +140,6 @@ pub struct Scheduler {
     expiry_from: Moment,
     rate_from: Moment,
     last_begun: Moment,
-    /// Since when the store owes a scan.
-    reading_from: Option<Moment>,
-    /// Since when the store owes settlements, and made none durable.
-    settling_from: Option<Moment>,
     pace: Pace,
     /// How fast events go out while the index is nearly full.
     flow: Pace,
@@ -183,8 +176,7 @@ impl Scheduler {
             indexed: 0,
             parked: 0,
             pasts: Remembered::new(MAX_PASTS, PAST_KEPT_FOR),
-            settling: BTreeSet::new(),
-            settled: BTreeSet::new(),
+            owed: Owed::default(),
             edges: Remembered::new(MAX_LEARNED, LEARNED_FOR),
             homes: Remembered::new(MAX_LEARNED, LEARNED_FOR),
             controls: Controls::default(),
@@ -193,8 +185,6 @@ impl Scheduler {
             expiry_from: Moment::ZERO,
             rate_from: Moment::ZERO,
             last_begun: Moment::ZERO,
-            reading_from: None,
-            settling_from: None,
             pace: Pace::default(),
             flow: Pace::default(),
             crowd: None,
@@ -230,17 +220,16 @@ impl Scheduler {
         }
         let room = !self.is_full() || !is_fed && self.forget_blocked(now);
         let (reader, from) = self.index.next(now, room, is_fed)?;
-        self.reading_from = Some(now);
+        self.owed.begin_reading(now);
         Some(Reading { from, is_next: reader == Reader::Cursor && self.indexed <= NEXT_EVENTS })
     }
 
     /// A scan came back: the unsettled events from where it began up to `next`.
     pub fn handle_scan(&mut self, now: Moment, entries: &[Entry], next: Seq) {
         let Some(reader) = self.index.reading else { return };
-        let took = self.reading_from.take().map_or(Duration::ZERO, |from| now.since(from));
         let end = self.index.pass_end();
         for entry in entries {
-            if self.settling.contains(&entry.seq) || self.settled.contains(&entry.seq) {
+            if self.owed.is_over(entry.seq) {
                 continue;
             }
             match reader {
@@ -249,7 +238,7 @@ impl Scheduler {
                 Reader::Pass => {}
             }
         }
-        self.settled.clear();
+        let took = self.owed.end_reading(now);
         self.index.read(now, reader, next);
         if reader == Reader::Pass {
             if self.is_tight() {
@@ -277,12 +266,7 @@ impl Scheduler {
 
     /// These settlements are durable.
     pub fn handle_settled(&mut self, now: Moment, seqs: &[Seq]) {
-        for seq in seqs {
-            if self.settling.remove(seq) && self.index.reading.is_some() {
-                self.settled.insert(*seq);
-            }
-        }
-        self.settling_from = (!self.settling.is_empty()).then_some(now);
+        self.owed.end_settling(now, seqs);
     }
 
     /// The next request that is due, if there is one and a slot for it.
@@ -308,10 +292,7 @@ impl Scheduler {
     /// The flusher found that only the first `keep` events of an attempt go together, after those in `gone`, which cannot
     /// be read, were taken out. With `keep` 0 the attempt is over.
     pub fn handle_cut(&mut self, now: Moment, id: u64, keep: usize, gone: &[Seq]) {
-        if self.index.reading.is_some() {
-            // They are in quarantine now, and the scan under way may be from before.
-            self.settled.extend(gone);
-        }
+        self.owed.note_gone(gone);
         let Some(attempt) = self.under_way.get_mut(&id) else { return };
         let before = attempt.events.len();
         attempt.events.retain(|event| !gone.contains(&event.seq));
@@ -360,13 +341,9 @@ impl Scheduler {
         self.judge(&mut on, events, judged);
         let Judging { lane: state, settled, .. } = on;
         self.lanes.insert(lane, state);
-        let count = settled.delivered.len() + settled.buried.len();
-        self.indexed = self.indexed.saturating_sub(count);
-        self.settling.extend(&settled.delivered);
-        self.settling.extend(settled.buried.iter().map(|one| one.seq));
-        if count > 0 {
-            self.settling_from.get_or_insert(now);
-        }
+        self.indexed = self.indexed.saturating_sub(settled.delivered.len() + settled.buried.len());
+        let buried = settled.buried.iter().map(|one| one.seq);
+        self.owed.begin_settling(now, settled.delivered.iter().copied().chain(buried));
         self.free(now, lane);
         settled
     }
@@ -412,7 +389,7 @@ impl Scheduler {
 
     /// Whether one more request may be under way. What was answered counts until it is settled.
     fn has_slot(&self) -> bool {
-        self.under_way.len() < self.settings.concurrency && self.settling.len() < MAX_SETTLING
+        self.under_way.len() < self.settings.concurrency && !self.owed.is_full()
     }
 
     fn begin(&mut self, now: Moment, lane: Lane, host: Host, probe: bool) -> Option<Attempt> {

@@ -123,7 +123,7 @@ impl Scheduler {
     pub fn extent(&self) -> Extent {
         let lanes = self.lanes.values().filter_map(LaneState::first).map(|event| event.seq);
         let under_way = self.under_way.values().flat_map(|one| &one.events).map(|one| one.seq);
-        let settling = self.settling.first().copied();
+        let settling = self.owed.first_settling();
         let all = lanes.chain(under_way).chain(settling).chain(self.index.lowest());
         let lowest = all.min().unwrap_or(self.index.tail);
         Extent { indexed: self.indexed, lanes: self.lanes.len(), lowest, whole: self.index.is_whole() }

@@ -163,10 +163,7 @@ impl Scheduler {
     /// settled from now on, and the caller settles them.
     pub fn take_out(&mut self, now: Moment, events: &[(Lane, Seq)]) -> Vec<(Lane, Seq)> {
         let taken = self.droppable(events);
-        self.settling.extend(taken.iter().map(|(_, seq)| *seq));
-        if !taken.is_empty() {
-            self.settling_from.get_or_insert(now);
-        }
+        self.owed.begin_settling(now, taken.iter().map(|(_, seq)| *seq));
         for event in &taken {
             // A forgotten session's backoff lies with its first event, and outlives it.
             let until = self.pasts.remove(now, event).and_then(|past| past.waits_until());
@@ -178,8 +175,8 @@ impl Scheduler {
         for lane in &lanes {
             let Some(state) = self.lanes.get_mut(lane) else { continue };
             let (before, parked) = (state.len(), state.parked.len());
-            state.events.retain(|one| !self.settling.contains(&one.seq));
-            state.parked.retain(|one| !self.settling.contains(&one.event.seq));
+            state.events.retain(|one| !self.owed.is_settling(one.seq));
+            state.parked.retain(|one| !self.owed.is_settling(one.event.seq));
             self.indexed = self.indexed.saturating_sub(before - state.len());
             self.parked = self.parked.saturating_sub(parked - state.parked.len());
         }
@@ -193,7 +190,7 @@ impl Scheduler {
         let busy: BTreeSet<Seq> =
             self.under_way.values().flat_map(|one| &one.events).map(|one| one.seq).collect();
         // What is behind the tail that is known here may still be handed over directly.
-        let free = |seq: &Seq| *seq < self.index.tail && !busy.contains(seq) && !self.settling.contains(seq);
+        let free = |seq: &Seq| *seq < self.index.tail && !busy.contains(seq) && !self.owed.is_settling(*seq);
         events.iter().filter(|(_, seq)| free(seq)).copied().collect()
     }
 

@@ -1,6 +1,6 @@
 //! The state of delivery: in numbers, by host, and whether it is stuck.
 
-use super::{Duration, Host, MAX_SETTLING, Moment, Scheduler};
+use super::{Duration, Host, Moment, Scheduler};
 use crate::schedule::HostHealth;
 
 /// How delivery is stuck.
@@ -42,11 +42,10 @@ impl Scheduler {
     /// taken, and `after` for how long nothing may have been attempted, or the store may owe an answer.
     #[must_use]
     pub fn stuck(&self, now: Moment, limit: Duration, after: Duration) -> Option<Stuck> {
-        let owed = [self.reading_from, self.settling_from];
-        if owed.into_iter().flatten().any(|from| now.since(from) > after) {
+        if self.owed.is_late(now, after) {
             return Some(Stuck::Store);
         }
-        if self.settling.len() >= MAX_SETTLING {
+        if self.owed.is_full() {
             // The store owes these, and not for too long yet.
             return None;
         }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::event::{Cluster, Host};
 use crate::schedule::notice::{Notices, WAITING_NOTICES};
-use crate::schedule::scheduler::MAX_SETTLING;
+use crate::schedule::scheduler::owed::MAX_SETTLING;
 use crate::schedule::{Changed, MAX_PARKED, MAX_PAUSES, Pause, Selection, Stuck};
 
 fn cluster(number: u64) -> Cluster {
