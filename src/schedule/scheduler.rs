@@ -8,6 +8,7 @@
 
 mod hosts;
 mod judging;
+mod learned;
 mod listing;
 mod operate;
 pub(super) mod owed;
@@ -30,6 +31,8 @@ use super::{Random, Remembered, Settings, Verdict, verdict};
 use crate::event::{Answer, Cluster, DeadReason, Entry, Host, Lane, Moment, Outcome, Owner, Seq, Visitor};
 
 use self::judging::Judging;
+use self::learned::Learned;
+pub use self::learned::{LEARNED_FOR, MAX_LEARNED};
 pub use self::listing::{Counted, Extent, Hindrance, HostView, LaneView, LastError, Standing};
 use self::listing::{ERRORS_FOR, MAX_ERRORS};
 use self::owed::Owed;
@@ -41,10 +44,6 @@ use self::window::NEXT_EVENTS;
 pub const MAX_PARKED: usize = 10_000;
 /// An arrival so far in the future tells that the clock was set back since.
 pub const CLOCK_SLACK: Duration = Duration::from_secs(3_600);
-/// How long what an answer said is remembered, as the SDKs' cookies are.
-pub const LEARNED_FOR: Duration = Duration::from_secs(31 * 60);
-/// The most sessions, and the most visitors, of which something is remembered.
-pub const MAX_LEARNED: usize = 100_000;
 
 /// The most forgotten events of which it is remembered how their attempts went: those forgotten last.
 const MAX_PASTS: usize = 32_768;
@@ -128,10 +127,8 @@ pub struct Scheduler {
     pasts: Remembered<(Lane, Seq), Past>,
     /// What the store owes.
     owed: Owed,
-    /// The hosts that answers named.
-    edges: Remembered<Lane, Cluster>,
-    /// The clusters of the visitors that answers named.
-    homes: Remembered<(Lane, Visitor), Cluster>,
+    /// What answers said of where requests go.
+    learned: Learned,
     /// What an operator stopped.
     controls: Controls,
     /// What the last failure of a lane said.
@@ -177,8 +174,7 @@ impl Scheduler {
             parked: 0,
             pasts: Remembered::new(MAX_PASTS, PAST_KEPT_FOR),
             owed: Owed::default(),
-            edges: Remembered::new(MAX_LEARNED, LEARNED_FOR),
-            homes: Remembered::new(MAX_LEARNED, LEARNED_FOR),
+            learned: Learned::new(),
             controls: Controls::default(),
             errors: Remembered::new(MAX_ERRORS, ERRORS_FOR),
             dead_room: true,
@@ -332,7 +328,8 @@ impl Scheduler {
     pub fn handle_outcome(&mut self, now: Moment, id: u64, outcome: &Outcome) -> Settled {
         let Some(mut attempt) = self.under_way.remove(&id) else { return Settled::default() };
         self.release(&attempt);
-        self.learn(now, &attempt, outcome);
+        let visitor = attempt.events.first().and_then(|event| event.visitor);
+        self.learned.note(now, attempt.lane, visitor, outcome);
         let (lane, judged) = (attempt.lane, verdict(outcome, attempt.events.len()));
         self.judge_host(now, &attempt, judged, outcome);
         self.note_error(now, lane, judged != Verdict::Delivered, &outcome.detail);

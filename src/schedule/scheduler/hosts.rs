@@ -31,9 +31,7 @@ impl Scheduler {
         if !self.settings.edge_routing {
             return Host::Client;
         }
-        let home = visitor.and_then(|visitor| self.homes.get(now, &(lane, visitor)).copied());
-        let learned = self.edges.get(now, &lane).copied();
-        let cluster = home.or(named).or(learned).or(self.settings.default_cluster);
+        let cluster = self.learned.cluster(now, lane, visitor, named).or(self.settings.default_cluster);
         let Some(cluster) = cluster else { return Host::Client };
         let host = Host::Edge(cluster);
         match self.hosts.get(&host) {
@@ -93,19 +91,6 @@ impl Scheduler {
         let lane = chosen.or_else(turn).or_else(|| state.queue.front().copied())?;
         state.queue.retain(|other| *other != lane);
         Some(lane)
-    }
-
-    /// Remembers where an answer sends its session, and the home of its visitor.
-    pub(super) fn learn(&mut self, now: Moment, attempt: &UnderWay, outcome: &Outcome) {
-        if let Some(edge) = outcome.edge {
-            self.edges.insert(now, attempt.lane, edge);
-        }
-        let visitor = attempt.events.first().and_then(|event| event.visitor);
-        if let (Some(visitor), Some(known)) = (visitor, &outcome.known)
-            && let Some(home) = known.home
-        {
-            self.homes.insert(now, (attempt.lane, visitor), home);
-        }
     }
 
     /// What an answer says of its host.
