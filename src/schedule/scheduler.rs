@@ -6,6 +6,7 @@
 //! - nothing is set aside by a probe, and nothing is set aside for its age without a failed attempt;
 //! - memory is bounded at any backlog (`index.rs`), and a window of blocked lanes hides no other.
 
+mod crowd;
 mod hosts;
 mod judging;
 mod learned;
@@ -30,6 +31,7 @@ use super::revisits::Revisits;
 use super::{Random, Remembered, Settings, Verdict, verdict};
 use crate::event::{Answer, Cluster, DeadReason, Entry, Host, Lane, Moment, Outcome, Owner, Seq, Visitor};
 
+use self::crowd::Crowd;
 use self::judging::Judging;
 use self::learned::Learned;
 pub use self::learned::{LEARNED_FOR, MAX_LEARNED};
@@ -138,14 +140,7 @@ pub struct Scheduler {
     rate_from: Moment,
     last_begun: Moment,
     pace: Pace,
-    /// How fast events go out while the index is nearly full.
-    flow: Pace,
-    /// The host whose lanes leave others no room in the index.
-    crowd: Option<Host>,
-    /// Whether what fills the index lasts for long: then a lane may have no more of it than its even share.
-    is_hogged: bool,
-    /// Before this no lanes are looked for that have more.
-    trims_from: Moment,
+    crowd: Crowd,
     revisits: Revisits,
     /// The events up to this one wait for no more to come, those on the disk among them.
     flushed: Seq,
@@ -182,10 +177,7 @@ impl Scheduler {
             rate_from: Moment::ZERO,
             last_begun: Moment::ZERO,
             pace: Pace::default(),
-            flow: Pace::default(),
-            crowd: None,
-            is_hogged: false,
-            trims_from: Moment::ZERO,
+            crowd: Crowd::default(),
             revisits: Revisits::default(),
             flushed: Seq(0),
             last_seen: Moment::ZERO,
@@ -207,7 +199,7 @@ impl Scheduler {
     /// has a slot was taken: what is due then is what waits.
     pub fn poll_read(&mut self, now: Moment) -> Option<Reading> {
         self.look_for_crowd(now);
-        if self.crowd.is_some() || self.is_hogged {
+        if self.crowd.is_any() {
             self.index.note_crowd();
         }
         let is_fed = self.look_whether_fed(now);
@@ -380,7 +372,7 @@ impl Scheduler {
         let unread = self.index.cursor < self.index.tail && self.index.reading.is_none();
         let read = self.pace.shows_at().filter(|at| room && unread && *at > now);
         // Whether something hogs a full index shows by itself.
-        let hog = self.flow.shows_at().filter(|at| !room && *at > now);
+        let hog = self.crowd.shows_at().filter(|at| !room && *at > now);
         [timer, host, pass, read, hog, self.controls.next_end()].into_iter().flatten().min()
     }
 
@@ -414,7 +406,7 @@ impl Scheduler {
         state.place = Place::UnderWay;
         self.last_begun = now;
         self.pace.note_begun(1);
-        self.flow.note_begun(events.len());
+        self.crowd.note_begun(events.len());
         if self.settings.rate_limit > 0 {
             let share = Duration::from_secs(1) / self.settings.rate_limit;
             self.rate_from = self.rate_from.max(now).after(share);

@@ -16,10 +16,6 @@ const LANE_BYTES: u64 = 384;
 
 /// Lanes that are due last for long if they do so for more seconds than this.
 const LONG: u128 = 5;
-/// A host whose lanes in the index last for more seconds than this leaves room in it for others.
-const CROWDS: u128 = 20;
-/// How often lanes are looked for that have more than their share of a full index, at most: all lanes are looked at.
-const TRIMS_EVERY: Duration = Duration::from_secs(1);
 /// So many lanes that are due are enough for each request that may be under way.
 const LANES_A_SLOT: usize = 4;
 /// What is read while so many events are in the index, and no more, goes out next: as many stay in memory.
@@ -35,47 +31,7 @@ impl Scheduler {
             return false;
         }
         self.pace.count(now);
-        !self.pace.lasts(due, LONG) && !self.revisits.are_frequent() && !self.is_hogged
-    }
-
-    /// Looks what fills the index for long, if anything does: behind it others may wait that could go at once. It may be a few
-    /// lanes with many requests each, or a host with many lanes. Without edge hosts nothing is gained by forgetting a host's; in a
-    /// pause of all nothing could go.
-    pub(super) fn look_for_crowd(&mut self, now: Moment) {
-        (self.crowd, self.is_hogged) = (None, false);
-        if self.nothing_goes(now) || self.is_hungry() {
-            self.flow.reset();
-            self.hosts.values_mut().for_each(|host| host.pace.reset());
-            return;
-        }
-        if !self.is_tight() {
-            return;
-        }
-        self.flow.count(now);
-        self.is_hogged = self.flow.lasts_surely(self.indexed, CROWDS);
-        if !self.settings.edge_routing {
-            return;
-        }
-        let open = self.hosts.iter_mut().filter(|(_, host)| host.takes(now) == Some(false));
-        let Some((name, host)) = open.max_by_key(|(_, host)| host.queue.len()) else { return };
-        let due = host.queue.len();
-        // Of the events in the index as many as of its lanes: some lanes make a hundred requests.
-        let events = self.indexed * due / self.lanes.len().max(1);
-        if due <= enough(self.settings.host_concurrency) {
-            return;
-        }
-        host.pace.count(now);
-        if host.pace.lasts_surely(events.max(due), CROWDS) {
-            self.crowd = Some(*name);
-        }
-    }
-
-    /// Whether the first event of a lane is left on the disk, since its host crowds the index. What joins a lane is not: it
-    /// makes no request more.
-    fn is_crowded_out(&self, now: Moment, entry: &Entry) -> bool {
-        let Some(crowd) = self.crowd.filter(|_| self.is_tight()) else { return false };
-        !self.lanes.contains_key(&entry.lane)
-            && self.host_for(now, entry.lane, entry.visitor, entry.cluster) == crowd
+        !self.pace.lasts(due, LONG) && !self.revisits.are_frequent() && !self.crowd.is_hogged
     }
 
     /// The lanes that may go out one after the other from now on; 0 where a host that has requests under way has nothing due
@@ -186,7 +142,7 @@ impl Scheduler {
 
     /// One session takes at most an eighth of the window, and its even share of one that is hogged.
     fn lane_is_full(&self, lane: Lane) -> bool {
-        let is_shared = self.is_hogged && self.is_tight();
+        let is_shared = self.crowd.is_hogged && self.is_tight();
         let most = match is_shared {
             true => self.even_share(),
             false => (self.settings.index_max_bytes / EVENT_BYTES / 8).max(self.settings.max_events as u64),
@@ -208,7 +164,7 @@ impl Scheduler {
     /// Forgets lanes that are blocked, those due last first, until an eighth of the index is free; says whether there is
     /// room. What lingers, and what waits for a slot, is not blocked, but where one host crowds the index those that came last
     /// go, and where a few lanes hog it what each has beyond its share. Each lane is looked at once and gone then, since a full
-    /// index is asked at every turn of the flusher; those that hog it are looked for every [`TRIMS_EVERY`].
+    /// index is asked at every turn of the flusher; those that hog it are looked for every second.
     pub(super) fn forget_blocked(&mut self, now: Moment) -> bool {
         if self.nothing_goes(now) {
             return false;
@@ -242,14 +198,13 @@ impl Scheduler {
         }
         let (kept, until) = (enough(self.settings.host_concurrency), now.after(PASS_EVERY));
         while self.used_bytes() > goal
-            && let Some(host) = self.crowd.and_then(|name| self.hosts.get_mut(&name))
+            && let Some(host) = self.crowd.host.and_then(|name| self.hosts.get_mut(&name))
             && host.queue.len() > kept
             && let Some(lane) = host.queue.pop_back()
         {
             self.forget_lane(now, lane, until);
         }
-        if self.is_hogged && self.trims_from <= now {
-            self.trims_from = now.after(TRIMS_EVERY);
+        if self.crowd.begin_trim(now) {
             self.trim_lanes(now);
         }
         !self.is_full()
@@ -302,6 +257,6 @@ impl Scheduler {
 }
 
 /// So many lanes that are due are enough where so many requests may be under way.
-fn enough(requests: usize) -> usize {
+pub(super) fn enough(requests: usize) -> usize {
     requests.saturating_mul(LANES_A_SLOT)
 }
