@@ -191,7 +191,7 @@ fn told(standing: Standing) -> (&'static str, String, Option<Moment>) {
     match standing {
         Standing::Collecting(until) => plain("collecting", Some(until)),
         Standing::Due => plain("due", None),
-        Standing::UnderWay(_) => plain("under_way", None),
+        Standing::UnderWay => plain("under_way", None),
         Standing::BackingOff(until) => plain("backing_off", Some(until)),
         Standing::Parked(until) => plain("parked", Some(until)),
         Standing::Held => plain("held", None),

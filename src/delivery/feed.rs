@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 
-use crate::event::{Answer, EventId, Host, Lane, Moment, Outcome, Seq, SessionId};
+use crate::event::{Answer, EventId, Host, Moment, Outcome, Seq, SessionId};
 use crate::schedule::Settled;
 
 /// The most outcomes that are kept for a listener who is slow.
@@ -30,8 +30,6 @@ pub struct Heard {
     pub at: Moment,
     /// Their session.
     pub session: SessionId,
-    /// Its lane.
-    pub lane: Lane,
     /// The host that was asked.
     pub host: Host,
     /// What became of them.
@@ -77,7 +75,7 @@ impl Feed {
         self.0.receiver_count() > 0
     }
 
-    pub(super) fn tell(&self, at: Moment, lane: Lane, about: About, settled: &Settled, outcome: &Outcome) {
+    pub(super) fn tell(&self, at: Moment, about: About, settled: &Settled, outcome: &Outcome) {
         let About { session, host, events, took } = about;
         let delivered: BTreeSet<Seq> = settled.delivered.iter().copied().collect();
         let dead: BTreeSet<Seq> = settled.buried.iter().map(|one| one.seq).collect();
@@ -94,7 +92,7 @@ impl Feed {
             let (session, answer, detail) = (session.clone(), outcome.answer.clone(), outcome.detail.clone());
             // Whoever listened may just have gone.
             let _gone =
-                self.0.send(Arc::new(Heard { at, session, lane, host, fate, events, answer, detail, took }));
+                self.0.send(Arc::new(Heard { at, session, host, fate, events, answer, detail, took }));
         }
     }
 }

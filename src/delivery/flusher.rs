@@ -348,7 +348,6 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
                 Ok(())
             }
             Sent::Out { keep, gone, outcome, about, watched, heard } => {
-                let lane = about.lane;
                 let answer = watched.map(|Watched { session, body }| {
                     let tnt_id = about.visitor.as_ref().and_then(|(_, tnt_id)| tnt_id.as_deref());
                     let seconds = now.as_millis() / 1_000;
@@ -369,7 +368,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
                 let settled = self.scheduler.handle_outcome(now, id, &outcome);
                 self.backlog.lost(&gone);
                 if let Some(heard) = heard {
-                    self.feed.tell(now, lane, *heard, &settled, &outcome);
+                    self.feed.tell(now, *heard, &settled, &outcome);
                 }
                 told.letters(now, &settled.buried);
                 self.settle(settled, answer, work);

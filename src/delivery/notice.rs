@@ -57,7 +57,7 @@ pub(super) fn log(notice: &Notice) {
         Notice::HostBusy { host, wait } => {
             warn!(event = "host_busy", %host, wait = %shown(*wait), "the host is busy, and asked all sessions to wait");
         }
-        Notice::Parked { seq, detail, .. } => warn!(
+        Notice::Parked { seq, detail } => warn!(
             event = "parked", %seq, %detail,
             "an event fails by itself: it is parked, tried again at most every retry.max, and holds nothing back; target-notifyd queue shows it"
         ),

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::event::{Host, Lane, Seq};
+use crate::event::{Host, Seq};
 
 /// The most notices that wait to be taken.
 pub(super) const WAITING_NOTICES: usize = 1_000;
@@ -52,8 +52,6 @@ pub enum Notice {
     },
     /// An event fails by itself and no longer holds its session back.
     Parked {
-        /// Its lane.
-        lane: Lane,
         /// Which.
         seq: Seq,
         /// What the last answer said.

@@ -65,8 +65,6 @@ pub struct Attempt {
     pub visitor: Option<Visitor>,
     /// Where it goes.
     pub host: Host,
-    /// Whether it tries out a host that failed or is paused.
-    pub probe: bool,
 }
 
 /// An event that is to be set aside.
@@ -426,7 +424,7 @@ impl Scheduler {
             // One tries it out; the others that came since that was due do not wait for it.
             self.fall_back(now, host);
         }
-        Some(Attempt { id, lane, seqs, visitor, host, probe })
+        Some(Attempt { id, lane, seqs, visitor, host })
     }
 
     /// A request is over: its host may take another, and a parked event that was in it is parked no longer.

@@ -188,7 +188,7 @@ impl Scheduler {
             return;
         }
         let detail = on.outcome.detail.clone();
-        self.notices.add(Notice::Parked { lane: on.attempt.lane, seq, detail });
+        self.notices.add(Notice::Parked { seq, detail });
         self.keep_parked(on, event);
         on.calm();
     }

@@ -30,8 +30,8 @@ pub enum Standing {
     Collecting(Moment),
     /// It goes out with the next slot.
     Due,
-    /// Its request was begun then.
-    UnderWay(Moment),
+    /// Its request is under way.
+    UnderWay,
     /// It failed, and is tried again then.
     BackingOff(Moment),
     /// Its events fail by themselves, and are tried again then.
@@ -183,7 +183,7 @@ impl Scheduler {
         let mut counted = Counted::default();
         let under_way = self.events_under_way();
         for (lane, state) in &self.lanes {
-            let going = under_way.get(lane).map_or(&[][..], |(events, _)| events);
+            let going = under_way.get(lane).copied().unwrap_or_default();
             let is_meant = |event: &&Waiting| meant(*lane, self.settings.own_host(event.cluster));
             let events = state.all().chain(going).filter(is_meant).count();
             counted.events += events;
@@ -203,39 +203,30 @@ impl Scheduler {
         self.errors.insert(now, lane, text);
     }
 
-    fn events_under_way(&self) -> BTreeMap<Lane, (&[Waiting], Moment)> {
+    fn events_under_way(&self) -> BTreeMap<Lane, &[Waiting]> {
         let some = self.under_way.values().filter(|one| !one.events.is_empty());
-        some.map(|one| (one.lane, (&*one.events, one.began))).collect()
+        some.map(|one| (one.lane, &*one.events)).collect()
     }
 
-    fn oldest_of<'s>(
-        &'s self,
-        lane: Lane,
-        under_way: &BTreeMap<Lane, (&'s [Waiting], Moment)>,
-    ) -> Option<&'s Waiting> {
+    fn oldest_of<'s>(&'s self, lane: Lane, under_way: &BTreeMap<Lane, &'s [Waiting]>) -> Option<&'s Waiting> {
         let waiting = self.lanes.get(&lane).and_then(LaneState::first);
-        let going = under_way.get(&lane).and_then(|(events, _)| events.first());
+        let going = under_way.get(&lane).and_then(|events| events.first());
         [waiting, going].into_iter().flatten().min_by_key(|event| event.seq)
     }
 
-    fn view(
-        &self,
-        now: Moment,
-        lane: Lane,
-        under_way: &BTreeMap<Lane, (&[Waiting], Moment)>,
-    ) -> Option<LaneView> {
+    fn view(&self, now: Moment, lane: Lane, under_way: &BTreeMap<Lane, &[Waiting]>) -> Option<LaneView> {
         let state = self.lanes.get(&lane)?;
         let oldest = self.oldest_of(lane, under_way)?;
-        let going = under_way.get(&lane);
+        let going = under_way.get(&lane).map_or(0, |events| events.len());
         Some(LaneView {
             lane,
             first: oldest.seq,
             arrived: oldest.arrived,
             host: self.settings.own_host(oldest.cluster),
-            count: state.len() + going.map_or(0, |(events, _)| events.len()),
+            count: state.len() + going,
             parked: state.parked.len(),
             failures: state.failures,
-            standing: self.standing(state, going.map(|(_, began)| *began)),
+            standing: self.standing(state),
             error: self
                 .errors
                 .get_with_time(now, &lane)
@@ -243,9 +234,9 @@ impl Scheduler {
         })
     }
 
-    fn standing(&self, state: &LaneState, began: Option<Moment>) -> Standing {
+    fn standing(&self, state: &LaneState) -> Standing {
         match state.place {
-            Place::UnderWay => Standing::UnderWay(began.unwrap_or(self.last_begun)),
+            Place::UnderWay => Standing::UnderWay,
             Place::Held => Standing::Held,
             Place::Timer(at) if state.events.is_empty() => Standing::Parked(at),
             Place::Timer(at) if state.not_before >= at => Standing::BackingOff(at),
