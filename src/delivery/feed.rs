@@ -46,7 +46,7 @@ pub struct Heard {
 
 /// What a request was about, kept while somebody listens.
 #[derive(Debug)]
-pub(super) struct About {
+pub(super) struct Request {
     pub(super) session: SessionId,
     pub(super) host: Host,
     pub(super) events: Vec<(Seq, EventId)>,
@@ -75,8 +75,8 @@ impl Feed {
         self.0.receiver_count() > 0
     }
 
-    pub(super) fn tell(&self, at: Moment, about: About, settled: &Settled, outcome: &Outcome) {
-        let About { session, host, events, took } = about;
+    pub(super) fn tell(&self, at: Moment, request: Request, settled: &Settled, outcome: &Outcome) {
+        let Request { session, host, events, took } = request;
         let delivered: BTreeSet<Seq> = settled.delivered.iter().copied().collect();
         let dead: BTreeSet<Seq> = settled.buried.iter().map(|one| one.seq).collect();
         let fate_of = |seq: &Seq| match (delivered.contains(seq), dead.contains(seq)) {

@@ -29,7 +29,7 @@ use crate::wire::{receipt, request};
 /// The most events that one scan asks for.
 const SCAN_EVENTS: usize = 1_024;
 
-/// What the scheduler's index leaves of its memory is told when it changed by so much, in bytes.
+/// What the scheduler's index leaves of its memory is told when it changed by this much, in bytes.
 pub(super) const SPARE_STEP: u64 = 1_024 * 1_024;
 
 /// The shortest time between two looks at whether delivery is stuck, doubled.
@@ -145,7 +145,7 @@ struct About {
 
 /// What happened while the flusher slept.
 enum Happened<E> {
-    Answered(u64, Box<Sent>),
+    Sent(u64, Box<Result<Answered, Unsent>>),
     Scanned(Result<(Vec<Entry>, Seq), E>),
     Durable(Vec<Seq>, Result<(), E>),
     Added(Added),
@@ -156,21 +156,26 @@ enum Happened<E> {
     Over,
 }
 
-/// What became of an attempt on its way.
-enum Sent {
+/// What came of a request that went out.
+struct Answered {
     /// It went out with its first `keep` readable events.
-    Out {
-        keep: usize,
-        gone: Vec<Seq>,
-        outcome: Outcome,
-        about: About,
-        watched: Option<Watched>,
-        heard: Option<Box<feed::About>>,
-    },
-    /// The disk did not give it; perhaps it does another time.
+    keep: usize,
+    /// These cannot be read.
+    gone: Vec<Seq>,
+    outcome: Outcome,
+    about: About,
+    watched: Option<Watched>,
+    heard: Option<feed::Request>,
+}
+
+/// Why an attempt did not go out.
+enum Unsent {
+    /// The disk did not give its events; perhaps it does another time.
     Unread { first: Option<Seq>, detail: String },
-    /// Nothing of it can be read, or the store failed.
-    Not { gone: Vec<Seq>, failure: Option<String> },
+    /// None of them can be read.
+    Gone(Vec<Seq>),
+    /// The store no longer works.
+    StoreFailed(String),
 }
 
 type Work<E> = FuturesUnordered<BoxFuture<'static, Happened<E>>>;
@@ -215,11 +220,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
             let now = (self.now)();
             if stopping.is_none() {
                 self.plan(now, &work, &mut told);
-                let spare_now = self.scheduler.spare_bytes();
-                if spare_now.abs_diff(spare) >= SPARE_STEP {
-                    spare = spare_now;
-                    self.backlog.spare(spare);
-                }
+                spare = self.spare(spare);
                 let found = self.scheduler.stuck(now, self.slot_limit, self.stuck_after);
                 notice::stuck(found, stuck, self.scheduler.status());
                 stuck = found;
@@ -240,7 +241,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
             };
             let now = (self.now)();
             match happened {
-                Happened::Answered(id, sent) => self.answered(now, id, *sent, &work, &mut told)?,
+                Happened::Sent(id, sent) => self.sent(now, id, *sent, &work, &mut told)?,
                 Happened::Scanned(scan) => {
                     let (entries, next) = scan.map_err(|error| error.to_string())?;
                     self.scheduler.handle_scan(now, &entries, next);
@@ -274,6 +275,16 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
         }
     }
 
+    /// Tells the store how much memory is to spare, unless it is about as much as `before`; how much it was told.
+    fn spare(&self, before: u64) -> u64 {
+        let spare = self.scheduler.spare_bytes();
+        if spare.abs_diff(before) < SPARE_STEP {
+            return before;
+        }
+        self.backlog.spare(spare);
+        spare
+    }
+
     /// When to look whether delivery is stuck.
     fn looks(&self) -> Interval {
         let mut looks = interval(self.stuck_after.max(SHORTEST_LOOK) / 2);
@@ -304,7 +315,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
             let about = About { lane, asked, visitor: attempt.visitor.map(known) };
             work.push(Box::pin(async move {
                 let sent = send(&backlog, &edge, attempt, about, &shown, &counts, &feed).await;
-                Happened::Answered(id, Box::new(sent))
+                Happened::Sent(id, Box::new(sent))
             }));
         }
         // After that: what is due then waits for slots.
@@ -327,54 +338,49 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
         Instant::now() + wait
     }
 
-    fn answered(
+    fn sent(
         &mut self,
         now: Moment,
         id: u64,
-        sent: Sent,
+        sent: Result<Answered, Unsent>,
         work: &Work<B::Error>,
         told: &mut Told,
     ) -> Result<(), String> {
         match sent {
-            Sent::Unread { first, detail } => {
+            Ok(answered) => self.judge(now, id, answered, work, told),
+            Err(Unsent::Unread { first, detail }) => {
                 told.unread(now, first, &detail);
                 self.scheduler.handle_unread(now, id, &detail);
-                Ok(())
             }
-            Sent::Not { failure: Some(failure), .. } => Err(failure),
-            Sent::Not { gone, failure: None } => {
+            Err(Unsent::Gone(gone)) => {
                 self.backlog.lost(&gone);
                 self.scheduler.handle_cut(now, id, 0, &gone);
-                Ok(())
             }
-            Sent::Out { keep, gone, outcome, about, watched, heard } => {
-                let answer = watched.map(|Watched { session, body }| {
-                    let tnt_id = about.visitor.as_ref().and_then(|(_, tnt_id)| tnt_id.as_deref());
-                    let seconds = now.as_millis() / 1_000;
-                    receipt::Answer::new(
-                        &session,
-                        seconds,
-                        about.asked,
-                        tnt_id.map(str::to_owned),
-                        body.as_deref(),
-                    )
-                });
-                if let (Some((visitor, _)), Some(known)) = (about.visitor, &outcome.known) {
-                    self.known.insert(now, (about.lane, visitor), known.tnt_id.as_ref().into());
-                }
-                self.scheduler.handle_cut(now, id, keep, &gone);
-                // As it is now: room is made by others, too, and after a start nobody has said so yet.
-                self.scheduler.handle_dead_room(self.backlog.dead_room());
-                let settled = self.scheduler.handle_outcome(now, id, &outcome);
-                self.backlog.lost(&gone);
-                if let Some(heard) = heard {
-                    self.feed.tell(now, *heard, &settled, &outcome);
-                }
-                told.letters(now, &settled.buried);
-                self.settle(settled, answer, work);
-                Ok(())
-            }
+            Err(Unsent::StoreFailed(failure)) => return Err(failure),
         }
+        Ok(())
+    }
+
+    fn judge(&mut self, now: Moment, id: u64, answered: Answered, work: &Work<B::Error>, told: &mut Told) {
+        let Answered { keep, gone, outcome, about, watched, heard } = answered;
+        let answer = watched.map(|Watched { session, body }| {
+            let tnt_id = about.visitor.as_ref().and_then(|(_, tnt_id)| tnt_id.as_deref());
+            let seconds = now.as_millis() / 1_000;
+            receipt::Answer::new(&session, seconds, about.asked, tnt_id.map(str::to_owned), body.as_deref())
+        });
+        if let (Some((visitor, _)), Some(known)) = (about.visitor, &outcome.known) {
+            self.known.insert(now, (about.lane, visitor), known.tnt_id.as_ref().into());
+        }
+        self.scheduler.handle_cut(now, id, keep, &gone);
+        // As it is now: room is made by others, too, and after a start nobody has said so yet.
+        self.scheduler.handle_dead_room(self.backlog.dead_room());
+        let settled = self.scheduler.handle_outcome(now, id, &outcome);
+        self.backlog.lost(&gone);
+        if let Some(heard) = heard {
+            self.feed.tell(now, heard, &settled, &outcome);
+        }
+        told.letters(now, &settled.buried);
+        self.settle(settled, answer, work);
     }
 
     fn settle(&self, settled: Settled, answer: Option<receipt::Answer>, work: &Work<B::Error>) {
@@ -390,6 +396,25 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
     }
 }
 
+/// The events that can be read, and the numbers of those that are gone.
+async fn load<B: Backlog>(backlog: &B, seqs: Vec<Seq>) -> Result<(Vec<Event>, Vec<Seq>), Unsent> {
+    let loaded = match backlog.load(seqs.clone()).await {
+        Ok(loaded) => loaded,
+        Err(error) if backlog.works_on(&error) => {
+            return Err(Unsent::Unread { first: seqs.first().copied(), detail: error.to_string() });
+        }
+        Err(error) => return Err(Unsent::StoreFailed(error.to_string())),
+    };
+    let (mut events, mut gone) = (Vec::new(), Vec::new());
+    for (seq, event) in seqs.into_iter().zip(loaded) {
+        match event {
+            Some(event) => events.push(event),
+            None => gone.push(seq),
+        }
+    }
+    Ok((events, gone))
+}
+
 /// Loads the events of an attempt, and sends those that go together.
 async fn send<B: Backlog, E: Edge>(
     backlog: &B,
@@ -399,24 +424,11 @@ async fn send<B: Backlog, E: Edge>(
     shown: &Shown,
     counts: &Counts,
     feed: &Feed,
-) -> Sent {
+) -> Result<Answered, Unsent> {
     let Attempt { seqs, host, .. } = attempt;
     let watches = backlog.watches(&seqs);
-    let loaded = match backlog.load(seqs.clone()).await {
-        Ok(loaded) => loaded,
-        Err(error) if backlog.works_on(&error) => {
-            return Sent::Unread { first: seqs.first().copied(), detail: error.to_string() };
-        }
-        Err(error) => return Sent::Not { gone: Vec::new(), failure: Some(error.to_string()) },
-    };
-    let (mut events, mut gone) = (Vec::new(), Vec::new());
-    for (seq, event) in seqs.into_iter().zip(loaded) {
-        match event {
-            Some(event) => events.push(event),
-            None => gone.push(seq),
-        }
-    }
-    let Some(first) = events.first() else { return Sent::Not { gone, failure: None } };
+    let (mut events, gone) = load(backlog, seqs).await?;
+    let Some(first) = events.first() else { return Err(Unsent::Gone(gone)) };
     let envelope = Arc::clone(&first.envelope);
     // Equal fingerprints brought them together; what decides is that the envelopes are equal to the byte.
     let keep = events.iter().take_while(|event| event.envelope == envelope).count();
@@ -442,13 +454,11 @@ async fn send<B: Backlog, E: Edge>(
         "a request was answered"
     );
     let watched = watches.then(|| Watched { session: envelope.session.clone(), body });
-    let heard = feed.is_heard().then(|| {
-        Box::new(feed::About {
-            session: envelope.session.clone(),
-            host,
-            events: events.iter().map(|event| (event.seq, event.id.clone())).collect(),
-            took,
-        })
+    let heard = feed.is_heard().then(|| feed::Request {
+        session: envelope.session.clone(),
+        host,
+        events: events.iter().map(|event| (event.seq, event.id.clone())).collect(),
+        took,
     });
-    Sent::Out { keep, gone, outcome, about, watched, heard }
+    Ok(Answered { keep, gone, outcome, about, watched, heard })
 }
