@@ -27,7 +27,7 @@ impl Ask {
     ) -> Option<T> {
         let (answer, result) = oneshot::channel();
         let operation = move |scheduler: &mut Scheduler, now: Moment| {
-            // Who asked may have given up.
+            // The asker may have given up.
             let _gone = answer.send(operation(scheduler, now));
         };
         asks.send(Self::Operate(Operation(Box::new(operation)))).await.ok()?;

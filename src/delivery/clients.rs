@@ -1,8 +1,8 @@
 //! The HTTP clients that requests are spread over.
 //!
-//! Over HTTP/2 all requests of one client to a host share a connection, and a server takes only so much of them unread as the
-//! window of that connection says: where it is the standard's 64 KiB, and a round trip takes 20 ms, no more than 3 MB a second,
-//! however many requests are under way. Each client has a connection of its own.
+//! Over HTTP/2 a client's requests to a host share one connection, and the server's window limits what of them is
+//! unread: with 64 KiB and 20 ms that is 3 MB a second. So requests are spread over several clients, each with its own
+//! connection.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -47,7 +47,8 @@ pub(super) struct Taken<'c> {
 }
 
 impl Clients {
-    /// Makes them with `builder`, which is given how many requests to a host each has under way at most, of `concurrency` together.
+    /// Makes them with `builder`, which is given how many requests to a host each has under way at most, of
+    /// `concurrency` together.
     pub(super) fn new(
         concurrency: usize,
         builder: impl Fn(usize) -> Result<ClientBuilder, TransportError>,
@@ -57,7 +58,8 @@ impl Clients {
         Ok(Self { first, others, under_way: Mutex::default() })
     }
 
-    /// The one with the fewest requests to `host` under way; of several the first, so that few requests need few connections.
+    /// The one with the fewest requests to `host` under way; of several the first, so that few requests need few
+    /// connections.
     pub(super) fn take(&self, host: Host) -> Taken<'_> {
         let mut under_way = self.under_way();
         let counts = under_way.entry(host).or_default();
@@ -138,6 +140,6 @@ mod tests {
         let asked = [(); 2].map(|()| clients.take(quiet).place);
         assert_eq!(asked, [0, 0]);
         taken.clear();
-        assert!(clients.under_way().is_empty(), "who is done counts no more");
+        assert!(clients.under_way().is_empty(), "what is done counts no more");
     }
 }

@@ -177,8 +177,8 @@ impl Latency {
         bounds.zip(self.counts)
     }
 
-    /// The time in milliseconds within which the share `quantile` of the requests ended, as exactly as the buckets allow;
-    /// `None` without any. What is beyond the last bound counts as that bound.
+    /// The time in milliseconds within which the share `quantile` of the requests ended, as exactly as the buckets
+    /// allow; `None` without any. What is beyond the last bound counts as that bound.
     #[must_use]
     pub fn quantile_ms(&self, quantile: f64) -> Option<f64> {
         let count = self.count();

@@ -1,4 +1,4 @@
-//! Outcomes as they happen, for whoever listens. Nobody is waited for: who is slow is told how much he missed.
+//! Outcomes as they happen, for all that listen. No listener is waited for: a slow one is told how many it missed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 use crate::event::{Answer, EventId, Host, Moment, Outcome, Seq, SessionId};
 use crate::schedule::Settled;
 
-/// The most outcomes that are kept for a listener who is slow.
+/// The most outcomes that are kept for a slow listener.
 const KEPT_OUTCOMES: usize = 1_024;
 
 /// What became of events of one request.
@@ -90,7 +90,7 @@ impl Feed {
                 continue;
             }
             let (session, answer, detail) = (session.clone(), outcome.answer.clone(), outcome.detail.clone());
-            // Whoever listened may just have gone.
+            // The last listener may just have gone.
             let _gone =
                 self.0.send(Arc::new(Heard { at, session, host, fate, events, answer, detail, took }));
         }

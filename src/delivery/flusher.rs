@@ -39,8 +39,8 @@ const SHORTEST_LOOK: Duration = Duration::from_millis(20);
 pub trait Backlog: Clone + Send + Sync + 'static {
     /// Why it no longer works.
     type Error: std::fmt::Display + Send;
-    /// The unsettled events from `from` on, at least about `max` if there are as many, and where the next scan begins. Where
-    /// that `is_next`, they are soon wanted.
+    /// The unsettled events from `from` on, at least about `max` if there are as many, and where the next scan begins.
+    /// Where that `is_next`, they are soon wanted.
     fn scan(
         &self,
         from: Seq,
@@ -64,14 +64,14 @@ pub trait Backlog: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
     /// Whether another dead letter may be added.
     fn dead_room(&self) -> bool;
-    /// So many bytes of memory are to spare for events that were stored lately, from now on.
+    /// From now on `bytes` of memory are to spare for events that were stored lately.
     fn spare(&self, bytes: u64);
 }
 
 /// Where requests go; the transport, seen from here.
 pub trait Edge: Clone + Send + Sync + 'static {
-    /// Sends one request with the notifications `ids`, and says what came of it; with the body where that was read. It never
-    /// errs, and ends in bounded time.
+    /// Sends one request with the notifications `ids`, and says what came of it; with the body where that was read. It
+    /// never errs, and ends in bounded time.
     ///
     /// Dropping the future gives the request up; whether Target took it is unknown then.
     fn attempt(
@@ -83,7 +83,7 @@ pub trait Edge: Clone + Send + Sync + 'static {
         ids: &[&str],
     ) -> impl Future<Output = (Outcome, Option<Vec<u8>>)> + Send;
 
-    /// Takes answers of at most so many bytes from the next attempt on (`delivery.max_answer`).
+    /// Takes answers of at most `max_answer` bytes from the next attempt on (`delivery.max_answer`).
     fn limit(&mut self, max_answer: usize);
 }
 
@@ -120,7 +120,7 @@ pub struct Flusher<B, E> {
     pub known: KnownVisitors,
     /// How long a request may last with all that belongs to it.
     pub slot_limit: Duration,
-    /// After so long without an attempt, work that is due is stuck (`delivery.stuck_after`).
+    /// How long without an attempt work that is due counts as stuck (`delivery.stuck_after`).
     pub stuck_after: Duration,
 }
 
@@ -139,7 +139,7 @@ struct About {
     lane: Lane,
     /// The cluster that is asked.
     asked: Option<Cluster>,
-    /// The visitor, where the stored events bring no `tntId`, and how Target knows him.
+    /// The visitor, where the stored events bring no `tntId`, and the one that Target gave.
     visitor: Option<(Visitor, Option<Arc<str>>)>,
 }
 
@@ -195,8 +195,8 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
         shutdown: CancellationToken,
     ) -> Result<(), String> {
         let ended = self.deliver(live, tail, &mut asks, shutdown).await;
-        // Not dropped alone: a question that another thread was about to put in would stay in the channel, and who asked it
-        // would wait for ever, the daemon's end with it. This waits until every question is in, and drops them.
+        // Closed and drained, not just dropped: a question sent at this moment would stay unanswered, and its asker,
+        // and the daemon's end, would wait for ever.
         asks.close();
         while asks.recv().await.is_some() {}
         ended
@@ -228,7 +228,8 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
                 return Ok(());
             }
             let wake = stopping.unwrap_or_else(|| self.wake(now, told.due()));
-            // Every arm may be dropped: answers stay in `work`, commits in `live`, questions in `asks`, and the tail is read as a whole.
+            // Every arm may be dropped: answers stay in `work`, commits in `live`, questions in `asks`, and the tail is
+            // read as a whole.
             let happened = tokio::select! {
                 biased;
                 () = shutdown.cancelled(), if stopping.is_none() => Happened::Stop,
@@ -255,7 +256,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
                 }
                 Happened::Tail => self.scheduler.handle_tail(*tail.borrow_and_update()),
                 Happened::Asked(Ask::Operate(Operation(operation))) => operation(&mut self.scheduler, now),
-                // Who asked may have given up.
+                // The asker may have given up.
                 Happened::Asked(Ask::Pulse(answer)) => drop(answer.send(stuck)),
                 Happened::Asked(Ask::Change(manner)) => {
                     self.change(*manner);
@@ -372,7 +373,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
             self.known.insert(now, (about.lane, visitor), known.tnt_id.as_ref().into());
         }
         self.scheduler.handle_cut(now, id, keep, &gone);
-        // As it is now: room is made by others, too, and after a start nobody has said so yet.
+        // As it is now: others make room as well, and after a start nobody has said so yet.
         self.scheduler.handle_dead_room(self.backlog.dead_room());
         let settled = self.scheduler.handle_outcome(now, id, &outcome);
         self.backlog.lost(&gone);
@@ -434,7 +435,8 @@ async fn send<B: Backlog, E: Edge>(
     let keep = events.iter().take_while(|event| event.envelope == envelope).count();
     events.truncate(keep);
     let request_id = Uuid::new_v4().to_string();
-    // The visitor is that of the first event, which may be one that cannot be read: what is answered is not about him then.
+    // The visitor is that of the first event, which may be one that cannot be read: then the answer is about another
+    // one.
     about.visitor = about.visitor.filter(|(visitor, _)| envelope.visitor == Some(*visitor));
     let tnt_id = about.visitor.as_ref().and_then(|(_, tnt_id)| tnt_id.as_deref());
     let body = request::body(

@@ -1,9 +1,10 @@
 //! The addresses of a host, as the system finds them.
 //!
 //! Guarantees:
-//! - a name server that does not answer is told from a host that does not: the look-up ends before the connection's own limit;
-//! - however long the system takes for a look-up that was given up, at most [`MAX_LOOKUPS`] are under way, so that they never
-//!   take all the threads on which the queue is read, too.
+//! - a name server that does not answer is told from a host that does not: the look-up ends before the connection's own
+//!   limit;
+//! - at most [`MAX_LOOKUPS`] run at once, given-up ones included, so that they never take all blocking threads of the
+//!   runtime.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -16,13 +17,14 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-/// The most look-ups under way, those that were given up included: half of the threads that the runtime has for what blocks.
+/// The most look-ups under way, those that were given up included: half of the threads that the runtime has for what
+/// blocks.
 pub(super) const MAX_LOOKUPS: usize = 256;
 
 /// Why a host has no address.
 #[derive(Debug, Error)]
 pub(super) enum LookupError {
-    /// Whoever is asked for names says nothing.
+    /// No name server answers.
     #[error("no name server answered for {name} within {limit:?}; check /etc/resolv.conf and the network")]
     Silent { name: String, limit: Duration },
     /// The system's answer.
@@ -35,7 +37,7 @@ pub(super) enum LookupError {
 pub(super) struct Lookup {
     limit: Duration,
     places: Arc<Semaphore>,
-    /// The runtime that it was made in, where there was one: who asks may be in one that ends before the system answers.
+    /// The runtime that it was made in, where there was one: the asker's may end before the system answers.
     runtime: Option<Handle>,
 }
 

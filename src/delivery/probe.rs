@@ -1,7 +1,7 @@
 //! The way to Target, tried without sending anything: a name's addresses, and a connection with its TLS handshake.
 //!
-//! The connection is made by the very client that delivers: its proxy, its root certificates, its limits. It is given up as
-//! soon as it stands, before any request is written to it.
+//! The connection is made by the very client that delivers: its proxy, its root certificates, its limits. It is given
+//! up as soon as it stands, before any request is written to it.
 
 use std::error::Error;
 use std::net::IpAddr;
@@ -43,8 +43,8 @@ pub async fn addresses(host: &str, connect_timeout: Duration) -> Result<(Vec<IpA
     Ok((addresses, began.elapsed()))
 }
 
-/// Makes a connection to `url`, through the proxy where there is one, with the TLS handshake where it is https; how long that
-/// took. It ends within `connect_timeout`.
+/// Makes a connection to `url`, through the proxy where there is one, with the TLS handshake where it is https; how
+/// long that took. It ends within `connect_timeout`.
 ///
 /// # Errors
 /// [`TransportError`]: the settings are wrong; in the inner result [`NoWay`]: no connection was made.

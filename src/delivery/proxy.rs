@@ -4,7 +4,7 @@
 //! - clear text to loopback goes through none: it is allowed because it does not leave the machine;
 //! - `target.proxy` takes everything else;
 //! - one that the environment names takes https alone, but for the hosts of `NO_PROXY`;
-//! - the HTTP client asks this rule and nothing else: left alone, it would obey `HTTP_PROXY`, too, which nobody is shown.
+//! - the HTTP client asks this rule and nothing else: left alone, it would obey `HTTP_PROXY`, which nobody is shown.
 
 use std::fmt;
 
@@ -34,7 +34,8 @@ impl Proxy {
         Self { text: url, source: Source::Setting }
     }
 
-    /// The one that `variable` names, with or without `http://`, for all hosts but those of `except`, in the form of `NO_PROXY`.
+    /// The one that `variable` names, with or without `http://`, for all hosts but those of `except`, in the form of
+    /// `NO_PROXY`.
     #[must_use]
     pub fn environment(variable: String, text: String, except: String) -> Self {
         Self { text, source: Source::Environment { variable, except } }

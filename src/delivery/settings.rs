@@ -99,7 +99,7 @@ pub(super) fn builder(settings: &Settings, lookup: Lookup) -> Result<ClientBuild
         .connect_timeout(settings.connect_timeout)
         .dns_resolver(lookup)
         // Over HTTP/2 a request that times out leaves its connection open. One that fell silent would take every
-        // later request, too: a ping that nobody answers, sent while a request waits, ends it.
+        // later request: a ping that nobody answers, sent while a request waits, ends it.
         .http2_keep_alive_interval(settings.timeout / 4)
         .http2_keep_alive_timeout(settings.connect_timeout.max(SHORTEST_PING))
         .redirect(redirect::Policy::none());
@@ -130,8 +130,8 @@ fn certificates(path: &Path) -> Result<Vec<Certificate>, TransportError> {
     if found.is_empty() {
         return Err(wrong("holds no certificate".to_owned()));
     }
-    // That one of them is none shows only here, and would be told of the client that is built with them, with no word of
-    // the file.
+    // A block that is no certificate shows only when a client is built with it; built here, so that the error names the
+    // file.
     Client::builder().tls_certs_only(found.clone()).build().map_err(bad)?;
     Ok(found)
 }

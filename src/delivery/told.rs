@@ -1,7 +1,7 @@
 //! What may happen to thousands of events at once, told without a line for each.
 //!
-//! Of each kind the first [`BY_NAME`] of a minute have lines of their own; the others are counted, and told in one line with
-//! their numbers once the minute is over, or when this is dropped: nothing is left untold by an end of any kind.
+//! Of each kind the first [`BY_NAME`] of a minute have lines of their own; the others are counted, and told in one line
+//! with their numbers once the minute is over, or when this is dropped: nothing is left untold by an end of any kind.
 
 use std::time::Duration;
 

@@ -27,7 +27,7 @@ use crate::wire::response;
 /// The path of the Delivery API.
 const PATH: &str = "/rest/v1/delivery";
 
-/// Sends requests over pooled connections; over HTTP/2 where the server offers it, with several to a host then, too.
+/// Sends requests over pooled connections, several to a host; over HTTP/2 where the server offers it.
 #[derive(Clone, Debug)]
 pub struct Transport {
     clients: Arc<Clients>,
@@ -55,7 +55,7 @@ impl Transport {
         Ok(Self { clients, settings, own })
     }
 
-    /// What an operator is told of a request that failed: where no connection was made, what proxy was in between, too.
+    /// What an operator is told of a request that failed: where no connection was made, with the proxy in between.
     fn unsent(&self, error: &reqwest::Error) -> String {
         let takes = |proxy: &&Proxy| error.url().is_some_and(|url| proxy.takes_url(url));
         match self.settings.proxy.as_ref().filter(takes) {
@@ -163,8 +163,8 @@ impl Unread {
     }
 }
 
-/// What an answer with `status` and `body`, or why that could not be read, means for the notifications `ids`; with the body
-/// where it was understood.
+/// What an answer with `status` and `body`, or why that could not be read, means for the notifications `ids`; with the
+/// body where it was understood.
 pub(super) fn outcome(
     status: StatusCode,
     retry_after: Option<Duration>,
@@ -188,8 +188,8 @@ pub(super) fn outcome(
         Ok(_) if status == StatusCode::RESET_CONTENT => {
             return (outcome(Answer::Unreadable, said("it has no body, and so lists nothing")), None);
         }
-        // Whatever the success is called, it is the list that counts: something between may have changed the status, and
-        // an event that is listed was processed.
+        // Whatever the success is called, it is the list that counts: something between may have changed the status,
+        // and an event that is listed was processed.
         Ok(body) => body,
         Err(Unread { why, failure, .. }) => {
             let answer = failure.map_or(Answer::Unreadable, Answer::Failed);
@@ -272,8 +272,8 @@ pub(super) fn failure(error: &reqwest::Error) -> Failure {
     }
 }
 
-/// Whether the body of an answer ended with its connection or its time: that has a cause of HTTP, and what is wrong with its
-/// compression has none. A connection that is closed in order before the body is whole is one that broke.
+/// Whether the body of an answer ended with its connection or its time: that has a cause of HTTP, and what is wrong
+/// with its compression has none. A connection that is closed in order before the body is whole is one that broke.
 fn broke(error: &reqwest::Error) -> bool {
     error.is_timeout() || causes(error).any(|error| error.is::<hyper::Error>())
 }

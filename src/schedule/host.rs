@@ -10,16 +10,16 @@ use crate::event::{Lane, Moment, Owner};
 
 /// How many answers tell whether a host is busy as a whole.
 const RECENT_ANSWERS: usize = 20;
-/// So many lanes must agree before a host is blamed.
+/// How many lanes must agree before a host is blamed.
 pub(super) const LANES_TO_BLAME: usize = 3;
-/// So many answers in a row that blame the configuration pause a host.
+/// How many answers in a row that blame the configuration pause a host.
 const MISCONFIGURED_ROW: u32 = 5;
-/// So many events in a row that would be set aside trip the fuse.
+/// More events in a row than this that would be set aside trip the fuse.
 const FUSE_EVENTS: u32 = 100;
-/// From so many lanes.
+/// If they are of this many lanes.
 const FUSE_LANES: usize = 10;
-/// A pause for the same cause as one that was told less than this before is told only if its first probe fails: beside a
-/// producer with a wrong token the answers to others end it again and again.
+/// A second pause for the same cause within this time is reported only if its first probe fails: beside a producer with
+/// a wrong token, others' successes end the pause again and again.
 const TOLD_AGAIN: Duration = Duration::from_secs(600);
 /// The most owners remembered as refused.
 const REFUSED_OWNERS: usize = 1_024;
@@ -29,7 +29,8 @@ const REFUSED_OWNERS: usize = 1_024;
 pub(super) enum Gate {
     /// All, once it does not ask all to wait.
     Open,
-    /// None before `until`, nor while it asks all to wait, then one probe at a time. `wait` is the last wait of a breaker.
+    /// None before `until`, nor while it asks all to wait, then one probe at a time. `wait` is the last wait of a
+    /// breaker.
     Shut { until: Moment, wait: Duration, why: Why },
 }
 
@@ -61,7 +62,7 @@ pub(super) struct HostState {
     told: Option<(Cause, Moment)>,
     /// Before this no request is sent, whatever its gate is: it asked for that.
     pub(super) asked_until: Moment,
-    /// Before this nobody's probe is sent sooner than its turn.
+    /// Until then no probe jumps the queue.
     hastens_from: Moment,
     /// Whether the pause is not told.
     is_untold: bool,
@@ -93,7 +94,8 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// Counts an event that would be set aside; says whether so many in a row, of so many lanes, trip the fuse.
+    /// Counts an event that would be set aside; says whether those in a row, and their lanes, are enough to trip the
+    /// fuse.
     pub(super) fn count_burial(&mut self, lane: Lane) -> bool {
         self.add(lane);
         self.count > FUSE_EVENTS && self.lanes.len() >= FUSE_LANES
@@ -182,7 +184,8 @@ impl HostState {
         }
     }
 
-    /// Whether a lane that would go here goes to the client's own host: it is shut, and no probe by this lane is due.
+    /// Whether `lane` goes to the client's own host instead: this one is shut or paused, and the lane may not probe it
+    /// now.
     pub(super) fn turns_away(&self, now: Moment, lane: Lane) -> bool {
         (self.is_shut() || self.stopped) && (self.takes(now).is_none() || self.gave_up == Some(lane))
     }
@@ -280,13 +283,14 @@ impl HostState {
         }
     }
 
-    /// Whether an event of `owner` may be sound though the answers paused the host: they blame others. It is probed at once.
+    /// Whether an event of `owner` may be sound though the answers paused the host: they blame others. It is probed at
+    /// once.
     pub(super) fn blames_others(&self, owner: Owner) -> bool {
         let is_known = self.refused.len() >= REFUSED_OWNERS || self.refused.contains(&owner);
         self.paused() == Some(Cause::Misconfigured) && !is_known
     }
 
-    /// Its probe failed, and that tells of no owner: until `from` no other goes out sooner than its turn.
+    /// A probe failed without an answer, which says nothing of any owner: until `from` no probe jumps the queue.
     pub(super) fn hasten_none_before(&mut self, from: Moment) {
         self.hastens_from = from;
     }

@@ -16,10 +16,10 @@ use crate::event::{Lane, Moment, Seq};
 const BUCKETS: usize = 65_536;
 /// While anything is forgotten a pass starts at least this often.
 pub(super) const PASS_EVERY: Duration = Duration::from_secs(10);
-/// Where a host crowds the index, no pass starts for so many times as long as the last one read: it may find nothing but that
-/// host's lanes, however often it looks. Elsewhere none starts for as long as the last one read, so that what is new is read too.
+/// After a pass the next one waits as long as the last one read, so that new events are read too; where a host crowds
+/// the index, this many times as long, since it may find that host's lanes only.
 const CROWD_RESTS: u32 = 3;
-/// The longest that no pass starts for that.
+/// The longest such wait.
 const MAX_REST: Duration = Duration::from_secs(120);
 /// How long after a pass that ended early the next one starts, at least.
 const CUT_WAIT: Duration = Duration::from_secs(1);
@@ -163,7 +163,8 @@ impl Index {
         self.seen.crowd = true;
     }
 
-    /// A reading of a pass `took` so long. After the last one the next pass waits, longer where something crowded the index.
+    /// A reading of a pass took `took`. After the last one the next pass waits, longer where something crowded the
+    /// index.
     pub(super) fn rest(&mut self, now: Moment, took: Duration) {
         self.pass_took += took;
         if self.pass.is_none() {
@@ -172,8 +173,8 @@ impl Index {
         }
     }
 
-    /// What was forgotten is wanted, though something crowded the index: at once where nothing else is to be read, and the last
-    /// pass brought something back.
+    /// The index is nearly empty: a crowd no longer delays the next pass. It starts at once if the cursor is at the
+    /// tail and the last pass brought something back.
     pub(super) fn rest_less(&mut self) {
         self.rests = u32::from(!self.seen.brought || self.cursor < self.tail);
     }
@@ -215,7 +216,8 @@ impl Index {
         self.marks.len()
     }
 
-    /// Forgets the events of a lane from `first` on; it may be due at `due`, but no sooner than it was said to be before.
+    /// Forgets the events of a lane from `first` on; it may be due at `due`, but no sooner than it was said to be
+    /// before.
     pub(super) fn forget(&mut self, now: Moment, lane: Lane, first: Seq, due: Moment) {
         let due = self.waits.get(&lane).map_or(due, |before| due.max(*before));
         if self.marks.is_empty() {
@@ -267,8 +269,8 @@ impl Index {
         self.seen.brought = true;
     }
 
-    /// The index is nearly full again: the pass under way ends here, unless a whole one is due, and what is behind stays
-    /// marked. With a long backlog each pass would read all of it to fill the index once.
+    /// The index is nearly full again: the pass under way ends here, unless a whole one is due, and what is behind
+    /// stays marked. With a long backlog each pass would read all of it to fill the index once.
     pub(super) fn cut(&mut self, now: Moment) {
         if now >= self.whole_from {
             return;

@@ -139,7 +139,8 @@ impl LaneState {
         (count, grows(settings, count, bytes))
     }
 
-    /// Whether a batch of the first `count` events, of `bytes` together, takes in `event`, which comes next; the first always fits.
+    /// Whether a batch of the first `count` events, of `bytes` together, takes in `event`, which comes next; the first
+    /// always fits.
     fn takes_in(&self, settings: &Settings, count: usize, bytes: u64, event: &Waiting) -> bool {
         let Some(first) = self.events.front().filter(|_| count > 0) else { return true };
         count < settings.max_events
@@ -150,8 +151,8 @@ impl LaneState {
             && !self.events.iter().take(count).any(|before| before.id == event.id)
     }
 
-    /// Whether its last event, which was just added, left the moment at which its next batch is due: the batch takes it in and
-    /// grows on, or ended before it. `false` where that would have to be looked at closely.
+    /// Whether its last event, which was just added, left the moment at which its next batch is due: the batch takes it
+    /// in and grows on, or ended before it. `false` where that would have to be looked at closely.
     pub(super) fn is_due_as_before(&self, settings: &Settings) -> bool {
         let (Some(first), Some(last)) = (self.events.front(), self.events.back()) else { return false };
         let before = self.events.len() - 1;
@@ -196,8 +197,8 @@ impl LaneState {
         }
     }
 
-    /// Puts a refused batch back so that it is sent in halves, at once. Both its ends are marked too, so that a half never
-    /// grows over what was refused.
+    /// Puts a refused batch back so that it is sent in halves, at once. Both its ends are marked too, so that a half
+    /// never grows over what was refused.
     pub(super) fn put_back_in_halves(&mut self, mut events: Vec<Waiting>) {
         match self.events.front_mut() {
             Some(next) => next.boundary = true,
@@ -222,8 +223,8 @@ impl LaneState {
         self.events.front().into_iter().chain(parked).min_by_key(|event| event.seq)
     }
 
-    /// Takes an event in behind those that it has; where it was forgotten, with its `past`. One that was parked is so again if
-    /// there is `room`.
+    /// Takes an event in behind those that it has; where it was forgotten, with its `past`. One that was parked is so
+    /// again if there is `room`.
     pub(super) fn admit(&mut self, entry: Entry, past: Option<Past>, room: bool) {
         self.last = entry.seq;
         let mut event = Waiting::new(entry);
@@ -245,8 +246,8 @@ impl LaneState {
         self.events.push_back(event);
     }
 
-    /// Takes away the events behind the first `keep`, as if they had not been admitted; those that are parked stay, and what is
-    /// older than one of these.
+    /// Takes away the events behind the first `keep`, as if they had not been admitted; those that are parked stay, and
+    /// what is older than one of these.
     pub(super) fn split_off(&mut self, keep: usize) -> Self {
         let newest = self.parked.iter().map(|one| one.event.seq).max().unwrap_or_default();
         let keep = keep.max(self.events.partition_point(|event| event.seq < newest));
@@ -258,8 +259,8 @@ impl LaneState {
         Self { events, ..Self::new() }
     }
 
-    /// What is worth remembering of its events when it is forgotten: without it, an event that is forgotten at each wait would
-    /// be tried for ever, and at once.
+    /// What is worth remembering of its events when it is forgotten: without it, an event that is forgotten at each
+    /// wait would be tried for ever, and at once.
     pub(super) fn into_pasts(self, now: Moment) -> impl Iterator<Item = (Seq, Past)> {
         let tried = self.failures > 0 || self.strikes > 0 || self.not_before > now;
         let standing = tried.then_some(Standing {

@@ -62,7 +62,7 @@ pub enum Notice {
         /// Which.
         seq: Seq,
     },
-    /// So many notices beyond the limit were not kept.
+    /// Notices beyond the limit were not kept.
     LeftOut {
         /// How many.
         count: u64,

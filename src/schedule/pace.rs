@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use crate::event::Moment;
 
-/// How long is counted.
+/// The length of one count.
 const COUNTED_FOR: Duration = Duration::from_secs(1);
-/// So many counts together tell the mean: answers come in bursts where each takes its time.
+/// The mean of this many counts tells: answers come in bursts where each takes its time.
 const COUNTS: u32 = 4;
 
-/// What began since it is counted.
+/// Counts what begins in each [`COUNTED_FOR`].
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     /// When the count began.
@@ -24,12 +24,12 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// So many requests, or events, began.
+    /// `count` requests, or events, began.
     pub(super) fn note_begun(&mut self, count: usize) {
         self.begun = self.begun.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
     }
 
-    /// Not enough is due, or nothing may go out: how fast it does says nothing.
+    /// Starts afresh: too little was due, or nothing could be sent, so the pace says nothing.
     pub(super) fn reset(&mut self) {
         *self = Self::default();
     }

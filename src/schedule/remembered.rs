@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::event::Moment;
 
-/// Values by key, each kept for a time after it was last written or touched; beyond the most, those that were not for the
-/// longest time go first.
+/// Values by key, each kept for a time after it was last written or touched; beyond the most, those that were not for
+/// the longest time go first.
 #[derive(Debug)]
 pub struct Remembered<K, V> {
     most: usize,

@@ -1,22 +1,22 @@
 //! Whether it pays to read far ahead: how often sessions come again.
 //!
-//! Events of one session go out in one request if they are known together, and each request costs as much as reading many
-//! events. So where sessions come again and again it is read as far as the index reaches. Where they hardly do, what is read
-//! early is read twice: for the index, and when it goes out.
+//! Events of one session go out in one request if they are known together, and each request costs as much as reading
+//! many events. So where sessions come again and again it is read as far as the index reaches. Where they hardly do,
+//! what is read early is read twice: for the index, and when it goes out.
 
 use std::collections::BTreeMap;
 
 use crate::event::{Entry, Lane, Seq};
 
-/// One in so many sessions is watched.
+/// One session in this many is watched.
 const WATCHED: u128 = 16;
-/// The most watched sessions; beyond it they are watched from now on.
+/// The most watched sessions; at the limit watching starts afresh.
 const MOST: usize = 8_192;
-/// Who comes again after more events than this one did not wait for: the index holds about as many.
+/// A session that comes again after more events than this was not worth waiting for; the index holds about as many.
 const FAR: u64 = 131_072;
-/// A request costs as much as reading so many events ahead of time.
+/// A request costs as much as reading this many events ahead of time.
 const REQUEST_COST: u32 = 12;
-/// So many events that were watched are remembered half as well when as many more have come.
+/// After this many watched events both counts are halved, so that old ones weigh less.
 const HALVED_AT: u32 = 1_024;
 
 /// What was seen of some sessions.
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
     use crate::event::{Fingerprint, IdHash, Moment, Owner};
 
-    /// The events of one reading after the other, so many of each session in a row, of `sessions` in turn.
+    /// The events of one reading after the other: `each` of a session in a row, of `sessions` in turn.
     fn readings(sessions: u64, each: u64, events: u64) -> Vec<Vec<Entry>> {
         let entry = |number: u64| Entry {
             seq: Seq(number + 1),

@@ -112,7 +112,7 @@ pub struct Scheduler {
     index: Index,
     lanes: BTreeMap<Lane, LaneState>,
     timers: Timers,
-    /// Lanes that an operator holds back: they may be forgotten, too.
+    /// Lanes that an operator holds back: they may be forgotten.
     held: BTreeSet<Lane>,
     hosts: BTreeMap<Host, HostState>,
     turn: Host,
@@ -193,8 +193,8 @@ impl Scheduler {
         self.index.tail = self.index.tail.max(tail);
     }
 
-    /// Where a scan of the store is to begin, if one is wanted; one is under way at a time. Asked once everything that is due and
-    /// has a slot was taken: what is due then is what waits.
+    /// Where a scan of the store is to begin, if one is wanted; one is under way at a time. Asked once everything that
+    /// is due and has a slot was taken: what is due then is what waits.
     pub fn poll_read(&mut self, now: Moment) -> Option<Reading> {
         self.look_for_crowd(now);
         if self.crowd.is_any() {
@@ -275,8 +275,8 @@ impl Scheduler {
         }
     }
 
-    /// The flusher found that only the first `keep` events of an attempt go together, after those in `gone`, which cannot
-    /// be read, were taken out. With `keep` 0 the attempt is over.
+    /// The flusher found that only the first `keep` events of an attempt go together, after those in `gone`, which
+    /// cannot be read, were taken out. With `keep` 0 the attempt is over.
     pub fn handle_cut(&mut self, now: Moment, id: u64, keep: usize, gone: &[Seq]) {
         self.owed.note_gone(gone);
         let Some(attempt) = self.under_way.get_mut(&id) else { return };
@@ -355,8 +355,8 @@ impl Scheduler {
         self.notices.take()
     }
 
-    /// When `poll_attempt` or `poll_read` may have something new, if nothing else happens before; asked right after both had
-    /// nothing at `now`.
+    /// When `poll_attempt` or `poll_read` may have something new, if nothing else happens before; asked right after
+    /// both had nothing at `now`.
     #[must_use]
     pub fn next_wake(&self, now: Moment) -> Option<Moment> {
         let timer = self.timers.first().map(|(at, _)| at);

@@ -16,11 +16,11 @@ pub struct Settings {
     pub max_bytes: u64,
     /// The waits between attempts (`[retry]`).
     pub backoff: Backoff,
-    /// After so many failures beside a host that serves others, a batch is split (`retry.isolate_after`).
+    /// After this many failures beside a host that serves others, a batch is split (`retry.isolate_after`).
     pub isolate_after: u32,
-    /// After so many failures alone, an event is parked (`retry.park_after`).
+    /// After this many failures alone, an event is parked (`retry.park_after`).
     pub park_after: u32,
-    /// After so many answers that left it out, an event is set aside (`retry.unlisted_max`).
+    /// After this many answers that left it out, an event is set aside (`retry.unlisted_max`).
     pub unlisted_max: u32,
     /// The most requests at a time (`delivery.concurrency`).
     pub concurrency: usize,
@@ -30,7 +30,7 @@ pub struct Settings {
     pub max_hosts: usize,
     /// The most requests a second; 0 is no limit (`delivery.rate_limit`).
     pub rate_limit: u32,
-    /// So many failures in a row open a breaker (`delivery.breaker_failures`).
+    /// How many failures in a row open a breaker (`delivery.breaker_failures`).
     pub breaker_failures: u32,
     /// The first wait of a breaker (`delivery.breaker_open`).
     pub breaker_open: Duration,

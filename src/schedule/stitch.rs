@@ -1,7 +1,7 @@
 //! Supplemental data ids: which calls of a session Analytics sees as one page view.
 //!
-//! The first consumer id of a session makes a new id, other consumer ids get the same one, and a consumer id that was used
-//! with the current one starts a new one, as Adobe's VisitorId library does it.
+//! The first consumer id of a session makes a new id, other consumer ids get the same one, and a consumer id that was
+//! used with the current one starts a new one, as Adobe's VisitorId library does it.
 //!
 //! Guarantees: memory is bounded by `MAX_SESSIONS` sessions of `MAX_CONSUMERS` consumer ids; a session is forgotten
 //! `REMEMBERED` after its last use, and earlier, the longest unused first, where there are more.
@@ -35,7 +35,8 @@ impl Default for Stitches {
 }
 
 impl Stitches {
-    /// The id of a call by `consumer` in the session `lane`: the current one, or `fresh`, which is the current one then.
+    /// The id of a call by `consumer` in the session `lane`: the current one, or `fresh`, which is the current one
+    /// then.
     pub fn choose(&mut self, now: Moment, lane: Lane, consumer: IdHash, fresh: &str) -> String {
         let current = self.0.remove(now, &lane);
         let current = current

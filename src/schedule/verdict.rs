@@ -1,6 +1,6 @@
 //! What an answer makes us do: a total function of the outcome, one arm for each row of what Target answers.
 //!
-//! What depends on history (expiry, isolation, parking, the pause of a host, the fuse) is decided from this by whoever
+//! What depends on history (expiry, isolation, parking, the pause of a host, the fuse) is decided from this by what
 //! keeps that history. Cancellation and shutdown are no outcomes, so there is no verdict for them.
 
 use crate::event::{Answer, Outcome};

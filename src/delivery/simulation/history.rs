@@ -1,4 +1,5 @@
-//! How one history goes: lives of the flusher, one after the other over the same disk, until Target heals and nothing waits.
+//! How one history goes: lives of the flusher, one after the other over the same disk, until Target heals and nothing
+//! waits.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::event::{Cluster, Envelope, EventId, Owner, SessionId};
 use crate::schedule::{LEARNED_FOR, MAX_LEARNED, Random, Scheduler};
 use crate::wire::hash;
 
-/// So long after Target healed everything must be settled.
+/// How long after Target healed everything must be settled.
 const SETTLED_WITHIN: Duration = Duration::from_secs(6 * 3_600);
 /// How often somebody looks whether everything is.
 const LOOK: Duration = Duration::from_secs(30);
@@ -134,7 +135,7 @@ pub(super) async fn flush(
     flusher.run(live, tail, asks, stop).await
 }
 
-/// The producers, and who looks after the machine; the operator of the daemon is apart.
+/// The producers, and whoever looks after the machine; the operator of the daemon is apart.
 struct Producer {
     actions: u64,
     serial: u64,

@@ -1,8 +1,8 @@
 //! Whole histories of delivery: the real scheduler and flusher over a fake disk and a fake Target, in virtual time.
 //!
-//! A history is drawn from a number: settings, faults, crashes, stops, what an operator does. Everything in it happens on one thread in one order, so
-//! that the same number gives the same history; a failure prints the command that replays it. See `world.rs` for what must
-//! hold at every step.
+//! A history is drawn from a number: settings, faults, crashes, stops, what an operator does. Everything in it happens
+//! on one thread in one order, so that the same number gives the same history; a failure prints the command that
+//! replays it. See `world.rs` for what must hold at every step.
 
 mod disk;
 mod history;
@@ -33,7 +33,7 @@ const THREADS: u64 = 2;
 /// After how many histories a long run says how far it is.
 const TOLD_EVERY: u64 = 10_000;
 
-/// What must have happened somewhere in so many histories, or they show less than they say.
+/// What must have happened somewhere in the histories, or they show less than they say.
 const MUST_HAPPEN: [&str; 29] = [
     "200, all listed",
     "200, some missing",
@@ -66,8 +66,8 @@ const MUST_HAPPEN: [&str; 29] = [
     "dropped",
 ];
 
-/// Histories that failed once, by seed and number, before they had an operator: they are gone through again without one, as long
-/// as histories are drawn as they are.
+/// Histories that failed once, by seed and number, before they had an operator: they are gone through again without
+/// one, as long as histories are drawn as they are.
 const FAILED_ONCE: [(u64, u64); 11] = [
     (1, 629),
     (2, 1_227),

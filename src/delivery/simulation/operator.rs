@@ -19,7 +19,7 @@ const MOST_DROPPED: u64 = 8;
 
 /// Somebody at the admin socket.
 pub(super) struct Operator {
-    /// Something is done at one action in so many; 0: never.
+    /// Something is done at one action in this many; 0: never.
     every: u64,
     random: Random,
 }

@@ -21,7 +21,7 @@ const HOURS: (u64, u64) = (2, 6);
 const SESSIONS: u64 = 300;
 /// A fifth of what the backlog of an hour would take, so that the most of it is forgotten and read again.
 const INDEX_BYTES_AN_HOUR: u64 = 180_000;
-/// So many requests a second are allowed at the recovery.
+/// How many requests a second are allowed at the recovery.
 const RATE: u32 = 100;
 /// A probe of each of the three hosts, one a breaker's longest wait, and one more for its beginning.
 const MOST_A_MINUTE_WHILE_DOWN: usize = 3 * 7;

@@ -13,7 +13,7 @@ pub(super) const HOSTS: usize = 3;
 pub(super) enum Weather {
     /// It serves.
     Fine,
-    /// So many of a hundred answers are drawn from everything that there is.
+    /// How many of a hundred answers are drawn from everything that there is.
     Noisy(u64),
     /// No connection.
     Down(Failure),
@@ -54,16 +54,16 @@ pub(super) struct Plan {
     pub(super) lasts: Duration,
     /// The most events of one commit's submission.
     pub(super) submission: u64,
-    /// One action in so many is a crash, an orderly stop, a failure of the disk; 0: none.
+    /// One action in this many is a crash, an orderly stop, a failure of the disk; 0: none.
     pub(super) crash: u64,
     pub(super) stop: u64,
     pub(super) disk_fails: u64,
-    /// One event in so many has this fault; 0: none.
+    /// One event in this many has this fault; 0: none.
     pub(super) poison: u64,
     pub(super) unlisted: u64,
     pub(super) crasher: u64,
     pub(super) damaged: u64,
-    /// One session in so many is answered 420, one owner's envelopes 403, until Target heals; 0: none.
+    /// One session in this many is answered 420, one owner's envelopes 403, until Target heals; 0: none.
     pub(super) busy_session: u64,
     pub(super) wrong_owner: bool,
     /// The weather at each host, by phases of equal length.

@@ -205,8 +205,8 @@ fn latency(world: &mut World) -> Duration {
     Duration::from_millis(below(&mut world.random, most))
 }
 
-/// The body of a 2xx: the notifications listed, in any order and with strangers between, perhaps another edge host and a
-/// `tntId`, perhaps such as nobody may believe.
+/// The body of a 2xx: the notifications listed, in any order and with strangers between, perhaps another edge host and
+/// a `tntId`, perhaps such as nobody may believe.
 fn listing(world: &mut World, host: Host, seqs: &[Seq], ids: &[&str], flags: &[bool]) -> Vec<u8> {
     let listed = ids.iter().zip(flags).filter(|(_, flag)| **flag).map(|(id, _)| json!({"id": id}));
     let mut listed: Vec<Value> = listed.collect();

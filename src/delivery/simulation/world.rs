@@ -1,10 +1,11 @@
 //! The truth of one history: what is on the disk, what Target said, and what must hold, checked at every step.
 //!
-//! Checked at each request: its events wait, and are sent as they were stored; one session, one envelope, one visitor, no id
-//! twice, at most so many events and bytes; one request of its session and so many in all at a time, so many a second; no
-//! older event of its session waits, but such as fail by themselves; no `Retry-After` is passed over, but by a retry; no host
-//! of it is paused, and nothing of it is held. At each settlement: Target said so, in this life, or the operator, and nobody
-//! settled it before. At each commit: the account balances.
+//! Checked at each request: its events wait, and are sent as they were stored; one session, one envelope, one visitor,
+//! no id twice, no more events and bytes than a batch may have; one request of its session at a time, and of all no
+//! more at a time and a second than the settings say; no older event of its session waits, but such as fail by
+//! themselves; no `Retry-After` is passed over, but by a retry; no host of it is paused, and nothing of it is held. At
+//! each settlement: Target said so, in this life, or the operator, and nobody settled it before. At each commit: the
+//! account balances.
 
 mod requests;
 mod stops;

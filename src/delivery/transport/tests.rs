@@ -167,7 +167,7 @@ async fn a_status_counts_whatever_becomes_of_its_body() {
 
 #[tokio::test]
 async fn no_answer_is_an_outcome_too() {
-    // Who is bound and does not listen refuses; who listens and accepts nothing is silent.
+    // A socket that is bound and does not listen refuses; one that listens and accepts nothing is silent.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
     let endpoint = format!("http://{}", socket.local_addr().unwrap());

@@ -6,7 +6,7 @@ use super::{Duration, Entry, Host, Moment, Pace, Scheduler};
 /// What is in the index fills it for long if it lasts for more seconds than this.
 const CROWDS: u128 = 20;
 /// How often lanes are looked for that have more than their share of a full index, at most: all lanes are looked at.
-const TRIMS_EVERY: Duration = Duration::from_secs(1);
+pub(super) const TRIMS_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(super) struct Crowd {
@@ -45,9 +45,8 @@ impl Crowd {
 }
 
 impl Scheduler {
-    /// Finds what fills the index for long, if anything: a few lanes with many requests each, or one host with many lanes. Events
-    /// behind it could perhaps go at once. Without edge hosts, forgetting a host's lanes gains nothing; while all is paused nothing
-    /// could go.
+    /// Finds what fills the index for long, if anything: a few lanes with many requests each, or one host with many
+    /// lanes. Without edge hosts, forgetting a host's lanes gains nothing; while all is paused nothing could go.
     pub(super) fn look_for_crowd(&mut self, now: Moment) {
         (self.crowd.host, self.crowd.is_hogged) = (None, false);
         if self.nothing_goes(now) || self.is_hungry() {
@@ -77,8 +76,8 @@ impl Scheduler {
         }
     }
 
-    /// Whether the first event of a lane is left on the disk, since its host crowds the index. What joins a lane is not: it
-    /// makes no request more.
+    /// Whether the first event of a lane is left on the disk, since its host crowds the index. What joins a lane is
+    /// not: it makes no request more.
     pub(super) fn is_crowded_out(&self, now: Moment, entry: &Entry) -> bool {
         let Some(crowd) = self.crowd.host.filter(|_| self.is_tight()) else { return false };
         !self.lanes.contains_key(&entry.lane)

@@ -11,9 +11,9 @@ use super::{
 const HOST_FAILED: Verdict = Verdict::Retry { host_failed: true };
 
 impl Scheduler {
-    /// Where the lane's next request goes: the cluster of its visitor, the one that the event
-    /// names, the one that an answer named, or the default; and
-    /// the client's own host where that one is shut and no probe is due, unless an operator stopped it.
+    /// Where the lane's next request goes: the cluster of its visitor, the one that the event names, the one that an
+    /// answer named, or the default; and the client's own host where that one is shut and no probe is due, unless an
+    /// operator stopped it.
     pub(super) fn host_of(&self, now: Moment, lane: Lane) -> Host {
         let next = self.lanes.get(&lane).and_then(|state| state.next(now, &self.settings));
         let (visitor, named) = next.map(|event| (event.visitor, event.cluster)).unwrap_or_default();
@@ -45,8 +45,8 @@ impl Scheduler {
         }
     }
 
-    /// Whether no event can go out but as a probe, whichever is read: then it is of no use to read on for others in the place of
-    /// those that are known. Where the answers blame the configuration it is: that of others may be sound.
+    /// Whether only probes can be sent now, whatever is read: then replacing known events by others is useless. A pause
+    /// for a wrong configuration does not count: other events may carry a sound one.
     pub(super) fn nothing_goes(&self, now: Moment) -> bool {
         let is_closed = |host: &HostState| match host.gate {
             Gate::Shut { why, .. } => why == Why::Breaker,
@@ -236,8 +236,8 @@ impl Scheduler {
         self.leave(now, name);
     }
 
-    /// Moves the lanes back whose edge host takes requests again, and that wait for the client's own host. Where that one takes
-    /// them they stay.
+    /// Moves the lanes back whose edge host takes requests again, and that wait for the client's own host. Where that
+    /// one takes them they stay.
     pub(super) fn come_back(&mut self, now: Moment) {
         let Some(own) = self.hosts.get(&Host::Client).filter(|own| own.takes(now) != Some(false)) else {
             return;
@@ -255,8 +255,8 @@ impl Scheduler {
         host != Host::Client && (self.is_own_stopped() || self.hosts.get(&host).is_none_or(is_open))
     }
 
-    /// Whether an operator stopped the client's own host: then nobody falls back to it, and each edge host is probed by its own
-    /// lanes.
+    /// Whether an operator stopped the client's own host: then nobody falls back to it, and each edge host is probed by
+    /// its own lanes.
     fn is_own_stopped(&self) -> bool {
         self.hosts.get(&Host::Client).is_some_and(|own| own.stopped)
     }

@@ -132,8 +132,8 @@ impl Scheduler {
         self.back_off(on, kept);
     }
 
-    /// Halves show which event it is; that one backs off, and holds back its own session alone. It never expires by this: to set
-    /// it aside it would have to be read.
+    /// Halves show which event it is; that one backs off, and holds back its own session alone. It never expires by
+    /// this: to set it aside it would have to be read.
     pub(super) fn judge_unread(&mut self, on: &mut Judging<'_>, events: Vec<Waiting>) {
         match events.len() > 1 {
             true => on.lane.put_back_in_halves(events),
@@ -193,8 +193,8 @@ impl Scheduler {
         on.calm();
     }
 
-    /// Sets an event aside, or parks it where there is no room for a dead letter. Gives it back where it is not the event's
-    /// fault, or no more may be parked: then it backs off.
+    /// Sets an event aside, or parks it where there is no room for a dead letter. Gives it back where it is not the
+    /// event's fault, or no more may be parked: then it backs off.
     fn set_aside(&mut self, on: &mut Judging<'_>, event: Waiting, reason: DeadReason) -> Option<Waiting> {
         let Judging { attempt, outcome, .. } = *on;
         let Some(host) = self.hosts.get_mut(&attempt.host) else { return Some(event) };

@@ -36,8 +36,8 @@ impl Learned {
         }
     }
 
-    /// The cluster of an event about `visitor` that names `named`: the home of its visitor comes first, and what an answer said
-    /// of its session last.
+    /// The cluster of an event about `visitor` that names `named`: the home of its visitor comes first, and what an
+    /// answer said of its session last.
     pub(super) fn cluster(
         &self,
         now: Moment,

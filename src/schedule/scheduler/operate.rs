@@ -28,9 +28,9 @@ impl Scheduler {
         self.refile(now, Selection::All);
     }
 
-    /// Sends nothing to `host`, or to any, until the pause ends. A second pause replaces the first. The sessions of an edge
-    /// host go to the client's own host meanwhile, as they do where its breaker is open. A host of which nothing is known
-    /// stays so: pauses take no place among `max_hosts`.
+    /// Sends nothing to `host`, or to any, until the pause ends. A second pause replaces the first. The sessions of an
+    /// edge host go to the client's own host meanwhile, as they do where its breaker is open. A host of which nothing
+    /// is known stays so: pauses take no place among `max_hosts`.
     pub fn pause_host(&mut self, now: Moment, host: Option<Host>, pause: Pause) -> Changed {
         let others = self.controls.pauses.keys().filter(|other| other.is_some() && **other != host).count();
         if host.is_some() && others >= MAX_PAUSES {
@@ -125,8 +125,8 @@ impl Scheduler {
         Changed::Yes
     }
 
-    /// Lets lanes that back off, and parked events, be tried at once; breakers, pauses and holds stay. Of lanes that were
-    /// forgotten, one that is named, or all, are looked at again at once.
+    /// Lets lanes that back off, and parked events, be tried at once; breakers, pauses and holds stay. Of lanes that
+    /// were forgotten, one that is named, or all, are looked at again at once.
     pub fn retry(&mut self, now: Moment, what: Selection) {
         let lanes = self.lanes_of(what);
         for lane in &lanes {
@@ -159,8 +159,8 @@ impl Scheduler {
         self.refile_lanes(now, &lingering);
     }
 
-    /// Takes events out that are to be set aside: gives back those that nobody is sending or settling. They count as being
-    /// settled from now on, and the caller settles them.
+    /// Takes events out that are to be set aside: gives back those that nobody is sending or settling. They count as
+    /// being settled from now on, and the caller settles them.
     pub fn take_out(&mut self, now: Moment, events: &[(Lane, Seq)]) -> Vec<(Lane, Seq)> {
         let taken = self.droppable(events);
         self.owed.begin_settling(now, taken.iter().map(|(_, seq)| *seq));
@@ -204,8 +204,8 @@ impl Scheduler {
         !self.controls.holds.is_empty() && self.heads(lane).any(|host| self.controls.holds(lane, host))
     }
 
-    /// The own hosts of what a lane may send next: its first event that is not parked, which passes over those that are, and
-    /// these.
+    /// The own hosts of what a lane may send next: its first event that is not parked, which passes over those that
+    /// are, and these.
     fn heads(&self, lane: Lane) -> impl Iterator<Item = Host> {
         let state = self.lanes.get(&lane);
         let front = state.and_then(|state| state.events.front());

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use super::{Duration, Moment, Seq};
 
-/// The most events whose settlement the store may owe: while it owes as many, nothing is sent. A crash sends them again, and
-/// memory does not grow where the disk is slower than Target. The answers to what is under way then go beyond.
+/// The most events whose settlement the store may owe: while it owes as many, nothing is sent. A crash sends them
+/// again, and memory does not grow where the disk is slower than Target. The answers to what is under way then go
+/// beyond.
 pub(in crate::schedule) const MAX_SETTLING: usize = 8_192;
 
 #[derive(Debug, Default)]

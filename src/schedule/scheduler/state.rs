@@ -38,8 +38,8 @@ pub struct Status {
 }
 
 impl Scheduler {
-    /// Whether delivery is stuck: asked right after everything that is due was taken, with `limit` for how long a slot may be
-    /// taken, and `after` for how long nothing may have been attempted, or the store may owe an answer.
+    /// Whether delivery is stuck; ask right after everything due was taken. A slot may be taken for `limit`; for
+    /// `after` nothing may have been attempted, or the store may owe an answer.
     #[must_use]
     pub fn stuck(&self, now: Moment, limit: Duration, after: Duration) -> Option<Stuck> {
         if self.owed.is_late(now, after) {

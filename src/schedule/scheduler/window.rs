@@ -16,14 +16,15 @@ const LANE_BYTES: u64 = 384;
 
 /// Lanes that are due last for long if they do so for more seconds than this.
 const LONG: u128 = 5;
-/// So many lanes that are due are enough for each request that may be under way.
+/// For each request that may be under way this many due lanes are enough.
 const LANES_A_SLOT: usize = 4;
-/// What is read while so many events are in the index, and no more, goes out next: as many stay in memory.
+/// What is read while the index has no more events than this goes out next: that many stay in memory.
 pub(super) const NEXT_EVENTS: usize = 4_096;
 
 impl Scheduler {
-    /// Whether nothing new is to be read yet: enough is due, and waits on the disk as well as here. Not where it lasts so long that
-    /// others could go beside it, nor where what is read joins what waits: then the index is filled.
+    /// Whether to read nothing new for now: enough is due, and the rest can wait on the disk. Not where what is due
+    /// lasts so long that other lanes could go beside it, nor where sessions come again so often that reading on fills
+    /// their batches.
     pub(super) fn look_whether_fed(&mut self, now: Moment) -> bool {
         let due = self.due_lanes(now);
         if due < enough(self.settings.concurrency) {
@@ -34,8 +35,8 @@ impl Scheduler {
         !self.pace.lasts(due, LONG) && !self.revisits.are_frequent() && !self.crowd.is_hogged
     }
 
-    /// The lanes that may go out one after the other from now on; 0 where a host that has requests under way has nothing due
-    /// after them, since what it takes may come next.
+    /// The lanes that may go out one after the other from now on; 0 where a host that has requests under way has
+    /// nothing due after them, since what it takes may come next.
     fn due_lanes(&self, now: Moment) -> usize {
         let able = self.hosts.values().filter(|host| host.takes(now) == Some(false));
         if able.clone().any(|host| host.in_flight > 0 && host.queue.is_empty()) {
@@ -127,8 +128,9 @@ impl Scheduler {
         lane.admit(entry, past, room);
         self.parked += lane.parked.len() - parked;
         self.indexed += 1;
-        // What waits for a moment may be full now, unless it is seen that it is not, and what is in a host's queue for a parked
-        // event alone is of another host now, or held; what else is there, or under way, is looked at again later.
+        // A lane on a timer may be full now: place it anew unless that is ruled out. A lane that stood in a host's
+        // queue only for a parked event may now belong to another host, or be held. All others are looked at when their
+        // time comes.
         let moves = match lane.place {
             Place::Idle => true,
             Place::Timer(_) => has_past || !lane.is_due_as_before(&self.settings),
@@ -161,10 +163,11 @@ impl Scheduler {
         (events / lanes).max(1)
     }
 
-    /// Forgets lanes that are blocked, those due last first, until an eighth of the index is free; says whether there is
-    /// room. What lingers, and what waits for a slot, is not blocked, but where one host crowds the index those that came last
-    /// go, and where a few lanes hog it what each has beyond its share. Each lane is looked at once and gone then, since a full
-    /// index is asked at every turn of the flusher; those that hog it are looked for every second.
+    /// Forgets lanes until an eighth of the index is free; says whether there is room. Blocked lanes go, those due last
+    /// first. Lanes that linger or wait for a slot stay, but: where one host crowds the index its newest lanes go, and
+    /// where a few lanes hog it each loses what it has beyond its share. A full index is asked on every turn of the
+    /// flusher, so each lane is looked at once and then gone; hogs are looked for every
+    /// [`TRIMS_EVERY`](super::crowd::TRIMS_EVERY).
     pub(super) fn forget_blocked(&mut self, now: Moment) -> bool {
         if self.nothing_goes(now) {
             return false;
@@ -256,7 +259,7 @@ impl Scheduler {
     }
 }
 
-/// So many lanes that are due are enough where so many requests may be under way.
+/// How many due lanes are enough where `requests` may be under way.
 pub(super) fn enough(requests: usize) -> usize {
     requests.saturating_mul(LANES_A_SLOT)
 }

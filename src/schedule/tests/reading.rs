@@ -199,8 +199,8 @@ fn a_busy_host_with_more_lanes_than_the_index_holds_hides_no_other() {
 
 #[test]
 fn a_few_lanes_with_more_events_than_the_index_holds_hide_no_other() {
-    // Each event needs a request of its own: eight lanes of a host that is slow, forty with a quick one, and more than are enough
-    // for an edge host, with others for another one.
+    // Each event needs a request of its own: eight lanes of a host that is slow, forty with a quick one, and more than
+    // are enough for an edge host, with others for another one.
     let all_to_one = Settings { edge_routing: false, ..narrow() };
     for (seed, lanes, each, settings, latency) in [
         (17, 8, 2_000, all_to_one.clone(), Duration::from_millis(500)),

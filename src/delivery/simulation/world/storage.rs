@@ -60,7 +60,7 @@ impl World {
             return false;
         }
         for done in self.apply() {
-            // Who asked may be gone.
+            // The asker may be gone.
             let _gone = done.send(Ok(()));
         }
         let next = self.tail_seq();
@@ -137,8 +137,8 @@ impl World {
         self.note("start", format_args!("{} wait", self.pending()));
     }
 
-    /// The process ends. In order, all that the writer was asked for is durable; else the commit under way is, or is not, and
-    /// the rest never was.
+    /// The process ends. In order, all that the writer was asked for is durable; else the commit under way is, or is
+    /// not, and the rest never was.
     pub(in crate::delivery::simulation) fn end_life(&mut self, orderly: bool) {
         assert!(self.in_flight.is_empty(), "a request outlives its flusher");
         if orderly || one_in(&mut self.random, 2) {
@@ -238,7 +238,7 @@ impl World {
                 DeadReason::Dropped => self.stops.dropped.remove(&one.seq),
             };
             assert!(given, "{one:?} has a reason that Target did not give: {said:?}");
-            // Who drops events looked for room before that.
+            // Room for dropped events was looked for before that.
             let room = self.dead_room() || one.reason == DeadReason::Dropped;
             assert!(room, "{one:?} has no room among the dead letters");
             self.note(one.reason.as_str(), format_args!("{}", one.seq));
