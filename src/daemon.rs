@@ -37,11 +37,11 @@ use self::scrape::{ListenError, Scraped};
 use self::shelf::{Door, Shelf, blocking};
 use crate::admin::{self, AdminSocket, Office};
 use crate::config::IdentifierForm;
-use crate::delivery::{self, Added, Ask, Feed, Flusher, KnownVisitors, Shown, Transport, TransportError};
-use crate::event::{Account, Clock, Moment, Seq};
+use crate::delivery::{self, Ask, Feed, Flusher, KnownVisitors, Shown, Transport, TransportError};
+use crate::event::{Account, Added, Clock, Moment, Seq};
 use crate::figures::{Limits, Meter, Sources};
 use crate::ingest::{self, BindError, Listener};
-use crate::queue::{self, Committed, Failed, Ledger, OpenError, Queue, Store};
+use crate::queue::{self, Failed, Ledger, OpenError, Queue, Store};
 use crate::schedule::{self, LEARNED_FOR, MAX_LEARNED, Scheduler};
 use crate::service::{Manager, Service};
 use crate::telemetry::Identifiers;
@@ -426,7 +426,7 @@ async fn shown(form: IdentifierForm, store: &Store) -> Result<Shown, Failed> {
 
 /// Tells the flusher of commits: what each added, then where the store ends.
 async fn tell(
-    live: Option<mpsc::Receiver<Committed>>,
+    live: Option<mpsc::Receiver<Added>>,
     mut ledger: watch::Receiver<Ledger>,
     added: mpsc::Sender<Added>,
     tail: watch::Sender<Seq>,
@@ -440,8 +440,8 @@ async fn tell(
             biased;
             () = until.cancelled() => return,
             Some(commit) = live.recv() => {
-                let (first, next, entries) = (commit.first, commit.next, commit.entries);
-                if added.try_send(Added { first, next, entries }).is_ok() {
+                let next = commit.next;
+                if added.try_send(commit).is_ok() {
                     told = next;
                 }
             }

@@ -12,9 +12,9 @@ use super::select::MAX_COUNTED;
 use super::status::host_or_all;
 use super::{MAX_LISTED, PAGE_EVENTS};
 use crate::delivery::Backlog;
-use crate::event::{DeadReason, Entry, Host, Lane, Moment, Seq, SessionId, noun};
+use crate::event::{Burial, DeadReason, Entry, Host, Lane, Moment, Seq, SessionId, noun};
 use crate::schedule::{
-    AGE_MINUTES, Ages, Buried, Cause, Extent, Hindrance, LaneView, Settings, Standing, cut_reason,
+    AGE_MINUTES, Ages, Cause, Extent, Hindrance, LaneView, Settings, Standing, cut_reason,
 };
 
 /// What of a lane the disk tells.
@@ -337,8 +337,8 @@ async fn drop_page<B: Backlog>(
     let taken = office.operate(move |scheduler, now| scheduler.take_out(now, &events)).await?;
     let seqs: Vec<Seq> = taken.iter().map(|(_, seq)| *seq).collect();
     // From here on to the settlement nothing may end this: who took the events out must settle them.
-    let bury = |seq: &Seq| Buried { seq: *seq, reason: DeadReason::Dropped, detail: detail.to_owned() };
-    let buried: Vec<Buried> = seqs.iter().map(bury).collect();
+    let bury = |seq: &Seq| Burial { seq: *seq, reason: DeadReason::Dropped, detail: detail.to_owned() };
+    let buried: Vec<Burial> = seqs.iter().map(bury).collect();
     let settled = office.backlog.settle(Vec::new(), buried, None).await;
     settled.map_err(|error| Refusal::of("storage_error", error.to_string()))?;
     let room = office.backlog.dead_room();

@@ -10,9 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::value::RawValue;
 
-use crate::event::{EventId, Seq};
+use crate::event::{Burial, EventId, Seq};
 use crate::ingest::Slip;
-use crate::schedule::Buried;
 use crate::wire::receipt::{self, Answer, Dead};
 
 /// What answers may take in memory for all receipts that wait, in bytes.
@@ -65,7 +64,7 @@ impl Desk {
     }
 
     /// These are final, and that is durable.
-    pub(super) fn settled(&self, delivered: &[Seq], buried: &[Buried], answer: Option<&Answer>) {
+    pub(super) fn settled(&self, delivered: &[Seq], buried: &[Burial], answer: Option<&Answer>) {
         let mut state = self.lock();
         if state.waiting.is_empty() {
             return;
@@ -78,7 +77,7 @@ impl Desk {
                 )
             });
         }
-        for Buried { seq, reason, detail } in buried {
+        for Burial { seq, reason, detail } in buried {
             state.fate(*seq, None, |id| dead(id, reason.as_str(), detail));
         }
     }

@@ -8,10 +8,9 @@ use tracing::error;
 use super::desk::Desk;
 use super::readers::Readers;
 use crate::delivery::Backlog;
-use crate::event::{Entry, Event, Seq};
+use crate::event::{Burial, Entry, Event, Seq};
 use crate::ingest::{Admission, Slip};
-use crate::queue::{Appender, Burial, Failed, OnStored, Store};
-use crate::schedule::Buried;
+use crate::queue::{Appender, Failed, OnStored, Store};
 use crate::wire::receipt;
 use crate::wire::reply::Replier;
 use crate::wire::submission::Submission;
@@ -108,11 +107,10 @@ impl Backlog for Shelf {
     async fn settle(
         &self,
         delivered: Vec<Seq>,
-        buried: Vec<Buried>,
+        buried: Vec<Burial>,
         answer: Option<receipt::Answer>,
     ) -> Result<(), Failed> {
-        let burial = |one: &Buried| Burial { seq: one.seq, reason: one.reason, detail: one.detail.clone() };
-        self.store.settle(delivered.clone(), buried.iter().map(burial).collect()).await?;
+        self.store.settle(delivered.clone(), buried.clone()).await?;
         // After that is durable: a receipt says what stays so.
         self.desk.settled(&delivered, &buried, answer.as_ref());
         Ok(())

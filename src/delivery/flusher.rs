@@ -22,8 +22,10 @@ use super::ask::{Ask, Manner, Operation, Shown};
 use super::feed::{self, Feed};
 use super::told::Told;
 use super::{Counts, notice};
-use crate::event::{Cluster, Entry, Event, Host, Lane, Moment, Outcome, Seq, SessionId, Visitor};
-use crate::schedule::{Attempt, Buried, Reading, Remembered, Scheduler, Settled};
+use crate::event::{
+    Added, Burial, Cluster, Entry, Event, Host, Lane, Moment, Outcome, Seq, SessionId, Visitor,
+};
+use crate::schedule::{Attempt, Reading, Remembered, Scheduler, Settled};
 use crate::wire::{receipt, request};
 
 /// The most events that one scan asks for.
@@ -59,7 +61,7 @@ pub trait Backlog: Clone + Send + Sync + 'static {
     fn settle(
         &self,
         delivered: Vec<Seq>,
-        buried: Vec<Buried>,
+        buried: Vec<Burial>,
         answer: Option<receipt::Answer>,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
     /// Whether another dead letter may be added.
@@ -85,17 +87,6 @@ pub trait Edge: Clone + Send + Sync + 'static {
 
     /// Takes answers of at most `max_answer` bytes from the next attempt on (`delivery.max_answer`).
     fn limit(&mut self, max_answer: usize);
-}
-
-/// What one commit added.
-#[derive(Clone, Debug)]
-pub struct Added {
-    /// The first sequence number.
-    pub first: Seq,
-    /// The number behind the last.
-    pub next: Seq,
-    /// The events.
-    pub entries: Vec<Entry>,
 }
 
 /// What the flusher works with.

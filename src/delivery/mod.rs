@@ -19,7 +19,7 @@ pub use self::ask::{Ask, Manner, Operation, Shown};
 pub use self::clients::idle_connections;
 pub use self::counts::{Counts, Kind, LATENCY_BOUNDS_MS, Latency};
 pub use self::feed::{Fate, Feed, Heard};
-pub use self::flusher::{Added, Backlog, Edge, Flusher, KnownVisitors};
+pub use self::flusher::{Backlog, Edge, Flusher, KnownVisitors};
 pub use self::probe::{NoWay, addresses, connect};
 pub use self::proxy::Proxy;
 pub use self::settings::{GIVE_PEM, Settings, TransportError, authorities};

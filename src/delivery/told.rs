@@ -8,8 +8,8 @@ use std::time::Duration;
 use tracing::{error, warn};
 
 use super::notice;
-use crate::event::{DeadReason, Moment, Seq};
-use crate::schedule::{Buried, Notice};
+use crate::event::{Burial, DeadReason, Moment, Seq};
+use crate::schedule::Notice;
 
 /// How many of a kind are told one by one in [`EVERY`].
 const BY_NAME: u64 = 10;
@@ -81,7 +81,7 @@ impl Told {
     }
 
     /// Tells what was set aside.
-    pub(super) fn letters(&mut self, now: Moment, buried: &[Buried]) {
+    pub(super) fn letters(&mut self, now: Moment, buried: &[Burial]) {
         for one in buried {
             let kind = match one.reason {
                 DeadReason::NotAcknowledged => Kind::NotAcknowledged,
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn a_flood_is_told_by_its_first_and_then_in_numbers_each_minute_and_at_the_end() {
         let at = |seconds: u64| Moment::from_millis(seconds * 1_000);
-        let buried = |seq, reason| Buried { seq: Seq(seq), reason, detail: "bad token".to_owned() };
+        let buried = |seq, reason| Burial { seq: Seq(seq), reason, detail: "bad token".to_owned() };
         let lines = lines(|| {
             let mut told = Told::default();
             assert_eq!(told.due(), None);

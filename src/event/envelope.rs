@@ -63,3 +63,14 @@ pub struct Entry {
     /// The bytes of its notification as JSON.
     pub bytes: u32,
 }
+
+/// What one commit added to the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Added {
+    /// The first sequence number.
+    pub first: Seq,
+    /// The sequence number behind the last.
+    pub next: Seq,
+    /// The events, in their order.
+    pub entries: Vec<Entry>,
+}

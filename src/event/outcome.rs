@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::Cluster;
+use super::{Cluster, Seq};
 
 /// What came of one request, as far as decisions depend on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +70,17 @@ impl fmt::Display for Failure {
             Self::Timeout => "timeout",
         })
     }
+}
+
+/// An event that is to be set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Burial {
+    /// Which one.
+    pub seq: Seq,
+    /// Why.
+    pub reason: DeadReason,
+    /// What Target or the transport said.
+    pub detail: String,
 }
 
 /// Why an event became a dead letter.

@@ -6,8 +6,8 @@ use super::open_page::OpenPage;
 use super::space::Room;
 use super::store::read_events;
 use super::writer::{Plan, Writer};
-use super::{Burial, Ledger, Requeued};
-use crate::event::{DeadReason, Event, Moment, Seq};
+use super::{Ledger, Requeued};
+use crate::event::{Burial, DeadReason, Event, Moment, Seq};
 use crate::wire::record::{DeadLetter, decode_dead, encode_dead};
 use crate::wire::submission::Notification;
 

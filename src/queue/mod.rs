@@ -67,9 +67,9 @@ pub use self::ledger::Ledger;
 use self::recent::Kept;
 pub use self::recent::MAX_RECENT_BYTES;
 pub use self::space::{free_bytes, reserve_bytes, used_bytes};
-pub use self::store::{Committed, Scan, Store};
+pub use self::store::{Scan, Store};
 pub use self::survey::{Sighting, Survey};
-use crate::event::{DeadReason, Entry, Moment, Seq};
+use crate::event::{Added, Burial, Moment, Seq};
 #[cfg(doc)]
 use crate::wire::reply::Appended;
 use crate::wire::reply::Replier;
@@ -101,17 +101,6 @@ pub struct Settings {
     pub adopt: bool,
 }
 
-/// An event to set aside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Burial {
-    /// Which one.
-    pub seq: Seq,
-    /// Why.
-    pub reason: DeadReason,
-    /// What Target or the transport said.
-    pub detail: String,
-}
-
 /// What became of dead letters that were to be events again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Requeued {
@@ -130,7 +119,7 @@ pub struct Queue {
     store: Store,
     appender: Appender,
     /// What each commit adds, until it is taken.
-    live: Option<mpsc::Receiver<Committed>>,
+    live: Option<mpsc::Receiver<Added>>,
     writer: std::thread::JoinHandle<()>,
 }
 
@@ -210,7 +199,7 @@ struct Append {
 struct Told {
     ledger: watch::Sender<Ledger>,
     failed: watch::Sender<Option<Failed>>,
-    live: mpsc::Sender<Committed>,
+    live: mpsc::Sender<Added>,
     kept: Arc<Mutex<Kept>>,
     counts: Arc<Counts>,
 }
@@ -249,7 +238,7 @@ impl Queue {
     }
 
     /// What each commit adds; given out once. Commits that are not taken in time are left out.
-    pub fn live(&mut self) -> Option<mpsc::Receiver<Committed>> {
+    pub fn live(&mut self) -> Option<mpsc::Receiver<Added>> {
         self.live.take()
     }
 
@@ -262,9 +251,4 @@ impl Queue {
         let _joined = tokio::task::spawn_blocking(|| writer.join()).await;
         store.failure().map_or(Ok(()), Err)
     }
-}
-
-/// The entries of `events` consecutive sequence numbers that one commit added.
-fn committed(first: Seq, next: Seq, entries: Vec<Entry>) -> Committed {
-    Committed { first, next, entries }
 }

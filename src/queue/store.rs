@@ -13,8 +13,8 @@ use super::keys::{DEAD, MEMBERS, PageKey, numbered, seq_of};
 use super::pages::{Members, PageState, mark_of_page, page_record, walk};
 use super::recent::{Kept, MAX_RECENT_BYTES, kept_bytes};
 use super::view::View;
-use super::{Burial, Command, Counts, Ledger, Requeued, Settings};
-use crate::event::{Entry, Event, Moment, Seq};
+use super::{Command, Counts, Ledger, Requeued, Settings};
+use crate::event::{Burial, Entry, Event, Moment, Seq};
 use crate::wire::record::{DeadLetter, PAGE_EVENTS, Page, decode_dead, decode_members};
 
 /// The most dead letters that one commit makes events again.
@@ -27,17 +27,6 @@ pub struct Scan {
     pub entries: Vec<Entry>,
     /// Where the next scan goes on.
     pub next: Seq,
-}
-
-/// What one commit added.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Committed {
-    /// The first sequence number.
-    pub first: Seq,
-    /// The sequence number behind the last.
-    pub next: Seq,
-    /// The events, in their order.
-    pub entries: Vec<Entry>,
 }
 
 /// What one scan keeps in memory of that which goes out next, in bytes, but for a last page that goes beyond: what is

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::batch::Batch;
 use super::engine::Engine;
 use super::*;
-use crate::event::{Account, Balance, Event};
+use crate::event::{Account, Balance, DeadReason, Event};
 use crate::wire::defaults::Defaults;
 use crate::wire::reply::{Appended, Unavailable};
 

@@ -20,8 +20,8 @@ use super::pages::{Members, PageState, Pages, mark_value, read_page};
 use super::reopen::Pause;
 use super::space::{Room, Space};
 use super::view::View;
-use super::{Append, Command, Ledger, Now, OnStored, Requeued, Settings, Told, committed};
-use crate::event::{DeadReason, Entry, Event, Moment, Seq};
+use super::{Append, Command, Ledger, Now, OnStored, Requeued, Settings, Told};
+use crate::event::{Added, DeadReason, Entry, Event, Moment, Seq};
 use crate::failpoint::reach;
 use crate::schedule::Stitches;
 use crate::wire::hash;
@@ -411,7 +411,8 @@ impl Writer {
         // disk.
         if !plan.entries.is_empty() {
             // A scheduler that does not keep up reads these from the disk.
-            let _full = self.told.live.try_send(committed(first, self.ledger.next, plan.entries));
+            let _full =
+                self.told.live.try_send(Added { first, next: self.ledger.next, entries: plan.entries });
         }
         self.told.ledger.send_replace(self.ledger);
         for (replier, answers) in plan.stored {

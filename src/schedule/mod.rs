@@ -28,7 +28,7 @@ pub use self::host::Trouble;
 pub use self::notice::{Cause, Notice};
 pub use self::remembered::Remembered;
 pub use self::scheduler::{
-    Attempt, Buried, CLOCK_SLACK, Counted, Extent, Hindrance, HostView, LEARNED_FOR, LaneView, LastError,
+    Attempt, CLOCK_SLACK, Counted, Extent, Hindrance, HostView, LEARNED_FOR, LaneView, LastError,
     MAX_LEARNED, MAX_PARKED, Reading, Scheduler, Settled, Standing, Status, Stuck,
 };
 pub use self::settings::Settings;

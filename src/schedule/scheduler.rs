@@ -29,7 +29,9 @@ use super::notice::{Cause, Notice, Notices};
 use super::pace::Pace;
 use super::revisits::Revisits;
 use super::{Random, Remembered, Settings, Verdict, verdict};
-use crate::event::{Answer, Cluster, DeadReason, Entry, Host, Lane, Moment, Outcome, Owner, Seq, Visitor};
+use crate::event::{
+    Answer, Burial, Cluster, DeadReason, Entry, Host, Lane, Moment, Outcome, Owner, Seq, Visitor,
+};
 
 use self::crowd::Crowd;
 use self::judging::Judging;
@@ -67,24 +69,13 @@ pub struct Attempt {
     pub host: Host,
 }
 
-/// An event that is to be set aside.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Buried {
-    /// Which.
-    pub seq: Seq,
-    /// Why.
-    pub reason: DeadReason,
-    /// What Target or the transport said.
-    pub detail: String,
-}
-
 /// What an outcome settles.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settled {
     /// These are processed.
     pub delivered: Vec<Seq>,
     /// These are set aside.
-    pub buried: Vec<Buried>,
+    pub buried: Vec<Burial>,
 }
 
 /// A reading of the store that is wanted.

@@ -8,9 +8,9 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use serde_json::Value;
-use target_notifyd::event::{Clock, DeadReason, Event, Moment, Seq};
+use target_notifyd::event::{Burial, Clock, DeadReason, Event, Moment, Seq};
 use target_notifyd::queue::salvage::{SalvageError, Stopped, repair};
-use target_notifyd::queue::{Burial, Ledger, OpenError, Queue};
+use target_notifyd::queue::{Ledger, OpenError, Queue};
 use target_notifyd::schedule::Random;
 use target_notifyd::wire::defaults::Defaults;
 use target_notifyd::wire::submission::Submission;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use target_notifyd::event::{Balance, DeadReason, Seq};
-use target_notifyd::queue::{Burial, Queue};
+use target_notifyd::event::{Balance, Burial, DeadReason, Seq};
+use target_notifyd::queue::Queue;
 use tempfile::TempDir;
 
 use crate::kill::copied;

@@ -8,8 +8,7 @@ use tokio::time::sleep;
 use super::plan::{below, one_in};
 use super::world::{Command, Shared};
 use crate::delivery::Backlog;
-use crate::event::{Entry, Event, Seq};
-use crate::schedule::Buried;
+use crate::event::{Burial, Entry, Event, Seq};
 use crate::wire::receipt;
 
 /// What a disk says that works on.
@@ -88,7 +87,7 @@ impl Backlog for Disk {
     async fn settle(
         &self,
         delivered: Vec<Seq>,
-        buried: Vec<Buried>,
+        buried: Vec<Burial>,
         _answer: Option<receipt::Answer>,
     ) -> Result<(), String> {
         let (done, waiting) = oneshot::channel();

@@ -8,8 +8,8 @@ use super::disk::Disk;
 use super::plan::{below, one_in, pick};
 use super::world::{Shared, World};
 use crate::delivery::{Ask, Backlog};
-use crate::event::{Cluster, DeadReason, Host, Moment, SessionId};
-use crate::schedule::{Buried, Changed, Pause, Random, Scheduler, Selection};
+use crate::event::{Burial, Cluster, DeadReason, Host, Moment, SessionId};
+use crate::schedule::{Changed, Pause, Random, Scheduler, Selection};
 use crate::wire::hash;
 
 /// Where the operator's random numbers begin: apart from all others, so that a history without one stays as it was.
@@ -131,7 +131,7 @@ impl Operator {
             (taken, left)
         });
         let Some((taken, left)) = took.await else { return };
-        let bury = |seq| Buried { seq, reason: DeadReason::Dropped, detail: String::new() };
+        let bury = |seq| Burial { seq, reason: DeadReason::Dropped, detail: String::new() };
         if Disk(shared.clone()).settle(Vec::new(), left.into_iter().map(bury).collect(), None).await.is_err()
         {
             return;

@@ -22,10 +22,11 @@ use xxhash_rust::xxh3::Xxh3;
 
 use self::stops::Stops;
 use super::plan::{Fault, Plan};
-use crate::delivery::Added;
 use crate::delivery::flusher::SPARE_STEP;
-use crate::event::{Balance, Entry, Envelope, Event, EventId, Host, Lane, Moment, Seq, Visitor};
-use crate::schedule::{Buried, Random, Status};
+use crate::event::{
+    Added, Balance, Burial, Entry, Envelope, Event, EventId, Host, Lane, Moment, Seq, Visitor,
+};
+use crate::schedule::{Random, Status};
 
 /// What the wall clock says at the start.
 const START: Moment = Moment::from_micros(1_700_000_000_000_000);
@@ -79,7 +80,7 @@ pub(super) struct Draft {
 /// What the writer is asked for.
 pub(super) enum Command {
     Append(Vec<Draft>),
-    Settle { delivered: Vec<Seq>, buried: Vec<Buried>, done: oneshot::Sender<Result<(), String>> },
+    Settle { delivered: Vec<Seq>, buried: Vec<Burial>, done: oneshot::Sender<Result<(), String>> },
 }
 
 /// What the disk says of an event.

@@ -1,7 +1,7 @@
 //! What an outcome means for the events of its attempt.
 
 use super::{
-    Answer, Buried, Cause, DeadReason, Duration, LaneState, MAX_PARKED, Moment, Notice, Outcome, Parked,
+    Answer, Burial, Cause, DeadReason, Duration, LaneState, MAX_PARKED, Moment, Notice, Outcome, Parked,
     Scheduler, Settled, UnderWay, Verdict, Waiting,
 };
 
@@ -215,7 +215,7 @@ impl Scheduler {
             self.keep_parked(on, event);
             return None;
         }
-        on.settled.buried.push(Buried { seq, reason, detail: outcome.detail.clone() });
+        on.settled.buried.push(Burial { seq, reason, detail: outcome.detail.clone() });
         None
     }
 }

@@ -6,10 +6,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Command, Draft, Fate, SaidOf, Stored, World, settles};
-use crate::delivery::Added;
 use crate::delivery::simulation::plan::{below, one_in};
-use crate::event::{Balance, DeadReason, Entry, Event, Moment, Seq};
-use crate::schedule::Buried;
+use crate::event::{Added, Balance, Burial, DeadReason, Entry, Event, Moment, Seq};
 use crate::wire::hash;
 
 impl World {
@@ -220,7 +218,7 @@ impl World {
     }
 
     /// Somebody settles these: Target must have said so, and nobody before.
-    pub(in crate::delivery::simulation) fn check_settlement(&mut self, delivered: &[Seq], buried: &[Buried]) {
+    pub(in crate::delivery::simulation) fn check_settlement(&mut self, delivered: &[Seq], buried: &[Burial]) {
         for seq in delivered {
             assert!(self.stored(*seq).said.processed, "{seq} is settled, and Target never said so");
             self.give_up(*seq);

@@ -49,7 +49,7 @@ pub(super) struct Pair {
     pub(super) naive: Naive,
     pub(super) settings: Settings,
     pub(super) queue: Option<Queue>,
-    pub(super) live: Option<mpsc::Receiver<Committed>>,
+    pub(super) live: Option<mpsc::Receiver<Added>>,
     /// Whether there is a reserve.
     reserve: bool,
     disk: Disk,

@@ -1,6 +1,7 @@
 //! What the queue shows and keeps, held against the naive one.
 
 use super::*;
+use crate::event::Entry;
 use crate::queue::keys::{DEAD, MARK, MEMBERS, PAGE, PageKey, QUARANTINE, seq_of};
 use crate::wire::record::Page;
 
