@@ -6,6 +6,7 @@
 //! - nothing is set aside by a probe, and nothing is set aside for its age without a failed attempt;
 //! - memory is bounded at any backlog (`index.rs`), and a window of blocked lanes hides no other.
 
+mod breakers;
 mod crowd;
 mod hosts;
 mod judging;
