@@ -156,39 +156,8 @@ pub(in crate::cli) const MAN: &str = "\
 Examples:
   target-notifyd man . && man ./target-notifyd.8";
 
-/// What producers write and read, in paragraphs; a line that begins with a space is shown as it is.
-const PROTOCOL: &[(&str, &str)] = &[
-    (
-        "DESCRIPTION",
-        "Producers write events to the Unix stream socket ingest.socket, one JSON object a line, and get one reply a line, in \
-         the order of their lines. They may write any number of lines without waiting. A producer that shuts down its \
-         writing side still gets every reply.\n\
-         A connection that ends without a reply means that nobody knows: the line is sent again. With an id and an \
-         impressionId of the producer's own, a repeated impression counts once.",
-    ),
-    (
-        "SUBMISSIONS",
-        "The member request holds a DeliveryRequest of Adobe Target with 1 to 1,000 notifications. Beside it may stand \
-         session_id, target_cookie, target_location_hint, consumer_id, customer_ids, ref (which the reply repeats) and \
-         receipt. In the short form one notification stands at the top instead of request. An unknown member is an error.",
-    ),
-    (
-        "REPLIES",
-        "queued: the events are on stable storage.\n\
-         rejected: final; error names the code, the message, and the path of the field.\n\
-         unavailable: nothing was stored; the line is sent again after retry_after_ms.",
-    ),
-    (
-        "RECEIPTS",
-        "Where receipt was true, one more line follows once every event of the submission is final: delivered with the \
-         response, or dead with the reasons. It comes after the reply, once, and only while the connection is open.",
-    ),
-    (
-        "EXAMPLES",
-        " {\"session_id\":\"s1\",\"type\":\"click\",\"mbox\":{\"name\":\"home\"},\"tokens\":[\"t\"]}\n \
-         {\"status\":\"queued\",\"ids\":[\"5b6c…\"],\"session_id\":\"s1\"}",
-    ),
-];
+/// What producers write and read.
+const PROTOCOL: &str = include_str!("../../docs/protocol.md");
 
 /// A shell with completions.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -325,15 +294,55 @@ fn configuration() -> Roff {
     page
 }
 
-/// `target-notifyd(7)`.
+/// `target-notifyd(7)`, which is `docs/protocol.md`.
 fn protocol() -> Roff {
     let mut page = begun(NAME, "7", "Miscellaneous", "how producers hand events to target-notifyd");
-    for (heading, text) in PROTOCOL {
-        page.control("SH", [*heading]);
-        paragraphs(&mut page, text);
-    }
+    let (_title, text) = PROTOCOL.split_once("\n\n").unwrap_or_default();
+    page.control("SH", ["DESCRIPTION"]);
+    markdown(&mut page, text);
     see_also(&mut page);
     page
+}
+
+/// As much of Markdown as that page has: blocks that are a heading, a table, a list, code, or a paragraph.
+fn markdown(page: &mut Roff, text: &str) {
+    // A paragraph behind a heading is none of its own.
+    let mut begins = true;
+    for block in text.split("\n\n") {
+        if let Some(heading) = block.strip_prefix("## ") {
+            page.control("SH", [heading.trim().to_uppercase().as_str()]);
+        } else if block.starts_with('|') {
+            // Below the titles and the rule.
+            for row in block.lines().skip(2) {
+                let row = row.trim_matches(['|', ' ']);
+                let (term, about) = row.split_once(" | ").unwrap_or((row, ""));
+                page.control("TP", []);
+                page.text(inlines(term));
+                page.text(inlines(&about.replace(" | ", ": ")));
+            }
+        } else if block.starts_with("- ") {
+            for item in format!("\n{block}").split("\n- ").skip(1) {
+                page.control("IP", ["-", "2"]);
+                page.text(inlines(item));
+            }
+        } else if block.starts_with(' ') {
+            page.control("PP", []);
+            paragraphs(page, block);
+        } else {
+            if !begins {
+                page.control("PP", []);
+            }
+            page.text(inlines(block));
+        }
+        begins = block.starts_with("## ");
+    }
+}
+
+/// A text on one line, what stands between backquotes in bold.
+fn inlines(text: &str) -> Vec<Inline> {
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let style = |(at, part): (usize, &str)| if at % 2 == 1 { bold(part) } else { roman(part) };
+    words.split('`').enumerate().map(style).collect()
 }
 
 /// Lines as paragraphs; those that begin with a space are kept as they are.

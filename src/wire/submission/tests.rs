@@ -267,3 +267,71 @@ fn a_list_is_taken_for_no_object() {
         assert!(read.is_err(), "{line}");
     }
 }
+
+/// The members that a rule names, and those within them.
+fn named(rule: &schema::Rule, found: &mut Vec<&'static str>) {
+    use schema::Rule;
+    let table = match rule {
+        Rule::Object(table) => table,
+        Rule::Context => schema::CONTEXT,
+        Rule::Array { each, .. } => return named(each, found),
+        _ => return,
+    };
+    for member in table {
+        found.push(member.name);
+        named(&member.rule, found);
+    }
+}
+
+#[test]
+fn the_page_of_the_protocol_names_every_member_and_every_code() {
+    use crate::event::DeadReason;
+    use crate::wire::reply::Unavailable;
+    const PAGE: &str = include_str!("../../../docs/protocol.md");
+    let words: std::collections::BTreeSet<&str> =
+        PAGE.split(|letter: char| !letter.is_alphanumeric() && letter != '_').collect();
+    let mut names = vec![
+        "request",
+        "session_id",
+        "sessionId",
+        "target_cookie",
+        "targetCookie",
+        "consumer_id",
+        "consumerId",
+    ];
+    names.extend([
+        "target_location_hint",
+        "targetLocationHint",
+        "customer_ids",
+        "customerIds",
+        "authState",
+        "ref",
+        "receipt",
+    ]);
+    names.extend(request::SHORT.map(|(written, _)| written));
+    for table in [schema::REQUEST, schema::NOTIFICATION] {
+        named(&schema::Rule::Object(table), &mut names);
+    }
+    names.extend(
+        [Code::MalformedJson, Code::LineTooLong, Code::UnknownField, Code::Forbidden, Code::InvalidEvent]
+            .map(Code::as_str),
+    );
+    names.extend(
+        [
+            Unavailable::QueueFull,
+            Unavailable::StorageFull,
+            Unavailable::StorageError,
+            Unavailable::ShuttingDown,
+        ]
+        .map(Unavailable::as_str),
+    );
+    names.extend([Unavailable::TooManyConnections.as_str(), "quarantined"]);
+    names.extend(
+        [DeadReason::Refused, DeadReason::NotAcknowledged, DeadReason::Expired, DeadReason::Dropped]
+            .map(DeadReason::as_str),
+    );
+    assert!(names.len() > 70, "the members were found");
+    for name in names {
+        assert!(words.contains(name), "docs/protocol.md lacks {name}");
+    }
+}
