@@ -126,6 +126,18 @@ fn the_package_has_every_page_and_example() {
 }
 
 #[test]
+fn no_page_names_a_metric_that_is_none() {
+    let known: Vec<&str> = target_notifyd::daemon::metrics::all().map(|metric| metric.name).collect();
+    for name in pages() {
+        let text = page(&name);
+        for word in text.split(|letter: char| !letter.is_alphanumeric() && letter != '_') {
+            let is_metric = word.starts_with("target_notifyd_");
+            assert!(!is_metric || known.contains(&word), "{name} names {word}");
+        }
+    }
+}
+
+#[test]
 fn nothing_stands_in_the_readme_twice() {
     let readme = readme();
     let titles: Vec<&str> =
@@ -185,38 +197,46 @@ async fn the_producers_work() {
     sandbox.stop().await;
 }
 
-/// The lines of the shell's blocks that run the executable by cargo and have a path below /tmp, as they are below `folder`.
-fn by_hand(folder: &Path) -> Vec<Vec<String>> {
-    let readme = readme().replace("\\\n", "");
+/// The lines of the shell's blocks that run the executable by cargo and have a path below /tmp, as they are run here: below
+/// `folder`, with the stand-in at `target`.
+fn by_hand(folder: &Path, target: &str) -> Vec<String> {
+    let readme = readme().replace("\\\n", "").replace("|\n", "|");
     let blocks = readme.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let lines = blocks.flat_map(str::lines).filter_map(|line| line.strip_prefix("cargo run --release -- "));
-    let lines = lines.filter(|line| line.contains("/tmp/"));
-    let inside = |word: &str| word.replace("/tmp/", &format!("{}/", folder.display()));
-    lines.map(|line| line.split_whitespace().map(inside).collect()).collect()
+    let lines =
+        blocks.flat_map(str::lines).filter(|line| line.contains("cargo run ") && line.contains("/tmp/"));
+    let here = |line: &str| {
+        let line = line.replace("/tmp/", &format!("{}/", folder.display())).replace("127.0.0.1:8080", target);
+        // Nothing of this machine's own configuration counts.
+        line.replace("cargo run --release --", env!("CARGO_BIN_EXE_target-notifyd")) + " --config /dev/null"
+    };
+    lines.map(here).collect()
 }
 
-#[test]
-fn what_is_tried_by_hand_works_for_any_user() {
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_tried_by_hand_works_for_any_user() {
     let folder = TempDir::new().expect("a folder");
-    let lines = by_hand(folder.path());
+    let sandbox = Sandbox::start(sandbox::Settings::default()).expect("the sandbox listens");
+    let lines = by_hand(folder.path(), &sandbox.address().to_string());
     let [daemon, asks @ ..] = lines.as_slice() else { panic!("the README tells how to run it") };
-    assert!(daemon[0] == "run" && asks.len() >= 2, "{lines:?}");
-    let execute = |arguments: &[String]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_target-notifyd"));
-        // Nothing of this machine's own configuration counts.
-        command.args(arguments).args(["--config", "/dev/null"]).stdin(Stdio::null());
+    assert!(daemon.contains(" run ") && asks.len() >= 4, "{lines:?}");
+    let shell = |line: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", line]).stdin(Stdio::null());
         command
     };
-    let small = ["-o", "queue.min_free=0B", "-o", "queue.reserve=0B"];
-    let mut daemon = execute(daemon).args(small).stderr(Stdio::null()).spawn().expect("the daemon starts");
+    let small = "-o queue.min_free=0B -o queue.reserve=0B";
+    let mut daemon = shell(&format!("exec {daemon} {small}"));
+    let mut daemon = daemon.stderr(Stdio::null()).spawn().expect("the daemon starts");
     let until = Instant::now() + LIMIT;
     while std::os::unix::net::UnixStream::connect(folder.path().join("notify-admin.sock")).is_err() {
         assert!(Instant::now() < until, "the admin socket does not come");
         std::thread::yield_now();
     }
-    for arguments in asks {
-        let ended = execute(arguments).output().expect("it runs");
-        assert!(ended.status.success(), "{arguments:?}: {ended:?}");
+    for line in asks {
+        let ended = shell(line).output().expect("it runs");
+        assert!(ended.status.success(), "{line}: {ended:?}");
     }
     assert!(terminate(&mut daemon).success());
+    assert_eq!(sandbox.totals().impressions, 1);
+    sandbox.stop().await;
 }
