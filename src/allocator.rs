@@ -7,7 +7,7 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use rustix::mm::{MapFlags, MremapFlags, ProtFlags, mmap_anonymous, mremap, munmap};
-use target_notifyd::queue::SEGMENT_BYTES;
+use target_notifyd::queue::LOG_SEGMENT_BYTES;
 use tikv_jemallocator::Jemalloc;
 
 /// From this size on, in bytes, a block is mapped by itself: it is given back to the system at once, and zeroed ones take no memory
@@ -43,7 +43,7 @@ unsafe impl Sync for Settings {}
 
 /// The size of the storage engine's segments. It takes a block for each that it writes, and for each that it reads at a
 /// start, and the system takes longer to map one, page by page, than the engine to fill it.
-const SEGMENT: usize = SEGMENT_BYTES;
+const SEGMENT: usize = LOG_SEGMENT_BYTES;
 /// What the engine aligns such blocks to, in bytes.
 const SEGMENT_ALIGNMENT: usize = 8_192;
 

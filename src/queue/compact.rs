@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::engine::{CommitError, Engine, SEGMENT_BYTES};
+use super::engine::{CommitError, Engine, LOG_SEGMENT_BYTES};
 use super::folder::{construction, current, sync};
 use super::writer::Writer;
 use crate::failpoint::reach;
@@ -27,7 +27,7 @@ const TIMES: u64 = 4;
 /// The most that is copied, in bytes: nobody is answered meanwhile.
 const MOST_BYTES: u64 = 64 * 1_024 * 1_024;
 /// What stays free beside the copy, in bytes.
-const ROOM: u64 = 4 * SEGMENT_BYTES as u64;
+const ROOM: u64 = 4 * LOG_SEGMENT_BYTES as u64;
 /// How long after a try that failed the next one comes.
 const AGAIN: Duration = Duration::from_secs(600);
 

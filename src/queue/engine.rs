@@ -43,7 +43,7 @@ use crate::failpoint::reach;
 /// What sled keeps in memory of the pages that it read, in bytes.
 const CACHE_BYTES: u64 = 4 * 1_024 * 1_024;
 /// The unit in which sled's log grows; it wants the same at every open.
-pub const SEGMENT_BYTES: usize = 512 * 1_024;
+pub const LOG_SEGMENT_BYTES: usize = 512 * 1_024;
 /// A value from this size on, in bytes, has a page of the engine nearly to itself.
 const LARGE_BYTES: usize = 1_024;
 /// How often the page of such a value is read again after it was written, see [`Open::note`].
@@ -93,7 +93,7 @@ impl CommitError {
     }
 
     /// Leaves the mark of a failed disk where the system may take pages for clean that never reached the disk.
-    pub(super) fn mark(&self, folder: &Folder) {
+    pub(super) fn mark_failed(&self, folder: &Folder) {
         let input_or_output = matches!(self, Self::Engine(sled::Error::Io(_)) | Self::Sync(_));
         if input_or_output && !self.disk_full() {
             folder.mark_failed(&self.to_string());
@@ -174,10 +174,10 @@ impl Engine {
             return Err(first.at_open(path));
         }
         // Before the second try, which may succeed without a trace of what the first one lost.
-        first.mark(folder);
+        first.mark_failed(folder);
         warn!(event = "snapshots_set_aside", path = %path.display(), error = %first, "the database did not open; trying again without its snapshots");
         set_snapshots_aside(path, folder).and_then(|()| open(path)).map_err(|error| {
-            error.mark(folder);
+            error.mark_failed(folder);
             error.at_open(path)
         })
     }
@@ -289,16 +289,20 @@ impl Engine {
     }
 
     /// The records from `key` on, in the order of their keys.
-    pub(super) fn from(&self, key: Vec<u8>) -> impl Iterator<Item = Record> {
+    pub(super) fn from(&self, key: Vec<u8>) -> impl Iterator<Item = Result<Record, sled::Error>> {
         self.merged(key, None)
     }
 
     /// The records whose keys begin with `prefix`, in the order of their keys.
-    pub(super) fn parts(&self, prefix: &[u8]) -> impl Iterator<Item = Record> {
+    pub(super) fn parts(&self, prefix: &[u8]) -> impl Iterator<Item = Result<Record, sled::Error>> {
         self.merged(prefix.to_vec(), behind(prefix))
     }
 
-    fn merged(&self, from: Vec<u8>, before: Option<Vec<u8>>) -> impl Iterator<Item = Record> {
+    fn merged(
+        &self,
+        from: Vec<u8>,
+        before: Option<Vec<u8>>,
+    ) -> impl Iterator<Item = Result<Record, sled::Error>> {
         let (merged, closed) = match self.opened() {
             Ok(open) => (Some(Merged::new(open, from, before)), None),
             Err(closed) => (None, Some(Err(closed))),
@@ -373,7 +377,7 @@ fn open(path: &Path) -> Result<Engine, CommitError> {
         let config = sled::Config::new()
             .path(path)
             .cache_capacity(CACHE_BYTES)
-            .segment_size(SEGMENT_BYTES)
+            .segment_size(LOG_SEGMENT_BYTES)
             .flush_every_ms(None);
         // sled panics on some damage where it should err.
         let opened = with_slack(|| catch_unwind(AssertUnwindSafe(|| config.open())));

@@ -21,8 +21,8 @@ const MOVED_AT_ONCE: usize = 256;
 /// are measured in that, not the journal's size.
 const RECORD_COST: usize = 1_024;
 
-/// A range of keys.
-pub(super) type Range<'k> = (Bound<&'k [u8]>, Bound<&'k [u8]>);
+/// The bounds of a range of keys.
+pub(super) type Bounds<'k> = (Bound<&'k [u8]>, Bound<&'k [u8]>);
 
 /// The newest change of each key that the journal has one of. Memory grows with the journal, by about 60 bytes a
 /// record.
@@ -267,8 +267,8 @@ impl Index {
     }
 
     /// The keys of a range that are removals, each with its segment, [`MOVED_AT_ONCE`] at most.
-    pub(super) fn removals_within(&self, range: Range<'_>) -> Vec<(Vec<u8>, u64)> {
-        let records = self.records.range::<[u8], _>(range).filter(|(_, slot)| slot.is_removal());
+    pub(super) fn removals_within(&self, bounds: Bounds<'_>) -> Vec<(Vec<u8>, u64)> {
+        let records = self.records.range::<[u8], _>(bounds).filter(|(_, slot)| slot.is_removal());
         records.take(MOVED_AT_ONCE).map(|(key, slot)| (key.bytes().to_vec(), slot.segment)).collect()
     }
 
@@ -283,8 +283,8 @@ impl Index {
     }
 
     /// The first `count` keys of a range, and what was found for them.
-    pub(super) fn within(&self, range: Range<'_>, count: usize) -> Vec<(Vec<u8>, Found)> {
-        let records = self.records.range::<[u8], _>(range).take(count);
+    pub(super) fn within(&self, bounds: Bounds<'_>, count: usize) -> Vec<(Vec<u8>, Found)> {
+        let records = self.records.range::<[u8], _>(bounds).take(count);
         records.filter_map(|(key, slot)| Some((key.bytes().to_vec(), self.found(*slot)?))).collect()
     }
 

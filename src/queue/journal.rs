@@ -34,7 +34,7 @@ use super::replay::Replay;
 use crate::failpoint::reach;
 
 /// The name of a segment, but for its number.
-pub(super) const SEGMENT: &str = "journal.";
+pub(super) const SEGMENT_PREFIX: &str = "journal.";
 /// How many segments a full journal has.
 const SEGMENTS: u64 = 16;
 /// The largest journal, in bytes.
@@ -140,8 +140,8 @@ pub(super) enum JournalError {
 }
 
 /// The file of a segment.
-pub(super) fn segment(database: &Path, number: u64) -> PathBuf {
-    database.join(format!("{SEGMENT}{number}"))
+fn segment_path(database: &Path, number: u64) -> PathBuf {
+    database.join(format!("{SEGMENT_PREFIX}{number}"))
 }
 
 impl Journal {
@@ -155,7 +155,7 @@ impl Journal {
         let Replay { mut index, mut segments, commit, reached, .. } = replay;
         index.set_tops(tops);
         let number = segments.last_key_value().map_or(1, |(number, _)| *number);
-        let path = segment(database, number);
+        let path = segment_path(database, number);
         let file = File::options().create(true).truncate(false).read(true).write(true).open(path);
         let file = Arc::new(file.map_err(JournalError::Write)?);
         let Segment { bytes: end, .. } = *segments.entry(number).or_default();
@@ -263,7 +263,7 @@ impl Journal {
             // With all that the file is: not every system counts a shorter length to its data.
             tail.file.sync_all().map_err(JournalError::Sync)?;
         }
-        let path = segment(&self.folder, number);
+        let path = segment_path(&self.folder, number);
         let file = File::options().create_new(true).read(true).write(true).open(path);
         let file = Arc::new(file.map_err(JournalError::Write)?);
         sync(&self.folder).map_err(JournalError::Sync)?;
@@ -418,7 +418,7 @@ impl Journal {
         tail.moved.clear();
         drop(tail);
         self.index_mut().forget(oldest);
-        fs::remove_file(segment(&self.folder, oldest)).map_err(JournalError::Write)?;
+        fs::remove_file(segment_path(&self.folder, oldest)).map_err(JournalError::Write)?;
         reach("journal", "removed");
         // A segment that came back without those behind it would bring back what they removed.
         sync(&self.folder).map_err(JournalError::Sync)?;
@@ -430,7 +430,7 @@ impl Journal {
     pub(super) fn is_there(&self) -> bool {
         let tail = self.tail();
         let (number, _) = tail.last();
-        tail.is_file.is_at(&segment(&self.folder, number))
+        tail.is_file.is_at(&segment_path(&self.folder, number))
     }
 
     /// What it has of a key, and whether the engine may have it; both of the same moment.

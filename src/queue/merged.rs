@@ -13,9 +13,7 @@ use super::index::{Found, Value};
 const AT_ONCE: (usize, usize) = (8, 64);
 
 /// A record: its key and its value.
-pub(super) type Record = Result<(IVec, Value), sled::Error>;
-/// A key, and what is to be read for it.
-type Place = Result<(IVec, Found), sled::Error>;
+pub(super) type Record = (IVec, Value);
 
 /// The records from a key on, and before another one.
 pub(super) struct Merged<'e> {
@@ -24,7 +22,8 @@ pub(super) struct Merged<'e> {
     before: Option<Vec<u8>>,
     /// Where the next look begins; `None` behind the end.
     from: Option<Bound<Vec<u8>>>,
-    found: VecDeque<Place>,
+    /// Keys, and what is to be read for them.
+    found: VecDeque<Result<(IVec, Found), sled::Error>>,
     at_once: usize,
 }
 
@@ -102,9 +101,9 @@ impl<'e> Merged<'e> {
 }
 
 impl Iterator for Merged<'_> {
-    type Item = Record;
+    type Item = Result<Record, sled::Error>;
 
-    fn next(&mut self) -> Option<Record> {
+    fn next(&mut self) -> Option<Result<Record, sled::Error>> {
         loop {
             while let Some(found) = self.found.pop_front() {
                 match found.map(|(key, found)| (key, found.value())) {
@@ -124,7 +123,7 @@ impl Iterator for Merged<'_> {
 impl Engine {
     /// The last record whose key is one of `keys`. What was removed lately is walked over, so `keys` reach no further
     /// than they have to.
-    pub(super) fn last_in(&self, keys: RangeInclusive<&[u8]>) -> Result<Option<(IVec, Value)>, sled::Error> {
+    pub(super) fn last_in(&self, keys: RangeInclusive<&[u8]>) -> Result<Option<Record>, sled::Error> {
         let open = self.opened()?;
         loop {
             let epoch = open.journal.index().epoch();

@@ -59,7 +59,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 pub use self::alone::engine_alone;
 pub use self::counts::Counts;
-pub use self::engine::SEGMENT_BYTES;
+pub use self::engine::LOG_SEGMENT_BYTES;
 pub use self::error::{Failed, OpenError};
 pub use self::folder::{exposed, failed_before};
 pub use self::journal::journal_bytes;

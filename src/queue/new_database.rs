@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::batch::Batch;
-use super::engine::{CommitError, Engine, SEGMENT_BYTES};
+use super::engine::{CommitError, Engine, LOG_SEGMENT_BYTES};
 
 /// The database, and what is written next.
 pub(super) struct NewDatabase {
@@ -24,7 +24,7 @@ impl NewDatabase {
     pub(super) fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), CommitError> {
         self.records += 1;
         self.batch.insert(key, value);
-        if self.batch.bytes() <= SEGMENT_BYTES {
+        if self.batch.bytes() <= LOG_SEGMENT_BYTES {
             return Ok(());
         }
         self.written += self.batch.bytes() as u64;

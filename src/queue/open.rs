@@ -235,7 +235,7 @@ fn migrate(engine: &Engine, folder: &Folder, rehearse: bool) -> Result<(), OpenE
         return Err(OpenError::Newer { path: folder.root().to_owned(), found: schema, known });
     }
     let broken = |error: CommitError| {
-        error.mark(folder);
+        error.mark_failed(folder);
         damaged(engine, "migration", error.to_string())
     };
     let place = engine.meta("migration").map_err(|error| broken(error.into()))?.map(|place| place.to_vec());
@@ -307,7 +307,7 @@ fn stamp(
     let mut batch = Batch::default();
     batch.insert(meta("target"), seal(&(&account.client, &account.organization)));
     engine.commit_with(batch, Removals::Late).map_err(|error| {
-        error.mark(folder);
+        error.mark_failed(folder);
         damaged(engine, "target", error.to_string())
     })?;
     warn!(

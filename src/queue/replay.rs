@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::folder::numbered_paths;
 use super::frame::{self, End};
 use super::index::Index;
-use super::journal::{SEGMENT, Segment};
+use super::journal::{SEGMENT_PREFIX, Segment};
 
 /// What a journal holds.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ struct Group {
 /// Reads the journal of `database`, and changes nothing.
 pub(super) fn replay(database: &Path) -> io::Result<Replay> {
     let mut replay = Replay::default();
-    let segments = numbered_paths(database, SEGMENT)?;
+    let segments = numbered_paths(database, SEGMENT_PREFIX)?;
     let last = segments.last().map(|(number, _)| *number);
     for (number, path) in segments {
         let file = File::open(path)?;
@@ -44,7 +44,7 @@ pub(super) fn replay(database: &Path) -> io::Result<Replay> {
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
         file.read_exact_at(&mut bytes, 0)?;
         replay.index.add_file(number, Arc::new(file));
-        replay.segment(number, &bytes, last == Some(number));
+        replay.read_segment(number, &bytes, last == Some(number));
     }
     Ok(replay)
 }
@@ -55,7 +55,7 @@ impl Replay {
         self.segments.values().map(|segment| segment.bytes).sum()
     }
 
-    fn segment(&mut self, number: u64, bytes: &[u8], is_last: bool) {
+    fn read_segment(&mut self, number: u64, bytes: &[u8], is_last: bool) {
         let (mut group, mut at, mut behind, mut sound) = (Group::default(), 0, 0, 0);
         // Places that cannot be read: up to the last whole commit, and since.
         let (mut gaps, mut since) = (0, 0);

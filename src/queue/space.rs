@@ -14,7 +14,7 @@ use nix::fcntl::posix_fallocate;
 use nix::sys::statvfs::statvfs;
 use tracing::{error, info, warn};
 
-use super::engine::SEGMENT_BYTES;
+use super::engine::LOG_SEGMENT_BYTES;
 use super::folder::sync;
 use super::moving::Removals;
 
@@ -23,7 +23,7 @@ const MAX_FILES: usize = 10_000;
 
 /// What must be free for the engine to make removals on a disk that is short of room, in bytes: more than it takes for
 /// a batch.
-const REMOVAL_ROOM: u64 = 8 * SEGMENT_BYTES as u64;
+const REMOVAL_ROOM: u64 = 8 * LOG_SEGMENT_BYTES as u64;
 
 /// The file that holds the reserve.
 const RESERVE: &str = "reserve";
@@ -104,7 +104,7 @@ impl Space {
         self.last_free = free;
         // The journal takes a batch, and moves about twice as much into the engine, which opens a segment ahead. Where
         // it moves more, and meets the full disk, the database is opened again with the reserve.
-        let needed = bytes.saturating_mul(3).saturating_add(SEGMENT_BYTES as u64);
+        let needed = bytes.saturating_mul(3).saturating_add(LOG_SEGMENT_BYTES as u64);
         if free < needed && self.held && self.reserve > 0 {
             self.give_up();
         } else if !self.held && free >= needed.max(self.min_free.saturating_add(self.reserve)) {
@@ -182,7 +182,7 @@ impl Space {
     fn make(&mut self) {
         let path = self.root.join(RESERVE);
         // Without a reserve a trial of the room, since a quota shows in no other way.
-        let size = i64::try_from(self.reserve.max(SEGMENT_BYTES as u64)).unwrap_or(i64::MAX);
+        let size = i64::try_from(self.reserve.max(LOG_SEGMENT_BYTES as u64)).unwrap_or(i64::MAX);
         let made = File::create(&path).and_then(|file| {
             posix_fallocate(file.as_fd(), 0, size)?;
             file.sync_all()?;
@@ -263,7 +263,7 @@ mod tests {
             (100 * MIB, Room::Enough, true),
             (4 * MIB - 1, Room::RemovalsOnly(4 * MIB - 1), true),
             (MIB, Room::RemovalsOnly(MIB), true),
-            (SEGMENT_BYTES as u64, Room::RemovalsOnly(SEGMENT_BYTES as u64), false),
+            (LOG_SEGMENT_BYTES as u64, Room::RemovalsOnly(LOG_SEGMENT_BYTES as u64), false),
             (5 * MIB - 1, Room::RemovalsOnly(5 * MIB - 1), false),
             (5 * MIB, Room::Enough, true),
         ] {

@@ -51,23 +51,23 @@ pub(super) struct Leaf {
 
 /// The range of keys of a page: from `low` on, and before `high` where that is not empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Range {
+pub(super) struct KeyRange {
     pub(super) low: Vec<u8>,
     pub(super) high: Vec<u8>,
 }
 
-impl Range {
+impl KeyRange {
     pub(super) fn has(&self, key: &[u8]) -> bool {
         key >= self.low.as_slice() && (self.high.is_empty() || key < self.high.as_slice())
     }
 }
 
 /// The range of a page, and its records where it is no index.
-pub(super) fn node(body: &[u8]) -> Option<(Range, Option<Leaf>)> {
+pub(super) fn node(body: &[u8]) -> Option<(KeyRange, Option<Leaf>)> {
     let mut bytes = Bytes(body);
     let (next, _merging_child, _merging) = (bytes.number()?, bytes.number()?, bytes.byte()?);
     let prefix = usize::from(bytes.byte()?);
-    let range = Range { low: bytes.text()?.to_vec(), high: bytes.text()?.to_vec() };
+    let range = KeyRange { low: bytes.text()?.to_vec(), high: bytes.text()?.to_vec() };
     let (kind, count) = (bytes.byte()?, bytes.number()?);
     if kind != 0 {
         return Some((range, None));

@@ -1,10 +1,10 @@
 //! The engine's log, read without the engine, and without changing a byte of it.
 //!
 //! ```text
-//! log     = segment*                       each SEGMENT_BYTES long, in any order
+//! log     = segment*                       each LOG_SEGMENT_BYTES long, in any order
 //! segment = crc u32 ^ ~0 · lsn u64 ^ ~(1 << 63) · stable lsn u64 · message*
 //! message = crc u32 · kind u8 · length · number of the segment · page id · body
-//! lsn     = number of the segment * SEGMENT_BYTES + offset in it
+//! lsn     = number of the segment * LOG_SEGMENT_BYTES + offset in it
 //! ```
 //!
 //! The engine gives a log up at the first message that it cannot read, and with it everything behind; here the next
@@ -20,7 +20,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use super::bytes::Bytes;
-use crate::queue::engine::SEGMENT_BYTES;
+use crate::queue::engine::LOG_SEGMENT_BYTES;
 
 /// The bytes of a segment's header.
 pub(super) const SEGMENT_HEADER: usize = 20;
@@ -66,14 +66,14 @@ pub(super) struct Message {
 
 /// Where a segment lies.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Segment {
+pub(super) struct LogSegment {
     pub(super) at: u64,
     /// Whether its header can be read: without it the engine does not know of it.
     pub(super) headed: bool,
 }
 
 /// The segments of a log by their numbers, and the highest place that one of them says was on stable storage.
-pub(super) type Segments = (BTreeMap<u64, Segment>, u64);
+pub(super) type Segments = (BTreeMap<u64, LogSegment>, u64);
 
 /// Where the body of a message lies, and when it was written.
 #[derive(Clone, Copy, Debug)]
@@ -105,12 +105,12 @@ impl Place {
 #[derive(Debug)]
 pub(super) struct Log {
     file: File,
-    tail: Tail,
+    behind_end: BehindEnd,
 }
 
 /// What becomes of segments behind the log's end whose header the engine took away when it recovered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tail {
+pub(super) enum BehindEnd {
     /// They are passed over: the engine went on without them, and uses their numbers again.
     Dropped,
     /// They count: the engine recovered nothing that a queue could go on with.
@@ -118,8 +118,8 @@ pub(super) enum Tail {
 }
 
 impl Log {
-    pub(super) fn open(database: &Path, tail: Tail) -> io::Result<Self> {
-        Ok(Self { file: File::open(database.join("db"))?, tail })
+    pub(super) fn open(database: &Path, behind_end: BehindEnd) -> io::Result<Self> {
+        Ok(Self { file: File::open(database.join("db"))?, behind_end })
     }
 
     /// Goes through all messages in the order in which they were written; in how many places there was something else
@@ -171,7 +171,7 @@ impl Log {
     /// Where it ends: behind the messages of the last segment that join each other.
     pub(super) fn end(&self) -> io::Result<u64> {
         let (mut last, mut header) = (None, [0; SEGMENT_HEADER]);
-        for at in (0..self.file.metadata()?.len()).step_by(SEGMENT_BYTES) {
+        for at in (0..self.file.metadata()?.len()).step_by(LOG_SEGMENT_BYTES) {
             let whole = self.read_up_to(at, &mut header)? == SEGMENT_HEADER;
             let number = read_header(&header).filter(|_| whole).map(|(number, _)| number);
             last = last.max(number.map(|number| (number, at)));
@@ -179,7 +179,7 @@ impl Log {
         let Some((number, at)) = last else { return Ok(0) };
         let mut bytes = Vec::new();
         self.read_segment(at, &mut bytes)?;
-        let (mut end, mut joins) = (number.saturating_mul(SEGMENT_BYTES as u64), true);
+        let (mut end, mut joins) = (number.saturating_mul(LOG_SEGMENT_BYTES as u64), true);
         walk(&bytes, number, at, |message| {
             joins &= message.joins;
             end = if joins { message.end } else { end };
@@ -199,12 +199,12 @@ impl Log {
         let (mut found, mut headless, mut stable) = (BTreeMap::new(), Vec::new(), 0);
         let mut bytes = Vec::new();
         let length = self.file.metadata()?.len();
-        for at in (0..length).step_by(SEGMENT_BYTES) {
+        for at in (0..length).step_by(LOG_SEGMENT_BYTES) {
             let mut header = [0; SEGMENT_HEADER];
             let whole = self.read_up_to(at, &mut header)? == SEGMENT_HEADER;
             match read_header(&header).filter(|_| whole) {
                 Some((number, up_to)) => {
-                    found.insert(number, Segment { at, headed: true });
+                    found.insert(number, LogSegment { at, headed: true });
                     stable = stable.max(up_to);
                 }
                 None => headless.push(at),
@@ -214,9 +214,10 @@ impl Log {
         for at in headless {
             self.read_segment(at, &mut bytes)?;
             let first = (0..bytes.len()).find_map(|offset| message(&bytes, offset, None));
-            let counts = |number: u64| self.tail == Tail::Kept || last.is_none_or(|last| number <= last);
+            let counts =
+                |number: u64| self.behind_end == BehindEnd::Kept || last.is_none_or(|last| number <= last);
             if let Some(found_in) = first.filter(|one| counts(one.segment)) {
-                found.entry(found_in.segment).or_insert(Segment { at, headed: false });
+                found.entry(found_in.segment).or_insert(LogSegment { at, headed: false });
             }
         }
         Ok((found, stable))
@@ -227,8 +228,8 @@ impl Log {
     /// give.
     pub(super) fn each(
         &self,
-        segments: &BTreeMap<u64, Segment>,
-        show: impl FnMut(u64, Segment, &[u8]),
+        segments: &BTreeMap<u64, LogSegment>,
+        show: impl FnMut(u64, LogSegment, &[u8]),
     ) -> io::Result<()> {
         self.each_by(|_| thread::Builder::new().name("log-reader".to_owned()), segments, show)
     }
@@ -237,8 +238,8 @@ impl Log {
     pub(super) fn each_by(
         &self,
         reader: impl Fn(usize) -> thread::Builder,
-        segments: &BTreeMap<u64, Segment>,
-        mut show: impl FnMut(u64, Segment, &[u8]),
+        segments: &BTreeMap<u64, LogSegment>,
+        mut show: impl FnMut(u64, LogSegment, &[u8]),
     ) -> io::Result<()> {
         thread::scope(|scope| {
             let started: io::Result<Vec<_>> = (0..READERS)
@@ -280,7 +281,7 @@ impl Log {
 
     /// Reads the segment that lies `at` there, as far as the file reaches.
     pub(super) fn read_segment(&self, at: u64, into: &mut Vec<u8>) -> io::Result<()> {
-        into.resize(SEGMENT_BYTES, 0);
+        into.resize(LOG_SEGMENT_BYTES, 0);
         let read = self.read_up_to(at, into)?;
         into.truncate(read);
         Ok(())
@@ -303,7 +304,7 @@ impl Log {
 
 /// Whether a message is the next one behind the place `at`, at which another one ended.
 fn follows(at: u64, message: &Message) -> bool {
-    let segment = SEGMENT_BYTES as u64;
+    let segment = LOG_SEGMENT_BYTES as u64;
     let next = at.next_multiple_of(segment);
     let begins = next + SEGMENT_HEADER as u64;
     message.joins
@@ -317,11 +318,11 @@ pub(super) fn walk(bytes: &[u8], number: u64, at: u64, mut visit: impl FnMut(Mes
     while offset < bytes.len() {
         match message(bytes, offset, Some(number)) {
             Some(found) => {
-                let lsn = number.saturating_mul(SEGMENT_BYTES as u64).saturating_add(offset as u64);
+                let lsn = number.saturating_mul(LOG_SEGMENT_BYTES as u64).saturating_add(offset as u64);
                 let place = Place { lsn, at: at + found.body as u64, bytes: found.bytes };
                 let joins = offset == behind;
                 offset = found.body + found.bytes;
-                let end = number.saturating_mul(SEGMENT_BYTES as u64).saturating_add(offset as u64);
+                let end = number.saturating_mul(LOG_SEGMENT_BYTES as u64).saturating_add(offset as u64);
                 visit(Message { kind: found.kind, page: found.page, place, end, joins });
                 behind = offset;
             }
@@ -338,15 +339,16 @@ fn read_header(header: &[u8; SEGMENT_HEADER]) -> Option<(u64, u64)> {
     let sound = crc32fast::hash(rest) == u32::from_le_bytes(*crc) ^ u32::MAX;
     // The first segments of a database say that nothing was, with a negative number.
     let stable = if i64::try_from(stable).is_ok() { stable } else { 0 };
-    (sound && lsn.is_multiple_of(SEGMENT_BYTES as u64)).then_some((lsn / SEGMENT_BYTES as u64, stable))
+    (sound && lsn.is_multiple_of(LOG_SEGMENT_BYTES as u64))
+        .then_some((lsn / LOG_SEGMENT_BYTES as u64, stable))
 }
 
 fn lsn_of(bytes: [u8; 8]) -> u64 {
     u64::from_le_bytes(bytes) ^ (u64::MAX >> 1)
 }
 
-/// A message inside a segment.
-struct Found {
+/// A message as it lies in the bytes of a segment.
+struct Parsed {
     kind: Kind,
     page: u64,
     segment: u64,
@@ -355,7 +357,7 @@ struct Found {
 }
 
 /// The message that begins at `offset`, if one does; of the segment `number`, if that is known.
-fn message(segment: &[u8], offset: usize, number: Option<u64>) -> Option<Found> {
+fn message(segment: &[u8], offset: usize, number: Option<u64>) -> Option<Parsed> {
     let whole = segment.get(offset..)?;
     // The rest is looked at only where there is a known kind: most bytes are passed over by this.
     let kind = match *whole.get(4)? {
@@ -384,5 +386,5 @@ fn message(segment: &[u8], offset: usize, number: Option<u64>) -> Option<Found> 
     crc.update(header);
     let stored = u32::from_le_bytes(*whole.first_chunk::<4>()?);
     let sound = crc.finalize() ^ u32::MAX == stored;
-    sound.then(|| Found { kind, page, segment: named, body: offset + 4 + header.len(), bytes })
+    sound.then(|| Parsed { kind, page, segment: named, body: offset + 4 + header.len(), bytes })
 }

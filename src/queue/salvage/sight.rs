@@ -21,8 +21,8 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
-use super::log::{Kind, LEAST_ROOM, Log, Message, SEGMENT_HEADER, Segment, Tail, walk};
-use crate::queue::engine::SEGMENT_BYTES;
+use super::log::{BehindEnd, Kind, LEAST_ROOM, Log, LogSegment, Message, SEGMENT_HEADER, walk};
+use crate::queue::engine::LOG_SEGMENT_BYTES;
 
 /// What can be read and would be given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub(in crate::queue) struct Known {
 
 /// Where the log of `database` ends now.
 pub(in crate::queue) fn log_end(database: &Path) -> io::Result<u64> {
-    Log::open(database, Tail::Dropped)?.end()
+    Log::open(database, BehindEnd::Dropped)?.end()
 }
 
 /// Reads the whole log of `database` once, so that an I/O error comes out, and says for each of `known` what the engine
@@ -77,7 +77,7 @@ pub(in crate::queue) fn would_lose<const N: usize>(
     database: &Path,
     known: [Known; N],
 ) -> io::Result<[Option<Loss>; N]> {
-    let log = match Log::open(database, Tail::Kept) {
+    let log = match Log::open(database, BehindEnd::Kept) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(known.map(|_| None)),
         opened => opened?,
     };
@@ -124,18 +124,18 @@ impl Sight {
     /// Of a log whose headers call it stable up to `stable`.
     fn new(Known { recovered, reached, durable }: Known, stable: u64) -> Self {
         let stable = stable.max(recovered);
-        let tail = stable / SEGMENT_BYTES as u64;
+        let tail = stable / LOG_SEGMENT_BYTES as u64;
         let all_stable = stable.max(reached).max(durable);
         Self { stable: all_stable, recovered, durable, tail, expected: tail, ..Self::default() }
     }
 
-    fn look(&mut self, number: u64, segment: Segment, bytes: &[u8]) {
-        let first = number.saturating_mul(SEGMENT_BYTES as u64);
+    fn look(&mut self, number: u64, segment: LogSegment, bytes: &[u8]) {
+        let first = number.saturating_mul(LOG_SEGMENT_BYTES as u64);
         let is_tail = number >= self.tail;
         self.is_tail_there |= number == self.tail && segment.headed;
-        let is_replayed = number >= self.recovered / SEGMENT_BYTES as u64;
+        let is_replayed = number >= self.recovered / LOG_SEGMENT_BYTES as u64;
         if is_tail && self.tear.is_none() && (number != self.expected || !segment.headed) {
-            self.tear = Some(self.expected.saturating_mul(SEGMENT_BYTES as u64));
+            self.tear = Some(self.expected.saturating_mul(LOG_SEGMENT_BYTES as u64));
         }
         let (mut seen, mut capped, mut end, mut headless) = (segment.headed, false, SEGMENT_HEADER, 0);
         walk(bytes, number, segment.at, |message| {
@@ -172,7 +172,7 @@ impl Sight {
         });
         self.most_headless = self.most_headless.max(headless);
         // Nothing is missing where another one had no room.
-        let is_whole = capped || end + LEAST_ROOM > SEGMENT_BYTES;
+        let is_whole = capped || end + LEAST_ROOM > LOG_SEGMENT_BYTES;
         if is_tail && self.tear.is_none() {
             match is_whole {
                 true => self.expected = number + 1,
@@ -211,7 +211,7 @@ impl Sight {
         if let Some((lsn, true)) = self.given_up.filter(|(lsn, _)| *lsn >= self.recovered) {
             return Some(Loss::Half { lsn });
         }
-        let end = self.tear.unwrap_or(self.expected.saturating_mul(SEGMENT_BYTES as u64));
+        let end = self.tear.unwrap_or(self.expected.saturating_mul(LOG_SEGMENT_BYTES as u64));
         let reached = self.recovered.max(self.durable);
         if end < reached {
             return Some(Loss::Short { end, reached });

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::SalvageError;
-use super::log::Tail;
+use super::log::BehindEnd;
 use super::sight::{Known, would_lose};
 use super::tree::{Record, Tree};
 use crate::event::{Account, Event, Seq};
@@ -88,14 +88,14 @@ impl Stored {
         let journal = replay(database).map_err(unread)?;
         let known = Known { durable: journal.reached, ..known(database).map_err(unread)? };
         let sure = failed.then_some(known.reached.max(known.durable));
-        let tree = |tail| Tree::open(database, tail, sure).map_err(unread);
+        let tree = |behind_end| Tree::open(database, behind_end, sure).map_err(unread);
         let stored = |tree| Self { tree, journal, path: database.to_owned() };
         // The engine would drop what can be read, and never did: it does not open such a log.
         let losses = would_lose(database, [Known::default(), known]).map_err(unread)?;
         if losses.iter().any(Option::is_some) {
-            return Ok(stored(tree(Tail::Kept)?));
+            return Ok(stored(tree(BehindEnd::Kept)?));
         }
-        let mut stored = stored(tree(Tail::Dropped)?);
+        let mut stored = stored(tree(BehindEnd::Dropped)?);
         // Written once, it is in the engine for good as soon as it has moved there; the counters are always in the
         // journal.
         if stored.schema()?.is_some() {
@@ -103,7 +103,7 @@ impl Stored {
         }
         // No daemon went on from here, but one may have tried to start: the engine gave up what is behind the damage
         // then.
-        let dropped = std::mem::replace(&mut stored.tree, tree(Tail::Kept)?);
+        let dropped = std::mem::replace(&mut stored.tree, tree(BehindEnd::Kept)?);
         if stored.schema()?.is_none() {
             stored.tree = dropped;
         }

@@ -5,14 +5,14 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use super::log::{Kind, Log, Tail, walk};
+use super::log::{BehindEnd, Kind, Log, walk};
 use super::sight::Loss;
 use super::tree::{Record, Tree};
 use super::*;
 use crate::event::Account;
 use crate::event::{Burial, DeadReason, Moment, Seq};
 use crate::queue::batch::Batch;
-use crate::queue::engine::{CommitError, Engine, SEGMENT_BYTES};
+use crate::queue::engine::{CommitError, Engine, LOG_SEGMENT_BYTES};
 use crate::queue::keys;
 use crate::queue::keys::{MARK, MEMBERS, numbered};
 use crate::queue::replay::replay;
@@ -130,7 +130,7 @@ fn a_whole_log_holds_the_records_that_the_engine_has() {
         let expected = records(&engine);
         drop(engine);
         let tree = loop {
-            match Tree::open(folder.path(), Tail::Dropped, Some(0)) {
+            match Tree::open(folder.path(), BehindEnd::Dropped, Some(0)) {
                 // The threads of an engine that was dropped may still cut the end off its log, and tell nobody.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => std::thread::yield_now(),
                 opened => break opened.unwrap(),
@@ -167,7 +167,7 @@ fn a_split_that_a_crash_cut_in_two_brings_nothing_back() {
         let records = change(cut.path(), &|db| {
             (0..24_u64).step_by(2).for_each(|number| drop(db.remove(number.to_be_bytes()).unwrap()));
         });
-        let tree = || Tree::open(cut.path(), Tail::Dropped, None).unwrap();
+        let tree = || Tree::open(cut.path(), BehindEnd::Dropped, None).unwrap();
         if tree().has_unknown() {
             unknown += 1;
             // As the engine moves it out of a segment of which little counts.
@@ -193,14 +193,14 @@ struct Written {
 fn written(database: &Path) -> Vec<Written> {
     let bytes = fs::read(database.join("db")).unwrap();
     let mut all = Vec::new();
-    for (number, segment) in Log::open(database, Tail::Dropped).unwrap().segments().unwrap().0 {
+    for (number, segment) in Log::open(database, BehindEnd::Dropped).unwrap().segments().unwrap().0 {
         let from = usize::try_from(segment.at).unwrap();
-        let whole = &bytes[from..bytes.len().min(from + SEGMENT_BYTES)];
+        let whole = &bytes[from..bytes.len().min(from + LOG_SEGMENT_BYTES)];
         walk(whole, number, segment.at, |message| {
             let (kind, lsn) = (message.kind, message.place.lsn);
             let end = from + message.place.end(whole, segment.at);
             let body = end - usize::try_from(message.place.bytes()).unwrap();
-            let begin = from + usize::try_from(lsn).unwrap() % SEGMENT_BYTES;
+            let begin = from + usize::try_from(lsn).unwrap() % LOG_SEGMENT_BYTES;
             all.push(Written { kind, lsn, begin, body, end });
         });
     }
@@ -236,7 +236,7 @@ fn nothing_counts_of_a_batch_that_was_given_up_at_the_end() {
     }
     drop(engine);
     let found = || -> Vec<u8> {
-        let tree = Tree::open(folder.path(), Tail::Dropped, None).unwrap();
+        let tree = Tree::open(folder.path(), BehindEnd::Dropped, None).unwrap();
         let numbers = tree.from(vec![b'e']).map(|record| record.unwrap().0[1]);
         numbers.collect()
     };
@@ -419,7 +419,7 @@ fn a_log_is_read_without_the_threads_that_the_system_refuses() {
         }
         engine.commit(batch).unwrap();
     }
-    let log = Log::open(engine.path(), Tail::Kept).unwrap();
+    let log = Log::open(engine.path(), BehindEnd::Kept).unwrap();
     let (segments, _) = log.segments().unwrap();
     let read = |started: usize| {
         let reader = |number: usize| match number < started {

@@ -18,8 +18,8 @@ use std::io;
 use std::path::Path;
 use std::rc::Rc;
 
-use super::bytes::{Leaf, Range, node};
-use super::log::{Kind, Log, Message, Place, Tail};
+use super::bytes::{KeyRange, Leaf, node};
+use super::log::{BehindEnd, Kind, Log, Message, Place};
 
 /// A key and what it holds.
 pub(super) type Record = (Vec<u8>, Vec<u8>);
@@ -33,12 +33,12 @@ struct Chain {
 /// A page that holds records.
 struct Page {
     id: u64,
-    range: Range,
+    range: KeyRange,
     /// Whether the page before it, or the beginning of all keys, leads to it.
     led_to: bool,
     chain: Chain,
-    /// The highest key, exclusive, that this page or one before it reaches to; empty is beyond all.
-    reach: Vec<u8>,
+    /// The highest end of a range up to this page in the order; empty is beyond all.
+    max_high: Vec<u8>,
     /// Pages that also claim keys of its range, and have them in its place.
     rivals: Vec<usize>,
 }
@@ -60,8 +60,8 @@ pub(super) struct Tree {
 impl Tree {
     /// Reads what is where. Where a commit may be torn that nobody was told of, it counts whole or not at all: then the
     /// place is given that the log surely reached. Blocks on the disk.
-    pub(super) fn open(database: &Path, tail: Tail, sure: Option<u64>) -> io::Result<Self> {
-        let log = Log::open(database, tail)?;
+    pub(super) fn open(database: &Path, behind_end: BehindEnd, sure: Option<u64>) -> io::Result<Self> {
+        let log = Log::open(database, behind_end)?;
         let end = sure.map_or(Ok(u64::MAX), |sure| log.whole_up_to(sure))?;
         let mut chains: HashMap<u64, Chain> = HashMap::new();
         // Where a batch was given up: what followed it.
@@ -82,7 +82,7 @@ impl Tree {
                 leads.insert((leaf.next, range.high.clone()));
                 pages.push(Page {
                     id,
-                    reach: range.high.clone(),
+                    max_high: range.high.clone(),
                     range,
                     led_to: false,
                     chain,
@@ -94,12 +94,14 @@ impl Tree {
             page.led_to = page.range.low.is_empty() || leads.contains(&(page.id, page.range.low.clone()));
         }
         pages.sort_by(|a, b| (&a.range, a.chain.base.lsn).cmp(&(&b.range, b.chain.base.lsn)));
-        let mut reach: Option<Vec<u8>> = None;
+        let mut max_high: Option<Vec<u8>> = None;
         for page in &mut pages {
-            if let Some(before) = reach.filter(|before| before.is_empty() || !reaches(&page.reach, before)) {
-                page.reach = before;
+            if let Some(before) =
+                max_high.filter(|before| before.is_empty() || !reaches(&page.max_high, before))
+            {
+                page.max_high = before;
             }
-            reach = Some(page.reach.clone());
+            max_high = Some(page.max_high.clone());
         }
         find_rivals(&mut pages);
         Ok(Self { log, gaps, pages, read: RefCell::default() })
@@ -120,7 +122,7 @@ impl Tree {
 
     /// The records from `key` on, in the order of their keys.
     pub(super) fn from(&self, key: Vec<u8>) -> From<'_> {
-        let next = self.pages.partition_point(|page| !reaches(&page.reach, &key));
+        let next = self.pages.partition_point(|page| !reaches(&page.max_high, &key));
         From { tree: self, key, next, open: Vec::new() }
     }
 

@@ -103,7 +103,7 @@ pub(super) fn same<T: PartialEq + std::fmt::Debug>(found: &[T], expected: &[T]) 
 }
 
 pub(super) fn records_of(engine: &Engine) -> Records {
-    let record = |record: merged::Record| {
+    let record = |record: Result<merged::Record, sled::Error>| {
         let (key, value) = record.unwrap();
         (key.to_vec(), value.to_vec())
     };
