@@ -245,17 +245,9 @@ impl Log {
             let started: io::Result<Vec<_>> = (0..READERS)
                 .map(|lane| {
                     let (filled, full) = mpsc::sync_channel(1);
-                    let (emptied, empty) = mpsc::channel::<Vec<u8>>();
-                    let read = move || {
-                        for segment in segments.values().skip(lane).step_by(READERS) {
-                            let mut bytes = empty.try_recv().unwrap_or_default();
-                            let read = self.read_segment(segment.at, &mut bytes).map(|()| bytes);
-                            if filled.send(read).is_err() {
-                                return;
-                            }
-                        }
-                    };
-                    reader(lane).spawn_scoped(scope, read)?;
+                    let (emptied, empty) = mpsc::channel();
+                    let own = segments.values().skip(lane).step_by(READERS);
+                    reader(lane).spawn_scoped(scope, move || self.read_into(own, &filled, &empty))?;
                     Ok((full, emptied))
                 })
                 .collect();
@@ -277,6 +269,23 @@ impl Log {
             }
             Ok(())
         })
+    }
+
+    /// Hands the bytes of `segments` on, one after the other, until nobody takes them; in memory that came back, where
+    /// there is some.
+    fn read_into<'s>(
+        &self,
+        segments: impl Iterator<Item = &'s LogSegment>,
+        filled: &mpsc::SyncSender<io::Result<Vec<u8>>>,
+        empty: &mpsc::Receiver<Vec<u8>>,
+    ) {
+        for segment in segments {
+            let mut bytes = empty.try_recv().unwrap_or_default();
+            let read = self.read_segment(segment.at, &mut bytes).map(|()| bytes);
+            if filled.send(read).is_err() {
+                return;
+            }
+        }
     }
 
     /// Reads the segment that lies `at` there, as far as the file reaches.

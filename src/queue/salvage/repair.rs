@@ -17,7 +17,7 @@ use crate::queue::keys::{meta, quarantine};
 use crate::queue::ledger::Ledger;
 use crate::queue::migrations::NEWEST;
 use crate::queue::new_database::NewDatabase;
-use crate::wire::record::seal;
+use crate::wire::record::{DeadLetter, seal};
 
 /// What a repair came to.
 #[derive(Clone, Debug)]
@@ -157,11 +157,7 @@ impl Sums {
                 self.next = self.next.max(seq.next().0);
                 match letter {
                     Ok(letter) => {
-                        audit.letters += 1;
-                        match letter.reason {
-                            DeadReason::Expired => self.expired += 1,
-                            _ => self.dead += 1,
-                        }
+                        self.count(&letter, audit);
                         self.keep(parts, new)
                     }
                     Err(what) => {
@@ -216,6 +212,14 @@ impl Sums {
                 self.referred.extend(page.apart);
                 self.keep(page.parts, new)
             }
+        }
+    }
+
+    fn count(&mut self, letter: &DeadLetter, audit: &mut Audit) {
+        audit.letters += 1;
+        match letter.reason {
+            DeadReason::Expired => self.expired += 1,
+            _ => self.dead += 1,
         }
     }
 

@@ -154,21 +154,14 @@ impl Sight {
                     Kind::Batch => headless += 1,
                     _ => {}
                 }
-            } else {
-                if is_tail && message.kind == Kind::Batch {
-                    let body = message.place.body(bytes, segment.at).and_then(|body| body.first_chunk());
-                    self.batch_end = body.map_or(0, |body| u64::from_le_bytes(*body));
-                }
-                match message.kind {
-                    Kind::Aborted => self.given_up = self.given_up.or(Some((message.place.lsn, false))),
-                    Kind::Batch => self.given_up = None,
-                    Kind::Node | Kind::Link | Kind::Free => {
-                        self.given_up = self.given_up.map(|(lsn, _)| (lsn, true));
-                    }
-                    _ => {}
-                }
-                self.keep(message, seen);
+                return;
             }
+            if is_tail && message.kind == Kind::Batch {
+                let body = message.place.body(bytes, segment.at).and_then(|body| body.first_chunk());
+                self.batch_end = body.map_or(0, |body| u64::from_le_bytes(*body));
+            }
+            self.give_up(message);
+            self.keep(message, seen);
         });
         self.most_headless = self.most_headless.max(headless);
         // Nothing is missing where another one had no room.
@@ -178,6 +171,18 @@ impl Sight {
                 true => self.expected = number + 1,
                 false => self.tear = Some(first.saturating_add(end as u64)),
             }
+        }
+    }
+
+    /// What a message before the tear makes of a batch that was given up.
+    fn give_up(&mut self, message: Message) {
+        match message.kind {
+            Kind::Aborted => self.given_up = self.given_up.or(Some((message.place.lsn, false))),
+            Kind::Batch => self.given_up = None,
+            Kind::Node | Kind::Link | Kind::Free => {
+                self.given_up = self.given_up.map(|(lsn, _)| (lsn, true));
+            }
+            Kind::Cap | Kind::Other | Kind::Canceled => {}
         }
     }
 

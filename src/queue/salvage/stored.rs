@@ -236,40 +236,23 @@ impl Stored {
     fn item(&self, parts: Vec<Record>) -> Result<Item, SalvageError> {
         let Some((key, value)) = parts.first() else { return Ok(Item::Unknown(parts)) };
         let whole = || parts.iter().flat_map(|(_, value)| value).copied().collect::<Vec<u8>>();
-        let seq = |tag| seq_of(tag, key);
-        Ok(match key.first().copied() {
-            Some(PAGE) => match PageKey::read(key) {
+        let tag = key.first().copied();
+        Ok(match (tag, tag.and_then(|tag| seq_of(tag, key))) {
+            (Some(PAGE), _) => match PageKey::read(key) {
                 Some((page, _)) => Item::Page(self.page(page, whole(), parts)?),
                 None => Item::Unknown(parts),
             },
-            Some(DEAD) => match seq(DEAD) {
-                Some(seq) => {
-                    let letter = decode_dead(&whole()).map_err(|damage| damage.to_string());
-                    let own = |letter: &DeadLetter| letter.event.seq == seq;
-                    let letter = letter.and_then(|letter| match own(&letter) {
-                        true => Ok(letter),
-                        false => Err("it is the letter of another event".to_owned()),
-                    });
-                    Item::Letter { seq, letter, parts }
-                }
-                None => Item::Unknown(parts),
-            },
-            Some(MEMBERS) => match seq(MEMBERS) {
-                Some(first) => {
-                    let damage = decode_members(&whole()).err().map(|damage| damage.to_string());
-                    Item::Members { first: first.0, parts, damage }
-                }
-                None => Item::Unknown(parts),
-            },
-            Some(MARK) => match seq(MARK) {
-                Some(first) => Item::Mark { first, record: (key.clone(), value.clone()) },
-                None => Item::Unknown(parts),
-            },
-            Some(META) => {
+            (Some(DEAD), Some(seq)) => Item::Letter { seq, letter: letter(seq, &whole()), parts },
+            (Some(MEMBERS), Some(first)) => {
+                let damage = decode_members(&whole()).err().map(|damage| damage.to_string());
+                Item::Members { first: first.0, parts, damage }
+            }
+            (Some(MARK), Some(first)) => Item::Mark { first, record: (key.clone(), value.clone()) },
+            (Some(META), _) => {
                 let name = String::from_utf8_lossy(key.get(1..).unwrap_or_default()).into_owned();
                 Item::Meta { name, record: (key.clone(), value.clone()) }
             }
-            Some(QUARANTINE) => Item::Quarantined((key.clone(), value.clone())),
+            (Some(QUARANTINE), _) => Item::Quarantined((key.clone(), value.clone())),
             _ => Item::Unknown(parts),
         })
     }
@@ -300,6 +283,15 @@ impl Stored {
             };
         }
         Ok(page)
+    }
+}
+
+/// The dead letter of the event `seq`, out of its whole record; what is wrong where it cannot be read.
+fn letter(seq: Seq, record: &[u8]) -> Result<DeadLetter, String> {
+    let letter = decode_dead(record).map_err(|damage| damage.to_string())?;
+    match letter.event.seq == seq {
+        true => Ok(letter),
+        false => Err("it is the letter of another event".to_owned()),
     }
 }
 

@@ -63,36 +63,8 @@ impl Tree {
     pub(super) fn open(database: &Path, behind_end: BehindEnd, sure: Option<u64>) -> io::Result<Self> {
         let log = Log::open(database, behind_end)?;
         let end = sure.map_or(Ok(u64::MAX), |sure| log.whole_up_to(sure))?;
-        let mut chains: HashMap<u64, Chain> = HashMap::new();
-        // Where a batch was given up: what followed it.
-        let mut given_up: Option<Vec<Message>> = None;
-        let gaps = log.messages(|message| match (message.kind, &mut given_up) {
-            _ if message.place.lsn >= end => {}
-            (Kind::Aborted, None) => given_up = Some(Vec::new()),
-            // The engine went on from there, with what there was.
-            (Kind::Batch, Some(_)) => {
-                given_up.take().into_iter().flatten().for_each(|one| apply(&mut chains, one));
-            }
-            (_, Some(behind)) => behind.push(message),
-            (_, None) => apply(&mut chains, message),
-        })?;
-        let (mut pages, mut leads) = (Vec::with_capacity(chains.len()), HashSet::new());
-        for (id, chain) in chains {
-            if let Some((range, Some(leaf))) = node(&log.body(chain.base)?) {
-                leads.insert((leaf.next, range.high.clone()));
-                pages.push(Page {
-                    id,
-                    max_high: range.high.clone(),
-                    range,
-                    led_to: false,
-                    chain,
-                    rivals: Vec::new(),
-                });
-            }
-        }
-        for page in &mut pages {
-            page.led_to = page.range.low.is_empty() || leads.contains(&(page.id, page.range.low.clone()));
-        }
+        let (chains, gaps) = chains(&log, end)?;
+        let mut pages = leaves(&log, chains)?;
         pages.sort_by(|a, b| (&a.range, a.chain.base.lsn).cmp(&(&b.range, b.chain.base.lsn)));
         let mut max_high: Option<Vec<u8>> = None;
         for page in &mut pages {
@@ -154,6 +126,40 @@ impl Tree {
         };
         Ok(whole.filter(|(key, _)| !claimed(key)).collect())
     }
+}
+
+/// The messages that count of each page, up to the place `end`; in how many places of the log there was something else.
+fn chains(log: &Log, end: u64) -> io::Result<(HashMap<u64, Chain>, u64)> {
+    let mut chains = HashMap::new();
+    // Where a batch was given up: what followed it.
+    let mut given_up: Option<Vec<Message>> = None;
+    let gaps = log.messages(|message| match (message.kind, &mut given_up) {
+        _ if message.place.lsn >= end => {}
+        (Kind::Aborted, None) => given_up = Some(Vec::new()),
+        // The engine went on from there, with what there was.
+        (Kind::Batch, Some(_)) => {
+            given_up.take().into_iter().flatten().for_each(|one| apply(&mut chains, one));
+        }
+        (_, Some(behind)) => behind.push(message),
+        (_, None) => apply(&mut chains, message),
+    })?;
+    Ok((chains, gaps))
+}
+
+/// The pages that hold records, in no order, and which of them another one leads to.
+fn leaves(log: &Log, chains: HashMap<u64, Chain>) -> io::Result<Vec<Page>> {
+    let (mut pages, mut leads) = (Vec::with_capacity(chains.len()), HashSet::new());
+    for (id, chain) in chains {
+        if let Some((range, Some(leaf))) = node(&log.body(chain.base)?) {
+            leads.insert((leaf.next, range.high.clone()));
+            let max_high = range.high.clone();
+            pages.push(Page { id, max_high, range, led_to: false, chain, rivals: Vec::new() });
+        }
+    }
+    for page in &mut pages {
+        page.led_to = page.range.low.is_empty() || leads.contains(&(page.id, page.range.low.clone()));
+    }
+    Ok(pages)
 }
 
 /// What a message makes of its page.
