@@ -58,19 +58,7 @@ impl Writer {
                 return Ok(false);
             }
         };
-        // The last handle goes with the readers'.
-        self.engine = Engine::closed(&old);
-        let view = self.view.clone();
-        self.engine = view.replace(|| match Engine::open(&made, &self.folder) {
-            Ok(engine) => Ok(engine),
-            Err(error) => {
-                told_of(&CommitError::Open(Box::new(error)), &old);
-                self.undo(&made)?;
-                Engine::open(&old, &self.folder).map_err(|error| CommitError::Open(Box::new(error)))
-            }
-        })?;
-        reach("compact", "opened");
-        self.engine.limit_journal(self.settings.journal_bytes);
+        self.switch_to(&made, &old)?;
         if self.engine.path() == old {
             return Ok(false);
         }
@@ -84,6 +72,24 @@ impl Writer {
             "the database was mostly empty, on a disk that is short of room: what it held is in a smaller one"
         );
         Ok(true)
+    }
+
+    /// Goes on with the database `made`, or with the old one where that does not open.
+    fn switch_to(&mut self, made: &Path, old: &Path) -> Result<(), CommitError> {
+        // The last handle goes with the readers'.
+        self.engine = Engine::closed(old);
+        let view = self.view.clone();
+        self.engine = view.replace(|| match Engine::open(made, &self.folder) {
+            Ok(engine) => Ok(engine),
+            Err(error) => {
+                told_of(&CommitError::Open(Box::new(error)), old);
+                self.undo(made)?;
+                Engine::open(old, &self.folder).map_err(|error| CommitError::Open(Box::new(error)))
+            }
+        })?;
+        reach("compact", "opened");
+        self.engine.limit_journal(self.settings.journal_bytes);
+        Ok(())
     }
 
     /// Makes the old database count again, before any commit went to one of them. Where that fails the daemon has to

@@ -28,30 +28,37 @@ impl Engine {
         let mut damaged = false;
         let mut from = Some(Vec::new());
         while let Some(key) = from.take() {
-            let mut last = key.clone();
-            for record in self.from(key) {
-                let (key, value) = match record {
-                    Ok(record) => record,
-                    Err(damage @ sled::Error::Corruption { .. }) => {
-                        from = self.behind_damage(&last)?;
-                        damaged = true;
-                        error!(
-                            event = "copy_damaged", path = %self.path().display(), error = %damage,
-                            "a part of the database is damaged, and is not copied: its events are counted as quarantined. The old database lies in quarantine. Check the disk: journalctl -k"
-                        );
-                        break;
-                    }
-                    Err(error) => return Err(error.into()),
-                };
-                copy.add(&key, &value)?;
-                last = key.to_vec();
-            }
+            let Some((last, damage)) = self.copy_from(key, &mut copy)? else { break };
+            from = self.behind_damage(&last)?;
+            damaged = true;
+            error!(
+                event = "copy_damaged", path = %self.path().display(), error = %damage,
+                "a part of the database is damaged, and is not copied: its events are counted as quarantined. The old database lies in quarantine. Check the disk: journalctl -k"
+            );
         }
         let (copy, records) = copy.finish()?;
         if damaged {
             self.copy_journal_to(&copy)?;
         }
         Ok(records)
+    }
+
+    /// Copies the records from `key` on. Where damage ends that, the last key before it, and what the engine says of it.
+    fn copy_from(
+        &self,
+        key: Vec<u8>,
+        copy: &mut NewDatabase,
+    ) -> Result<Option<(Vec<u8>, sled::Error)>, CommitError> {
+        let mut last = key.clone();
+        for record in self.from(key) {
+            let (key, value) = match record {
+                Err(damage @ sled::Error::Corruption { .. }) => return Ok(Some((last, damage))),
+                record => record?,
+            };
+            copy.add(&key, &value)?;
+            last = key.to_vec();
+        }
+        Ok(None)
     }
 
     /// Copies every record into a new database at `path`, as long as that writes no more than `max` bytes and a last

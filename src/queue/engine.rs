@@ -364,14 +364,26 @@ pub(super) fn create(path: &Path, values: &[(Vec<u8>, Vec<u8>)]) -> Result<(), O
 fn open(path: &Path) -> Result<Engine, CommitError> {
     // In one pass: an I/O error has to come out before sled looks, since what it cannot read it takes for absent. A new
     // database has no folder yet.
-    let mut journal = if path.exists() { Some(replay(path).map_err(sled::Error::Io)?) } else { None };
-    let durable = journal.as_ref().map_or(0, |journal| journal.reached);
-    if let [Some(loss)] = salvage::would_lose(path, [Known { durable, ..known(path)? }])? {
+    let journal = if path.exists() { replay(path).map_err(sled::Error::Io)? } else { Replay::default() };
+    let known = Known { durable: journal.reached, ..known(path)? };
+    if let [Some(loss)] = salvage::would_lose(path, [known])? {
         return Err(CommitError::Damaged(loss.to_string()));
     }
-    if let Some(Replay { gaps: gaps @ 1.., .. }) = journal {
-        return Err(CommitError::Damaged(format!("{gaps} places of the journal cannot be read")));
+    if journal.gaps > 0 {
+        return Err(CommitError::Damaged(format!("{} places of the journal cannot be read", journal.gaps)));
     }
+    let db = open_sled(path)?;
+    reach("open", "opened");
+    sync_tree(path)?;
+    reach("open", "synced");
+    let log = File::open(path.join("db"))?;
+    let journal = Journal::open(path, journal, tops(&db))?;
+    let is_log = Identity::of(&log)?;
+    let open = Open { db, journal, log, is_log, nudge: Nudge::default() };
+    Ok(Engine { open: Some(Arc::new(open)), path: path.to_owned() })
+}
+
+fn open_sled(path: &Path) -> Result<Db, CommitError> {
     let until = Instant::now() + LOCK_WAIT;
     loop {
         let config = sled::Config::new()
@@ -380,28 +392,18 @@ fn open(path: &Path) -> Result<Engine, CommitError> {
             .segment_size(LOG_SEGMENT_BYTES)
             .flush_every_ms(None);
         // sled panics on some damage where it should err.
-        let opened = with_slack(|| catch_unwind(AssertUnwindSafe(|| config.open())));
-        let db = match opened {
-            Ok(Ok(db)) => db,
+        match with_slack(|| catch_unwind(AssertUnwindSafe(|| config.open()))) {
+            Ok(Ok(db)) => return Ok(db),
             Ok(Err(sled::Error::Io(error)))
                 if error.to_string().contains("WouldBlock") && Instant::now() < until =>
             {
                 // The threads of a database that was just dropped hold its lock for some milliseconds, and tell nobody
                 // when they let go.
                 std::thread::park_timeout(Duration::from_millis(10));
-                continue;
             }
             Ok(Err(error)) => return Err(error.into()),
             Err(panic) => return Err(CommitError::Panic(panic_text(&*panic).to_owned())),
-        };
-        reach("open", "opened");
-        sync_tree(path)?;
-        reach("open", "synced");
-        let log = File::open(path.join("db"))?;
-        let journal = Journal::open(path, journal.take().unwrap_or_default(), tops(&db))?;
-        let is_log = Identity::of(&log)?;
-        let open = Open { db, journal, log, is_log, nudge: Nudge::default() };
-        return Ok(Engine { open: Some(Arc::new(open)), path: path.to_owned() });
+        }
     }
 }
 

@@ -72,15 +72,7 @@ impl Queue {
             Some(path) => path,
             None => make(&folder, account, rehearse)?,
         };
-        let opened = match Engine::open(&path, &folder) {
-            // What an open takes is not known before.
-            Err(OpenError::Full { .. }) if space.fill() => Engine::open(&path, &folder),
-            opened => opened,
-        };
-        let mut engine = match opened {
-            Err(OpenError::Damaged { path, message }) => mend(&folder, &mut space, &path, message)?,
-            opened => opened?,
-        };
+        let mut engine = open_or_mend(&path, &folder, &mut space)?;
         folder.remove_replaced(engine.path());
         // Before this start may replace it itself.
         let replaced = folder.set_replaced_aside().map_err(failed)?;
@@ -200,6 +192,18 @@ fn rebuild(folder: &Folder, engine: Engine) -> Result<Engine, OpenError> {
     reach("copy", "cleared");
     info!(event = "database_copied", records = copied, path = %made.display(), "the database was copied");
     Ok(engine)
+}
+
+fn open_or_mend(path: &Path, folder: &Folder, space: &mut Space) -> Result<Engine, OpenError> {
+    let opened = match Engine::open(path, folder) {
+        // What an open takes is not known before.
+        Err(OpenError::Full { .. }) if space.fill() => Engine::open(path, folder),
+        opened => opened,
+    };
+    match opened {
+        Err(OpenError::Damaged { path, message }) => mend(folder, space, &path, message),
+        opened => opened,
+    }
 }
 
 /// Makes a new database of everything that can be read, where the engine would write over some of it.

@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -100,30 +101,38 @@ impl Writer {
         // The last handle goes with the readers': only then the engine gives its lock up.
         self.engine = Engine::closed(&path);
         reach("reopen", "closed");
-        self.engine = view.replace(|| {
-            loop {
-                match Engine::open(&path, &self.folder) {
-                    Err(OpenError::Full { .. }) => {
-                        // Another start would fare no better: here producers are answered meanwhile. Those of the
-                        // commit are told that nobody knows, which may last.
-                        plan.stored.clear();
-                        waiting.extend(commands.take());
-                        self.refuse(waiting);
-                        // It may have been asked for with the very commit that failed.
-                        if plan.asked.iter().chain(&*waiting).any(|command| matches!(command, Command::Stop))
-                        {
-                            return Err(full);
-                        }
-                        thread::park_timeout(OPEN_EVERY);
-                    }
-                    opened => return opened.map_err(|error| CommitError::Open(Box::new(error))),
-                }
-            }
-        })?;
+        self.engine = view.replace(|| self.open_with_room(&path, full, plan, commands, waiting))?;
         reach("reopen", "opened");
         self.engine.limit_journal(self.settings.journal_bytes);
         self.engine.give_back(Removals::Late)?;
         Ok(())
+    }
+
+    /// Opens the database at `path` as soon as the disk has room for that.
+    fn open_with_room(
+        &self,
+        path: &Path,
+        full: CommitError,
+        plan: &mut Plan,
+        commands: &Receiver,
+        waiting: &mut VecDeque<Command>,
+    ) -> Result<Engine, CommitError> {
+        loop {
+            match Engine::open(path, &self.folder) {
+                Err(OpenError::Full { .. }) => {}
+                opened => return opened.map_err(|error| CommitError::Open(Box::new(error))),
+            }
+            // Another start would fare no better: here producers are answered meanwhile. Those of the commit are told
+            // that nobody knows, which may last.
+            plan.stored.clear();
+            waiting.extend(commands.take());
+            self.refuse(waiting);
+            // It may have been asked for with the very commit that failed.
+            if plan.asked.iter().chain(&*waiting).any(|command| matches!(command, Command::Stop)) {
+                return Err(full);
+            }
+            thread::park_timeout(OPEN_EVERY);
+        }
     }
 
     /// Undoes a plan of which nothing was written; what was asked for is planned again.

@@ -204,16 +204,19 @@ impl Writer {
         for page in unknown {
             alone.extend(self.left_alone(plan, page)?);
         }
-        for first in alone {
-            if !plan.alone.insert(first) {
-                continue;
-            }
-            let record = self.engine.joined(&numbered(MEMBERS, first))?.unwrap_or_default();
-            for (number, _) in cut(&record) {
-                plan.batch.remove(part(MEMBERS, first, number));
-            }
-            plan.ledger.held_bytes = plan.ledger.held_bytes.saturating_sub(record.len() as u64);
+        alone.into_iter().try_for_each(|first| self.remove_envelope(plan, first))
+    }
+
+    /// Removes the large envelope of the submission that begins at `first`.
+    fn remove_envelope(&self, plan: &mut Plan, first: Seq) -> Result<(), CommitError> {
+        if !plan.alone.insert(first) {
+            return Ok(());
         }
+        let record = self.engine.joined(&numbered(MEMBERS, first))?.unwrap_or_default();
+        for (number, _) in cut(&record) {
+            plan.batch.remove(part(MEMBERS, first, number));
+        }
+        plan.ledger.held_bytes = plan.ledger.held_bytes.saturating_sub(record.len() as u64);
         Ok(())
     }
 
@@ -222,13 +225,9 @@ impl Writer {
         let end = Seq(apart.first.saturating_add(u64::from(apart.events)));
         for record in self.engine.from(numbered(keys::PAGE, Seq(apart.first))) {
             let (key, _) = record?;
-            match PageKey::read(&key) {
-                Some((page, _)) if page.first < end => {
-                    if !removed.contains(&page.first) {
-                        return Ok(true);
-                    }
-                }
-                _ => break,
+            let Some((page, _)) = PageKey::read(&key).filter(|(page, _)| page.first < end) else { break };
+            if !removed.contains(&page.first) {
+                return Ok(true);
             }
         }
         Ok(false)
