@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::stored::{Item, Stored, StoredPage};
+use super::tree::Record;
 use super::{SalvageError, Stopped};
 use crate::event::Account;
 use crate::queue::folder::{QUARANTINE, failed_before};
@@ -134,22 +135,44 @@ impl Audit {
         wrong
     }
 
-    pub(super) fn damaged(&mut self, key: &[u8], what: String, events: u64) {
+    /// Counts an item, and tells of it where it cannot be read; of a large envelope only where it is one of `referred`,
+    /// which pages refer to.
+    pub(super) fn count(&mut self, item: &Item, referred: &BTreeSet<u64>) {
+        match item {
+            Item::Page(page) => self.count_page(page),
+            Item::Letter { letter: Ok(_), .. } => self.letters += 1,
+            Item::Letter { seq, parts, letter: Err(what) } => {
+                self.damaged(parts, format!("the dead letter {seq}: {what}"), 0);
+            }
+            Item::Members { first, parts, damage: Some(what) } if referred.contains(first) => {
+                self.damaged(parts, format!("the envelope of event {first}: {what}"), 0);
+            }
+            Item::Quarantined(_) => self.quarantined += 1,
+            Item::Unknown(parts) => self.damaged(parts, "no record of this program".to_owned(), 0),
+            Item::Members { .. } | Item::Mark { .. } | Item::Meta { .. } => {}
+        }
+    }
+
+    fn count_page(&mut self, page: &StoredPage) {
+        let events = u64::from(page.left.count_ones());
+        let Some(what) = &page.damage else {
+            self.events += events;
+            return;
+        };
+        let PageKey { first, count } = page.key;
+        let last = first.0.saturating_add(u64::from(count) - 1);
+        self.damaged(&page.parts, format!("the page of events {first} to {last}: {what}"), events);
+    }
+
+    fn damaged(&mut self, parts: &[Record], what: String, events: u64) {
         self.damaged_records += 1;
         self.damaged_events += events;
         if self.damaged.len() < MAX_TOLD {
+            let key = parts.first().map_or(&[][..], |(key, _)| key);
             let tag = key.first().map_or(' ', |tag| char::from(*tag));
             let rest: String = key.iter().skip(1).map(|byte| format!("{byte:02x}")).collect();
             self.damaged.push(Damaged { key: format!("{tag}:{rest}"), what, events });
         }
-    }
-
-    pub(super) fn damaged_page(&mut self, page: &StoredPage, what: String) {
-        let PageKey { first, count } = page.key;
-        let events = u64::from(page.left.count_ones());
-        let what =
-            format!("the page of events {first} to {}: {what}", first.0.saturating_add(u64::from(count) - 1));
-        self.damaged(&page.parts.first().map(|(key, _)| key.clone()).unwrap_or_default(), what, events);
     }
 }
 
@@ -163,34 +186,13 @@ pub fn check(root: &Path) -> Result<Audit, SalvageError> {
     let mut audit = Audit { set_aside: set_aside(root), ..Audit::of(stored, root)? };
     let mut referred = BTreeSet::new();
     stored.walk(|item| {
-        match item {
-            Item::Page(page) => {
-                referred.extend(page.apart);
-                match page.damage.clone() {
-                    Some(what) => audit.damaged_page(&page, what),
-                    None => audit.events += u64::from(page.left.count_ones()),
-                }
-            }
-            Item::Letter { letter: Ok(_), .. } => audit.letters += 1,
-            Item::Letter { seq, parts, letter: Err(what) } => {
-                audit.damaged(first_key(&parts), format!("the dead letter {seq}: {what}"), 0);
-            }
-            Item::Members { first, parts, damage: Some(what) } if referred.contains(&first) => {
-                audit.damaged(first_key(&parts), format!("the envelope of event {first}: {what}"), 0);
-            }
-            Item::Quarantined(_) => audit.quarantined += 1,
-            Item::Unknown(parts) => {
-                audit.damaged(first_key(&parts), "no record of this program".to_owned(), 0);
-            }
-            Item::Members { .. } | Item::Mark { .. } | Item::Meta { .. } => {}
+        if let Item::Page(page) = &item {
+            referred.extend(page.apart);
         }
+        audit.count(&item, &referred);
         Ok::<_, SalvageError>(())
     })?;
     Ok(audit)
-}
-
-pub(super) fn first_key(parts: &[(Vec<u8>, Vec<u8>)]) -> &[u8] {
-    parts.first().map_or(&[], |(key, _)| key.as_slice())
 }
 
 fn set_aside(root: &Path) -> Vec<PathBuf> {

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::SalvageError;
-use super::audit::{Audit, first_key};
+use super::audit::Audit;
 use super::destination::Destination;
-use super::stored::{Item, Stored, StoredPage};
+use super::stored::{Item, Stored};
 use super::tree::Record;
 use crate::event::{Account, Balance, DeadReason, Seq};
 use crate::failpoint::reach;
@@ -17,7 +17,7 @@ use crate::queue::keys::{meta, quarantine};
 use crate::queue::ledger::Ledger;
 use crate::queue::migrations::NEWEST;
 use crate::queue::new_database::NewDatabase;
-use crate::wire::record::{DeadLetter, seal};
+use crate::wire::record::seal;
 
 /// What a repair came to.
 #[derive(Clone, Debug)]
@@ -119,7 +119,10 @@ fn make(folder: &Folder, stored: &Stored, account: &Account) -> Result<Repaired,
     let unwritten = |error: CommitError| to.write_failed(&error);
     let mut new = NewDatabase::make(&path, u64::MAX).map_err(unwritten)?;
     let mut sums = Sums::default();
-    stored.walk(|item| sums.take(item, &mut audit, &mut new).map_err(unwritten))?;
+    stored.walk(|item| {
+        audit.count(&item, &sums.referred);
+        sums.take(item, &mut new).map_err(unwritten)
+    })?;
     let (ledger, missing, surplus) = sums.ledger(&audit);
     let metas = [
         ("schema", seal(&NEWEST)),
@@ -150,29 +153,30 @@ struct Sums {
 }
 
 impl Sums {
-    fn take(&mut self, item: Item, audit: &mut Audit, new: &mut NewDatabase) -> Result<(), CommitError> {
+    fn take(&mut self, item: Item, new: &mut NewDatabase) -> Result<(), CommitError> {
         match item {
-            Item::Page(page) => self.page(page, audit, new),
+            Item::Page(page) => {
+                self.next = self.next.max(page.key.next().0);
+                if page.damage.is_some() {
+                    return aside(page.parts, new);
+                }
+                self.kept.insert(page.key.first);
+                self.referred.extend(page.apart);
+                self.keep(page.parts, new)
+            }
             Item::Letter { seq, parts, letter } => {
                 self.next = self.next.max(seq.next().0);
-                match letter {
-                    Ok(letter) => {
-                        self.count(&letter, audit);
-                        self.keep(parts, new)
-                    }
-                    Err(what) => {
-                        audit.damaged(first_key(&parts), format!("the dead letter {seq}: {what}"), 0);
-                        aside(parts, new)
-                    }
+                match letter.map(|letter| letter.reason) {
+                    Ok(DeadReason::Expired) => self.expired += 1,
+                    Ok(_) => self.dead += 1,
+                    Err(_) => return aside(parts, new),
                 }
+                self.keep(parts, new)
             }
             // Behind the pages in the order of the keys, so that it is known whether one refers to it.
             Item::Members { first, parts, damage } if self.referred.contains(&first) => match damage {
                 None => self.keep(parts, new),
-                Some(what) => {
-                    audit.damaged(first_key(&parts), format!("the envelope of event {first}: {what}"), 0);
-                    aside(parts, new)
-                }
+                Some(_) => aside(parts, new),
             },
             Item::Mark { first, record } if self.kept.contains(&first) => new.add(&record.0, &record.1),
             // Without their pages nobody would ever remove these.
@@ -182,44 +186,8 @@ impl Sums {
             {
                 Ok(())
             }
-            Item::Meta { record, .. } => new.add(&record.0, &record.1),
-            Item::Quarantined(record) => {
-                audit.quarantined += 1;
-                new.add(&record.0, &record.1)
-            }
-            Item::Unknown(parts) => {
-                audit.damaged(first_key(&parts), "no record of this program".to_owned(), 0);
-                aside(parts, new)
-            }
-        }
-    }
-
-    fn page(
-        &mut self,
-        page: StoredPage,
-        audit: &mut Audit,
-        new: &mut NewDatabase,
-    ) -> Result<(), CommitError> {
-        self.next = self.next.max(page.key.next().0);
-        match page.damage.clone() {
-            Some(what) => {
-                audit.damaged_page(&page, what);
-                aside(page.parts, new)
-            }
-            None => {
-                audit.events += u64::from(page.left.count_ones());
-                self.kept.insert(page.key.first);
-                self.referred.extend(page.apart);
-                self.keep(page.parts, new)
-            }
-        }
-    }
-
-    fn count(&mut self, letter: &DeadLetter, audit: &mut Audit) {
-        audit.letters += 1;
-        match letter.reason {
-            DeadReason::Expired => self.expired += 1,
-            _ => self.dead += 1,
+            Item::Meta { record, .. } | Item::Quarantined(record) => new.add(&record.0, &record.1),
+            Item::Unknown(parts) => aside(parts, new),
         }
     }
 
