@@ -128,27 +128,19 @@ impl LaneState {
 
     /// How many events the next batch has, and whether it could still grow.
     pub(super) fn batch(&self, settings: &Settings) -> (usize, bool) {
+        let Some(first) = self.events.front() else { return (0, grows(settings, 0, 0)) };
         let (mut bytes, mut count) = (0, 0);
         for event in &self.events {
-            if !self.takes_in(settings, count, bytes, event) {
+            // A batch is short: looking through it is quicker than a set.
+            if !takes_in(settings, first, count, bytes, event)
+                || self.events.iter().take(count).any(|before| before.id == event.id)
+            {
                 return (count, false);
             }
             bytes += u64::from(event.bytes);
             count += 1;
         }
         (count, grows(settings, count, bytes))
-    }
-
-    /// Whether a batch of the first `count` events, of `bytes` together, takes in `event`, which comes next; the first
-    /// always fits.
-    fn takes_in(&self, settings: &Settings, count: usize, bytes: u64, event: &Waiting) -> bool {
-        let Some(first) = self.events.front().filter(|_| count > 0) else { return true };
-        count < settings.max_events
-            && bytes + u64::from(event.bytes) <= settings.max_bytes
-            && !event.boundary
-            && event.envelope == first.envelope
-            // A batch is short: looking through it is quicker than a set.
-            && !self.events.iter().take(count).any(|before| before.id == event.id)
     }
 
     /// Whether its last event, which was just added, left the moment at which its next batch is due: the batch takes it
@@ -160,8 +152,14 @@ impl LaneState {
         if before == 0 || before + 1 >= settings.max_events || first.seq <= self.flushed {
             return false;
         }
-        let bytes: u64 = self.events.iter().take(before).map(|event| u64::from(event.bytes)).sum();
-        self.takes_in(settings, before, bytes, last)
+        let mut bytes = 0;
+        for event in self.events.iter().take(before) {
+            if event.id == last.id {
+                return false;
+            }
+            bytes += u64::from(event.bytes);
+        }
+        takes_in(settings, first, before, bytes, last)
             && grows(settings, before + 1, bytes + u64::from(last.bytes))
     }
 
@@ -282,6 +280,16 @@ impl LaneState {
     pub(super) fn len(&self) -> usize {
         self.events.len() + self.parked.len()
     }
+}
+
+/// Whether a batch of `count` events from `first` on, of `bytes` together, takes in `event`, which comes next and repeats
+/// no id; the first always fits.
+fn takes_in(settings: &Settings, first: &Waiting, count: usize, bytes: u64, event: &Waiting) -> bool {
+    count == 0
+        || count < settings.max_events
+            && bytes + u64::from(event.bytes) <= settings.max_bytes
+            && !event.boundary
+            && event.envelope == first.envelope
 }
 
 /// Whether a batch of `count` events, of `bytes` together, could take one more.
