@@ -75,8 +75,6 @@ pub struct Settings {
     pub summary_interval: Duration,
     /// How ids of visitors are logged (`log.identifiers`).
     pub identifiers: IdentifierForm,
-    /// After this long without an attempt, work that is due is stuck (`delivery.stuck_after`).
-    pub stuck_after: Duration,
     /// The operator's socket.
     pub admin: admin::Settings,
     /// After this long a dead letter is deleted (`queue.dead_max_age`); zero: never.
@@ -264,7 +262,6 @@ impl Daemon {
         let shown = shown(settings.identifiers, &store).await?;
         let (shelf, feed) =
             (Shelf::new(store.clone(), desk.clone()).map_err(DaemonError::Threads)?, Feed::default());
-        let slot_limit = settings.transport.timeout + settings.stuck_after;
         let flusher = Flusher {
             backlog: shelf.clone(),
             edge: transport,
@@ -275,8 +272,6 @@ impl Daemon {
             feed: feed.clone(),
             grace: settings.grace,
             known: KnownVisitors::new(MAX_LEARNED, LEARNED_FOR),
-            slot_limit,
-            stuck_after: settings.stuck_after,
         };
         let delivery = flusher.run(live, tails, asks, stopped.clone());
         let mut delivering = Aside::start(delivery).map_err(DaemonError::Delivering)?;
@@ -289,7 +284,6 @@ impl Daemon {
             clock,
             shown,
             feed,
-            patience: (slot_limit, settings.stuck_after),
             account: settings.account,
             changing: Mutex::default(),
             closing: closing.clone(),

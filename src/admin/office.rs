@@ -1,7 +1,6 @@
 //! What the operator's requests are answered from, and the ways to those who own it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::{Mutex, mpsc};
@@ -67,8 +66,6 @@ pub struct Office<B> {
     pub shown: Shown,
     /// Outcomes as they happen.
     pub feed: Feed,
-    /// How long a request may last, and how long work may be due without an attempt, before delivery is called stuck.
-    pub patience: (Duration, Duration),
     /// The account.
     pub account: Account,
     /// Held while a pause or a hold is changed and written: two changes at once must not write each other's past. A lock,

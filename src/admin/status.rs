@@ -30,12 +30,11 @@ pub(super) async fn status<B: Backlog>(office: &Office<B>, peer: &mut Peer) -> A
 
 async fn state<B: Backlog>(office: &Office<B>) -> Result<Status, Refusal> {
     let figures = office.meter.figures().await;
-    let (limit, after) = office.patience;
     let known = office.operate(move |scheduler, now| Known {
         now,
         hosts: scheduler.host_views(),
         controls: scheduler.controls().clone(),
-        stuck: scheduler.stuck(now, limit, after).is_some(),
+        stuck: scheduler.stuck(now).is_some(),
         first_held: held_lanes(scheduler)
             .filter_map(|lane| Some(scheduler.lane_view(now, lane)?.first))
             .collect(),

@@ -100,7 +100,6 @@ pub(super) fn settings(config: &Config, account: Account, adopt: bool) -> daemon
         grace: config.shutdown.grace,
         summary_interval: config.log.summary_interval,
         identifiers: config.log.identifiers,
-        stuck_after: config.delivery.stuck_after,
         dead_max_age: config.queue.dead_max_age,
         admin: admin::Settings { socket: config.admin.socket.clone(), mode: config.admin.mode },
         metrics_listen: config.admin.metrics_listen.clone(),
@@ -130,5 +129,7 @@ pub(super) fn schedule(config: &Config) -> schedule::Settings {
         index_max_bytes: config.queue.index_max_bytes,
         default_cluster: config.target.location_hint,
         edge_routing: config.edge_endpoint().is_some(),
+        slot_limit: config.target.timeout + delivery.stuck_after,
+        stuck_after: delivery.stuck_after,
     }
 }

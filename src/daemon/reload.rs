@@ -53,12 +53,11 @@ impl Reach {
         settings.ingest.max_connections = descriptors::provide(&settings);
         let shown = shown(settings.identifiers, &self.store).await?;
         let pace = Pace::of(&settings);
-        let Settings { ingest, defaults, queue, transport, schedule, stuck_after, .. } = settings;
+        let Settings { ingest, defaults, queue, transport, schedule, .. } = settings;
         self.ingest.change(ingest, Arc::new(defaults));
         self.meter.limit(Limits::of(&queue));
         self.store.limit(queue);
-        let slot_limit = transport.timeout + stuck_after;
-        let manner = Manner { schedule, max_answer: transport.max_answer, shown, slot_limit, stuck_after };
+        let manner = Manner { schedule, max_answer: transport.max_answer, shown };
         // A flusher that has ended needs no manners.
         let _ended = self.flusher.send(Ask::Change(Box::new(manner))).await;
         self.pace.send_replace(pace);

@@ -1,7 +1,6 @@
 //! What the flusher, which owns the scheduler, is asked from outside.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -55,10 +54,6 @@ pub struct Manner {
     pub max_answer: usize,
     /// How ids of visitors are logged.
     pub shown: Shown,
-    /// As in [`super::Flusher`].
-    pub slot_limit: Duration,
-    /// As in [`super::Flusher`].
-    pub stuck_after: Duration,
 }
 
 impl std::fmt::Debug for Manner {

@@ -109,10 +109,6 @@ pub struct Flusher<B, E> {
     pub grace: Duration,
     /// How Target knows visitors that bring no `tntId`.
     pub known: KnownVisitors,
-    /// How long a request may last with all that belongs to it.
-    pub slot_limit: Duration,
-    /// How long without an attempt work that is due counts as stuck (`delivery.stuck_after`).
-    pub stuck_after: Duration,
 }
 
 /// The `tntId`s that answers gave, by session and stored `id` object.
@@ -212,7 +208,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
             if stopping.is_none() {
                 self.plan(now, &work, &mut told);
                 spare = self.spare(spare);
-                let found = self.scheduler.stuck(now, self.slot_limit, self.stuck_after);
+                let found = self.scheduler.stuck(now);
                 notice::stuck(found, stuck, self.scheduler.status());
                 stuck = found;
             } else if work.is_empty() {
@@ -279,18 +275,16 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
 
     /// When to look whether delivery is stuck.
     fn looks(&self) -> Interval {
-        let mut looks = interval(self.stuck_after.max(SHORTEST_LOOK) / 2);
+        let mut looks = interval(self.scheduler.settings().stuck_after.max(SHORTEST_LOOK) / 2);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         looks
     }
 
     fn change(&mut self, manner: Manner) {
-        let Manner { schedule, max_answer, shown, slot_limit, stuck_after } = manner;
+        let Manner { schedule, max_answer, shown } = manner;
         self.scheduler.configure(schedule);
         self.edge.limit(max_answer);
         self.shown = shown;
-        self.slot_limit = slot_limit;
-        self.stuck_after = stuck_after;
     }
 
     /// Starts everything that is due.

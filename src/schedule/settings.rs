@@ -44,6 +44,11 @@ pub struct Settings {
     pub default_cluster: Option<Cluster>,
     /// Whether requests go to edge hosts at all.
     pub edge_routing: bool,
+    /// A slot that is taken for longer is stuck: `target.timeout`, and `stuck_after` for what belongs to a request beside it.
+    pub slot_limit: Duration,
+    /// After so long without an attempt work that is due is stuck, and so is a store that owes an answer
+    /// (`delivery.stuck_after`).
+    pub stuck_after: Duration,
 }
 
 impl Settings {

@@ -39,6 +39,8 @@ pub(crate) fn schedule_settings() -> Settings {
         index_max_bytes: 48 << 20,
         default_cluster: None,
         edge_routing: true,
+        slot_limit: Duration::from_secs(180),
+        stuck_after: Duration::from_secs(60),
     }
 }
 

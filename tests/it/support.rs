@@ -102,7 +102,6 @@ pub(crate) fn settings_at(folder: &TempDir, endpoint: String) -> Settings {
         grace: Duration::from_secs(20),
         summary_interval: Duration::from_secs(60),
         identifiers: IdentifierForm::Plain,
-        stuck_after: Duration::from_secs(60),
         dead_max_age: Duration::ZERO,
         admin: admin::Settings { socket: folder.path().join("admin.sock"), mode: 0o600 },
         metrics_listen: None,

@@ -127,8 +127,6 @@ pub(super) async fn flush(
             feed: Feed::default(),
             grace: world.plan.grace,
             known: KnownVisitors::new(MAX_LEARNED, LEARNED_FOR),
-            slot_limit: world.plan.timeout + Duration::from_secs(60),
-            stuck_after: Duration::from_secs(60),
         };
         (flusher, live, tails)
     };

@@ -155,6 +155,9 @@ fn draw_settings(r: &mut Random) -> Settings {
         index_max_bytes: pick(r, &[4 << 10, 16 << 10, 48 << 20, 48 << 20]),
         default_cluster: pick(r, &[None, None, Cluster::parse("35")]),
         edge_routing: !one_in(r, 4),
+        // No timeout of a plan is longer than ten seconds.
+        slot_limit: secs(70),
+        stuck_after: secs(60),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The state of delivery: in numbers, by host, and whether it is stuck.
 
-use super::{Duration, Host, Moment, Scheduler};
+use super::{Host, Moment, Scheduler};
 use crate::schedule::HostHealth;
 
 /// How delivery is stuck.
@@ -38,10 +38,10 @@ pub struct Status {
 }
 
 impl Scheduler {
-    /// Whether delivery is stuck; ask right after everything due was taken. A slot may be taken for `limit`; for
-    /// `after` nothing may have been attempted, or the store may owe an answer.
+    /// Whether delivery is stuck; ask right after everything due was taken.
     #[must_use]
-    pub fn stuck(&self, now: Moment, limit: Duration, after: Duration) -> Option<Stuck> {
+    pub fn stuck(&self, now: Moment) -> Option<Stuck> {
+        let after = self.settings.stuck_after;
         if self.owed.is_late(now, after) {
             return Some(Stuck::Store);
         }
@@ -50,7 +50,7 @@ impl Scheduler {
             return None;
         }
         if !self.has_slot() {
-            let old = self.under_way.values().all(|one| now.since(one.began) > limit);
+            let old = self.under_way.values().all(|one| now.since(one.began) > self.settings.slot_limit);
             return old.then_some(Stuck::Slots);
         }
         let due = self.hosts.values().any(|host| host.takes(now).is_some() && !host.queue.is_empty());

@@ -212,32 +212,52 @@ fn notices_beyond_the_limit_are_counted() {
 
 #[test]
 fn delivery_is_stuck_when_every_slot_is_taken_for_too_long_or_what_is_due_is_not_taken() {
-    let (limit, after) = (secs(70), secs(60));
     let settings = Settings { concurrency: 2, linger: Duration::ZERO, ..settings() };
     let mut sim = Sim::new(6, settings, |_, _, _, _| (secs(1_000), Answer::Accepted));
     let start = sim.now;
-    assert_eq!(sim.scheduler.stuck(start.after(secs(500)), limit, after), None, "nothing is due");
+    assert_eq!(sim.scheduler.stuck(start.after(secs(500))), None, "nothing is due");
     sim.add(entry(1), true);
     sim.add(entry(2), true);
-    assert_eq!(sim.scheduler.stuck(start, limit, after), Some(Stuck::Due), "it was not taken");
+    assert_eq!(sim.scheduler.stuck(start), Some(Stuck::Due), "it was not taken");
     sim.act();
     assert_eq!(sim.scheduler.status().in_flight, 2);
-    assert_eq!(sim.scheduler.stuck(start.after(secs(70)), limit, after), None);
-    assert_eq!(sim.scheduler.stuck(start.after(secs(71)), limit, after), Some(Stuck::Slots));
+    assert_eq!(sim.scheduler.stuck(start.after(secs(70))), None);
+    assert_eq!(sim.scheduler.stuck(start.after(secs(71))), Some(Stuck::Slots));
     // More waits for a slot, which is no other state; an answer ends it.
     sim.add(entry(3), true);
-    assert_eq!(sim.scheduler.stuck(start.after(secs(71)), limit, after), Some(Stuck::Slots));
+    assert_eq!(sim.scheduler.stuck(start.after(secs(71))), Some(Stuck::Slots));
     sim.run(start.after(secs(1_000)));
-    assert_eq!(sim.scheduler.stuck(sim.now, limit, after), None);
+    assert_eq!(sim.scheduler.stuck(sim.now), None);
+}
+
+#[test]
+fn what_is_stuck_goes_by_the_settings_in_force() {
+    let patient = Settings { concurrency: 1, linger: Duration::ZERO, ..settings() };
+    let hasty = Settings { slot_limit: secs(3), stuck_after: secs(2), ..patient.clone() };
+    let mut sim = Sim::new(6, patient.clone(), |_, _, _, _| (secs(1_000), Answer::Accepted));
+    let start = sim.now;
+    sim.add(entry(1), true);
+    sim.act();
+    for (settings, after, stuck) in
+        [(&patient, 70, None), (&hasty, 3, None), (&hasty, 4, Some(Stuck::Slots)), (&patient, 4, None)]
+    {
+        sim.scheduler.configure(settings.clone());
+        assert_eq!(sim.scheduler.stuck(start.after(secs(after))), stuck, "{after} s");
+    }
+    let mut scheduler = Scheduler::new(patient, 1);
+    scheduler.handle_tail(Seq(3));
+    assert!(scheduler.poll_read(start).is_some());
+    assert_eq!(scheduler.stuck(start.after(secs(3))), None);
+    scheduler.configure(hasty);
+    assert_eq!(scheduler.stuck(start.after(secs(3))), Some(Stuck::Store));
 }
 
 #[test]
 fn delivery_is_stuck_when_the_store_owes_a_scan_or_a_settlement_for_too_long() {
-    let (limit, after) = (secs(70), secs(60));
     let settings = Settings { linger: Duration::ZERO, ..settings() };
     let mut scheduler = Scheduler::new(settings, 1);
     let at = |seconds| Moment::ZERO.after(secs(seconds));
-    let stuck = |scheduler: &Scheduler, seconds| scheduler.stuck(at(seconds), limit, after);
+    let stuck = |scheduler: &Scheduler, seconds| scheduler.stuck(at(seconds));
     scheduler.handle_tail(Seq(3));
     assert_eq!(scheduler.poll_read(at(1)).map(|one| one.from), Some(Seq(1)));
     assert_eq!((stuck(&scheduler, 61), stuck(&scheduler, 62)), (None, Some(Stuck::Store)));
@@ -283,8 +303,8 @@ fn nothing_is_sent_while_the_store_owes_as_many_settlements_as_it_may() {
     }
     assert_eq!(owed.len(), MAX_SETTLING, "Target answers, and nothing becomes durable");
     assert_eq!(scheduler.next_wake(now), None, "what makes room is a settlement, not time");
-    assert_eq!(scheduler.stuck(now.after(secs(1)), secs(70), secs(60)), None);
-    assert_eq!(scheduler.stuck(now.after(secs(61)), secs(70), secs(60)), Some(Stuck::Store));
+    assert_eq!(scheduler.stuck(now.after(secs(1))), None);
+    assert_eq!(scheduler.stuck(now.after(secs(61))), Some(Stuck::Store));
     now = now.after(secs(1));
     scheduler.handle_settled(now, &owed[..3]);
     let sent: Vec<Seq> = std::iter::from_fn(|| {

@@ -31,6 +31,8 @@ pub(in crate::schedule) fn settings() -> Settings {
         index_max_bytes: 48 << 20,
         default_cluster: None,
         edge_routing: true,
+        slot_limit: secs(70),
+        stuck_after: secs(60),
     }
 }
 
