@@ -37,14 +37,14 @@ use self::scrape::{ListenError, Scraped};
 use self::shelf::{Door, Shelf, blocking};
 use crate::admin::{self, AdminSocket, Office};
 use crate::config::IdentifierForm;
-use crate::delivery::{self, Ask, Feed, Flusher, KnownVisitors, Shown, Transport, TransportError};
+use crate::delivery::{self, Ask, Feed, Flusher, KnownVisitors, Transport, TransportError};
 use crate::event::{Account, Added, Clock, Moment, Seq};
 use crate::figures::{Limits, Meter, Sources};
 use crate::ingest::{self, BindError, Listener};
 use crate::queue::{self, Failed, Ledger, OpenError, Queue, Store};
 use crate::schedule::{self, LEARNED_FOR, MAX_LEARNED, Scheduler};
 use crate::service::{Manager, Service};
-use crate::telemetry::Identifiers;
+use crate::wire::Identifiers;
 use crate::wire::defaults::Defaults;
 
 /// The most questions to the flusher that wait.
@@ -259,7 +259,7 @@ impl Daemon {
             scheduler.delay_expiry(until);
         }
         scheduler.restore(clock.now(), admin::restored(&store)?);
-        let shown = shown(settings.identifiers, &store).await?;
+        let (identify, identifiers) = watch::channel(identifiers(settings.identifiers, &store).await?);
         let (shelf, feed) =
             (Shelf::new(store.clone(), desk.clone()).map_err(DaemonError::Threads)?, Feed::default());
         let flusher = Flusher {
@@ -267,7 +267,7 @@ impl Daemon {
             edge: transport,
             scheduler,
             now,
-            shown: Arc::clone(&shown),
+            identifiers: identifiers.clone(),
             counts: went,
             feed: feed.clone(),
             grace: settings.grace,
@@ -282,7 +282,7 @@ impl Daemon {
             meter: meter.clone(),
             asks: meter.asks(),
             clock,
-            shown,
+            identifiers,
             feed,
             account: settings.account,
             changing: Mutex::default(),
@@ -317,7 +317,7 @@ impl Daemon {
             grace: settings.grace,
         };
         let telling_manager = tokio::spawn(pulse.run(closing.clone(), over.clone()));
-        let reach = Reach { ingest: control, store: store.clone(), meter, flusher: ask, pace };
+        let reach = Reach { ingest: control, store: store.clone(), meter, flusher: ask, identify, pace };
         manager.ready();
 
         let ended = loop {
@@ -396,10 +396,10 @@ fn inherited(sockets: Vec<(String, OwnedFd)>) -> Option<OwnedFd> {
     found
 }
 
-/// How ids of visitors appear in the log. The key of the hashes lives in the queue, so that lines of one queue can be held
+/// How ids of visitors appear. The key of the hashes lives in the queue, so that lines of one queue can be held
 /// against each other over restarts.
-async fn shown(form: IdentifierForm, store: &Store) -> Result<Shown, Failed> {
-    let identifiers = match form {
+async fn identifiers(form: IdentifierForm, store: &Store) -> Result<Identifiers, Failed> {
+    Ok(match form {
         IdentifierForm::Plain => Identifiers::Plain,
         IdentifierForm::None => Identifiers::None,
         IdentifierForm::Hash => {
@@ -414,8 +414,7 @@ async fn shown(form: IdentifierForm, store: &Store) -> Result<Shown, Failed> {
             };
             Identifiers::Hash(key)
         }
-    };
-    Ok(Arc::new(move |text: &str| identifiers.show(text)))
+    })
 }
 
 /// Tells the flusher of commits: what each added, then where the store ends.

@@ -1,19 +1,15 @@
 //! What the operator's requests are answered from, and the ways to those who own it.
 
-use std::sync::Arc;
-
 use thiserror::Error;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::delivery::{Ask, Backlog, Feed, Shown};
+use crate::delivery::{Ask, Backlog, Feed};
 use crate::event::{Account, Clock, Moment};
 use crate::figures::Meter;
 use crate::queue::{Failed, Store};
 use crate::schedule::Scheduler;
-
-/// The digits of a session's hash.
-const HASH_DIGITS: usize = 12;
+use crate::wire::Identifiers;
 
 /// Why a request is refused.
 #[derive(Debug, Error)]
@@ -63,7 +59,7 @@ pub struct Office<B> {
     /// The clock.
     pub clock: Clock,
     /// How ids of visitors are shown.
-    pub shown: Shown,
+    pub identifiers: watch::Receiver<Identifiers>,
     /// Outcomes as they happen.
     pub feed: Feed,
     /// The account.
@@ -99,17 +95,11 @@ impl<B: Backlog> Office<B> {
 
     /// Whether `name` stands for `session`: its id, or the hash that the logs show.
     pub(super) fn is(&self, session: &str, name: &str) -> bool {
-        name == session || (may_be_hash(name) && self.show(session) == name)
+        name == session || (Identifiers::is_hash(name) && self.show(session) == name)
     }
 
     /// A session as it may be shown.
     pub(super) fn show(&self, session: &str) -> String {
-        let shown: &(dyn Fn(&str) -> String + Send + Sync) = &*Arc::clone(&self.shown);
-        shown(session)
+        self.identifiers.borrow().show(session)
     }
-}
-
-/// Whether `name` looks like the hash of a session.
-pub(super) fn may_be_hash(name: &str) -> bool {
-    name.len() == HASH_DIGITS && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use super::PAGE_EVENTS;
 use super::names;
-use super::office::{Office, Refusal, may_be_hash};
+use super::office::{Office, Refusal};
 use super::protocol::Of;
 use crate::delivery::Backlog;
 use crate::event::{Host, Lane, Seq, SessionId};
 use crate::queue::Survey;
 use crate::schedule::{Extent, Selection, Settings};
-use crate::wire::hash;
+use crate::wire::{Identifiers, hash};
 
 /// The most sessions that are counted apart; beyond them only their events are.
 pub(super) const MAX_COUNTED: usize = 100_000;
@@ -52,7 +52,7 @@ impl<B: Backlog> Office<B> {
     pub(super) async fn session(&self, name: &str) -> Result<SessionId, Refusal> {
         let id = SessionId::new(name);
         match id {
-            Ok(id) if !may_be_hash(name) => Ok(id),
+            Ok(id) if !Identifiers::is_hash(name) => Ok(id),
             Ok(_) => self.find(name).await,
             Err(error) => Err(Refusal::of("malformed", format!("a session {error}"))),
         }

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::report::Pace;
-use super::{Settings, descriptors, shown};
+use super::{Settings, descriptors, identifiers};
 use crate::delivery::{Ask, Manner};
 use crate::figures::{Limits, Meter};
 use crate::ingest;
 use crate::queue::{Failed, Store};
+use crate::wire::Identifiers;
 
 /// Hands new settings to a running daemon.
 #[derive(Clone, Debug)]
@@ -44,6 +45,7 @@ pub(super) struct Reach {
     pub(super) store: Store,
     pub(super) meter: Meter,
     pub(super) flusher: mpsc::Sender<Ask>,
+    pub(super) identify: watch::Sender<Identifiers>,
     pub(super) pace: watch::Sender<Pace>,
 }
 
@@ -51,13 +53,13 @@ impl Reach {
     /// Hands the settings on. The flusher acts on them with its next turn, the writer with its next commit.
     pub(super) async fn apply(&self, mut settings: Settings) -> Result<(), Failed> {
         settings.ingest.max_connections = descriptors::provide(&settings);
-        let shown = shown(settings.identifiers, &self.store).await?;
+        self.identify.send_replace(identifiers(settings.identifiers, &self.store).await?);
         let pace = Pace::of(&settings);
         let Settings { ingest, defaults, queue, transport, schedule, .. } = settings;
         self.ingest.change(ingest, Arc::new(defaults));
         self.meter.limit(Limits::of(&queue));
         self.store.limit(queue);
-        let manner = Manner { schedule, max_answer: transport.max_answer, shown };
+        let manner = Manner { schedule, max_answer: transport.max_answer };
         // A flusher that has ended needs no manners.
         let _ended = self.flusher.send(Ask::Change(Box::new(manner))).await;
         self.pace.send_replace(pace);

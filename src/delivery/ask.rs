@@ -1,7 +1,5 @@
 //! What the flusher, which owns the scheduler, is asked from outside.
 
-use std::sync::Arc;
-
 use tokio::sync::{mpsc, oneshot};
 
 use crate::event::Moment;
@@ -47,20 +45,10 @@ impl std::fmt::Debug for Operation {
 }
 
 /// What of the flusher may change while it runs.
+#[derive(Debug)]
 pub struct Manner {
     /// Batches, retries, limits.
     pub schedule: schedule::Settings,
     /// The most bytes of an answer (`delivery.max_answer`).
     pub max_answer: usize,
-    /// How ids of visitors are logged.
-    pub shown: Shown,
 }
-
-impl std::fmt::Debug for Manner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Manner").field("schedule", &self.schedule).finish_non_exhaustive()
-    }
-}
-
-/// How a visitor's ids appear in the log.
-pub type Shown = Arc<dyn Fn(&str) -> String + Send + Sync>;

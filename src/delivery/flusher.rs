@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use super::ask::{Ask, Manner, Operation, Shown};
+use super::ask::{Ask, Manner, Operation};
 use super::feed::{self, Feed};
 use super::told::Told;
 use super::{Counts, notice};
@@ -26,7 +26,7 @@ use crate::event::{
     Added, Burial, Cluster, Entry, Event, Host, Lane, Moment, Outcome, Seq, SessionId, Visitor,
 };
 use crate::schedule::{Attempt, Reading, Remembered, Scheduler, Settled};
-use crate::wire::{receipt, request};
+use crate::wire::{Identifiers, receipt, request};
 
 /// The most events that one scan asks for.
 const SCAN_EVENTS: usize = 1_024;
@@ -100,7 +100,7 @@ pub struct Flusher<B, E> {
     /// The clock.
     pub now: Arc<dyn Fn() -> Moment + Send + Sync>,
     /// How ids of visitors are logged.
-    pub shown: Shown,
+    pub identifiers: watch::Receiver<Identifiers>,
     /// Where requests are counted.
     pub counts: Arc<Counts>,
     /// Where outcomes are told.
@@ -281,17 +281,16 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
     }
 
     fn change(&mut self, manner: Manner) {
-        let Manner { schedule, max_answer, shown } = manner;
+        let Manner { schedule, max_answer } = manner;
         self.scheduler.configure(schedule);
         self.edge.limit(max_answer);
-        self.shown = shown;
     }
 
     /// Starts everything that is due.
     fn plan(&mut self, now: Moment, work: &Work<B::Error>, told: &mut Told) {
         while let Some(attempt) = self.scheduler.poll_attempt(now) {
             let (backlog, edge) = (self.backlog.clone(), self.edge.clone());
-            let (id, shown, lane) = (attempt.id, Arc::clone(&self.shown), attempt.lane);
+            let (id, identifiers, lane) = (attempt.id, *self.identifiers.borrow(), attempt.lane);
             let (counts, feed) = (Arc::clone(&self.counts), self.feed.clone());
             let known = |visitor| (visitor, self.known.get(now, &(lane, visitor)).cloned());
             let asked = match attempt.host {
@@ -300,7 +299,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
             };
             let about = About { lane, asked, visitor: attempt.visitor.map(known) };
             work.push(Box::pin(async move {
-                let sent = send(&backlog, &edge, attempt, about, &shown, &counts, &feed).await;
+                let sent = send(&backlog, &edge, attempt, about, identifiers, &counts, &feed).await;
                 Happened::Sent(id, Box::new(sent))
             }));
         }
@@ -407,7 +406,7 @@ async fn send<B: Backlog, E: Edge>(
     edge: &E,
     attempt: Attempt,
     mut about: About,
-    shown: &Shown,
+    identifiers: Identifiers,
     counts: &Counts,
     feed: &Feed,
 ) -> Result<Answered, Unsent> {
@@ -436,7 +435,7 @@ async fn send<B: Backlog, E: Edge>(
     let took = began.elapsed();
     counts.add(&outcome.answer, took);
     debug!(
-        event = "request", request = %request_id, session = %shown(envelope.session.as_str()), %host, events = keep,
+        event = "request", request = %request_id, session = %identifiers.show(envelope.session.as_str()), %host, events = keep,
         answer = ?outcome.answer, detail = %outcome.detail,
         "a request was answered"
     );

@@ -15,7 +15,7 @@ mod simulation;
 mod told;
 mod transport;
 
-pub use self::ask::{Ask, Manner, Operation, Shown};
+pub use self::ask::{Ask, Manner, Operation};
 pub use self::clients::idle_connections;
 pub use self::counts::{Counts, Kind, LATENCY_BOUNDS_MS, Latency};
 pub use self::feed::{Fate, Feed, Heard};

@@ -1,10 +1,9 @@
 //! What the daemon says of itself: log lines on standard error, or in systemd's journal.
 //!
 //! Guarantees: a line of text is one line, and no control character of what it tells reaches the terminal; JSON is one
-//! object a line; visitors' ids appear only as [`Identifiers`] shows them; [`Logging::change`] changes the level and the
+//! object a line; visitors' ids appear only as [`Identifiers`](crate::wire::Identifiers) shows them; [`Logging::change`] changes the level and the
 //! form of a log that is in use.
 
-mod identifiers;
 mod journal;
 mod kinds;
 
@@ -18,7 +17,6 @@ use tracing_subscriber::registry::Registry;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
-pub use self::identifiers::Identifiers;
 pub use self::kinds::KINDS;
 use crate::config::{Format, Log};
 use crate::event::{Visible, VisibleJson};

@@ -6,6 +6,7 @@ pub mod controls;
 pub mod cookie;
 pub mod defaults;
 pub mod hash;
+mod identifiers;
 pub mod object;
 pub mod receipt;
 pub mod record;
@@ -13,3 +14,5 @@ pub mod reply;
 pub mod request;
 pub mod response;
 pub mod submission;
+
+pub use self::identifiers::Identifiers;

@@ -3,6 +3,7 @@
 mod controls;
 mod dead;
 mod machine;
+mod reload;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

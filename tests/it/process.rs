@@ -8,6 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Once, mpsc};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::extent::extent;
@@ -85,10 +87,19 @@ pub(crate) fn connect(folder: &Path) -> UnixStream {
     }
 }
 
+fn signal(daemon: &Child, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(daemon.id()).expect("a process id"));
+    kill(pid, signal).expect("the daemon is there");
+}
+
+/// SIGHUP.
+pub(crate) fn hang_up(daemon: &Child) {
+    signal(daemon, Signal::SIGHUP);
+}
+
 /// SIGTERM, and the end in order.
 pub(crate) fn terminate(daemon: &mut Child) -> ExitStatus {
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(daemon.id()).expect("a process id"));
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("the daemon is there");
+    signal(daemon, Signal::SIGTERM);
     let until = Instant::now() + LIMIT;
     loop {
         if let Some(status) = daemon.try_wait().expect("a process") {

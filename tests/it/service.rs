@@ -8,11 +8,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::process::{LIMIT, NOBODY, command, connect, terminate};
+use crate::process::{LIMIT, NOBODY, command, connect, hang_up, terminate};
 
 /// The manager's side of the notification socket, which holds ten messages and loses more: somebody always reads it.
 struct Manager(Receiver<String>);
@@ -66,11 +64,6 @@ fn logged(log: &Receiver<serde_json::Value>, wanted: &str) -> serde_json::Value 
             return line;
         }
     }
-}
-
-fn hang_up(daemon: &Child) {
-    let pid = Pid::from_raw(i32::try_from(daemon.id()).expect("a process id"));
-    kill(pid, Signal::SIGHUP).expect("the daemon is there");
 }
 
 fn reply(stream: &mut UnixStream, line: &str) -> String {

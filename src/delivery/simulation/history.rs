@@ -17,7 +17,7 @@ use super::world::{Command, Counts, Draft, Shared, World};
 use crate::delivery::{Ask, Feed, Flusher, KnownVisitors};
 use crate::event::{Cluster, Envelope, EventId, Owner, SessionId};
 use crate::schedule::{LEARNED_FOR, MAX_LEARNED, Random, Scheduler};
-use crate::wire::hash;
+use crate::wire::{Identifiers, hash};
 
 /// How long after Target healed everything must be settled.
 const SETTLED_WITHIN: Duration = Duration::from_secs(6 * 3_600);
@@ -122,7 +122,7 @@ pub(super) async fn flush(
             edge: Target(shared.clone()),
             scheduler,
             now: Arc::new(move || clock.world().look()),
-            shown: Arc::new(ToOwned::to_owned),
+            identifiers: watch::channel(Identifiers::Plain).1,
             counts: Arc::default(),
             feed: Feed::default(),
             grace: world.plan.grace,

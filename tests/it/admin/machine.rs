@@ -1,6 +1,6 @@
 //! A daemon and a stand-in for Target, whom the operator's commands ask.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use target_notifyd::sandbox::{self, Faults, Mark, Sandbox};
 use tempfile::TempDir;
 
-use crate::process::{LIMIT, command, connect, terminate};
+use crate::process::{LIMIT, command, connect, hang_up, terminate};
 
 /// A daemon on a folder of its own, and a stand-in for Target.
 pub(super) struct Machine {
@@ -34,6 +34,29 @@ impl Machine {
         let endpoint = format!("http://{}", sandbox.address());
         let daemon = daemon(folder.path(), &endpoint, more);
         Self { folder, runtime, sandbox: Some(sandbox), endpoint, daemon }
+    }
+
+    /// Has the configuration read again, with these settings in the place of those that `command` gives, each with its section
+    /// and its name; returns once they are in force.
+    pub(super) fn reload(&self, settings: &[(&str, &str, &str)]) {
+        let (file, log) = (self.folder.path().join("config.toml"), self.folder.path().join("log"));
+        let read_again = || fs::read_to_string(&log).expect("a log").matches("\"reloaded\"").count();
+        // Written anew: what an earlier reload set is gone.
+        let _unused = command(self.folder.path(), &self.endpoint, &[]);
+        let mut text = fs::read_to_string(&file).expect("a configuration");
+        for (section, name, value) in settings {
+            let other = |line: &&str| !line.starts_with(&format!("{name} = "));
+            text = text.lines().filter(other).map(|line| format!("{line}\n")).collect();
+            let section = format!("[{section}]\n");
+            text = text.replace(&section, &format!("{section}{name} = {value}\n"));
+        }
+        fs::write(file, text).expect("a configuration");
+        let (before, until) = (read_again(), Instant::now() + LIMIT);
+        hang_up(&self.daemon);
+        while read_again() == before {
+            assert!(Instant::now() < until, "{settings:?} is not read again");
+            std::thread::yield_now();
+        }
     }
 
     pub(super) fn heal(&self) {

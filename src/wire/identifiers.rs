@@ -1,8 +1,11 @@
-//! How visitors' ids appear in the log.
+//! How visitors' ids appear in the log, and to operators.
 
 use xxhash_rust::xxh3::Xxh3;
 
-/// How visitors' ids appear in the log (`log.identifiers`).
+/// The hexadecimal digits of a hash.
+const HASH_DIGITS: usize = 12;
+
+/// How visitors' ids appear in the log, and to operators (`log.identifiers`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Identifiers {
     /// As a keyed hash of twelve hexadecimal digits: equal ids look equal. It is there to correlate lines; who has the key
@@ -23,11 +26,17 @@ impl Identifiers {
                 let mut hash = Xxh3::new();
                 hash.update(key);
                 hash.update(text.as_bytes());
-                format!("{:012x}", hash.digest() >> 16)
+                format!("{:0HASH_DIGITS$x}", hash.digest() >> (64 - 4 * HASH_DIGITS))
             }
             Self::Plain => text.to_owned(),
             Self::None => "-".to_owned(),
         }
+    }
+
+    /// Whether `name` looks like a hash.
+    #[must_use]
+    pub fn is_hash(name: &str) -> bool {
+        name.len() == HASH_DIGITS && name.bytes().all(|byte| byte.is_ascii_hexdigit())
     }
 }
 
@@ -38,7 +47,7 @@ mod tests {
     #[test]
     fn a_hash_depends_on_the_key_and_shows_nothing_of_the_id() {
         let shown = Identifiers::Hash([1; 16]).show("visitor");
-        assert_eq!(shown.len(), 12);
+        assert!(shown.len() == 12 && Identifiers::is_hash(&shown), "{shown}");
         assert_eq!(shown, Identifiers::Hash([1; 16]).show("visitor"));
         assert_ne!(shown, Identifiers::Hash([2; 16]).show("visitor"));
         assert_ne!(shown, Identifiers::Hash([1; 16]).show("visitos"));
