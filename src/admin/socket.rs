@@ -6,7 +6,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
@@ -15,10 +14,7 @@ use tokio::task::JoinSet;
 use super::connection::{refuse, serve};
 use super::{MAX_CONNECTIONS, Office, Settings};
 use crate::delivery::Backlog;
-use crate::ingest::{Obstacle, vacate};
-
-/// How long the listener waits after a failed `accept`.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use crate::ingest::{Failures, Obstacle, vacate};
 
 /// Why there is no socket.
 #[derive(Debug, Error)]
@@ -75,24 +71,20 @@ impl AdminSocket {
     /// Serves until the office closes; returns once every connection has ended, which none delays.
     pub async fn run<B: Backlog>(self, office: Arc<Office<B>>) {
         let shutdown = office.closing.clone();
-        let mut connections = JoinSet::new();
+        let (mut connections, mut failures) = (JoinSet::new(), Failures::of("admin.socket"));
         loop {
-            // `accept` and `join_next` lose nothing when they are dropped.
+            // What waits for a connection, and `join_next`, lose nothing when they are dropped.
             tokio::select! {
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) if !may_ask(&stream) => {
+                (stream, _) = failures.outlast(|| self.listener.accept()) => {
+                    if !may_ask(&stream) {
                         refuse(&stream, "forbidden", "only root and the daemon's user may ask");
-                    }
-                    Ok((stream, _)) if connections.len() >= MAX_CONNECTIONS => {
+                    } else if connections.len() >= MAX_CONNECTIONS {
                         refuse(&stream, "too_many_connections", "as many as may be are open: end one");
-                    }
-                    Ok((stream, _)) => {
+                    } else {
                         let user = stream.peer_cred().map_or(0, |peer| peer.uid());
                         connections.spawn(serve(stream, user, Arc::clone(&office)));
                     }
-                    // Such as for want of file descriptors, which the producers' socket tells of.
-                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-                },
+                }
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
                 () = shutdown.cancelled() => break,
             }

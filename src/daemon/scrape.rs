@@ -21,10 +21,10 @@ use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use super::metrics;
 use crate::figures::Meter;
+use crate::ingest::Failures;
 
 /// The most connections at a time.
 pub const MAX_CONNECTIONS: usize = 16;
@@ -32,8 +32,6 @@ pub const MAX_CONNECTIONS: usize = 16;
 pub const MAX_HEAD_BYTES: usize = 16 * 1_024;
 /// How long a connection may take, from its beginning to the end of the answer.
 pub const MAX_TIME: Duration = Duration::from_secs(10);
-/// How long the listener waits after a failed `accept`, such as one for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The address cannot be listened on.
 #[derive(Debug, Error)]
@@ -74,21 +72,15 @@ impl Scraped {
 
     /// Answers until `until`; then connections are cut off, which costs a scrape at most.
     pub(super) async fn run(self, meter: Meter, until: CancellationToken) {
-        let mut connections = JoinSet::new();
+        let (mut connections, mut failures) = (JoinSet::new(), Failures::of("admin.metrics_listen"));
         loop {
             // Each arm may be dropped: a connection stays in the system's queue, and one that ended in the set.
             tokio::select! {
                 () = until.cancelled() => break,
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
-                accepted = self.0.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
-                    Ok((stream, _)) => {
-                        connections.spawn(serve(stream, meter.clone()));
-                    }
-                    Err(error) => {
-                        warn!(event = "metrics_accept_failed", %error, "a connection for metrics could not be accepted; trying again. Where files are short, raise LimitNOFILE=: systemctl edit target-notifyd");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                },
+                (stream, _) = failures.outlast(|| self.0.accept()), if connections.len() < MAX_CONNECTIONS => {
+                    connections.spawn(serve(stream, meter.clone()));
+                }
             }
         }
         // Joined, so that none keeps the queue's files open.

@@ -14,19 +14,16 @@ use thiserror::Error;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::connection::{Shared, serve};
 use super::vacate::{Obstacle, vacate};
-use super::{Admission, Control, Counts, MAX_SLIP_BYTES, Settings};
+use super::{Admission, Control, Counts, Failures, MAX_SLIP_BYTES, Settings};
 use crate::event::noun;
 use crate::wire::defaults::Defaults;
 use crate::wire::reply::{self, Code, Rejection, Unavailable};
 
-/// How long the listener waits after a failed `accept`, such as one for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What a producer over the connection limit is told to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -159,33 +156,26 @@ impl Listener {
             }
         };
         let mut producer = 0_u64;
-        let mut failures = Failures::default();
+        let mut failures = Failures::of("ingest.socket");
         loop {
-            // `accept`, `join_next` and the pause lose nothing when they are dropped.
+            // What waits for a connection, and `join_next`, lose nothing when they are dropped.
             tokio::select! {
-                accepted = self.socket.accept(), if failures.pause.is_none() => match accepted {
-                    Ok((stream, _)) => {
-                        failures.end();
-                        let Ok(peer) = stream.peer_cred() else { continue };
-                        let count = by_user.get(&peer.uid()).copied().unwrap_or(0);
-                        match refusal(&shared.control.rules().settings, peer.uid(), peer.gid(), connections.len(), count) {
-                            Some(line) => {
-                                self.counts.turned_away.add(1);
-                                refuse(&stream, &line);
-                            }
-                            None => {
-                                by_user.insert(peer.uid(), count + 1);
-                                let shared = Arc::clone(&shared);
-                                producer += 1;
-                                self.counts.connections.add(1);
-                                connections.spawn(async move { serve(stream, peer.uid(), producer, shared).await; peer.uid() });
-                            }
+                (stream, _) = failures.outlast(|| self.socket.accept()) => {
+                    let Ok(peer) = stream.peer_cred() else { continue };
+                    let count = by_user.get(&peer.uid()).copied().unwrap_or(0);
+                    match refusal(&shared.control.rules().settings, peer.uid(), peer.gid(), connections.len(), count) {
+                        Some(line) => {
+                            self.counts.turned_away.add(1);
+                            refuse(&stream, &line);
+                        }
+                        None => {
+                            by_user.insert(peer.uid(), count + 1);
+                            let shared = Arc::clone(&shared);
+                            producer += 1;
+                            self.counts.connections.add(1);
+                            connections.spawn(async move { serve(stream, peer.uid(), producer, shared).await; peer.uid() });
                         }
                     }
-                    Err(error) => failures.add(&error),
-                },
-                () = sleep_until(failures.pause.unwrap_or_else(Instant::now)), if failures.pause.is_some() => {
-                    failures.pause = None;
                 }
                 Some(Ok(user)) = connections.join_next(), if !connections.is_empty() => {
                     self.counts.connections.remove(1);
@@ -196,32 +186,6 @@ impl Listener {
         }
         drop(self.socket);
         while connections.join_next().await.is_some() {}
-    }
-}
-
-/// Failures to accept, in a row.
-#[derive(Default)]
-struct Failures {
-    count: u64,
-    /// Nothing is accepted before this.
-    pause: Option<Instant>,
-}
-
-impl Failures {
-    /// The first is told, the others are only counted: ten a second for as long as it lasts.
-    fn add(&mut self, error: &io::Error) {
-        if self.count == 0 {
-            warn!(event = "accept_failed", %error, "a connection could not be accepted; trying again until it can. Where files are short, raise LimitNOFILE=: systemctl edit target-notifyd");
-        }
-        self.count += 1;
-        self.pause = Some(Instant::now() + ACCEPT_PAUSE);
-    }
-
-    fn end(&mut self) {
-        if self.count > 0 {
-            info!(event = "accepting_again", attempts = self.count, "connections are accepted again");
-            self.count = 0;
-        }
     }
 }
 

@@ -10,6 +10,7 @@
 //!   what one connection has in work by [`MAX_BATCH_BYTES`], the replies that wait on it by [`MAX_REPLY_BYTES`], the
 //!   receipts on all of them by [`MAX_SLIP_BYTES`]. At a limit the connection is no longer read.
 
+mod accept;
 mod connection;
 mod control;
 mod counts;
@@ -25,6 +26,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::accept::Failures;
 pub use self::control::Control;
 pub use self::counts::{Counter, Counts};
 pub use self::framing::{Frame, Framer};

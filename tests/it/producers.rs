@@ -1,7 +1,7 @@
 //! Producers who misbehave, against the real executable: the others go on being served, within a stated memory.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -167,41 +167,57 @@ fn limit_files(daemon: &Child, count: u32) {
     assert!(status.success(), "{limit}: {status}");
 }
 
+/// The sockets that the daemon listens on.
+const KEYS: [&str; 3] = ["admin.metrics_listen", "admin.socket", "ingest.socket"];
+
 #[test]
 fn files_that_run_out_are_told_once_and_hold_up_nobody_who_is_connected() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let _inside = runtime.enter();
     let sandbox = Sandbox::start(sandbox::Settings::default()).expect("the sandbox listens");
     let (folder, endpoint) = (TempDir::new().expect("a folder"), format!("http://{}", sandbox.address()));
-    let mut daemon = command(folder.path(), &endpoint, &["run"])
+    let mut daemon = command(folder.path(), &endpoint, &["run", "-o", "admin.metrics_listen=127.0.0.1:0"])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .expect("the daemon starts");
     let mut log = Log::of(&mut daemon);
+    let metrics = log.says("metrics are served")["address"].as_str().expect("an address").to_owned();
     let connected = connect(folder.path());
     served_on(&connected, "before", 1);
     // Those that are open stay open, and no other may be.
     limit_files(&daemon, 3);
     let waiting: Vec<UnixStream> = (0..20).map(|_| connect(folder.path())).collect();
-    let told = log.says("a connection could not be accepted");
-    let error = told["error"].as_str().unwrap_or_default();
-    assert!(told["level"] == "WARN" && error.contains("Too many open files"), "{told}");
+    let operator = UnixStream::connect(folder.path().join("admin.sock")).expect("it listens");
+    let scraper = TcpStream::connect(metrics).expect("it listens");
+    let says = |log: &mut Log, sentence: &str, key: &str| {
+        log.until(|line| message(line).starts_with(sentence) && line["key"] == key)
+    };
+    for key in KEYS {
+        let told = says(&mut log, "a connection could not be accepted", key);
+        let error = told["error"].as_str().unwrap_or_default();
+        assert!(told["level"] == "WARN" && error.contains("Too many open files"), "{told}");
+    }
     for lane in 0..50 {
         served_on(&connected, &format!("during{lane}"), 2);
     }
     limit_files(&daemon, 500);
-    assert!(log.says("connections are accepted again")["attempts"].as_u64() > Some(0));
+    for key in KEYS {
+        assert!(says(&mut log, "connections are accepted again", key)["attempts"].as_u64() > Some(0));
+    }
     for (lane, stream) in waiting.iter().enumerate() {
         served_on(stream, &format!("after{lane}"), 1);
     }
     // Connections to Target failed meanwhile, too: everything goes out all the same.
     runtime.block_on(crate::support::taken(&sandbox, 121));
-    drop((connected, waiting));
+    drop((connected, waiting, operator, scraper));
     assert!(terminate(&mut daemon).success());
     let lines = log.all();
-    let count = |sentence| lines.iter().filter(|line| message(line).starts_with(sentence)).count();
-    assert_eq!(count("a connection could not be accepted"), 1, "{lines:#?}");
-    assert_eq!(count("connections are accepted again"), 1, "{lines:#?}");
+    for sentence in ["a connection could not be accepted", "connections are accepted again"] {
+        let told = lines.iter().filter(|line| message(line).starts_with(sentence));
+        let mut keys: Vec<_> = told.filter_map(|line| line["key"].as_str()).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, KEYS, "once each: {sentence}");
+    }
     runtime.block_on(sandbox.stop());
 }
