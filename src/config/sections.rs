@@ -131,7 +131,7 @@ section! {
         max: Duration = "5m", duration(MS..=DAY);
         /// How much the longest wait grows with each failure.
         multiplier: f64 = 2.0, float(1.0..=10.0);
-        /// Failures after which the events of a batch are sent one by one.
+        /// Failures, while its host serves others, after which a batch is split in halves, and a half at its next one.
         isolate_after: u32 = 3, integer(1..=1_000_000);
         /// Failures after which an event is parked.
         park_after: u32 = 6, integer(1..=1_000_000);
