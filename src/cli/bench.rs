@@ -10,8 +10,9 @@ use tokio_util::sync::CancellationToken;
 use super::signals::on_ends;
 use super::{Exit, told};
 use crate::bench::{self, Part, Settings};
+use crate::config::duration_from;
 
-/// The shortest time that is measured.
+/// The shortest time that is measured: in no time nothing is.
 const SHORTEST: Duration = Duration::from_millis(1);
 
 /// What is measured, and how much of it.
@@ -24,7 +25,7 @@ pub(super) struct Arguments {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=99))]
     runs: u16,
     /// How long acceptance, and each limit, is measured.
-    #[arg(long, default_value = "2s", value_parser = time, value_name = "DURATION")]
+    #[arg(long, default_value = "2s", value_parser = duration_from(SHORTEST), value_name = "DURATION")]
     time: Duration,
     /// How many events go from the socket to the server.
     #[arg(long, default_value_t = 300_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
@@ -63,12 +64,6 @@ impl From<Named> for Part {
             Named::Idle => Self::Idle,
         }
     }
-}
-
-/// How long something is measured: in no time nothing is.
-fn time(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if time < SHORTEST { Err(format!("must be at least {SHORTEST:?}")) } else { Ok(time) }
 }
 
 pub(super) async fn run(arguments: Arguments, overrides: Vec<String>) -> Exit {

@@ -15,6 +15,7 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,7 @@ use tracing::{error, info};
 
 use self::run::Environment;
 use self::signals::{on_ends, on_signals};
-use crate::config::{Config, Problems, Sources};
+use crate::config::{Config, Problems, Sources, duration_from};
 use crate::demo;
 use crate::event::Visible;
 use crate::sandbox::{self, Sandbox};
@@ -99,8 +100,8 @@ enum Command {
         #[arg(default_value = "-")]
         file: PathBuf,
         /// How long lines that the daemon cannot take now are tried again, from when they were sent first, and how long receipts are waited for after the last line. Behind lines that were given up so, others have one try each until one is taken.
-        #[arg(long, default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
-        timeout: std::time::Duration,
+        #[arg(long, default_value = "30s", value_parser = duration_from(Duration::ZERO), value_name = "DURATION")]
+        timeout: Duration,
         /// Ask for a receipt of every line but those with "receipt":false, wait for it, and print it: what became of its events.
         #[arg(long)]
         receipts: bool,

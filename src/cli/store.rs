@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::long_lines::LongLines;
 use super::operate::some;
 use super::{Exit, had_enough, manual, told};
-use crate::config::Config;
+use crate::config::{Config, duration_from};
 use crate::event::{Account, Balance, Clock, Cluster, Event, Host};
 use crate::event::{Visible, VisibleJson};
 use crate::queue::salvage::{self, Audit, Repaired, SalvageError, Stopped};
@@ -59,10 +59,10 @@ pub(in crate::cli) struct Export {
     #[arg(long)]
     session: Option<String>,
     /// Dead letters set aside at least this long ago.
-    #[arg(long, requires = "dead", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    #[arg(long, requires = "dead", value_parser = duration_from(Duration::ZERO), value_name = "DURATION")]
     older_than: Option<Duration>,
     /// Dead letters set aside at most this long ago.
-    #[arg(long, requires = "dead", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    #[arg(long, requires = "dead", value_parser = duration_from(Duration::ZERO), value_name = "DURATION")]
     newer_than: Option<Duration>,
 }
 

@@ -43,7 +43,7 @@ fn wrong(allowed: impl fmt::Display, value: &Value) -> String {
 }
 
 /// A duration in humantime's words.
-pub(super) fn duration(allowed: RangeInclusive<Duration>) -> impl Fn(&Value) -> Read<Duration> {
+pub(super) fn duration(allowed: RangeInclusive<Duration>) -> impl Fn(&Value) -> Read<Duration> + Clone {
     move |value| {
         let read = value.text().and_then(|text| humantime::parse_duration(text.trim()).ok());
         read.filter(|read| allowed.contains(read)).ok_or_else(|| {
@@ -52,6 +52,12 @@ pub(super) fn duration(allowed: RangeInclusive<Duration>) -> impl Fn(&Value) -> 
             wrong(format_args!("a duration from {least} to {most}, such as \"90s\" or \"1h 30m\""), value)
         })
     }
+}
+
+/// Reads an argument as a key is read that takes any duration from `least` to ten years.
+pub fn duration_from(least: Duration) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+    let read = duration(least..=DECADE);
+    move |text| read(&Value::Text(text.to_owned()))
 }
 
 /// A size: bytes as an integer, or text with a unit.

@@ -23,7 +23,7 @@ mod value;
 
 pub use self::change::Changes;
 pub use self::in_force::InForce;
-pub use self::kinds::MAX_SOCKET_PATH_BYTES;
+pub use self::kinds::{MAX_SOCKET_PATH_BYTES, duration_from};
 pub use self::problem::{Origin, Problem, Problems};
 pub use self::sections::{
     Admin, Batch, Defaults, Delivery, Format, IdentifierForm, Ingest, Log, Queue, Retry, Shutdown, Target,

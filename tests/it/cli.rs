@@ -68,6 +68,34 @@ fn an_override_without_a_value_is_a_wrong_command_line_and_an_unknown_key_a_wron
 }
 
 #[test]
+fn a_duration_that_no_key_would_take_is_a_wrong_command_line() {
+    let folder = folder();
+    let longest = ["18446744073709551615s", "3651days"];
+    for arguments in [
+        &["send", "/dev/null", "--timeout"][..],
+        &["send", "/dev/null", "--receipts", "--timeout"],
+        &["status", "--watch", "--every"],
+        &["pause", "--reason", "a rehearsal", "--for"],
+        &["dead", "list", "--older-than"],
+        &["dead", "delete", "--newer-than"],
+        &["store", "export", "--dead", "--older-than"],
+        &["store", "export", "--dead", "--newer-than"],
+        &["bench", "idle", "--time"],
+    ] {
+        for value in longest {
+            let (code, told) = run(&mut command(folder.path(), NOBODY, &[arguments, &[value]].concat()));
+            assert!(code == Some(64) && told.contains("must be a duration from"), "{arguments:?}: {told}");
+        }
+    }
+    let (code, told) = run(&mut command(folder.path(), NOBODY, &["bench", "idle", "--time", "0s"]));
+    assert!(code == Some(64) && told.contains("from 1ms to"), "{told}");
+    for timeout in ["3650days", "0s"] {
+        let sending = ["send", "/dev/null", "--receipts", "--timeout", timeout];
+        assert_eq!(run(&mut command(folder.path(), NOBODY, &sending)), (Some(0), String::new()));
+    }
+}
+
+#[test]
 fn a_path_reaches_no_terminal_as_it_stands() {
     let folder = folder();
     let path = format!("{}/\u{1b}[31m\u{202e}", folder.path().display());

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::super::manual;
 use crate::admin::protocol::{Of, Request, Which};
+use crate::config::duration_from;
 
 /// What the running daemon is asked.
 #[derive(Debug, Subcommand)]
@@ -17,7 +18,7 @@ pub(in crate::cli) enum Operate {
         #[arg(long)]
         watch: bool,
         /// How often it is drawn.
-        #[arg(long, default_value = "2s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+        #[arg(long, default_value = "2s", value_parser = duration_from(Duration::ZERO), value_name = "DURATION")]
         every: Duration,
         #[command(flatten)]
         json: Json,
@@ -44,7 +45,7 @@ pub(in crate::cli) enum Operate {
         #[arg(long)]
         host: Option<String>,
         /// End by itself after this long.
-        #[arg(long = "for", value_parser = humantime::parse_duration, value_name = "DURATION")]
+        #[arg(long = "for", value_parser = duration_from(Duration::ZERO), value_name = "DURATION")]
         during: Option<Duration>,
         /// Why; the status and the log show it.
         #[arg(long, value_name = "TEXT")]
@@ -241,10 +242,10 @@ pub(in crate::cli) struct Filter {
     #[arg(long)]
     session: Option<String>,
     /// Set aside at least this long ago.
-    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    #[arg(long, value_parser = duration_from(Duration::ZERO), value_name = "DURATION")]
     older_than: Option<Duration>,
     /// Set aside at most this long ago.
-    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    #[arg(long, value_parser = duration_from(Duration::ZERO), value_name = "DURATION")]
     newer_than: Option<Duration>,
 }
 
