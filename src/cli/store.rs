@@ -13,7 +13,7 @@ use super::long_lines::LongLines;
 use super::operate::some;
 use super::{Exit, had_enough, manual, told};
 use crate::config::{Config, duration_from};
-use crate::event::{Account, Balance, Clock, Cluster, Event, Host};
+use crate::event::{Account, Balance, Clock, Event, Host};
 use crate::event::{Visible, VisibleJson};
 use crate::queue::salvage::{self, Audit, Repaired, SalvageError, Stopped};
 use crate::queue::{Ledger, OpenError};
@@ -53,7 +53,7 @@ pub(in crate::cli) struct Export {
     #[arg(long, requires = "dead", value_parser = ["refused", "not_acknowledged", "expired", "dropped"])]
     reason: Option<String>,
     /// Of this host: `client`, or the digits of an edge cluster.
-    #[arg(long, value_parser = host)]
+    #[arg(long)]
     host: Option<Host>,
     /// Of the session with this id.
     #[arg(long)]
@@ -64,15 +64,6 @@ pub(in crate::cli) struct Export {
     /// Dead letters set aside at most this long ago.
     #[arg(long, requires = "dead", value_parser = duration_from(Duration::ZERO), value_name = "DURATION")]
     newer_than: Option<Duration>,
-}
-
-fn host(text: &str) -> Result<Host, String> {
-    match text {
-        "client" => Ok(Host::Client),
-        digits => Cluster::parse(digits).map(Host::Edge).ok_or_else(|| {
-            "a host is \"client\", or the digits of an edge cluster such as \"35\"".to_owned()
-        }),
-    }
 }
 
 /// Why a command on the folder of a stopped daemon did not come to its end.

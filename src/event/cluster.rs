@@ -1,6 +1,9 @@
 //! Where a request goes: Target's edge clusters and the hosts that stand for them.
 
 use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
 
 /// An edge cluster of Target, one to four digits as in `mboxedge35.tt.omtrdc.net`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +52,25 @@ pub enum Host {
     Edge(Cluster),
 }
 
+impl FromStr for Host {
+    type Err = NoHost;
+
+    /// Reads `client`, or the digits of an edge cluster, also as `edge 35` or `edge35`.
+    fn from_str(text: &str) -> Result<Self, NoHost> {
+        let name = text.trim();
+        if name == "client" {
+            return Ok(Self::Client);
+        }
+        let digits = name.strip_prefix("edge").unwrap_or(name).trim_start_matches([' ', '-']);
+        Cluster::parse(digits).map(Self::Edge).ok_or(NoHost)
+    }
+}
+
+/// A text names no host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a host is \"client\", or the digits of an edge cluster such as \"35\"")]
+pub struct NoHost;
+
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -61,6 +83,22 @@ impl fmt::Display for Host {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_are_named_as_they_are_shown() {
+        let edge = Cluster::parse("35").map(Host::Edge).unwrap();
+        for (text, expected) in
+            [("client", Host::Client), ("35", edge), ("edge 35", edge), ("edge35", edge), (" edge-35 ", edge)]
+        {
+            assert_eq!(text.parse(), Ok(expected), "{text}");
+        }
+        for name in [Host::Client, edge] {
+            assert_eq!(name.to_string().parse(), Ok(name));
+        }
+        for wrong in ["", "edge", "12345", "mboxedge35.tt.omtrdc.net"] {
+            assert_eq!(wrong.parse::<Host>(), Err(NoHost), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_cluster_is_one_to_four_digits() {

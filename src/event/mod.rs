@@ -16,7 +16,7 @@ mod words;
 
 pub use account::{Account, Balance};
 pub use clock::Clock;
-pub use cluster::{Cluster, Host};
+pub use cluster::{Cluster, Host, NoHost};
 pub use envelope::{Added, Entry, Envelope, Event};
 pub use ids::{EventId, Fingerprint, IdHash, InvalidSessionId, Lane, Owner, Seq, SessionId, Visitor};
 pub use moment::Moment;

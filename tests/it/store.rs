@@ -134,6 +134,10 @@ fn a_stopped_queue_is_checked_exported_and_repaired() {
     let export = store(path, &["export"]);
     assert!(export.status.success(), "{export:?}");
     assert_eq!(text(&export.stderr), format!("{EVENTS} events exported\n"));
+    for (host, same) in [("client", true), ("35", false), ("edge35", false), ("edge 35", false)] {
+        let own = store(path, &["export", "--host", host]);
+        assert!(own.status.success() && (own.stdout == export.stdout) == same, "{host}: {own:?}");
+    }
     assert!(before == files(&path.join("queue")), "looking changed the folder");
     // Another daemon takes them as the same events.
     let other = TempDir::new().expect("a folder");
