@@ -349,9 +349,10 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
     fn judge(&mut self, now: Moment, id: u64, answered: Answered, work: &Work<B::Error>, told: &mut Told) {
         let Answered { keep, gone, outcome, about, watched, heard } = answered;
         let answer = watched.map(|Watched { session, body }| {
-            let tnt_id = about.visitor.as_ref().and_then(|(_, tnt_id)| tnt_id.as_deref());
-            let seconds = now.as_millis() / 1_000;
-            receipt::Answer::new(&session, seconds, about.asked, tnt_id.map(str::to_owned), body.as_deref())
+            let before = about.visitor.as_ref().and_then(|(_, tnt_id)| tnt_id.as_deref());
+            let tnt_id = outcome.known.as_ref().map(|known| &*known.tnt_id).or(before);
+            let (seconds, cluster) = (now.as_millis() / 1_000, outcome.edge.or(about.asked));
+            receipt::Answer::new(&session, seconds, cluster, tnt_id.map(str::to_owned), body.as_deref())
         });
         if let (Some((visitor, _)), Some(known)) = (about.visitor, &outcome.known) {
             self.known.insert(now, (about.lane, visitor), known.tnt_id.as_ref().into());

@@ -12,7 +12,6 @@ use serde_json::value::RawValue;
 
 use super::cookie;
 use super::object::Object;
-use super::response::{edge_cluster, is_tnt_id};
 use crate::event::{Cluster, EventId, SessionId};
 
 /// The most bytes of an answer beside its notifications; of a longer one only the status is kept.
@@ -37,23 +36,18 @@ struct Identified {
 }
 
 impl Answer {
-    /// The answer `body`, which came at `at` seconds, to a request of `session` that was sent to `asked` and about `tnt_id`.
-    /// Without a body it is a 204.
+    /// The answer `body`, which came at `at` seconds, to a request of `session`, whose later requests go to `cluster`, about the
+    /// visitor `tnt_id`. Without a body it is a 204.
     #[must_use]
     pub fn new(
         session: &SessionId,
         at: u64,
-        asked: Option<Cluster>,
+        cluster: Option<Cluster>,
         tnt_id: Option<String>,
         body: Option<&[u8]>,
     ) -> Self {
         let members: HashMap<String, Box<RawValue>> =
             body.and_then(|body| serde_json::from_slice(body).ok()).unwrap_or_default();
-        let text = |value: &RawValue| serde_json::from_str::<String>(value.get()).ok();
-        let edge = members.get("edgeHost").and_then(|host| text(host)).and_then(|host| edge_cluster(&host));
-        let visitor: Option<HashMap<String, Box<RawValue>>> =
-            members.get("id").and_then(|id| serde_json::from_str(id.get()).ok());
-        let told = visitor.and_then(|visitor| visitor.get("tntId").and_then(|id| text(id)));
         let listed: Vec<Box<RawValue>> = members
             .get("notifications")
             .and_then(|list| serde_json::from_str(list.get()).ok())
@@ -64,8 +58,7 @@ impl Answer {
         };
         let mut frame: Vec<_> = members.into_iter().filter(|(name, _)| name != "notifications").collect();
         frame.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let bytes: usize = frame.iter().map(|(name, value)| name.len() + value.get().len()).sum();
-        if bytes > MAX_FRAME_BYTES {
+        if bytes(&frame) > MAX_FRAME_BYTES {
             frame.retain(|(name, value)| name == "status" && value.get().len() < 16);
         }
         if frame.is_empty() {
@@ -77,8 +70,8 @@ impl Answer {
             at,
             frame,
             notifications: listed.into_iter().filter_map(named).collect(),
-            tnt_id: told.filter(|id| is_tnt_id(id)).or(tnt_id),
-            cluster: edge.or(asked),
+            tnt_id,
+            cluster,
         }
     }
 
@@ -91,7 +84,7 @@ impl Answer {
     /// What it keeps in memory beside its notifications, in bytes.
     #[must_use]
     pub fn frame_bytes(&self) -> usize {
-        self.frame.iter().map(|(name, value)| name.len() + value.get().len()).sum()
+        bytes(&self.frame)
     }
 
     /// The same without its notifications.
@@ -106,6 +99,11 @@ impl Answer {
             cluster: self.cluster,
         }
     }
+}
+
+/// What members of an answer take in memory, in bytes.
+fn bytes(members: &[(String, Box<RawValue>)]) -> usize {
+    members.iter().map(|(name, value)| name.len() + value.get().len()).sum()
 }
 
 /// An event that was set aside, in a receipt.
@@ -256,7 +254,8 @@ mod tests {
         let session = SessionId::new("s#1").unwrap();
         let body = br#"{"status":200,"requestId":"r","client":"acme","id":{"tntId":"v|1.35_0"},"edgeHost":"mboxedge34.tt.omtrdc.net",
             "notifications":[{"id":"a","trace":{"x":1}},{"id":"other"},{"id":"b"}]}"#;
-        let answer = Answer::new(&session, 1_000, None, None, Some(body));
+        let (cluster, tnt_id) = (Cluster::parse("34"), Some("v|1.35_0".to_owned()));
+        let answer = Answer::new(&session, 1_000, cluster, tnt_id, Some(body));
         let ids = [EventId::new("a"), EventId::new("b")];
         let own: Vec<_> =
             ids.iter().map(|id| answer.notification(id.as_str()).map(ToOwned::to_owned)).collect();

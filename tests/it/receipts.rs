@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 use target_notifyd::sandbox::{self, Faults, Sandbox};
 use tempfile::TempDir;
 
-use crate::support::{Running, settings};
+use crate::edge::{Edge, Step};
+use crate::support::{Running, settings, settings_at};
 
 fn stage() -> (TempDir, Sandbox) {
     let sandbox = Sandbox::start(sandbox::Settings::default()).expect("the sandbox listens");
@@ -69,6 +70,30 @@ async fn receipts_tell_what_became_of_each_submission_and_of_no_other() {
     assert!(dead["dead"][0]["detail"].as_str().is_some_and(|detail| detail.contains("POISON")), "{dead}");
     running.stop().await;
     sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cookie_has_nothing_that_an_answer_says_twice() {
+    let (folder, edge) = (TempDir::new().expect("a folder"), Edge::default());
+    let (address, serving) = edge.listen().await;
+    let running = Running::start(settings_at(&folder, format!("http://{address}"))).await;
+    for (session, twice) in [("once", false), ("twice", true)] {
+        let members = |number| {
+            format!(r#""id":{{"tntId":"visitor{number}"}},"edgeHost":"mboxedge3{number}.tt.omtrdc.net""#)
+        };
+        let more = if twice { format!(",{}", members(2)) } else { String::new() };
+        let body = format!(r#"{{"status":200,{}{more},"notifications":{{ids}}}}"#, members(1));
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{body}");
+        edge.script(session, vec![Step::Answer(answer.into_bytes())]);
+        let told = running.submit(vec![line(session, "r", &["a"], "t")]).await;
+        let response = &receipt(&told, "r")["response"];
+        let visitor =
+            response["target_cookie"]["value"].as_str().is_some_and(|value| value.contains("visitor"));
+        let host = !response["target_location_hint_cookie"].is_null();
+        assert_eq!((visitor, host), (!twice, !twice), "{response}");
+    }
+    running.stop().await;
+    serving.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
