@@ -278,7 +278,7 @@ impl Daemon {
         let telling = tokio::spawn(tell(queue.live(), store.watch(), added, tail, stopped.clone()));
         let office = Office {
             store: store.clone(),
-            backlog: shelf,
+            bury: Box::new(move |buried| shelf.clone().bury(buried)),
             meter: meter.clone(),
             asks: meter.asks(),
             clock,
@@ -370,7 +370,7 @@ impl Daemon {
 }
 
 /// Serves the operator's socket. Without one events are taken in and delivered all the same.
-fn administer(settings: &admin::Settings, office: Office<Shelf>) -> Option<JoinHandle<()>> {
+fn administer(settings: &admin::Settings, office: Office) -> Option<JoinHandle<()>> {
     match AdminSocket::bind(settings) {
         Ok(socket) => Some(tokio::spawn(socket.run(Arc::new(office)))),
         Err(error) => {

@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 use super::office::{Office, Refusal};
 use super::protocol::{Answer, Done, Request};
 use super::{IDLE, MAX_LINE_BYTES, WRITE_STALL, controls, dead, queue, status, tail};
-use crate::delivery::Backlog;
 use crate::event::VisibleJson;
 
 /// Why a request has no `done`.
@@ -110,7 +109,7 @@ impl Peer {
 }
 
 /// Serves a connection of `user` until it ends.
-pub(super) async fn serve<B: Backlog>(stream: UnixStream, user: u32, office: Arc<Office<B>>) {
+pub(super) async fn serve(stream: UnixStream, user: u32, office: Arc<Office>) {
     let (reading, writing) = stream.into_split();
     let shutdown = office.closing.clone();
     let mut peer = Peer { writing, reading: BufReader::new(reading), ahead: false, user, shutdown };
@@ -137,7 +136,7 @@ pub(super) async fn serve<B: Backlog>(stream: UnixStream, user: u32, office: Arc
     }
 }
 
-async fn answer<B: Backlog>(office: &Office<B>, peer: &mut Peer, request: Request) -> Answered {
+async fn answer(office: &Office, peer: &mut Peer, request: Request) -> Answered {
     match request {
         Request::Status {} => status::status(office, peer).await,
         Request::Queue { limit, scan } => queue::list(office, peer, limit, scan).await,

@@ -13,7 +13,6 @@ use super::names;
 use super::office::{Office, Refusal};
 use super::protocol::{Answer, Done, Of};
 use super::status::{host_line, host_or_all};
-use crate::delivery::Backlog;
 use crate::event::{Host, Moment, SessionId};
 use crate::queue::{Failed, Store};
 use crate::schedule::{Changed, Controls, MAX_HOLDS, MAX_PAUSES, Pause, Scheduler, Selection, cut_reason};
@@ -38,8 +37,8 @@ pub fn restored(store: &Store) -> Result<Controls, Failed> {
 }
 
 /// Makes a change, which may hold a `session`, and writes it.
-async fn change<B: Backlog>(
-    office: &Office<B>,
+async fn change(
+    office: &Office,
     session: Option<SessionId>,
     change: impl FnOnce(&mut Scheduler, Moment) -> Changed + Send + 'static,
 ) -> Result<(Changed, Controls), Refusal> {
@@ -65,8 +64,8 @@ fn full(what: String, next: &str) -> Refusal {
     Refusal::of("limit", format!("nothing was changed: {what}, and there may be no more; {next}"))
 }
 
-pub(super) async fn pause<B: Backlog>(
-    office: &Office<B>,
+pub(super) async fn pause(
+    office: &Office,
     peer: &Peer,
     host: Option<&str>,
     for_ms: Option<u64>,
@@ -100,7 +99,7 @@ pub(super) async fn pause<B: Backlog>(
     Ok(Done { changed: true, note, ..Done::default() })
 }
 
-pub(super) async fn resume<B: Backlog>(office: &Office<B>, peer: &Peer, host: Option<&str>) -> Answered {
+pub(super) async fn resume(office: &Office, peer: &Peer, host: Option<&str>) -> Answered {
     let host = host.map(names::host).transpose()?;
     let (changed, controls) =
         change(office, None, move |scheduler, now| scheduler.resume_host(now, host)).await?;
@@ -111,7 +110,7 @@ pub(super) async fn resume<B: Backlog>(office: &Office<B>, peer: &Peer, host: Op
     Ok(Done { changed: changed == Changed::Yes, note, ..Done::default() })
 }
 
-pub(super) async fn hold<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of, dry_run: bool) -> Answered {
+pub(super) async fn hold(office: &Office, peer: &Peer, of: &Of, dry_run: bool) -> Answered {
     let (what, session) = match of {
         Of::Session(name) => {
             let session = office.session(name).await?;
@@ -138,7 +137,7 @@ pub(super) async fn hold<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of, d
     Ok(done)
 }
 
-pub(super) async fn release<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of, dry_run: bool) -> Answered {
+pub(super) async fn release(office: &Office, peer: &Peer, of: &Of, dry_run: bool) -> Answered {
     let what = office.selection(of).await?;
     let holds = office.operate(|scheduler, _| scheduler.controls().holds.clone()).await?;
     let (ends, stays): (Vec<_>, Vec<_>) =
@@ -170,7 +169,7 @@ pub(super) async fn release<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of
     Ok(done)
 }
 
-pub(super) async fn retry<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of, dry_run: bool) -> Answered {
+pub(super) async fn retry(office: &Office, peer: &Peer, of: &Of, dry_run: bool) -> Answered {
     let what = office.selection(of).await?;
     let counted = office.count(move |lane, host| what.has(lane, host)).await?;
     if !dry_run {
@@ -181,7 +180,7 @@ pub(super) async fn retry<B: Backlog>(office: &Office<B>, peer: &Peer, of: &Of, 
     Ok(Done { count, sessions, dry_run, changed: !dry_run, ..Done::default() })
 }
 
-pub(super) async fn flush<B: Backlog>(office: &Office<B>, peer: &mut Peer, wait: bool) -> Answered {
+pub(super) async fn flush(office: &Office, peer: &mut Peer, wait: bool) -> Answered {
     let end = office.store.tail();
     let flushed = office.operate(|scheduler, now| {
         scheduler.flush(now);
@@ -228,7 +227,7 @@ fn kept_back(scheduler: &Scheduler) -> String {
 }
 
 /// A selection as it may be logged.
-fn named<B: Backlog>(office: &Office<B>, of: &Of) -> String {
+fn named(office: &Office, of: &Of) -> String {
     match of {
         Of::All => "all".to_owned(),
         Of::Host(host) => format!("host {host}"),

@@ -11,7 +11,6 @@ use super::names::{self, seconds};
 use super::office::{Office, Refusal};
 use super::protocol::{Answer, Done, Letter, Which};
 use super::{MAX_LISTED, PAGE_EVENTS};
-use crate::delivery::Backlog;
 use crate::event::{Host, Moment, Seq};
 use crate::schedule::Settings;
 use crate::wire::record::DeadLetter;
@@ -36,7 +35,7 @@ struct Filter {
 }
 
 impl Filter {
-    async fn new<B: Backlog>(office: &Office<B>, which: &Which) -> Result<Self, Refusal> {
+    async fn new(office: &Office, which: &Which) -> Result<Self, Refusal> {
         let Which { seqs, reason, host, session, older_than_ms, newer_than_ms, .. } = which;
         if let Some(reason) = reason.as_ref().filter(|reason| !REASONS.contains(&reason.as_str())) {
             let message = format!("\"{reason}\" is no reason: it is one of {}", REASONS.join(", "));
@@ -54,7 +53,7 @@ impl Filter {
         })
     }
 
-    fn takes<B: Backlog>(&self, office: &Office<B>, letter: &DeadLetter) -> bool {
+    fn takes(&self, office: &Office, letter: &DeadLetter) -> bool {
         let envelope = &letter.event.envelope;
         let (age, session) = (self.now.since(letter.at), envelope.session.as_str());
         (self.seqs.is_empty() || self.seqs.contains(&letter.event.seq))
@@ -95,12 +94,12 @@ struct Pages<'f> {
 }
 
 impl<'f> Pages<'f> {
-    fn new<B: Backlog>(office: &Office<B>, filter: &'f Filter) -> Self {
+    fn new(office: &Office, filter: &'f Filter) -> Self {
         Self { filter, from: Some(filter.first()), end: office.store.tail() }
     }
 
     /// The next page, which may be empty; `None` where there is no more.
-    async fn next<B: Backlog>(&mut self, office: &Office<B>) -> Result<Option<Vec<DeadLetter>>, Refusal> {
+    async fn next(&mut self, office: &Office) -> Result<Option<Vec<DeadLetter>>, Refusal> {
         let Some(from) = self.from.take() else { return Ok(None) };
         let letters = office.read(move |store| store.dead(from, PAGE_EVENTS)).await?;
         let Some(last) = letters.last().map(|letter| letter.event.seq) else { return Ok(None) };
@@ -114,7 +113,7 @@ impl<'f> Pages<'f> {
     }
 }
 
-fn line<B: Backlog>(office: &Office<B>, filter: &Filter, letter: &DeadLetter, whole: bool) -> Letter {
+fn line(office: &Office, filter: &Filter, letter: &DeadLetter, whole: bool) -> Letter {
     let event = &letter.event;
     let request = whole.then(|| again(slice::from_ref(event)).line);
     Letter {
@@ -130,12 +129,7 @@ fn line<B: Backlog>(office: &Office<B>, filter: &Filter, letter: &DeadLetter, wh
     }
 }
 
-pub(super) async fn list<B: Backlog>(
-    office: &Office<B>,
-    peer: &mut Peer,
-    which: &Which,
-    limit: usize,
-) -> Answered {
+pub(super) async fn list(office: &Office, peer: &mut Peer, which: &Which, limit: usize) -> Answered {
     let filter = Filter::new(office, which).await?;
     let limit = limit.min(MAX_LISTED) as u64;
     let (mut count, mut shown) = (0, 0);
@@ -152,7 +146,7 @@ pub(super) async fn list<B: Backlog>(
     Ok(Done { count: Some(count), left_out: Some(count - shown), ..Done::default() })
 }
 
-pub(super) async fn show<B: Backlog>(office: &Office<B>, peer: &mut Peer, seq: u64) -> Answered {
+pub(super) async fn show(office: &Office, peer: &mut Peer, seq: u64) -> Answered {
     let filter = Filter::new(office, &Which { seqs: vec![seq], ..Which::default() }).await?;
     let letters = office.read(move |store| store.dead(Seq(seq), 1)).await?;
     match letters.first().filter(|letter| letter.event.seq == Seq(seq)) {
@@ -162,12 +156,7 @@ pub(super) async fn show<B: Backlog>(office: &Office<B>, peer: &mut Peer, seq: u
     Ok(Done { count: Some(1), ..Done::default() })
 }
 
-pub(super) async fn requeue<B: Backlog>(
-    office: &Office<B>,
-    peer: &Peer,
-    which: &Which,
-    dry_run: bool,
-) -> Answered {
+pub(super) async fn requeue(office: &Office, peer: &Peer, which: &Which, dry_run: bool) -> Answered {
     meant(which)?;
     let filter = Filter::new(office, which).await?;
     let (mut count, mut moved, mut refusal) = (0, 0, None);
@@ -203,12 +192,7 @@ pub(super) async fn requeue<B: Backlog>(
     Ok(Done { count: Some(count), changed: moved > 0, dry_run, note, ..Done::default() })
 }
 
-pub(super) async fn delete<B: Backlog>(
-    office: &Office<B>,
-    peer: &Peer,
-    which: &Which,
-    dry_run: bool,
-) -> Answered {
+pub(super) async fn delete(office: &Office, peer: &Peer, which: &Which, dry_run: bool) -> Answered {
     meant(which)?;
     let filter = Filter::new(office, which).await?;
     let (mut count, mut missing) = (0, filter.seqs.clone());
@@ -237,7 +221,7 @@ pub(super) async fn delete<B: Backlog>(
     Ok(Done { count: Some(count), changed, dry_run, note, ..Done::default() })
 }
 
-pub(super) async fn export<B: Backlog>(office: &Office<B>, peer: &mut Peer, which: &Which) -> Answered {
+pub(super) async fn export(office: &Office, peer: &mut Peer, which: &Which) -> Answered {
     let filter = Filter::new(office, which).await?;
     let (mut count, mut left_out) = (0, 0);
     let mut pages = Pages::new(office, &filter);
@@ -261,7 +245,7 @@ pub(super) async fn export<B: Backlog>(office: &Office<B>, peer: &mut Peer, whic
 }
 
 /// Tells the scheduler that there may be room for dead letters again.
-async fn room<B: Backlog>(office: &Office<B>) -> Result<(), Refusal> {
-    let room = office.backlog.dead_room();
+async fn room(office: &Office) -> Result<(), Refusal> {
+    let room = office.store.dead_room();
     office.operate(move |scheduler, _| scheduler.handle_dead_room(room)).await
 }

@@ -5,7 +5,6 @@
 //! holds, in a record of their own: without it, or where an id had no room in it, the events tell it as they did before.
 
 use super::office::{Office, Refusal};
-use crate::delivery::Backlog;
 use crate::event::SessionId;
 use crate::schedule::{Controls, Selection};
 use crate::wire::{controls, hash};
@@ -13,7 +12,7 @@ use crate::wire::{controls, hash};
 /// The name under which the queue keeps them.
 const HELD: &str = "held-sessions";
 
-impl<B: Backlog> Office<B> {
+impl Office {
     /// The ids that are known, the last hold's first.
     pub(super) async fn held_sessions(&self) -> Result<Vec<SessionId>, Refusal> {
         let record = self.read(|store| store.meta(HELD)).await?;

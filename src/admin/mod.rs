@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::controls::restored;
-pub use self::office::{Office, Refusal};
+pub use self::office::{Bury, Office, Refusal};
 pub use self::socket::{AdminError, AdminSocket};
 
 /// The most connections at a time.

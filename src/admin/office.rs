@@ -1,11 +1,12 @@
 //! What the operator's requests are answered from, and the ways to those who own it.
 
+use futures_util::future::BoxFuture;
 use thiserror::Error;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::delivery::{Ask, Backlog, Feed};
-use crate::event::{Account, Clock, Moment};
+use crate::delivery::{Ask, Feed};
+use crate::event::{Account, Burial, Clock, Moment};
 use crate::figures::Meter;
 use crate::queue::{Failed, Store};
 use crate::schedule::Scheduler;
@@ -46,12 +47,15 @@ impl Refusal {
     }
 }
 
+/// Sets events aside; returns once that is durable.
+pub type Bury = Box<dyn Fn(Vec<Burial>) -> BoxFuture<'static, Result<(), Failed>> + Send + Sync>;
+
 /// What all requests are answered from.
-pub struct Office<B> {
+pub struct Office {
     /// The queue.
     pub store: Store,
-    /// The queue as the flusher sees it: what is settled through it is told to those who wait for receipts.
-    pub backlog: B,
+    /// Sets events aside, and tells those who wait for their receipts.
+    pub bury: Bury,
     /// The figures.
     pub meter: Meter,
     /// The way to the flusher.
@@ -71,7 +75,7 @@ pub struct Office<B> {
     pub closing: CancellationToken,
 }
 
-impl<B: Backlog> Office<B> {
+impl Office {
     /// Does something with the scheduler, which the flusher owns.
     pub(super) async fn operate<T: Send + 'static>(
         &self,

@@ -11,7 +11,6 @@ use super::protocol::{self, Answer, Done, Of};
 use super::select::MAX_COUNTED;
 use super::status::host_or_all;
 use super::{MAX_LISTED, PAGE_EVENTS};
-use crate::delivery::Backlog;
 use crate::event::{Burial, DeadReason, Entry, Host, Lane, Moment, Seq, SessionId, noun};
 use crate::schedule::{
     AGE_MINUTES, Ages, Cause, Extent, Hindrance, LaneView, Settings, Standing, cut_reason,
@@ -34,12 +33,7 @@ struct Listing {
     views: BTreeMap<Lane, LaneView>,
 }
 
-pub(super) async fn list<B: Backlog>(
-    office: &Office<B>,
-    peer: &mut Peer,
-    limit: usize,
-    scan: bool,
-) -> Answered {
+pub(super) async fn list(office: &Office, peer: &mut Peer, limit: usize, scan: bool) -> Answered {
     let limit = limit.min(MAX_LISTED);
     let (extent, settings) = office.extent().await?;
     let listing = match scan {
@@ -75,7 +69,7 @@ pub(super) async fn list<B: Backlog>(
 }
 
 /// What is in memory, as the scheduler sees it.
-async fn in_memory<B: Backlog>(office: &Office<B>, limit: usize) -> Result<Listing, Refusal> {
+async fn in_memory(office: &Office, limit: usize) -> Result<Listing, Refusal> {
     let asked = office.operate(move |scheduler, now| {
         let views = scheduler.oldest_lanes(now, limit);
         (now, scheduler.ages(now), views)
@@ -99,8 +93,8 @@ async fn in_memory<B: Backlog>(office: &Office<B>, limit: usize) -> Result<Listi
 }
 
 /// What is on the disk: exact counts of the oldest lanes, and the ages of all.
-async fn scanned<B: Backlog>(
-    office: &Office<B>,
+async fn scanned(
+    office: &Office,
     extent: &Extent,
     settings: &Settings,
     limit: usize,
@@ -157,12 +151,7 @@ fn age_row(host: String, counts: Vec<u64>) -> protocol::Ages {
     protocol::Ages { host, total: counts.iter().sum(), counts, minutes: AGE_MINUTES.to_vec() }
 }
 
-fn lane_line<B: Backlog>(
-    office: &Office<B>,
-    now: Moment,
-    found: &Found,
-    view: Option<&LaneView>,
-) -> protocol::Lane {
+fn lane_line(office: &Office, now: Moment, found: &Found, view: Option<&LaneView>) -> protocol::Lane {
     let session = found.session.as_ref().map(|session| office.show(session.as_str()));
     let (state, because, until) = match view.map(|view| view.standing) {
         Some(standing) => told(standing),
@@ -217,12 +206,7 @@ fn told(standing: Standing) -> (&'static str, String, Option<Moment>) {
     }
 }
 
-pub(super) async fn show<B: Backlog>(
-    office: &Office<B>,
-    peer: &mut Peer,
-    session: &str,
-    limit: usize,
-) -> Answered {
+pub(super) async fn show(office: &Office, peer: &mut Peer, session: &str, limit: usize) -> Answered {
     let lane = office.lane(session).await?;
     let (extent, settings) = office.extent().await?;
     let limit = limit.min(MAX_LISTED) as u64;
@@ -256,8 +240,8 @@ pub(super) async fn show<B: Backlog>(
 }
 
 /// Makes dead letters of events, but for those that are being sent.
-pub(super) async fn set_aside<B: Backlog>(
-    office: &Office<B>,
+pub(super) async fn set_aside(
+    office: &Office,
     peer: &Peer,
     of: &Of,
     reason: &str,
@@ -310,7 +294,7 @@ pub(super) async fn set_aside<B: Backlog>(
 
 /// Refuses a page of `count` events that do not fit beside the dead letters that are held; `before` of those that are meant
 /// are, or would be, dropped.
-fn fits<B: Backlog>(office: &Office<B>, count: u64, before: u64, dry_run: bool) -> Result<(), Refusal> {
+fn fits(office: &Office, count: u64, before: u64, dry_run: bool) -> Result<(), Refusal> {
     let (held, most) = (office.store.ledger().dead_held, office.meter.limits().dead_max_events);
     let would = if dry_run { before } else { 0 };
     if held.saturating_add(would).saturating_add(count) <= most {
@@ -329,8 +313,8 @@ fn fits<B: Backlog>(office: &Office<B>, count: u64, before: u64, dry_run: bool) 
 }
 
 /// Drops what of `events` nobody is sending; gives those back.
-async fn drop_page<B: Backlog>(
-    office: &Office<B>,
+async fn drop_page(
+    office: &Office,
     events: Vec<(Lane, Seq)>,
     detail: &str,
 ) -> Result<Vec<(Lane, Seq)>, Refusal> {
@@ -338,10 +322,8 @@ async fn drop_page<B: Backlog>(
     let seqs: Vec<Seq> = taken.iter().map(|(_, seq)| *seq).collect();
     // From here on to the settlement nothing may end this: who took the events out must settle them.
     let bury = |seq: &Seq| Burial { seq: *seq, reason: DeadReason::Dropped, detail: detail.to_owned() };
-    let buried: Vec<Burial> = seqs.iter().map(bury).collect();
-    let settled = office.backlog.settle(Vec::new(), buried, None).await;
-    settled.map_err(|error| Refusal::of("storage_error", error.to_string()))?;
-    let room = office.backlog.dead_room();
+    (office.bury)(seqs.iter().map(bury).collect()).await?;
+    let room = office.store.dead_room();
     office
         .operate(move |scheduler, now| {
             scheduler.handle_settled(now, &seqs);

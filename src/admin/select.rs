@@ -6,7 +6,6 @@ use super::PAGE_EVENTS;
 use super::names;
 use super::office::{Office, Refusal};
 use super::protocol::Of;
-use crate::delivery::Backlog;
 use crate::event::{Host, Lane, Seq, SessionId};
 use crate::queue::Survey;
 use crate::schedule::{Extent, Selection, Settings};
@@ -23,7 +22,7 @@ pub(super) struct Counted {
     pub(super) sessions: Option<u64>,
 }
 
-impl<B: Backlog> Office<B> {
+impl Office {
     /// What of the queue waits, and how hosts are chosen.
     pub(super) async fn extent(&self) -> Result<(Extent, Settings), Refusal> {
         self.operate(|scheduler, _| (scheduler.extent(), scheduler.settings().clone())).await

@@ -13,7 +13,6 @@ use tokio::task::JoinSet;
 
 use super::connection::{refuse, serve};
 use super::{MAX_CONNECTIONS, Office, Settings};
-use crate::delivery::Backlog;
 use crate::ingest::{Failures, Obstacle, vacate};
 
 /// Why there is no socket.
@@ -69,7 +68,7 @@ impl AdminSocket {
     }
 
     /// Serves until the office closes; returns once every connection has ended, which none delays.
-    pub async fn run<B: Backlog>(self, office: Arc<Office<B>>) {
+    pub async fn run(self, office: Arc<Office>) {
         let shutdown = office.closing.clone();
         let (mut connections, mut failures) = (JoinSet::new(), Failures::of("admin.socket"));
         loop {

@@ -6,7 +6,6 @@ use super::connection::{Answered, Peer};
 use super::names::seconds;
 use super::office::{Office, Refusal};
 use super::protocol::{Advice, Answer, Done, Hold, HostLine, Pause, Status, VERSION};
-use crate::delivery::Backlog;
 use crate::event::{Host, Lane, Moment, Seq, noun};
 use crate::figures::{Figures, Limits, Meter};
 use crate::schedule::{Cause, Controls, Hindrance, HostView, Scheduler, Selection};
@@ -22,13 +21,13 @@ struct Known {
     first_held: Vec<Seq>,
 }
 
-pub(super) async fn status<B: Backlog>(office: &Office<B>, peer: &mut Peer) -> Answered {
+pub(super) async fn status(office: &Office, peer: &mut Peer) -> Answered {
     let status = state(office).await?;
     peer.tell(&Answer::Status(Box::new(status))).await?;
     Ok(Done::default())
 }
 
-async fn state<B: Backlog>(office: &Office<B>) -> Result<Status, Refusal> {
+async fn state(office: &Office) -> Result<Status, Refusal> {
     let figures = office.meter.figures().await;
     let known = office.operate(move |scheduler, now| Known {
         now,
@@ -82,7 +81,7 @@ fn held_lanes(scheduler: &Scheduler) -> impl Iterator<Item = Lane> {
     })
 }
 
-async fn held<B: Backlog>(office: &Office<B>, known: &Known) -> Result<Vec<Hold>, Refusal> {
+async fn held(office: &Office, known: &Known) -> Result<Vec<Hold>, Refusal> {
     // A hold knows a session by its hash in the queue, which is not the one that is shown: an event of it tells the id, and
     // where none waits the record of those that are held.
     let firsts = known.first_held.clone();

@@ -5,14 +5,14 @@ use tokio::sync::broadcast::error::RecvError;
 use super::connection::{Answered, End, Peer};
 use super::office::{Office, Refusal};
 use super::protocol::{Answer, Done, Outcome};
-use crate::delivery::{Backlog, Fate, Heard};
+use crate::delivery::{Fate, Heard};
 use crate::event;
 
 const FATES: [(&str, Fate); 3] =
     [("delivered", Fate::Delivered), ("dead", Fate::Dead), ("retry", Fate::Retry)];
 
-pub(super) async fn tail<B: Backlog>(
-    office: &Office<B>,
+pub(super) async fn tail(
+    office: &Office,
     peer: &mut Peer,
     session: Option<&str>,
     outcomes: &[String],
@@ -50,7 +50,7 @@ pub(super) async fn tail<B: Backlog>(
     Ok(Done { count: Some(told), ..Done::default() })
 }
 
-fn line<B: Backlog>(office: &Office<B>, heard: &Heard) -> Outcome {
+fn line(office: &Office, heard: &Heard) -> Outcome {
     let fate = FATES.iter().find(|(_, fate)| *fate == heard.fate).map_or("", |(name, _)| name);
     Outcome {
         at_ms: heard.at.as_millis(),

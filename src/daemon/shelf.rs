@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tracing::error;
 
 use super::desk::Desk;
@@ -59,6 +60,11 @@ pub(super) struct Shelf {
 impl Shelf {
     pub(super) fn new(store: Store, desk: Desk) -> io::Result<Self> {
         Ok(Self { store, desk, readers: Readers::start()? })
+    }
+
+    /// Sets events aside at an operator's request.
+    pub(super) fn bury(self, buried: Vec<Burial>) -> BoxFuture<'static, Result<(), Failed>> {
+        Box::pin(async move { self.settle(Vec::new(), buried, None).await })
     }
 
     async fn read<T: Send + 'static>(
