@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::event::{Answer, Failure};
+use crate::schedule::{Verdict, verdict};
 
 /// The upper bounds of the buckets that latencies are counted in, in milliseconds; a last bucket has none.
 pub const LATENCY_BOUNDS_MS: [u64; 20] = [
@@ -61,10 +62,12 @@ impl Kind {
             Answer::Listed(_) => Self::Partial,
             Answer::Accepted => Self::Accepted,
             Answer::Unreadable => Self::Unreadable,
-            Answer::Status(401 | 403 | 404 | 300..=399) => Self::Misconfigured,
-            Answer::Status(408 | 420 | 425 | 429) => Self::Busy,
-            Answer::Status(400..=499) => Self::Refused,
-            Answer::Status(_) => Self::ServerError,
+            Answer::Status(_) => match verdict(answer, 1) {
+                Verdict::Misconfigured => Self::Misconfigured,
+                Verdict::SessionBusy | Verdict::Retry { host_failed: false } => Self::Busy,
+                Verdict::Retry { host_failed: true } => Self::ServerError,
+                _ => Self::Refused,
+            },
             Answer::Failed(failure) => Self::Failed(*failure),
         }
     }

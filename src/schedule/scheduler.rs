@@ -312,7 +312,7 @@ impl Scheduler {
         self.release(&attempt);
         let visitor = attempt.events.first().and_then(|event| event.visitor);
         self.learned.note(now, attempt.lane, visitor, outcome);
-        let (lane, judged) = (attempt.lane, verdict(outcome, attempt.events.len()));
+        let (lane, judged) = (attempt.lane, verdict(&outcome.answer, attempt.events.len()));
         self.judge_host(now, &attempt, judged, outcome);
         self.note_error(now, lane, judged != Verdict::Delivered, &outcome.detail);
         let events = std::mem::take(&mut attempt.events);

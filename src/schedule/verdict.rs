@@ -3,7 +3,7 @@
 //! What depends on history (expiry, isolation, parking, the pause of a host, the fuse) is decided from this by what
 //! keeps that history. Cancellation and shutdown are no outcomes, so there is no verdict for them.
 
-use crate::event::{Answer, Outcome};
+use crate::event::Answer;
 
 /// What one outcome means for the events of its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +27,10 @@ pub enum Verdict {
     },
 }
 
-/// The verdict on `outcome` for a request with `events` events.
+/// The verdict on `answer` for a request with `events` events.
 #[must_use]
-pub fn verdict(outcome: &Outcome, events: usize) -> Verdict {
-    match &outcome.answer {
+pub fn verdict(answer: &Answer, events: usize) -> Verdict {
+    match answer {
         Answer::Accepted => Verdict::Delivered,
         Answer::Listed(listed) if listed.len() == events && listed.iter().all(|here| *here) => {
             Verdict::Delivered
@@ -54,13 +54,6 @@ pub fn verdict(outcome: &Outcome, events: usize) -> Verdict {
 mod tests {
     use super::*;
     use crate::event::Failure;
-
-    fn of(answer: Answer, events: usize) -> Verdict {
-        verdict(
-            &Outcome { answer, retry_after: None, edge: None, known: None, detail: String::new() },
-            events,
-        )
-    }
 
     #[test]
     fn the_table_is_held() {
@@ -88,10 +81,10 @@ mod tests {
             (Answer::Status(500), 1, retry(true)),
             (Answer::Status(503), 7, retry(true)),
         ] {
-            assert_eq!(of(answer.clone(), events), expected, "{answer:?} for {events}");
+            assert_eq!(verdict(&answer, events), expected, "{answer:?} for {events}");
         }
         for failure in [Failure::Dns, Failure::Connect, Failure::Tls, Failure::Reset, Failure::Timeout] {
-            assert_eq!(of(Answer::Failed(failure), 1), retry(true), "{failure}");
+            assert_eq!(verdict(&Answer::Failed(failure), 1), retry(true), "{failure}");
         }
     }
 
@@ -100,8 +93,9 @@ mod tests {
         for status in 0..=u16::MAX {
             let refused =
                 (400..500).contains(&status) && ![401, 403, 404, 408, 420, 425, 429].contains(&status);
-            assert_eq!(of(Answer::Status(status), 1) == Verdict::Bury, refused, "{status}");
-            assert_ne!(of(Answer::Status(status), 1), Verdict::Delivered, "{status}");
+            let judged = verdict(&Answer::Status(status), 1);
+            assert_eq!(judged == Verdict::Bury, refused, "{status}");
+            assert_ne!(judged, Verdict::Delivered, "{status}");
         }
     }
 }
