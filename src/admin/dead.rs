@@ -11,13 +11,10 @@ use super::names::{self, seconds};
 use super::office::{Office, Refusal};
 use super::protocol::{Answer, Done, Letter, Which};
 use super::{MAX_LISTED, PAGE_EVENTS};
-use crate::event::{Host, Moment, Seq};
+use crate::event::{DeadReason, Host, Moment, Seq};
 use crate::schedule::Settings;
 use crate::wire::record::DeadLetter;
 use crate::wire::submission::{Fidelity, again};
-
-/// The reasons by their names.
-const REASONS: [&str; 4] = ["refused", "not_acknowledged", "expired", "dropped"];
 
 /// The most numbers that are named.
 const NAMED: usize = 20;
@@ -25,7 +22,7 @@ const NAMED: usize = 20;
 /// What narrows the letters down, read.
 struct Filter {
     seqs: BTreeSet<Seq>,
-    reason: Option<String>,
+    reason: Option<DeadReason>,
     host: Option<Host>,
     session: Option<String>,
     older_than: Option<Duration>,
@@ -37,13 +34,15 @@ struct Filter {
 impl Filter {
     async fn new(office: &Office, which: &Which) -> Result<Self, Refusal> {
         let Which { seqs, reason, host, session, older_than_ms, newer_than_ms, .. } = which;
-        if let Some(reason) = reason.as_ref().filter(|reason| !REASONS.contains(&reason.as_str())) {
-            let message = format!("\"{reason}\" is no reason: it is one of {}", REASONS.join(", "));
-            return Err(Refusal::of("malformed", message));
-        }
+        let named = |name: &String| {
+            DeadReason::parse(name).ok_or_else(|| {
+                let all = DeadReason::ALL.map(DeadReason::as_str).join(", ");
+                Refusal::of("malformed", format!("\"{name}\" is no reason: it is one of {all}"))
+            })
+        };
         Ok(Self {
             seqs: seqs.iter().copied().map(Seq).collect(),
-            reason: reason.clone(),
+            reason: reason.as_ref().map(named).transpose()?,
             host: host.as_deref().map(names::host).transpose()?,
             session: session.clone(),
             older_than: older_than_ms.map(Duration::from_millis),
@@ -57,7 +56,7 @@ impl Filter {
         let envelope = &letter.event.envelope;
         let (age, session) = (self.now.since(letter.at), envelope.session.as_str());
         (self.seqs.is_empty() || self.seqs.contains(&letter.event.seq))
-            && self.reason.as_ref().is_none_or(|reason| reason == letter.reason.as_str())
+            && self.reason.is_none_or(|reason| reason == letter.reason)
             && self.host.is_none_or(|host| self.settings.own_host(envelope.cluster) == host)
             && self.session.as_ref().is_none_or(|name| office.is(session, name))
             && self.older_than.is_none_or(|least| age >= least)

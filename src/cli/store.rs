@@ -13,7 +13,7 @@ use super::long_lines::LongLines;
 use super::operate::some;
 use super::{Exit, had_enough, manual, told};
 use crate::config::{Config, duration_from};
-use crate::event::{Account, Balance, Clock, Event, Host};
+use crate::event::{Account, Balance, Clock, DeadReason, Event, Host};
 use crate::event::{Visible, VisibleJson};
 use crate::queue::salvage::{self, Audit, Repaired, SalvageError, Stopped};
 use crate::queue::{Ledger, OpenError};
@@ -50,7 +50,7 @@ pub(in crate::cli) struct Export {
     #[arg(long)]
     dead: bool,
     /// Dead letters for this reason.
-    #[arg(long, requires = "dead", value_parser = ["refused", "not_acknowledged", "expired", "dropped"])]
+    #[arg(long, requires = "dead", value_parser = DeadReason::ALL.map(DeadReason::as_str))]
     reason: Option<String>,
     /// Of this host: `client`, or the digits of an edge cluster.
     #[arg(long)]

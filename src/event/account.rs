@@ -1,5 +1,7 @@
 //! The account of a queue, and whom the queue belongs to.
 
+use super::DeadReason;
+
 /// The Adobe account that a queue's events are for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
@@ -27,6 +29,14 @@ pub struct Balance {
 }
 
 impl Balance {
+    /// How many were set aside for `reason`, and for those that are counted with it.
+    pub fn set_aside(&mut self, reason: DeadReason) -> &mut u64 {
+        match reason {
+            DeadReason::Expired => &mut self.expired,
+            DeadReason::Refused | DeadReason::NotAcknowledged | DeadReason::Dropped => &mut self.dead,
+        }
+    }
+
     /// The events that must still be in the queue for the account to balance.
     #[must_use]
     pub fn pending(&self) -> u64 {

@@ -97,6 +97,15 @@ pub enum DeadReason {
 }
 
 impl DeadReason {
+    /// Every reason.
+    pub const ALL: [Self; 4] = [Self::Refused, Self::NotAcknowledged, Self::Expired, Self::Dropped];
+
+    /// The reason with this name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.as_str() == name)
+    }
+
     /// The name that receipts, logs and the dead-letter list use.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -4,13 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::event::DeadReason;
 
-const REASONS: [DeadReason; 4] =
-    [DeadReason::Refused, DeadReason::NotAcknowledged, DeadReason::Expired, DeadReason::Dropped];
-
 /// The numbers; nothing else is ordered by them.
 #[derive(Debug, Default)]
 pub struct Counts {
-    buried: [AtomicU64; REASONS.len()],
+    buried: [AtomicU64; DeadReason::ALL.len()],
     surplus: AtomicU64,
     commits: AtomicU64,
 }
@@ -18,7 +15,7 @@ pub struct Counts {
 impl Counts {
     /// How many events were set aside since the queue was opened, by reason.
     pub fn buried(&self) -> impl Iterator<Item = (DeadReason, u64)> {
-        REASONS.into_iter().zip(self.buried.iter().map(|count| count.load(Ordering::Relaxed)))
+        DeadReason::ALL.into_iter().zip(self.buried.iter().map(|count| count.load(Ordering::Relaxed)))
     }
 
     /// How many events the first scan found beyond what the durable counters promised: 0, or an error.
@@ -40,7 +37,8 @@ impl Counts {
 
     /// Counts an event that is durably set aside.
     pub(super) fn bury(&self, reason: DeadReason) {
-        if let Some(count) = REASONS.iter().position(|one| *one == reason).and_then(|at| self.buried.get(at))
+        if let Some(count) =
+            DeadReason::ALL.iter().position(|one| *one == reason).and_then(|at| self.buried.get(at))
         {
             count.fetch_add(1, Ordering::Relaxed);
         }

@@ -7,7 +7,7 @@ use super::space::Room;
 use super::store::read_events;
 use super::writer::{Plan, Writer};
 use super::{Ledger, Requeued};
-use crate::event::{Burial, DeadReason, Event, Moment, Seq};
+use crate::event::{Burial, Event, Moment, Seq};
 use crate::wire::record::{DeadLetter, decode_dead, encode_dead};
 use crate::wire::submission::Notification;
 
@@ -34,10 +34,7 @@ impl Writer {
         plan.ledger.held_bytes += record.len() as u64;
         plan.ledger.dead_held += 1;
         plan.buried.push(reason);
-        match reason {
-            DeadReason::Expired => plan.ledger.balance.expired += 1,
-            _ => plan.ledger.balance.dead += 1,
-        }
+        *plan.ledger.balance.set_aside(reason) += 1;
         Ok(())
     }
 
@@ -55,12 +52,8 @@ impl Writer {
             }
             // The letter goes in the commit that brings its event back: a crash leaves one of the two, never both.
             self.delete(plan, *seq)?;
-            let balance = &mut plan.ledger.balance;
-            let counter = match letter.reason {
-                DeadReason::Expired => &mut balance.expired,
-                _ => &mut balance.dead,
-            };
-            *counter = counter.saturating_sub(1);
+            let count = plan.ledger.balance.set_aside(letter.reason);
+            *count = count.saturating_sub(1);
             let Event { id, notification: json, envelope, .. } = letter.event;
             page.add_events(plan, &envelope, vec![Notification { id, json }], now);
             requeued.moved += 1;

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use super::super::manual;
 use crate::admin::protocol::{Of, Request, Which};
 use crate::config::duration_from;
+use crate::event::DeadReason;
 
 /// What the running daemon is asked.
 #[derive(Debug, Subcommand)]
@@ -233,7 +234,7 @@ pub(in crate::cli) struct Changed {
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Filter {
     /// For this reason.
-    #[arg(long, value_parser = ["refused", "not_acknowledged", "expired", "dropped"])]
+    #[arg(long, value_parser = DeadReason::ALL.map(DeadReason::as_str))]
     reason: Option<String>,
     /// Of this host: `client`, or the digits of an edge cluster.
     #[arg(long)]

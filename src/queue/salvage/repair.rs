@@ -8,7 +8,7 @@ use super::audit::Audit;
 use super::destination::Destination;
 use super::stored::{Item, Stored};
 use super::tree::Record;
-use crate::event::{Account, Balance, DeadReason, Seq};
+use crate::event::{Account, Balance, Seq};
 use crate::failpoint::reach;
 use crate::queue::engine::CommitError;
 use crate::queue::error::OpenError;
@@ -144,8 +144,8 @@ fn make(folder: &Folder, stored: &Stored, account: &Account) -> Result<Repaired,
 struct Sums {
     next: u64,
     bytes: u64,
-    dead: u64,
-    expired: u64,
+    /// The letters that are kept, and nothing else yet.
+    balance: Balance,
     /// The pages that are kept, whose marks are too.
     kept: BTreeSet<Seq>,
     /// The large envelopes that pages refer to.
@@ -166,9 +166,8 @@ impl Sums {
             }
             Item::Letter { seq, parts, letter } => {
                 self.next = self.next.max(seq.next().0);
-                match letter.map(|letter| letter.reason) {
-                    Ok(DeadReason::Expired) => self.expired += 1,
-                    Ok(_) => self.dead += 1,
+                match letter {
+                    Ok(letter) => *self.balance.set_aside(letter.reason) += 1,
                     Err(_) => return aside(parts, new),
                 }
                 self.keep(parts, new)
@@ -210,8 +209,8 @@ impl Sums {
             Some(ledger) => ledger.balance,
             // What was delivered nobody knows any more.
             None => {
-                let (dead, expired) = (self.dead, self.expired);
-                Balance { accepted: kept + damaged + dead + expired, dead, expired, ..Balance::default() }
+                let accepted = kept + damaged + self.balance.dead + self.balance.expired;
+                Balance { accepted, ..self.balance }
             }
         };
         balance.accepted += surplus;
