@@ -68,16 +68,6 @@ impl Filter {
     }
 }
 
-/// Names the numbers that were asked for and of which there is no letter, as the filters have it.
-fn missing_note(missing: &BTreeSet<Seq>) -> String {
-    let named: Vec<String> = missing.iter().take(NAMED).map(Seq::to_string).collect();
-    let more = match missing.len().saturating_sub(NAMED) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    if named.is_empty() { String::new() } else { format!("no such dead letter: {}{more}", named.join(", ")) }
-}
-
 /// What would change or delete letters must say which.
 fn meant(which: &Which) -> Result<(), Refusal> {
     which.meant().map_err(|wrong| Refusal::of("ambiguous", wrong))
@@ -90,11 +80,16 @@ struct Pages<'f> {
     from: Option<Seq>,
     /// A requeued letter that is refused again comes back behind this.
     end: Seq,
+    /// How many it took.
+    count: u64,
+    /// The numbers that were asked for and that none of them has.
+    missing: BTreeSet<Seq>,
 }
 
 impl<'f> Pages<'f> {
     fn new(office: &Office, filter: &'f Filter) -> Self {
-        Self { filter, from: Some(filter.first()), end: office.store.tail() }
+        let (end, missing) = (office.store.tail(), filter.seqs.clone());
+        Self { filter, from: Some(filter.first()), end, count: 0, missing }
     }
 
     /// The next page, which may be empty; `None` where there is no more.
@@ -108,7 +103,25 @@ impl<'f> Pages<'f> {
         self.from = (!over).then(|| last.next());
         let (end, filter) = (self.end, self.filter);
         let taken = letters.into_iter().filter(|one| one.event.seq < end && filter.takes(office, one));
-        Ok(Some(taken.collect()))
+        let taken: Vec<DeadLetter> = taken.collect();
+        self.count += taken.len() as u64;
+        for letter in &taken {
+            self.missing.remove(&letter.event.seq);
+        }
+        Ok(Some(taken))
+    }
+
+    /// Names the numbers that were asked for and of which there is no letter, as the filters have it.
+    fn note(&self) -> String {
+        let named: Vec<String> = self.missing.iter().take(NAMED).map(Seq::to_string).collect();
+        let more = match self.missing.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        match named.is_empty() {
+            true => String::new(),
+            false => format!("no such dead letter: {}{more}", named.join(", ")),
+        }
     }
 }
 
@@ -131,18 +144,17 @@ fn line(office: &Office, filter: &Filter, letter: &DeadLetter, whole: bool) -> L
 pub(super) async fn list(office: &Office, peer: &mut Peer, which: &Which, limit: usize) -> Answered {
     let filter = Filter::new(office, which).await?;
     let limit = limit.min(MAX_LISTED) as u64;
-    let (mut count, mut shown) = (0, 0);
+    let mut shown = 0;
     let mut pages = Pages::new(office, &filter);
     while let Some(letters) = pages.next(office).await? {
         for letter in letters {
-            count += 1;
             if shown < limit {
                 shown += 1;
                 peer.tell(&Answer::Letter(line(office, &filter, &letter, false))).await?;
             }
         }
     }
-    Ok(Done { count: Some(count), left_out: Some(count - shown), ..Done::default() })
+    Ok(Done { count: Some(pages.count), left_out: Some(pages.count - shown), ..Done::default() })
 }
 
 pub(super) async fn show(office: &Office, peer: &mut Peer, seq: u64) -> Answered {
@@ -158,14 +170,9 @@ pub(super) async fn show(office: &Office, peer: &mut Peer, seq: u64) -> Answered
 pub(super) async fn requeue(office: &Office, peer: &Peer, which: &Which, dry_run: bool) -> Answered {
     meant(which)?;
     let filter = Filter::new(office, which).await?;
-    let (mut count, mut moved, mut refusal) = (0, 0, None);
-    let mut missing = filter.seqs.clone();
+    let (mut moved, mut refusal) = (0, None);
     let mut pages = Pages::new(office, &filter);
     while let Some(letters) = pages.next(office).await? {
-        count += letters.len() as u64;
-        for letter in &letters {
-            missing.remove(&letter.event.seq);
-        }
         if !dry_run && refusal.is_none() {
             let seqs: Vec<Seq> = letters.iter().map(|letter| letter.event.seq).collect();
             let requeued = office.store.requeue(&seqs).await.map_err(Refusal::from)?;
@@ -183,41 +190,34 @@ pub(super) async fn requeue(office: &Office, peer: &Peer, which: &Which, dry_run
         );
     }
     if let Some(refusal) = refusal {
-        let message = format!("{moved} of {count} dead letters were requeued, then: {refusal}");
+        let message = format!("{moved} of {} dead letters were requeued, then: {refusal}", pages.count);
         return Err(Refusal::of("limit", message).into());
     }
-    let count = if dry_run { count } else { moved };
-    let note = missing_note(&missing);
-    Ok(Done { count: Some(count), changed: moved > 0, dry_run, note, ..Done::default() })
+    let count = if dry_run { pages.count } else { moved };
+    Ok(Done { count: Some(count), changed: moved > 0, dry_run, note: pages.note(), ..Done::default() })
 }
 
 pub(super) async fn delete(office: &Office, peer: &Peer, which: &Which, dry_run: bool) -> Answered {
     meant(which)?;
     let filter = Filter::new(office, which).await?;
-    let (mut count, mut missing) = (0, filter.seqs.clone());
     let mut pages = Pages::new(office, &filter);
     while let Some(letters) = pages.next(office).await? {
-        count += letters.len() as u64;
-        for letter in &letters {
-            missing.remove(&letter.event.seq);
-        }
         if !dry_run {
             let seqs = letters.iter().map(|letter| letter.event.seq).collect();
             office.store.delete_dead(seqs).await.map_err(Refusal::from)?;
         }
     }
-    let changed = count > 0 && !dry_run;
+    let changed = pages.count > 0 && !dry_run;
     if changed {
         room(office).await?;
         warn!(
             event = "letters_deleted",
             user = peer.user,
-            letters = count,
+            letters = pages.count,
             "an operator deleted dead letters for good"
         );
     }
-    let note = missing_note(&missing);
-    Ok(Done { count: Some(count), changed, dry_run, note, ..Done::default() })
+    Ok(Done { count: Some(pages.count), changed, dry_run, note: pages.note(), ..Done::default() })
 }
 
 pub(super) async fn export(office: &Office, peer: &mut Peer, which: &Which) -> Answered {

@@ -8,7 +8,7 @@ use super::connection::{Answered, Peer};
 use super::names::seconds;
 use super::office::{Office, Refusal};
 use super::protocol::{self, Answer, Done, Of};
-use super::select::MAX_COUNTED;
+use super::select::{MAX_COUNTED, Pages};
 use super::status::host_or_all;
 use super::{MAX_LISTED, PAGE_EVENTS};
 use crate::event::{Burial, DeadReason, Entry, Host, Lane, Moment, Seq, SessionId, noun};
@@ -103,10 +103,9 @@ async fn scanned(
     let mut ages = Ages::default();
     let mut order: Vec<Lane> = Vec::new();
     let mut lanes: BTreeMap<Lane, Found> = BTreeMap::new();
-    let (mut from, end) = (Some(extent.lowest), office.store.tail());
-    while let Some(start) = from {
-        let survey = office.survey(start, end).await?;
-        for one in survey.found {
+    let mut pages = Pages::new(office, extent);
+    while let Some(found) = pages.next(office).await? {
+        for one in found {
             let Entry { seq, lane, arrived, cluster, .. } = one.entry;
             let host = settings.own_host(cluster);
             ages.add(host, now.since(arrived));
@@ -121,7 +120,6 @@ async fn scanned(
                 None => {}
             }
         }
-        from = survey.next;
     }
     let asked = order.clone();
     let views = office.operate(move |scheduler, now| {
@@ -211,13 +209,11 @@ pub(super) async fn show(office: &Office, peer: &mut Peer, session: &str, limit:
     let (extent, settings) = office.extent().await?;
     let limit = limit.min(MAX_LISTED) as u64;
     let (mut shown, mut count) = (0, 0);
-    let (mut from, end) = (Some(extent.lowest), office.store.tail());
-    while let Some(start) = from {
-        let survey = office.survey(start, end).await?;
-        let own = survey.found.iter().filter(|one| one.entry.lane == lane);
+    let mut pages = Pages::new(office, &extent);
+    while let Some(found) = pages.next(office).await? {
+        let own = found.iter().filter(|one| one.entry.lane == lane);
         let seqs: Vec<Seq> = own.map(|one| one.entry.seq).collect();
         count += seqs.len() as u64;
-        from = survey.next;
         let room = usize::try_from(limit - shown).unwrap_or(usize::MAX);
         let wanted: Vec<Seq> = seqs.into_iter().take(room).collect();
         for event in office.read(move |store| store.load(&wanted)).await?.into_iter().flatten() {
@@ -251,13 +247,10 @@ pub(super) async fn set_aside(
     let (extent, settings) = office.extent().await?;
     let detail = cut_reason(reason);
     let (mut dropped, mut busy, mut lanes) = (0, 0, BTreeSet::new());
-    // Nothing that arrives from now on is meant.
-    let (mut from, end) = (Some(extent.lowest), office.store.tail());
-    while let Some(start) = from {
-        let survey = office.survey(start, end).await?;
-        from = survey.next;
+    let mut pages = Pages::new(office, &extent);
+    while let Some(found) = pages.next(office).await? {
         let meant = |entry: &Entry| what.has(entry.lane, settings.own_host(entry.cluster));
-        let events = survey.found.iter().map(|one| &one.entry).filter(|entry| meant(entry));
+        let events = found.iter().map(|one| &one.entry).filter(|entry| meant(entry));
         let events: Vec<(Lane, Seq)> = events.map(|entry| (entry.lane, entry.seq)).collect();
         if events.is_empty() {
             continue;

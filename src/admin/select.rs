@@ -7,7 +7,7 @@ use super::names;
 use super::office::{Office, Refusal};
 use super::protocol::Of;
 use crate::event::{Host, Lane, Seq, SessionId};
-use crate::queue::Survey;
+use crate::queue::Sighting;
 use crate::schedule::{Extent, Selection, Settings};
 use crate::wire::{Identifiers, hash};
 
@@ -22,15 +22,31 @@ pub(super) struct Counted {
     pub(super) sessions: Option<u64>,
 }
 
+/// What waits, page by page; what arrives meanwhile is left out.
+pub(super) struct Pages {
+    /// Where the next page begins; `None` behind the last.
+    from: Option<Seq>,
+    end: Seq,
+}
+
+impl Pages {
+    pub(super) fn new(office: &Office, extent: &Extent) -> Self {
+        Self { from: Some(extent.lowest), end: office.store.tail() }
+    }
+
+    /// The next page, which may be empty; `None` where there is no more.
+    pub(super) async fn next(&mut self, office: &Office) -> Result<Option<Vec<Sighting>>, Refusal> {
+        let (Some(from), end) = (self.from.take(), self.end) else { return Ok(None) };
+        let survey = office.read(move |store| store.survey(from, end, PAGE_EVENTS)).await?;
+        self.from = survey.next;
+        Ok(Some(survey.found))
+    }
+}
+
 impl Office {
     /// What of the queue waits, and how hosts are chosen.
     pub(super) async fn extent(&self) -> Result<(Extent, Settings), Refusal> {
         self.operate(|scheduler, _| (scheduler.extent(), scheduler.settings().clone())).await
-    }
-
-    /// One page of what waits from `from` on.
-    pub(super) async fn survey(&self, from: Seq, end: Seq) -> Result<Survey, Refusal> {
-        self.read(move |store| store.survey(from, end, PAGE_EVENTS)).await
     }
 
     /// The selection that is named.
@@ -63,12 +79,10 @@ impl Office {
         if let Some(session) = held.into_iter().find(|one| self.is(one.as_str(), name)) {
             return Ok(session);
         }
-        let mut from = Some(self.extent().await?.0.lowest);
-        let end = self.store.tail();
-        while let Some(start) = from {
-            let survey = self.survey(start, end).await?;
+        let mut pages = Pages::new(self, &self.extent().await?.0);
+        while let Some(found) = pages.next(self).await? {
             let mut last: Option<&SessionId> = None;
-            for one in &survey.found {
+            for one in &found {
                 if last == Some(&one.session) {
                     continue;
                 }
@@ -77,7 +91,6 @@ impl Office {
                     return Ok(one.session.clone());
                 }
             }
-            from = survey.next;
         }
         let message = format!("no session that waits or is held has the id or the hash {name}");
         Err(Refusal::of("not_found", message))
@@ -96,10 +109,9 @@ impl Office {
         }
         let settings = self.extent().await?.1;
         let (mut events, mut lanes) = (0, BTreeSet::new());
-        let (mut from, end) = (Some(extent.lowest), self.store.tail());
-        while let Some(start) = from {
-            let survey = self.survey(start, end).await?;
-            for one in &survey.found {
+        let mut pages = Pages::new(self, &extent);
+        while let Some(found) = pages.next(self).await? {
+            for one in found {
                 if meant(one.entry.lane, settings.own_host(one.entry.cluster)) {
                     events += 1;
                     if lanes.len() <= MAX_COUNTED {
@@ -107,7 +119,6 @@ impl Office {
                     }
                 }
             }
-            from = survey.next;
         }
         Ok(Counted { events, sessions: (lanes.len() <= MAX_COUNTED).then_some(lanes.len() as u64) })
     }
