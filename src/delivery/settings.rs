@@ -41,7 +41,7 @@ pub struct Settings {
     /// The most bytes of an answer after decompression (`delivery.max_answer`).
     pub max_answer: usize,
     /// As many requests are under way at a time, and as many connections to a host are kept for later ones
-    /// (`delivery.concurrency`).
+    /// (`delivery.concurrency`). A reload changes the former alone: the HTTP clients are made once.
     pub concurrency: usize,
 }
 
