@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
@@ -20,6 +20,18 @@ pub(super) enum End {
     Gone,
     /// It is refused; the peer is told.
     Refused(Refusal),
+}
+
+impl End {
+    /// The same, with what was `done` before it where its own words do not tell.
+    pub(super) fn after(self, done: &str) -> Self {
+        match self {
+            Self::Refused(refusal @ (Refusal::ShuttingDown | Refusal::Disk(_))) => {
+                Refusal::of(refusal.code(), format!("{refusal}; {done} before")).into()
+            }
+            end => end,
+        }
+    }
 }
 
 impl From<Refusal> for End {
@@ -61,6 +73,21 @@ impl Peer {
             }
         }
         Ok(())
+    }
+
+    /// Whether the peer is there still, and the daemon goes on: what changes page by page goes no further otherwise. A peer that
+    /// has only nothing more to ask is there.
+    pub(super) async fn waits(&self) -> Result<(), End> {
+        if self.shutdown.is_cancelled() {
+            return Err(Refusal::ShuttingDown.into());
+        }
+        // What is known of the socket is known at once.
+        let state = tokio::select! {
+            biased;
+            state = self.writing.ready(Interest::WRITABLE) => state.ok(),
+            () = std::future::ready(()) => None,
+        };
+        if state.is_some_and(|state| state.is_write_closed()) { Err(End::Gone) } else { Ok(()) }
     }
 
     /// Waits until the peer is gone or the daemon ends. May be dropped.
@@ -187,5 +214,40 @@ mod tests {
         let line = line(&told);
         assert!(line.ends_with('\n') && !line.trim_end().chars().any(is_unseen), "{line:?}");
         assert_eq!(serde_json::from_str::<Answer>(&line).unwrap(), told);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_closed_waits_no_more_and_one_that_asks_no_more_does() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (reading, writing) = ours.into_split();
+        let shutdown = CancellationToken::new();
+        let mut peer = Peer {
+            writing,
+            reading: BufReader::new(reading),
+            ahead: false,
+            user: 0,
+            shutdown: shutdown.clone(),
+        };
+        assert!(peer.waits().await.is_ok());
+        let (mut their_reading, mut their_writing) = theirs.into_split();
+        their_writing.shutdown().await.unwrap();
+        // What comes of it is known here once the end is read.
+        assert_eq!(peer.reading.read_u8().await.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
+        assert!(peer.waits().await.is_ok());
+        peer.tell(&Answer::Done(Done::default())).await.unwrap();
+        assert_eq!(their_reading.read_u8().await.unwrap(), b'{');
+        drop((their_reading, their_writing));
+        let ended = loop {
+            match peer.waits().await {
+                Ok(()) => tokio::task::yield_now().await,
+                Err(end) => break end,
+            }
+        };
+        assert!(matches!(ended, End::Gone), "{ended:?}");
+        shutdown.cancel();
+        let ended = peer.waits().await.unwrap_err().after("3 were deleted");
+        let End::Refused(refusal) = ended else { panic!("{ended:?}") };
+        let told = (refusal.code(), refusal.to_string());
+        assert_eq!(told, ("shutting_down", "the daemon is ending; 3 were deleted before".to_owned()));
     }
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::connection::{Answered, Peer};
+use super::connection::{Answered, End, Peer};
 use super::names::{self, seconds};
 use super::office::{Office, Refusal};
 use super::protocol::{Answer, Done, Letter, Which};
 use super::{MAX_LISTED, PAGE_EVENTS};
-use crate::event::{DeadReason, Host, Moment, Seq};
+use crate::event::{DeadReason, Host, Moment, Seq, noun};
 use crate::schedule::Settings;
 use crate::wire::record::DeadLetter;
 use crate::wire::submission::{Fidelity, again};
@@ -172,22 +172,30 @@ pub(super) async fn requeue(office: &Office, peer: &Peer, which: &Which, dry_run
     let filter = Filter::new(office, which).await?;
     let (mut moved, mut refusal) = (0, None);
     let mut pages = Pages::new(office, &filter);
-    while let Some(letters) = pages.next(office).await? {
-        if !dry_run && refusal.is_none() {
-            let seqs: Vec<Seq> = letters.iter().map(|letter| letter.event.seq).collect();
-            let requeued = office.store.requeue(&seqs).await.map_err(Refusal::from)?;
-            moved += requeued.moved;
-            refusal = requeued.refusal;
+    let all = async {
+        while let Some(letters) = pages.next(office).await? {
+            if !dry_run && refusal.is_none() {
+                peer.waits().await?;
+                let seqs: Vec<Seq> = letters.iter().map(|letter| letter.event.seq).collect();
+                let requeued = office.store.requeue(&seqs).await.map_err(Refusal::from)?;
+                moved += requeued.moved;
+                refusal = requeued.refusal;
+            }
         }
-    }
+        Ok(())
+    };
+    let ended: Result<(), End> = all.await;
     if moved > 0 {
-        room(office).await?;
         info!(
             event = "requeued",
             user = peer.user,
             events = moved,
             "an operator requeued dead letters: they are delivered again"
         );
+    }
+    ended.map_err(|end| end.after(&format!("{moved} {} requeued", noun(moved, "was", "were"))))?;
+    if moved > 0 {
+        room(office).await?;
     }
     if let Some(refusal) = refusal {
         let message = format!("{moved} of {} dead letters were requeued, then: {refusal}", pages.count);
@@ -201,23 +209,33 @@ pub(super) async fn delete(office: &Office, peer: &Peer, which: &Which, dry_run:
     meant(which)?;
     let filter = Filter::new(office, which).await?;
     let mut pages = Pages::new(office, &filter);
-    while let Some(letters) = pages.next(office).await? {
-        if !dry_run {
-            let seqs = letters.iter().map(|letter| letter.event.seq).collect();
-            office.store.delete_dead(seqs).await.map_err(Refusal::from)?;
+    let mut deleted = 0;
+    let all = async {
+        while let Some(letters) = pages.next(office).await? {
+            if !dry_run {
+                peer.waits().await?;
+                let seqs = letters.iter().map(|letter| letter.event.seq).collect();
+                // Another operator may have been first.
+                deleted += office.store.delete_dead(seqs).await.map_err(Refusal::from)?;
+            }
         }
-    }
-    let changed = pages.count > 0 && !dry_run;
-    if changed {
-        room(office).await?;
+        Ok(())
+    };
+    let ended: Result<(), End> = all.await;
+    if deleted > 0 {
         warn!(
             event = "letters_deleted",
             user = peer.user,
-            letters = pages.count,
+            letters = deleted,
             "an operator deleted dead letters for good"
         );
     }
-    Ok(Done { count: Some(pages.count), changed, dry_run, note: pages.note(), ..Done::default() })
+    ended.map_err(|end| end.after(&format!("{deleted} {} deleted", noun(deleted, "was", "were"))))?;
+    if deleted > 0 {
+        room(office).await?;
+    }
+    let count = if dry_run { pages.count } else { deleted };
+    Ok(Done { count: Some(count), changed: deleted > 0, dry_run, note: pages.note(), ..Done::default() })
 }
 
 pub(super) async fn export(office: &Office, peer: &mut Peer, which: &Which) -> Answered {

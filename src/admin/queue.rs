@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tracing::warn;
 
-use super::connection::{Answered, Peer};
+use super::connection::{Answered, End, Peer};
 use super::names::seconds;
 use super::office::{Office, Refusal};
 use super::protocol::{self, Answer, Done, Of};
@@ -248,27 +248,32 @@ pub(super) async fn set_aside(
     let detail = cut_reason(reason);
     let (mut dropped, mut busy, mut lanes) = (0, 0, BTreeSet::new());
     let mut pages = Pages::new(office, &extent);
-    while let Some(found) = pages.next(office).await? {
-        let meant = |entry: &Entry| what.has(entry.lane, settings.own_host(entry.cluster));
-        let events = found.iter().map(|one| &one.entry).filter(|entry| meant(entry));
-        let events: Vec<(Lane, Seq)> = events.map(|entry| (entry.lane, entry.seq)).collect();
-        if events.is_empty() {
-            continue;
-        }
-        let count = events.len() as u64;
-        let mut gone = office.operate(move |scheduler, _| scheduler.droppable(&events)).await?;
-        fits(office, gone.len() as u64, dropped, dry_run)?;
-        if !dry_run {
-            gone = drop_page(office, gone, &detail).await?;
-        }
-        dropped += gone.len() as u64;
-        busy += count - gone.len() as u64;
-        for (lane, _) in gone {
-            if lanes.len() <= MAX_COUNTED {
-                lanes.insert(lane);
+    let all = async {
+        while let Some(found) = pages.next(office).await? {
+            let meant = |entry: &Entry| what.has(entry.lane, settings.own_host(entry.cluster));
+            let events = found.iter().map(|one| &one.entry).filter(|entry| meant(entry));
+            let events: Vec<(Lane, Seq)> = events.map(|entry| (entry.lane, entry.seq)).collect();
+            if events.is_empty() {
+                continue;
+            }
+            let count = events.len() as u64;
+            let mut gone = office.operate(move |scheduler, _| scheduler.droppable(&events)).await?;
+            fits(office, gone.len() as u64, dropped, dry_run)?;
+            if !dry_run {
+                peer.waits().await?;
+                gone = drop_page(office, gone, &detail).await?;
+            }
+            dropped += gone.len() as u64;
+            busy += count - gone.len() as u64;
+            for (lane, _) in gone {
+                if lanes.len() <= MAX_COUNTED {
+                    lanes.insert(lane);
+                }
             }
         }
-    }
+        Ok(())
+    };
+    let ended: Result<(), End> = all.await;
     let changed = dropped > 0 && !dry_run;
     if changed {
         warn!(
@@ -276,6 +281,9 @@ pub(super) async fn set_aside(
             "an operator dropped events: they are dead letters; target-notifyd dead list --reason dropped shows them"
         );
     }
+    ended.map_err(|end| {
+        end.after(&format!("{dropped} {} dropped", noun(dropped, "event was", "events were")))
+    })?;
     let left = match dry_run {
         true => noun(busy, "event is being sent and would be", "events are being sent and would be"),
         false => noun(busy, "event was being sent and was", "events were being sent and were"),
@@ -317,11 +325,11 @@ async fn drop_page(
     let bury = |seq: &Seq| Burial { seq: *seq, reason: DeadReason::Dropped, detail: detail.to_owned() };
     (office.bury)(seqs.iter().map(bury).collect()).await?;
     let room = office.store.dead_room();
-    office
-        .operate(move |scheduler, now| {
-            scheduler.handle_settled(now, &seqs);
-            scheduler.handle_dead_room(room);
-        })
-        .await?;
+    let told = office.operate(move |scheduler, now| {
+        scheduler.handle_settled(now, &seqs);
+        scheduler.handle_dead_room(room);
+    });
+    // A flusher that has ended needs no telling: what was settled is.
+    let _ended = told.await;
     Ok(taken)
 }

@@ -181,7 +181,7 @@ impl Reporter {
         if !old.is_empty() {
             let count = old.len();
             match self.store.delete_dead(old).await {
-                Ok(()) => info!(
+                Ok(count) => info!(
                     event = "letters_aged",
                     count, "dead letters older than queue.dead_max_age were deleted"
                 ),

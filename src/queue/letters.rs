@@ -88,10 +88,10 @@ impl Writer {
         Ok(record.and_then(|record| decode_dead(&record).ok()))
     }
 
-    /// Removes a dead letter. The balance keeps it: it says what became of the event.
-    pub(super) fn delete(&mut self, plan: &mut Plan, seq: Seq) -> Result<(), CommitError> {
+    /// Removes a dead letter; `false` where there is none. The balance keeps it: it says what became of the event.
+    pub(super) fn delete(&mut self, plan: &mut Plan, seq: Seq) -> Result<bool, CommitError> {
         if !plan.deleted.insert(seq) {
-            return Ok(());
+            return Ok(false);
         }
         let mut bytes = 0;
         for record in self.engine.parts(&numbered(DEAD, seq)) {
@@ -103,6 +103,6 @@ impl Writer {
             plan.ledger.held_bytes = plan.ledger.held_bytes.saturating_sub(bytes);
             plan.ledger.dead_held = plan.ledger.dead_held.saturating_sub(1);
         }
-        Ok(())
+        Ok(bytes > 0)
     }
 }

@@ -143,7 +143,7 @@ enum Command {
     /// Removes dead letters.
     Delete {
         letters: Vec<Seq>,
-        done: oneshot::Sender<()>,
+        done: oneshot::Sender<u64>,
     },
     /// Makes dead letters events again.
     Requeue {

@@ -240,11 +240,11 @@ impl Store {
         self.ask(Command::Settle { delivered, burials, done }, waiting).await
     }
 
-    /// Removes dead letters for good; returns once that is durable. What is none is passed over.
+    /// Removes dead letters for good; returns how many, once that is durable. What is none is passed over.
     ///
     /// # Errors
     /// [`Failed`] as in [`Store::settle`].
-    pub async fn delete_dead(&self, letters: Vec<Seq>) -> Result<(), Failed> {
+    pub async fn delete_dead(&self, letters: Vec<Seq>) -> Result<u64, Failed> {
         let (done, waiting) = oneshot::channel();
         self.ask(Command::Delete { letters, done }, waiting).await
     }

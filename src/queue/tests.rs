@@ -170,8 +170,8 @@ async fn a_dead_letter_has_all_that_it_takes_to_send_it_again() {
     assert_eq!(seqs(&store).await, vec![3]);
     // Deleting it, more than once even, changes what is held and not what became of the event.
     let held = store.ledger().held_bytes;
-    store.delete_dead(vec![Seq(2), Seq(2), Seq(3), Seq(9)]).await.unwrap();
-    store.delete_dead(vec![Seq(2)]).await.unwrap();
+    assert_eq!(store.delete_dead(vec![Seq(2), Seq(2), Seq(3), Seq(9)]).await.unwrap(), 1);
+    assert_eq!(store.delete_dead(vec![Seq(2)]).await.unwrap(), 0);
     assert_eq!((store.ledger().balance, store.ledger().dead_held), (expected, 0));
     assert!(store.ledger().held_bytes < held && store.dead(Seq(0), 10).unwrap().is_empty());
     assert_eq!(seqs(&store).await, vec![3]);

@@ -70,6 +70,8 @@ pub(super) struct Plan {
     pub(super) asked: Vec<Command>,
     /// What became of each requeue among them.
     requeued: Vec<Requeued>,
+    /// How many letters each deletion among them found.
+    deletions: Vec<u64>,
     /// Pages that it removes, by their first events.
     pub(super) removed: BTreeSet<Seq>,
     /// Large envelopes that go with them.
@@ -248,9 +250,11 @@ impl Writer {
                 }
             }
             Command::Delete { letters, .. } => {
+                let mut count = 0;
                 for seq in letters {
-                    self.delete(plan, *seq)?;
+                    count += u64::from(self.delete(plan, *seq)?);
                 }
+                plan.deletions.push(count);
             }
             Command::Requeue { letters, .. } => {
                 let requeued = self.requeue(plan, letters)?;
@@ -420,14 +424,14 @@ impl Writer {
         for reason in plan.buried {
             self.told.counts.bury(reason);
         }
-        let mut requeued = plan.requeued.into_iter();
+        let (mut requeued, mut deletions) = (plan.requeued.into_iter(), plan.deletions.into_iter());
         for command in plan.asked {
             // The receiver may be gone.
             let _gone = match command {
-                Command::Settle { done, .. }
-                | Command::Delete { done, .. }
-                | Command::Put { done, .. }
-                | Command::Pulse(done) => done.send(()),
+                Command::Settle { done, .. } | Command::Put { done, .. } | Command::Pulse(done) => {
+                    done.send(())
+                }
+                Command::Delete { done, .. } => done.send(deletions.next().unwrap_or_default()).map_err(drop),
                 Command::Requeue { done, .. } => done.send(requeued.next().unwrap_or_default()).map_err(drop),
                 _ => Ok(()),
             };

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use target_notifyd::sandbox::Mark;
 
 use super::machine::{Machine, SLOW, refusing};
+use super::{ask, next};
 use crate::process::LIMIT;
 
 #[test]
@@ -92,5 +93,37 @@ fn dead_letters_are_found_shown_exported_requeued_and_deleted() {
         .map(|id| (id.to_owned(), Some(Mark::of_impression(&format!("i{id}"))), 1))
         .into();
     assert_eq!(taken, expected);
+    machine.stop();
+}
+
+#[test]
+fn letters_that_two_operators_want_count_for_one_of_them() {
+    let machine = Machine::start(refusing(503), &SLOW);
+    let ids: Vec<String> = (0..3_000).map(|number| format!("e{number}")).collect();
+    let session = |number: usize| ["a", "b", "c"][number % 3];
+    machine.submit(&ids.iter().enumerate().map(|(number, id)| (session(number), &**id)).collect::<Vec<_>>());
+    let drop = ["queue", "drop", "--all", "--reason", "a rehearsal"];
+    let until = Instant::now() + LIMIT;
+    while machine.status()["dead_held"] != 3_000 {
+        assert!(Instant::now() < until, "what is being sent goes on for ever");
+        machine.told(&drop);
+    }
+    let asked = ["dead_delete", "dead_requeue"]
+        .map(|what| ask(&machine, &format!(r#"{{"op":"{what}","where":{{"all":true}}}}"#)));
+    let [deleted, requeued] = asked.map(|(_stream, mut reading)| {
+        let done = next(&mut reading);
+        assert_eq!(done["type"], "done", "{done}");
+        done["count"].as_u64().expect("a number")
+    });
+    let status = machine.status();
+    assert_eq!((deleted + requeued, &status["dead_held"]), (3_000, &json!(0)));
+    assert_eq!(status["pending"], requeued);
+    let log = fs::read_to_string(machine.folder.path().join("log")).expect("a log");
+    let told = |event: &str, field: &str| -> u64 {
+        let lines = log.lines().filter(|line| line.contains(&format!("\"event\":\"{event}\"")));
+        let line = |text: &str| serde_json::from_str::<Value>(text).expect("a line of JSON");
+        lines.map(|text| line(text)[field].as_u64().expect("a number")).sum()
+    };
+    assert_eq!((told("letters_deleted", "letters"), told("requeued", "events")), (deleted, requeued));
     machine.stop();
 }

@@ -259,7 +259,7 @@ impl Pair {
                 let chosen = pick.of(held.iter().copied());
                 let asked = store.delete_dead(seqs_of(&chosen));
                 expected.push(Box::new(move |naive, _, _| naive.delete(&chosen)));
-                asked.map(done).boxed()
+                asked.map(|deleted| done(deleted.map(drop))).boxed()
             }
             Ask::Append(_) | Ask::Rest(_) => {
                 let batch = self.batch(ask, expected.len());
