@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -16,8 +16,14 @@ use crate::schedule::CLOCK_SLACK;
 
 /// The name under which the queue keeps the moment before which nothing expires.
 const EXPIRY_FROM: &str = "expiry-from";
-/// The most dead letters that are looked at a tick, for their age.
-const LETTERS_A_TICK: usize = 1_024;
+/// How often the clock and the dead letters are looked after at least, however seldom the summary is told.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// The most dead letters that a look reads.
+const LETTERS_A_LOOK: usize = 1_024;
+/// A pass over the dead letters begins this many times in the time that they are kept,
+const PASSES: u32 = 20;
+/// and at least this often.
+const MAX_REST: Duration = Duration::from_secs(3_600);
 
 /// The task that reports.
 pub(super) struct Reporter {
@@ -57,12 +63,9 @@ impl Reporter {
     /// Reports until `until`.
     pub(super) async fn run(mut self, until: CancellationToken) {
         let mut pace = *self.pace.borrow_and_update();
-        let mut ticks = tokio::time::interval(pace.interval);
-        ticks.tick().await;
-        let mut samples = tokio::time::interval(SAMPLE_EVERY);
-        samples.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        samples.tick().await;
-        let (mut stepped, mut letters) = (false, Seq(0));
+        let (mut ticks, mut looks) = (begun(pace.interval).await, begun(pace.interval.min(LOOK_EVERY)).await);
+        let mut samples = begun(SAMPLE_EVERY).await;
+        let (mut stepped, mut aging) = (false, Aging::default());
         loop {
             // Ticks that are dropped come again, late at most.
             tokio::select! {
@@ -74,26 +77,26 @@ impl Reporter {
                             "requests are answered, and for a minute nothing was delivered; all is kept. See what is answered: target-notifyd tail --outcome retry"
                         );
                     }
-                    continue;
                 }
                 Ok(()) = self.pace.changed() => {
                     let before = pace.interval;
                     pace = *self.pace.borrow_and_update();
+                    aging = Aging::default();
                     if pace.interval != before {
-                        ticks = tokio::time::interval(pace.interval);
-                        ticks.tick().await;
+                        ticks = begun(pace.interval).await;
+                        looks = begun(pace.interval.min(LOOK_EVERY)).await;
                     }
-                    continue;
                 }
-                _ = ticks.tick() => {}
-            }
-            self.summary().await;
-            if !stepped && self.clock.step() > CLOCK_SLACK {
-                stepped = true;
-                self.distrust_clock(pace.max_age).await;
-            }
-            if !pace.dead_max_age.is_zero() {
-                letters = self.delete_old(letters, pace.dead_max_age).await;
+                _ = ticks.tick() => self.summary().await,
+                _ = looks.tick() => {
+                    if !stepped && self.clock.step() > CLOCK_SLACK {
+                        stepped = true;
+                        self.distrust_clock(pace.max_age).await;
+                    }
+                    if !pace.dead_max_age.is_zero() {
+                        self.delete_old(&mut aging, pace.dead_max_age).await;
+                    }
+                }
             }
         }
     }
@@ -167,15 +170,18 @@ impl Reporter {
         }
     }
 
-    /// Deletes dead letters that are older than `max_age`, from `from` on; where the next look begins.
-    async fn delete_old(&self, from: Seq, max_age: Duration) -> Seq {
-        let store = self.store.clone();
-        let Ok(letters) = blocking(move || store.dead(from, LETTERS_A_TICK)).await else { return from };
-        let next = match letters.last() {
-            Some(last) if letters.len() >= LETTERS_A_TICK => Seq(last.event.seq.0 + 1),
-            _ => Seq(0),
-        };
-        let now = self.clock.now();
+    /// Deletes dead letters that are older than `max_age`, of one page.
+    async fn delete_old(&self, aging: &mut Aging, max_age: Duration) {
+        let (store, now) = (self.store.clone(), self.clock.now());
+        if now < aging.due {
+            return;
+        }
+        let from = aging.from;
+        let Ok(letters) = blocking(move || store.dead(from, LETTERS_A_LOOK)).await else { return };
+        match letters.last() {
+            Some(last) if letters.len() >= LETTERS_A_LOOK => aging.from = last.event.seq.next(),
+            _ => *aging = Aging { from: Seq(0), due: now.after((max_age / PASSES).min(MAX_REST)) },
+        }
         let old = letters.iter().filter(|letter| now.since(letter.at) > max_age);
         let old: Vec<Seq> = old.map(|letter| letter.event.seq).collect();
         if !old.is_empty() {
@@ -190,8 +196,24 @@ impl Reporter {
                 }
             }
         }
-        next
     }
+}
+
+/// Where a pass over the dead letters is.
+#[derive(Default)]
+struct Aging {
+    /// Where its next page begins.
+    from: Seq,
+    /// When that is looked at.
+    due: Moment,
+}
+
+/// An interval whose first tick is over.
+async fn begun(period: Duration) -> Interval {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.tick().await;
+    ticks
 }
 
 /// Logs the account at the end.
