@@ -69,7 +69,13 @@ impl Reporter {
         loop {
             // Ticks that are dropped come again, late at most.
             tokio::select! {
-                () = until.cancelled() => return,
+                () = until.cancelled() => {
+                    // The next process starts from the clock as it is now.
+                    if !stepped && self.clock.step() > CLOCK_SLACK {
+                        self.distrust_clock(pace.max_age).await;
+                    }
+                    return;
+                }
                 _ = samples.tick() => {
                     if let Some(answers) = self.meter.sample() {
                         warn!(
@@ -241,5 +247,55 @@ fn balances(ledger: &Ledger) {
             imbalance,
             "the account of the queue does not balance: events are missing from it, or counted twice. They are delivered as they are found; please report it with the lines before and target-notifyd status --json"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::event::Account;
+    use crate::figures::{Limits, Sources};
+    use crate::queue::{self, Queue};
+
+    #[tokio::test]
+    async fn a_clock_that_was_set_is_noted_at_the_end_at_the_latest() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = queue::Settings {
+            path: folder.path().join("queue"),
+            max_bytes: 1 << 20,
+            max_events: 10,
+            min_free: 0,
+            reserve: 0,
+            dead_max_events: 10,
+            journal_bytes: 1 << 20,
+            adopt: false,
+        };
+        let account = Account { client: "acme".to_owned(), organization: "0DD9@AdobeOrg".to_owned() };
+        let hour = Duration::from_secs(3_600);
+        let pace = Pace { interval: 24 * hour, max_age: 48 * hour, dead_max_age: Duration::ZERO };
+        let queue = Queue::open(settings.clone(), &account, Arc::new(|| Moment::ZERO)).unwrap();
+        let ended = CancellationToken::new();
+        ended.cancel();
+        for (set_on, is_noted) in [(hour / 2, false), (8 * 24 * hour, true)] {
+            let (clock, (asks, _)) = (Clock::behind(set_on), mpsc::channel(1));
+            let meter = Meter::new(Sources {
+                store: queue.store(),
+                folder: settings.path.clone(),
+                limits: Limits::of(&settings),
+                clock,
+                came: Arc::default(),
+                went: Arc::default(),
+                asks: asks.clone(),
+            });
+            let (_pace, paces) = watch::channel(pace);
+            let reporter = Reporter { store: queue.store(), clock, meter, asks, pace: paces };
+            reporter.run(ended.clone()).await;
+            let until = expiry_from(&queue.store()).unwrap();
+            let expected = Moment::from_millis(clock.wall_ms()).after(47 * hour);
+            assert_eq!(until.is_some_and(|until| until > expected), is_noted, "{set_on:?}: {until:?}");
+        }
+        queue.shutdown().await.unwrap();
     }
 }

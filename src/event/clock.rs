@@ -18,6 +18,13 @@ impl Clock {
         Self { wall: Moment::from_micros(wall_micros()), start: Instant::now() }
     }
 
+    /// One that the wall clock has been set on from, by this much.
+    #[cfg(test)]
+    pub(crate) fn behind(by: Duration) -> Self {
+        let Self { wall, start } = Self::start();
+        Self { wall: Moment::ZERO.after(wall.since(Moment::ZERO).saturating_sub(by)), start }
+    }
+
     /// The present moment.
     #[must_use]
     pub fn now(&self) -> Moment {
