@@ -78,7 +78,10 @@ impl AdminSocket {
                     if !may_ask(&stream) {
                         refuse(&stream, "forbidden", "only root and the daemon's user may ask");
                     } else if connections.len() >= MAX_CONNECTIONS {
-                        refuse(&stream, "too_many_connections", "as many as may be are open: end one");
+                        let message = format!(
+                            "{MAX_CONNECTIONS} connections to admin.socket are open, and no more may be: end a target-notifyd tail, status --watch or flush --wait"
+                        );
+                        refuse(&stream, "too_many_connections", &message);
                     } else {
                         let user = stream.peer_cred().map_or(0, |peer| peer.uid());
                         connections.spawn(serve(stream, user, Arc::clone(&office)));

@@ -333,7 +333,7 @@ fn a_watched_status_is_drawn_again_and_ends_with_its_reader() {
     assert_eq!(watch.wait().expect("it ends").code(), Some(0));
     let mut away = String::new();
     told.read_to_string(&mut away).expect("text");
-    assert!(away.starts_with("the daemon is away, and is asked again every 1ms: "), "{away}");
+    assert!(away.starts_with("no answer, and the daemon is asked again every 1ms: "), "{away}");
     assert_eq!(away.lines().count(), 1, "{away}");
     machine.stop();
 }

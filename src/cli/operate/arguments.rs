@@ -8,6 +8,12 @@ use super::super::manual;
 use crate::admin::protocol::{Of, Request, Which};
 use crate::config::duration_from;
 use crate::event::DeadReason;
+use crate::schedule::MAX_REASON_BYTES;
+
+/// The shortest pause that may be asked for.
+const MIN_PAUSE: Duration = Duration::from_millis(1);
+/// The shortest wait between two drawings.
+const MIN_EVERY: Duration = Duration::from_millis(1);
 
 /// What the running daemon is asked.
 #[derive(Debug, Subcommand)]
@@ -19,7 +25,7 @@ pub(in crate::cli) enum Operate {
         #[arg(long)]
         watch: bool,
         /// How often it is drawn.
-        #[arg(long, default_value = "2s", value_parser = duration_from(Duration::ZERO), value_name = "DURATION")]
+        #[arg(long, default_value = "2s", value_parser = duration_from(MIN_EVERY), value_name = "DURATION")]
         every: Duration,
         #[command(flatten)]
         json: Json,
@@ -46,10 +52,10 @@ pub(in crate::cli) enum Operate {
         #[arg(long)]
         host: Option<String>,
         /// End by itself after this long.
-        #[arg(long = "for", value_parser = duration_from(Duration::ZERO), value_name = "DURATION")]
+        #[arg(long = "for", value_parser = duration_from(MIN_PAUSE), value_name = "DURATION")]
         during: Option<Duration>,
         /// Why; the status and the log show it.
-        #[arg(long, value_name = "TEXT")]
+        #[arg(long, value_name = "TEXT", value_parser = reason)]
         reason: String,
         #[command(flatten)]
         json: Json,
@@ -139,7 +145,7 @@ pub(in crate::cli) enum QueueCommand {
         #[command(flatten)]
         selected: Selected,
         /// Why; it becomes the letters' detail.
-        #[arg(long, value_name = "TEXT")]
+        #[arg(long, value_name = "TEXT", value_parser = reason)]
         reason: String,
     },
 }
@@ -264,6 +270,15 @@ impl Filter {
     }
 }
 
+/// Why an operator does something: it is kept, and shown to those who come after.
+fn reason(text: &str) -> Result<String, String> {
+    match text.len() {
+        _ if text.trim().is_empty() => Err("say why, for those who read it next".to_owned()),
+        0..=MAX_REASON_BYTES => Ok(text.to_owned()),
+        bytes => Err(format!("it has {bytes} bytes, and at most {MAX_REASON_BYTES} are kept")),
+    }
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -291,9 +306,6 @@ impl Operate {
             Self::Queue { command: Some(command), .. } => Ok(command.asked()),
             Self::Dead { command } => command.asked(),
             Self::Pause { host, during, reason, json } => {
-                if reason.trim().is_empty() {
-                    return Err("--reason is empty: say why, for whoever reads the status next".to_owned());
-                }
                 once(Request::Pause { host, for_ms: during.map(millis), reason }, json)
             }
             Self::Resume { host, json } => once(Request::Resume { host }, json),

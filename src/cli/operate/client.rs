@@ -25,7 +25,9 @@ pub(super) enum ClientError {
     #[error("{} may not be opened: only root and the daemon's user may ask; try sudo", .0.display())]
     Denied(PathBuf),
     /// The answer ended early.
-    #[error("the daemon closed the connection before its answer was whole: it ends, or was killed")]
+    #[error(
+        "the daemon closed the connection before its answer was whole: it ends, was killed, or its answer was not read for half a minute"
+    )]
     Cut,
     /// The connection failed.
     #[error("the daemon does not answer: {0}; its log says more")]

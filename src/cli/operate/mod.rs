@@ -59,7 +59,7 @@ fn watched(config: &Config, request: &Request, json: bool, every: Duration) -> R
             Err(error) if answered && error.may_pass() => {
                 if !away {
                     let every = humantime::format_duration(every);
-                    told(&format!("the daemon is away, and is asked again every {every}: {error}"));
+                    told(&format!("no answer, and the daemon is asked again every {every}: {error}"));
                 }
                 away = true;
             }
