@@ -120,6 +120,8 @@ impl Scheduler {
             self.delay_expiry(until);
             self.notices.add(Notice::ArrivedInFuture { seq: entry.seq, ahead: entry.arrived.since(now) });
         }
+        // Where the clock was set back since, it would linger until that comes to where it was.
+        let entry = Entry { arrived: entry.arrived.min(now), ..entry };
         let past = self.pasts.remove(now, &(entry.lane, entry.seq));
         let lane = self.lanes.entry(entry.lane).or_insert_with(LaneState::new);
         lane.flushed = lane.flushed.max(self.flushed);

@@ -38,6 +38,17 @@ fn nothing_expires_while_the_clock_cannot_be_trusted() {
 }
 
 #[test]
+fn what_arrived_before_the_clock_was_set_back_lingers_no_longer_than_anything_else() {
+    for ahead in [secs(30), secs(3_600), secs(8 * 24 * 3_600)] {
+        let mut sim = Sim::new(11, settings(), |_, _, entries, _| (ANSWER, all_listed(entries)));
+        sim.add(Entry { arrived: sim.after(ahead), ..entry(1) }, false);
+        sim.add(entry(1), false);
+        sim.run(sim.after(settings().linger + secs(1)));
+        assert_eq!(sim.delivered.len(), 2, "{ahead:?}");
+    }
+}
+
+#[test]
 fn an_event_that_is_left_over_from_a_batch_was_not_tried_alone() {
     let settings = Settings { max_age: secs(30), park_after: 1, ..settings() };
     let mut sim = Sim::new(9, settings, |_, _, entries, _| match entries.len() {
