@@ -43,7 +43,8 @@ impl Engine {
         Ok(records)
     }
 
-    /// Copies the records from `key` on. Where damage ends that, the last key before it, and what the engine says of it.
+    /// Copies the records from `key` on. Where damage ends that, the last key before it, and what the engine says of
+    /// it.
     fn copy_from(
         &self,
         key: Vec<u8>,

@@ -105,7 +105,7 @@ pub enum OpenError {
         path: PathBuf,
         /// Whose events it holds.
         stamped: Box<Account>,
-        /// Who is configured.
+        /// The account that is configured.
         configured: Box<Account>,
         /// Events that wait.
         pending: u64,

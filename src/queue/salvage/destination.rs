@@ -18,7 +18,8 @@ pub(super) struct Destination<'f> {
 }
 
 impl Destination<'_> {
-    /// Errs where the room is sure to be too little: a start that is tried again and again is not to fill the disk each time.
+    /// Errs where the room is sure to be too little: a start that is tried again and again is not to fill the disk each
+    /// time.
     pub(super) fn has_room(self) -> Result<(), SalvageError> {
         match free_bytes(self.root) {
             Ok(free) if free < self.needed => Err(self.full(format!("{free} bytes are free"))),
