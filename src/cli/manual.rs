@@ -171,18 +171,27 @@ pub(super) enum Shell {
 pub(super) fn complete(mut command: Command, shell: Shell) -> Exit {
     command.set_bin_name(NAME);
     command.build();
-    let mut text = Vec::new();
-    // Writing to memory does not fail.
-    let _written = match shell {
-        Shell::Bash => shells::Bash.try_generate(&command, &mut text),
-        Shell::Zsh => shells::Zsh.try_generate(&command, &mut text),
-        Shell::Fish => shells::Fish.try_generate(&command, &mut text),
+    let text = match shell {
+        // Its generator names the commands of a program with a hyphen in one way where it reads the line, and in another
+        // where it offers what comes next: https://github.com/clap-rs/clap/issues/6421
+        Shell::Bash => {
+            generated(shells::Bash, &command).replace("target__subcmd__notifyd", "target__notifyd")
+        }
+        Shell::Zsh => generated(shells::Zsh, &command),
+        Shell::Fish => generated(shells::Fish, &command),
     };
     let mut stdout = io::stdout();
-    match stdout.write_all(&text).and_then(|()| stdout.flush()) {
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if !had_enough(&error) => failed(&format!("standard output cannot be written: {error}")),
         _ => Exit::Success,
     }
+}
+
+fn generated(shell: impl Generator, command: &Command) -> String {
+    let mut text = Vec::new();
+    // Writing to memory does not fail.
+    let _written = shell.try_generate(command, &mut text);
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// Writes every page into `folder`.

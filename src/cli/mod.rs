@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -74,10 +74,10 @@ struct Configuration {
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The instance of target-notifyd@NAME.service: its configuration /etc/target-notifyd/NAME.toml, its queue and its sockets.
-    #[arg(long, global = true, value_name = "NAME", value_parser = instance)]
+    #[arg(long, global = true, value_name = "NAME", value_parser = instance, value_hint = ValueHint::Other)]
     instance: Option<String>,
     /// Sets one key, such as batch.linger=50ms; wins over the environment, which wins over the file.
-    #[arg(short = 'o', global = true, value_name = "KEY=VALUE", value_parser = overriding)]
+    #[arg(short = 'o', global = true, value_name = "KEY=VALUE", value_parser = overriding, value_hint = ValueHint::Other)]
     overrides: Vec<String>,
 }
 

@@ -106,3 +106,45 @@ fn each_shell_takes_its_completions() {
         }
     }
 }
+
+/// What bash offers behind `words`; `None` where it is not installed.
+#[expect(clippy::print_stderr, reason = "a test says what it did not try")]
+fn offered(words: &[&str]) -> Option<Vec<String>> {
+    let script = r#"
+source /dev/stdin
+COMP_WORDS=("$@")
+COMP_CWORD=$(($# - 1))
+_target__notifyd "$1" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+printf '%s\n' "${COMPREPLY[@]}""#;
+    let folder = TempDir::new().expect("a folder");
+    let completions = folder.path().join("completions");
+    fs::write(&completions, run(&["completions", "bash"]).stdout).expect("a file");
+    let mut bash = Command::new("bash");
+    bash.args(["-c", script, "bash"]).args(words).stdin(fs::File::open(&completions).expect("a file"));
+    match bash.current_dir(folder.path()).output() {
+        Ok(output) => Some(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            eprintln!("bash is not installed: it was not asked what it offers");
+            None
+        }
+        Err(error) => panic!("bash: {error}"),
+    }
+}
+
+#[test]
+fn bash_offers_what_may_come_next() {
+    for (words, expected) in [
+        (&["target-notifyd", "qu"][..], "queue"),
+        (&["target-notifyd", "queue", "d"], "drop"),
+        (&["target-notifyd", "-o", "batch.linger=1s", "status", "--wa"], "--watch"),
+        (&["target-notifyd", "tail", "--outcome", "dea"], "dead"),
+        // What they take is no name of a file, such as the one in this folder.
+        (&["target-notifyd", "-o", "comp"], "comp"),
+        (&["target-notifyd", "--instance", "comp"], "comp"),
+        (&["target-notifyd", "--config", "comp"], "completions"),
+    ] {
+        if let Some(offered) = offered(words) {
+            assert_eq!(offered.join(" "), expected, "{words:?}");
+        }
+    }
+}
