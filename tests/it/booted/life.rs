@@ -168,7 +168,7 @@ pub(super) fn the_property_token_comes_as_a_credential(site: &Site) {
     machine.systemctl(&["restart", SERVICE]);
 }
 
-pub(super) fn the_keys_of_newer_versions_harm_no_older_one(site: &Site) {
+pub(super) fn what_is_for_newer_versions_keeps_no_older_one_from_serving(site: &Site) {
     let machine = &site.machine;
     let (from, to) = (format!("{EXAMPLES}/newer.conf"), format!("{DROP_INS}/newer.conf"));
     machine.ok("install", &["-D", "-m644", &from, &to]);
@@ -181,6 +181,8 @@ pub(super) fn the_keys_of_newer_versions_harm_no_older_one(site: &Site) {
         let before = reloaded();
         machine.systemctl(&["reload", SERVICE]);
         assert_eq!(reloaded(), before + 1, "it returns once that is over");
+    } else {
+        assert_eq!(machine.property(SERVICE, "CanReload"), "no", "as its head says");
     }
     machine.ok("rm", &[&to]);
     machine.systemctl(&["daemon-reload"]);

@@ -127,7 +127,7 @@ const PARTS: [(&str, Part); 17] = [
     ("restarts", life::restarts_under_load_show_no_producer_an_error),
     ("reload", life::a_reload_takes_a_good_file_and_refuses_a_bad_one),
     ("credentials", life::the_property_token_comes_as_a_credential),
-    ("newer", life::the_keys_of_newer_versions_harm_no_older_one),
+    ("newer", life::what_is_for_newer_versions_keeps_no_older_one_from_serving),
     ("broken", trouble::a_producer_waits_through_a_broken_configuration),
     ("instance", life::an_instance_stands_beside),
     ("journal", trouble::the_journal_can_be_searched),
