@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 
 use super::text::{bytes, count, some, span, visible};
-use crate::admin::protocol::Status;
+use crate::admin::protocol::{HostLine, Status};
 use crate::figures::{Figures, Rates};
 
 /// Moves to the top left corner and clears the screen.
@@ -64,16 +64,15 @@ fn screen(status: &Status, colours: bool) -> String {
         let _written = writeln!(text, "{name:<10}{line}");
     }
     if !status.hosts.is_empty() {
-        let _written = writeln!(text, "\n{:<10}{:>10} {:>10}  STATE", "HOST", "DUE", "UNDER WAY");
+        let _written = writeln!(text, "\n{:<10}{:>10} {:>10}  STATE", "HOST", "SESSIONS", "UNDER WAY");
     }
     for host in &status.hosts {
         let name = visible(&host.host).to_string();
         let colour = if host.state == "open" { Colour::Good } else { Colour::Bad };
-        let state = paint(colour, &visible(&host.state).to_string());
-        let since = host.since_s.map_or(String::new(), |since| format!(" for {}", span(since)));
-        let until = host.wait_s.map_or(String::new(), |wait| format!(", again in {}", span(wait)));
-        let _written =
-            writeln!(text, "{name:<10}{:>10} {:>10}  {state}{since}{until}", host.waiting, host.in_flight);
+        let (state, rest) = standing(host);
+        let state = paint(colour, &visible(state).to_string());
+        let rest = visible(&rest);
+        let _written = writeln!(text, "{name:<10}{:>10} {:>10}  {state}{rest}", host.waiting, host.in_flight);
         if let Some(error) = host.error.as_ref().filter(|error| !error.is_empty()) {
             let _written = writeln!(text, "{:<33}{}", "", visible(error));
         }
@@ -96,6 +95,24 @@ fn screen(status: &Status, colours: bool) -> String {
         let _written = writeln!(text, "- {}\n    {}", visible(&advice.about), visible(&advice.run));
     }
     text
+}
+
+/// What a host does with requests, and since when, why, and until when.
+fn standing(host: &HostLine) -> (&str, String) {
+    let told = |seconds: Option<f64>, before, after| {
+        seconds.map_or(String::new(), |seconds| format!("{before}{}{after}", span(seconds)))
+    };
+    match host.state.split_once(": ") {
+        Some((state, why)) => {
+            let (since, until) = (told(host.since_s, " ", " ago"), told(host.wait_s, "; a probe in ", ""));
+            (state, format!("{since}, since {why}{until}"))
+        }
+        // Of a breaker, "open" means that the host fails.
+        None if host.state == "open" => ("serves", String::new()),
+        None => {
+            (host.state.as_str(), told(host.since_s, " for ", "") + &told(host.wait_s, ", again in ", ""))
+        }
+    }
 }
 
 fn rows(figures: &Figures) -> Vec<(&'static str, String)> {
@@ -183,7 +200,7 @@ fn rates(rates: &Rates) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::protocol::{Advice, HostLine, Pause};
+    use crate::admin::protocol::{Advice, Pause};
 
     #[test]
     fn there_is_no_room_only_where_a_limit_is_reached() {
@@ -196,6 +213,34 @@ mod tests {
             let figures =
                 Figures { fits_s: Some(fits), full_first: full_first.clone(), ..Figures::default() };
             assert!(rows(&figures).contains(&("room", room.to_owned())), "{fits}");
+        }
+    }
+
+    #[test]
+    fn the_state_of_a_host_is_told_in_words_that_mean_one_thing() {
+        let host = |state: &str, since_s, wait_s| HostLine {
+            host: "client".to_owned(),
+            state: state.to_owned(),
+            since_s,
+            error: None,
+            wait_s,
+            waiting: 0,
+            in_flight: 0,
+        };
+        for (state, since, wait, told) in [
+            ("open", None, None, "serves"),
+            ("breaker", Some(3.0), Some(2.0), "breaker for 3.0s, again in 2.0s"),
+            ("busy", None, Some(2.0), "busy, again in 2.0s"),
+            (
+                "paused: it refuses everything",
+                Some(3.0),
+                Some(7.0),
+                "paused 3.0s ago, since it refuses everything; a probe in 7.0s",
+            ),
+            ("paused by an operator", None, None, "paused by an operator"),
+        ] {
+            let status = Status { hosts: vec![host(state, since, wait)], ..Status::default() };
+            assert!(screen(&status, false).contains(&format!("  {told}\n")), "{told}");
         }
     }
 
