@@ -18,6 +18,9 @@ pub(crate) const MAX_DEPTH: usize = 64;
 /// So many keys of an object are compared with each other; where there are more, they are hashed.
 const FEW_MEMBERS: usize = 24;
 
+/// What some editors and spreadsheets write before a text.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// What is wrong with a line, and where.
 #[derive(Debug)]
 pub(crate) struct Fault {
@@ -65,7 +68,10 @@ pub(crate) struct Members<'a>(pub(crate) Vec<(Cow<'a, str>, &'a RawValue)>);
 
 /// Parses `line` as one JSON value, no deeper than [`MAX_DEPTH`].
 pub(crate) fn value(line: &[u8]) -> Result<&RawValue, Fault> {
-    serde_json::from_str(shallow(line)?).map_err(|error| malformed(format!("the line is not JSON: {error}")))
+    serde_json::from_str(shallow(line)?).map_err(|error| match line.starts_with(BYTE_ORDER_MARK) {
+        true => malformed("the line begins with a byte order mark: write UTF-8 without one".to_owned()),
+        false => malformed(format!("the line is not JSON: {error}")),
+    })
 }
 
 /// The members of `line`, which is one JSON object, no deeper than [`MAX_DEPTH`].

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::checked::{Checked, FILLED_IN_BYTES, Value, filled, get, joined, joined_bytes, own, push_members};
 use super::json::{self, Fault, Path, array, is_null};
 use super::options::Rest;
-use super::schema::{self, NOTIFICATION, REQUEST, check};
+use super::schema::{self, NOTIFICATION, REQUEST, check, right_spelling};
 use super::{MAX_MEMBERS_BYTES, MAX_NOTIFICATIONS, unknown};
 use crate::event::{Cluster, Owner, Visitor};
 use crate::wire::defaults::Defaults;
@@ -102,7 +102,7 @@ pub(super) fn short<'a>(rest: &Rest<'a>) -> Result<Request<'a>, Fault> {
                 notification.push((Cow::Borrowed(*name), check(&member.rule, raw, &path)?));
             }
         } else {
-            return Err(unknown(name));
+            return Err(unknown_here(name));
         }
     }
     if notification.is_empty() {
@@ -119,6 +119,16 @@ pub(super) fn short<'a>(rest: &Rest<'a>) -> Result<Request<'a>, Fault> {
     }
     let notifications = vec![exclusive(notification, &Path::Root)?];
     Ok(Request { members: shared, visitor: "visitor", notifications })
+}
+
+/// What the short form does not know, with the name of the API where it is written as in the Python SDK's models.
+fn unknown_here(name: &str) -> Fault {
+    let right = [NOTIFICATION, REQUEST].iter().find_map(|table| right_spelling(table, name));
+    let Fault { code, path, mut message } = unknown(name);
+    if let Some(right) = right.filter(|right| is_short(right)) {
+        message.push_str(&format!("; the Delivery API spells it '{right}'"));
+    }
+    Fault { code, path, message }
 }
 
 /// `mbox` and `view` exclude each other.

@@ -32,6 +32,8 @@ pub(crate) enum Rule {
     SupplementalDataId,
     /// An integer literal of at least this.
     Integer { min: i64 },
+    /// Milliseconds since 1970: an integer literal of at least 0.
+    UnixMs,
     /// A number of at least 0.
     Amount,
     /// `true` or `false`.
@@ -89,7 +91,7 @@ const RESERVED_PARAMETERS: [&str; 3] = ["orderId", "orderTotal", "productPurchas
 pub(crate) static NOTIFICATION: &[Member] = &[
     may("id", Rule::Text { min: 0, max: 200 }),
     must("type", Rule::OneOf(&["display", "click"])),
-    may("timestamp", Rule::Integer { min: 0 }),
+    may("timestamp", Rule::UnixMs),
     may("impressionId", Rule::Text { min: 0, max: 128 }),
     may("tokens", Rule::Array { max: LONG, each: &Rule::Text { min: 0, max: LONG } }),
     may(
@@ -220,7 +222,7 @@ pub(crate) fn object<'a>(table: &[Member], raw: &'a RawValue, path: &Path<'_>) -
 }
 
 /// The documented name that `name` means in the style of the Python SDK's models, if it is such a spelling.
-fn right_spelling(table: &[Member], name: &str) -> Option<&'static str> {
+pub(crate) fn right_spelling(table: &[Member], name: &str) -> Option<&'static str> {
     let snake = |text: &str| {
         text.chars().fold(String::new(), |mut out, character| {
             if character.is_ascii_uppercase() {
@@ -301,10 +303,16 @@ pub(crate) fn check<'a>(rule: &Rule, raw: &'a RawValue, path: &Path<'_>) -> Resu
             }
         }
         Rule::Integer { min } => {
-            let number: Option<i64> = raw.get().parse().ok();
-            if number.is_none_or(|number| number < *min) {
+            if !is_integer(raw, *min) {
                 let least = if *min == i64::MIN { String::new() } else { format!(" of at least {min}") };
                 return Err(path.invalid(format!("must be an integer{least} within 64 bits")));
+            }
+        }
+        Rule::UnixMs => {
+            if !is_integer(raw, 0) {
+                return Err(path.invalid(
+                    "must be an integer of at least 0 within 64 bits, in ms since 1970, such as 1796034187519",
+                ));
             }
         }
         Rule::Amount => match raw.get().parse::<f64>() {
@@ -323,6 +331,10 @@ pub(crate) fn check<'a>(rule: &Rule, raw: &'a RawValue, path: &Path<'_>) -> Resu
         Rule::Parameters { page } => parameters(raw, *page, path)?,
     }
     Ok(raw.get().into())
+}
+
+fn is_integer(raw: &RawValue, min: i64) -> bool {
+    raw.get().parse::<i64>().is_ok_and(|number| number >= min)
 }
 
 fn list<'a>(raw: &'a RawValue, max: usize, each: &Rule, path: &Path<'_>) -> Result<Value<'a>, Fault> {

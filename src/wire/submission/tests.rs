@@ -144,6 +144,11 @@ fn a_bad_line_is_refused_at_its_path() {
         (why.code, why.path.as_deref()),
         (Code::InvalidEvent, Some("request.notifications[0].mbox.name"))
     );
+    let marked = Submission::parse("\u{feff}{}".as_bytes(), &plain(), 0).expect_err("a mark");
+    assert_eq!(
+        (marked.code, marked.message.as_str()),
+        (Code::MalformedJson, "the line begins with a byte order mark: write UTF-8 without one")
+    );
     let broken = Submission::parse(b"{\"type\":\"\xff\"}", &plain(), 0).expect_err("broken UTF-8");
     assert_eq!(broken.code, Code::MalformedJson);
 }
@@ -181,6 +186,19 @@ fn a_refusal_says_what_is_wrong() {
         ),
         (r#""order":{"total":1e400}"#.to_owned(), "is too large: no number of 64 bits holds it"),
         (r#""order":{"total":-1e400}"#.to_owned(), "must be a number of at least 0"),
+        (
+            r#""timestamp":1796034187.519"#.to_owned(),
+            "must be an integer of at least 0 within 64 bits, in ms since 1970, such as 1796034187519",
+        ),
+        (
+            r#""page_load":{}"#.to_owned(),
+            "'page_load' is no field of a submission; the Delivery API spells it 'pageLoad'",
+        ),
+        (
+            r#""environment_id":1"#.to_owned(),
+            "'environment_id' is no field of a submission; the Delivery API spells it 'environmentId'",
+        ),
+        (r#""page":{}"#.to_owned(), "'page' is no field of a submission"),
     ];
     for (members, message) in cases {
         let line = format!(r#"{{"type":"click",{members}}}"#);
