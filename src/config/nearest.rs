@@ -3,7 +3,10 @@
 use super::reader::Key;
 use super::sections::keys;
 
-/// The known key that is nearest to `unknown`: by its full name, or by its name in another section.
+/// A key that is less like an unknown one than this was not meant by it.
+const LIKE: f64 = 0.5;
+
+/// The known key that is nearest to `unknown`: by its full name, or by its name in another section; `None` where nothing is like it.
 pub(super) fn nearest(unknown: &str) -> Option<&'static Key> {
     let unknown = unknown.to_ascii_lowercase();
     let name = unknown.rsplit_once('.').map_or(unknown.as_str(), |(_, name)| name);
@@ -15,7 +18,9 @@ pub(super) fn nearest(unknown: &str) -> Option<&'static Key> {
         let begun = if key.full.starts_with(&unknown) { 0.95 } else { 0.0 };
         full.max(elsewhere).max(begun)
     };
-    keys().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
+    let (likeness, key) =
+        keys().map(|key| (likeness(key), key)).max_by(|(one, _), (other, _)| one.total_cmp(other))?;
+    (likeness >= LIKE).then_some(key)
 }
 
 /// The section that `name` is.
@@ -46,6 +51,9 @@ mod tests {
             ("log.lvl", "log.level"),
         ] {
             assert_eq!(nearest(unknown).map(|key| key.full), Some(meant), "{unknown}");
+        }
+        for nothing in ["nope", "x", "something.else"] {
+            assert_eq!(nearest(nothing).map(|key| key.full), None, "{nothing}");
         }
     }
 }
