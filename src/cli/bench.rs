@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
 use super::signals::on_ends;
-use super::{Exit, told};
+use super::{Exit, ended, told};
 use crate::bench::{self, Part, Settings};
 use crate::config::duration_from;
 
@@ -96,17 +96,10 @@ pub(super) async fn run(arguments: Arguments, overrides: Vec<String>) -> Exit {
     }
     match bench::run(settings, told, shutdown).await {
         Ok(report) if arguments.json => {
-            for row in report.rows() {
-                let text = serde_json::to_string(&row).unwrap_or_default();
-                // Where standard output is closed there is nobody to tell.
-                let _closed = writeln!(io::stdout(), "{text}");
-            }
-            Exit::Success
+            let line = |row| writeln!(io::stdout(), "{}", serde_json::to_string(&row).unwrap_or_default());
+            ended(report.rows().into_iter().try_for_each(line), Exit::Success)
         }
-        Ok(report) => {
-            let _closed = write!(io::stdout(), "{report}");
-            Exit::Success
-        }
+        Ok(report) => ended(write!(io::stdout(), "{report}"), Exit::Success),
         Err(error) => {
             told(&format!("the measurement ended: {error}"));
             Exit::Refused

@@ -11,7 +11,7 @@ use clap_complete::{Generator, shells};
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 
-use super::{Exit, had_enough, told};
+use super::{Exit, ended, told};
 use crate::config::Config;
 
 const NAME: &str = "target-notifyd";
@@ -181,10 +181,7 @@ pub(super) fn complete(mut command: Command, shell: Shell) -> Exit {
         Shell::Fish => generated(shells::Fish, &command),
     };
     let mut stdout = io::stdout();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if !had_enough(&error) => failed(&format!("standard output cannot be written: {error}")),
-        _ => Exit::Success,
-    }
+    ended(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()), Exit::Success)
 }
 
 fn generated(shell: impl Generator, command: &Command) -> String {
@@ -199,15 +196,11 @@ pub(super) fn write(command: Command, folder: &Path) -> Exit {
     for (name, page) in pages(command) {
         let path = folder.join(name);
         if let Err(error) = fs::write(&path, page) {
-            return failed(&format!("{} could not be written: {error}", path.display()));
+            told(&format!("{} could not be written: {error}", path.display()));
+            return Exit::Disk;
         }
     }
     Exit::Success
-}
-
-fn failed(text: &str) -> Exit {
-    told(text);
-    Exit::Disk
 }
 
 /// Every page with its file's name.

@@ -256,6 +256,17 @@ fn had_enough(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe
 }
 
+/// How a command ends that has `written` its output: with `exit`, unless it could not, and somebody wanted to read it.
+fn ended(written: io::Result<()>, exit: Exit) -> Exit {
+    match written {
+        Err(error) if !had_enough(&error) => {
+            told(&format!("standard output cannot be written: {error}"));
+            Exit::Disk
+        }
+        _ => exit,
+    }
+}
+
 fn start<F: Future<Output = Exit>>(config: &Config, work: impl FnOnce(Config, Logging) -> F) -> Exit {
     let logging = match telemetry::init(&config.log) {
         Ok(logging) => logging,
@@ -303,9 +314,8 @@ async fn show(settings: io::Result<demo::Settings>, json: bool) -> Exit {
     };
     let text =
         if json { serde_json::to_string_pretty(&account).unwrap_or_default() } else { account.to_string() };
-    // Where standard output is closed, the exit code still tells.
-    let _closed = writeln!(io::stdout(), "{text}");
-    if account.is_whole() { Exit::Success } else { Exit::Refused }
+    let exit = if account.is_whole() { Exit::Success } else { Exit::Refused };
+    ended(writeln!(io::stdout(), "{text}"), exit)
 }
 
 async fn serve(listen: SocketAddr) -> Exit {

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::process::LIMIT;
+use crate::process::{LIMIT, cannot_write};
 
 #[test]
 fn every_figure_of_speed_stands_beside_its_limit() {
@@ -44,6 +44,19 @@ fn every_figure_of_speed_stands_beside_its_limit() {
     assert!(of("backlog of 1000, draining", "peak memory")["value"].as_f64() > Some(1.0));
     // It takes with it what it made.
     assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 0);
+}
+
+#[test]
+fn figures_that_cannot_be_written_are_a_failure_and_a_reader_who_has_enough_is_none() {
+    for format in [&[][..], &["--json"]] {
+        cannot_write(|| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_target-notifyd"));
+            command
+                .args(["bench", "deliver", "--time", "1ms", "--events", "1", "--sessions", "1"])
+                .args(format);
+            command
+        });
+    }
 }
 
 /// The processes that `parent` started.

@@ -11,7 +11,7 @@ use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
-use crate::process::{Log, NOBODY, command, connect, terminate};
+use crate::process::{Log, NOBODY, cannot_write, command, connect, terminate};
 use crate::tls::{Terminator, noted, proxy};
 
 /// `target.connect_timeout` where nothing is to reach it, however slow the machine is.
@@ -267,6 +267,13 @@ fn the_queues_folder_is_made_for_the_daemon_alone_and_one_that_all_can_enter_is_
     let found = out.lines().find(|line| line.contains(sentence));
     assert!(code == Some(0) && found.is_some_and(|line| line.starts_with("warning  queue.path ")), "{out}");
     assert!(out.contains(&format!("chmod 0700 {}", queue.display())), "{out}");
+}
+
+#[test]
+fn output_that_cannot_be_written_is_a_failure_and_a_reader_who_has_enough_is_none() {
+    let folder = TempDir::new().expect("a folder");
+    cannot_write(|| check(folder.path(), NOBODY, &[]));
+    cannot_write(|| check(folder.path(), NOBODY, &["--json"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

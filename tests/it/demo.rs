@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::bench::{daemon_of, end_of, ends};
+use crate::process::cannot_write;
 
 #[test]
 fn the_demonstration_accounts_for_every_event() {
@@ -26,6 +27,15 @@ fn the_demonstration_accounts_for_every_event() {
         account["dead"].as_array().expect("a list").iter().map(|letter| &letter["id"]).collect();
     assert!(dead.contains(&&"demo-0-1".into()) && dead.contains(&&"demo-100-1".into()), "{dead:?}");
     assert!(told.contains("the daemon was killed after"), "{told}");
+}
+
+#[test]
+fn an_account_that_cannot_be_written_is_a_failure_and_a_reader_who_has_enough_is_none() {
+    cannot_write(|| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_target-notifyd"));
+        command.args(["demo", "--sessions", "2", "--events", "1"]);
+        command
+    });
 }
 
 /// A demonstration whose temporary folder lies in `folder`.

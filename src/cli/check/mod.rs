@@ -17,7 +17,7 @@ use nix::unistd::{Uid, User};
 
 use self::report::{Finding, Report, State};
 use super::run::settings;
-use super::{Exit, leave, told};
+use super::{Exit, ended, leave, told};
 use crate::config::{Config, Origin, Problem, Problems, Sources};
 use crate::delivery::{self, Transport, TransportError, authorities};
 use crate::event::Account;
@@ -44,7 +44,7 @@ pub(super) fn run(sources: &Sources, arguments: &Arguments) -> Exit {
         told(&Problems(problems).to_string());
         return Exit::Configuration;
     };
-    let report = Report::new(arguments.json);
+    let mut report = Report::new(arguments.json);
     report.values(&sources.in_force());
     let wrong: Vec<String> = problems.iter().map(|problem| problem.key.clone()).collect();
     let mut findings = of_this_machine(&config);
@@ -74,8 +74,7 @@ pub(super) fn run(sources: &Sources, arguments: &Arguments) -> Exit {
         (true, true) => Exit::Refused,
         (true, false) => Exit::Success,
     };
-    report.end(&Problems(problems), exit);
-    exit
+    report.end(&Problems(problems), exit)
 }
 
 fn of_this_machine(config: &Config) -> Vec<Finding> {

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use nix::unistd::Uid;
 use serde::Serialize;
 
-use super::{Exit, name, told};
+use super::{Exit, ended, name, told};
 use crate::config::{InForce, Origin, Problems};
 use crate::event::{Visible, VisibleJson};
 
@@ -64,14 +64,16 @@ enum Line<'a> {
 /// Prints on standard output; problems of the configuration, and that there is none, on standard error.
 pub(super) struct Report {
     json: bool,
+    /// Whether all of it could be written until now; nothing is behind what could not.
+    written: io::Result<()>,
 }
 
 impl Report {
     pub(super) fn new(json: bool) -> Self {
-        Self { json }
+        Self { json, written: Ok(()) }
     }
 
-    pub(super) fn values(&self, values: &[InForce]) {
+    pub(super) fn values(&mut self, values: &[InForce]) {
         let from = |origin: &Origin| match origin {
             Origin::Unset => "default".to_owned(),
             set => set.to_string(),
@@ -84,15 +86,15 @@ impl Report {
         }
         let wide = |text: fn(&InForce) -> &str| values.iter().map(|one| text(one).len()).max().unwrap_or(0);
         let (keys, width) = (wide(|one| one.key), wide(|one| &one.value));
-        write(&format!("{:<keys$}  {:<width$}  FROM\n", "KEY", "VALUE"));
+        self.write(&format!("{:<keys$}  {:<width$}  FROM\n", "KEY", "VALUE"));
         for InForce { key, value, origin } in values {
             let value = Visible(value).to_string();
-            write(&format!("{key:<keys$}  {value:<width$}  {}\n", from(origin)));
+            self.write(&format!("{key:<keys$}  {value:<width$}  {}\n", from(origin)));
         }
-        write(&format!("\nchecked as {}\n", name(Uid::effective())));
+        self.write(&format!("\nchecked as {}\n", name(Uid::effective())));
     }
 
-    pub(super) fn finding(&self, finding: &Finding) {
+    pub(super) fn finding(&mut self, finding: &Finding) {
         if self.json {
             return self.line(&Line::Check(finding));
         }
@@ -101,13 +103,14 @@ impl Report {
             State::Warning => "warning",
             State::Failed => "FAILED",
         };
-        write(&format!("{state:<8} {:<26} {}\n", finding.about, Visible(&finding.told)));
+        self.write(&format!("{state:<8} {:<26} {}\n", finding.about, Visible(&finding.told)));
         if !finding.act.is_empty() {
-            write(&format!("{:<35} {}\n", "", Visible(&finding.act)));
+            self.write(&format!("{:<35} {}\n", "", Visible(&finding.act)));
         }
     }
 
-    pub(super) fn end(&self, problems: &Problems, exit: Exit) {
+    /// Prints the end, and returns with what `check` ends that found `exit`.
+    pub(super) fn end(mut self, problems: &Problems, exit: Exit) -> Exit {
         if self.json {
             for problem in &problems.0 {
                 let line = match problem.origin {
@@ -117,23 +120,26 @@ impl Report {
                 let (from, key, message) = (problem.origin.to_string(), &problem.key, &problem.message);
                 self.line(&Line::Problem { from, line, key, message });
             }
-            return self.line(&Line::Done { exit: exit as u8, user: name(Uid::effective()) });
+            self.line(&Line::Done { exit: exit as u8, user: name(Uid::effective()) });
+        } else if !problems.0.is_empty() {
+            told(&problems.to_string());
+        } else if exit == Exit::Success {
+            told("the configuration is sound");
+        } else {
+            told("the configuration is sound, and something that it needs FAILED");
         }
-        match problems.0.is_empty() {
-            false => told(&problems.to_string()),
-            true if exit == Exit::Success => told("the configuration is sound"),
-            true => told("the configuration is sound, and something that it needs FAILED"),
-        }
+        ended(self.written, exit)
     }
 
-    fn line(&self, line: &Line<'_>) {
+    fn line(&mut self, line: &Line<'_>) {
         // Of text and numbers.
         let text = serde_json::to_string(line).unwrap_or_default();
-        write(&format!("{}\n", VisibleJson(&text)));
+        self.write(&format!("{}\n", VisibleJson(&text)));
     }
-}
 
-fn write(text: &str) {
-    // Where standard output is closed, the exit code still tells.
-    let _closed = io::stdout().write_all(text.as_bytes());
+    fn write(&mut self, text: &str) {
+        if self.written.is_ok() {
+            self.written = io::stdout().write_all(text.as_bytes());
+        }
+    }
 }
