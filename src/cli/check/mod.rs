@@ -6,6 +6,7 @@
 //! - every check is made that can be, whatever else is wrong; one of a key that is wrong itself is left out;
 //! - no secret is printed.
 
+mod account;
 mod files;
 mod network;
 mod places;
@@ -86,6 +87,7 @@ fn of_this_machine(config: &Config) -> Vec<Finding> {
         // The producers' socket may be a service manager's, which holds it while no daemon runs.
         network::metrics(address, places::served(&config.admin.socket))
     }));
+    findings.extend(account::organization(config));
     findings.extend(files::findings(config));
     findings.extend(room::disk(&config.queue));
     findings.extend(room::submissions(config));
