@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::connection::{refuse, serve};
 use super::{MAX_CONNECTIONS, Office, Settings};
+use crate::event::unwritable;
 use crate::ingest::{Failures, Obstacle, vacate};
 
 /// Why there is no socket.
@@ -28,7 +29,10 @@ pub enum AdminError {
         obstacle: Obstacle,
     },
     /// The system refused.
-    #[error("the socket {} cannot be made: {source}; check its folder, or set another admin.socket", path.display())]
+    #[error(
+        "the socket {} cannot be made: {source}; {}",
+        path.display(), unwritable(source, "check its folder, or set another admin.socket")
+    )]
     Io {
         /// The socket's path.
         path: PathBuf,

@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use super::connection::{Shared, serve};
 use super::vacate::{Obstacle, vacate};
 use super::{Admission, Control, Counts, Failures, MAX_SLIP_BYTES, Settings};
-use crate::event::noun;
+use crate::event::{noun, unwritable};
 use crate::wire::defaults::Defaults;
 use crate::wire::reply::{self, Code, Rejection, Unavailable};
 
@@ -45,7 +45,10 @@ pub enum BindError {
     )]
     Inherited,
     /// The system refused.
-    #[error("the socket {} cannot be made: {source}; check that its folder exists and may be written", path.display())]
+    #[error(
+        "the socket {} cannot be made: {source}; {}",
+        path.display(), unwritable(source, "check that its folder exists and may be written")
+    )]
     Io {
         /// The socket's path.
         path: PathBuf,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::event::{Account, noun};
+use crate::event::{Account, noun, unwritable};
 
 /// Why the queue cannot be opened.
 #[derive(Debug, Error)]
@@ -15,7 +15,10 @@ pub enum OpenError {
     #[error("the queue {} is in use by another instance: stop it, or set another queue.path", .0.display())]
     InUse(PathBuf),
     /// The folder cannot be made, read or written.
-    #[error("the queue's folder {} cannot be used: {source}; check that it exists and belongs to this user", path.display())]
+    #[error(
+        "the queue's folder {} cannot be used: {source}; {}",
+        path.display(), unwritable(source, "check that it exists and belongs to this user")
+    )]
     Folder {
         /// The folder.
         path: PathBuf,

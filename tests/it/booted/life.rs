@@ -168,6 +168,30 @@ pub(super) fn the_property_token_comes_as_a_credential(site: &Site) {
     machine.systemctl(&["restart", SERVICE]);
 }
 
+pub(super) fn a_queue_elsewhere_is_named_to_the_unit(site: &Site) {
+    let (machine, elsewhere) = (&site.machine, "/srv/notify");
+    machine.ok("install", &["-d", "-m700", "-o", "target-notifyd", "-g", "target-notifyd", elsewhere]);
+    site.drop_in(&format!("Environment=TARGET_NOTIFYD_QUEUE__PATH={elsewhere}\nRestart=no"));
+    let failed = machine.run("systemctl", &["restart", SERVICE]);
+    assert!(!failed.status.success(), "the unit lets it write nowhere but where it says");
+    let told = machine.journal(&["--unit", SERVICE, "--lines=20"]);
+    let says = |entry: &serde_json::Value| {
+        entry["TARGET_NOTIFYD_ERROR"].as_str().is_some_and(|text| text.contains("queue.conf"))
+    };
+    assert!(told.iter().any(says), "what to do is told: {told:#?}");
+    let (from, to) = (format!("{EXAMPLES}/queue.conf"), format!("{DROP_INS}/queue.conf"));
+    machine.ok("install", &["-D", "-m644", &from, &to]);
+    machine.systemctl(&["daemon-reload"]);
+    machine.systemctl(&["restart", SERVICE]);
+    Producer::at(&site.socket()).submit("elsewhere", "elsewhere").expect("it is served");
+    site.taken("elsewhere");
+    assert_ne!(machine.ok("ls", &[elsewhere]), "", "the queue is there");
+    machine.ok("rm", &[&to]);
+    site.drop_in("");
+    machine.systemctl(&["restart", SERVICE]);
+    machine.ok("rm", &["-r", elsewhere]);
+}
+
 pub(super) fn what_is_for_newer_versions_keeps_no_older_one_from_serving(site: &Site) {
     let machine = &site.machine;
     let (from, to) = (format!("{EXAMPLES}/newer.conf"), format!("{DROP_INS}/newer.conf"));

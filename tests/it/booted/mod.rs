@@ -116,7 +116,7 @@ fn the_package_under_systemd() {
 type Part = fn(&Site);
 
 /// What is shown, in this order: each goes on from where the one before ended.
-const PARTS: [(&str, Part); 17] = [
+const PARTS: [(&str, Part); 18] = [
     ("install", installed),
     ("activation", life::the_first_producer_starts_the_service),
     ("owners", life::owners_and_modes_stay_over_a_stop_and_a_start),
@@ -127,6 +127,7 @@ const PARTS: [(&str, Part); 17] = [
     ("restarts", life::restarts_under_load_show_no_producer_an_error),
     ("reload", life::a_reload_takes_a_good_file_and_refuses_a_bad_one),
     ("credentials", life::the_property_token_comes_as_a_credential),
+    ("elsewhere", life::a_queue_elsewhere_is_named_to_the_unit),
     ("newer", life::what_is_for_newer_versions_keeps_no_older_one_from_serving),
     ("broken", trouble::a_producer_waits_through_a_broken_configuration),
     ("instance", life::an_instance_stands_beside),
