@@ -41,7 +41,7 @@ pub(super) fn owners_and_modes_stay_over_a_stop_and_a_start(site: &Site) {
     machine.systemctl(&["stop", SERVICE]);
     assert!(!machine.path("/run/target-notifyd").exists(), "systemd removes it");
     assert_eq!((socket(site), machine.stat("%U:%G %a", STATE)), (before.clone(), state.to_owned()));
-    machine.systemctl(&["start", SERVICE]);
+    machine.systemctl(&["enable", "--now", SERVICE]);
     machine.systemctl(&["restart", SERVICE]);
     assert_eq!((socket(site), machine.stat("%U:%G %a", STATE)), (before, state.to_owned()));
 

@@ -146,7 +146,7 @@ fn installed(site: &Site) {
         "dead",
         "nobody came yet, and no account is configured"
     );
-    assert_eq!(machine.systemctl(&["is-enabled", SERVICE, SOCKET]), "enabled\nenabled\n");
+    assert_eq!(machine.systemctl(&["is-enabled", SERVICE, SOCKET]), "disabled\nenabled\n");
     let units = [SERVICE, SOCKET, "target-notifyd@.service", "target-notifyd@.socket"];
     let units = units.map(|unit| format!("/usr/lib/systemd/system/{unit}"));
     let verify = [&["verify"], units.each_ref().map(String::as_str).as_slice()].concat();
@@ -173,6 +173,7 @@ fn upgraded(site: &Site) {
     load.goes_on(50);
     load.arrives(&site.sandbox);
     assert_ne!(site.process(), process, "the new version runs");
+    assert_eq!(machine.systemctl(&["is-enabled", SERVICE, SOCKET]), "enabled\nenabled\n");
     assert_eq!((machine.property(SOCKET, "InvocationID"), machine.stat("%i", NOTIFY)), (socket, inode));
     assert_eq!(
         machine.ok("dpkg-query", &["--show", "--showformat=${Version}", "target-notifyd"]),
