@@ -93,6 +93,26 @@ enum Command {
     /// Print what a daemon would run with, and everything that is wrong with it, its folders, its disk and its network.
     #[command(after_help = manual::CHECK)]
     Check(check::Arguments),
+    #[command(flatten)]
+    Configured(Configured),
+    /// Print the completions of a shell.
+    #[command(after_help = manual::COMPLETIONS)]
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: manual::Shell,
+    },
+    /// Write the manual pages into a folder, which must be there.
+    #[command(after_help = manual::MAN)]
+    Man {
+        /// The folder.
+        folder: PathBuf,
+    },
+}
+
+/// Commands that go by a sound configuration, but need no account.
+#[derive(Debug, Subcommand)]
+enum Configured {
     /// Submit lines to the running daemon and print its replies.
     #[command(after_help = manual::SEND)]
     Send {
@@ -140,25 +160,12 @@ enum Command {
         #[command(subcommand)]
         command: store::StoreCommand,
     },
-    /// Print the completions of a shell.
-    #[command(after_help = manual::COMPLETIONS)]
-    Completions {
-        /// The shell.
-        #[arg(value_enum)]
-        shell: manual::Shell,
-    },
-    /// Write the manual pages into a folder, which must be there.
-    #[command(after_help = manual::MAN)]
-    Man {
-        /// The folder.
-        folder: PathBuf,
-    },
 }
 
 /// Does what the command line says.
 #[must_use]
 pub fn main() -> Exit {
-    let arguments = match Arguments::try_parse() {
+    let Arguments { configuration, command } = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(asked) => {
             // Help and version are asked for, too; a closed pipe is the reader's choice.
@@ -166,54 +173,51 @@ pub fn main() -> Exit {
             return if asked.use_stderr() { Exit::Usage } else { Exit::Success };
         }
     };
-    // These read no configuration: packages are built where there is none.
-    match &arguments.command {
-        Command::Completions { shell } => return manual::complete(Arguments::command(), *shell),
-        Command::Man { folder } => return manual::write(Arguments::command(), folder),
-        _ => {}
-    }
-    // Before there is a second thread.
-    let service = match arguments.command {
-        Command::Run { .. } => Service::inherit(),
-        _ => Ok(Service::default()),
-    };
-    let overrides = arguments.configuration.overrides.clone();
-    let sources = sources(arguments.configuration);
-    if let Command::Check(arguments) = &arguments.command {
-        return check::run(&sources, arguments);
-    }
-    if let Command::Run { adopt_queue } = arguments.command {
-        return match (Config::to_run(&sources), service) {
-            (Err(problems), _) => wrong(&check::all(&sources, problems)),
-            (Ok(_), Err(error)) => {
-                told(&error.to_string());
-                Exit::Socket
+    match command {
+        Command::Run { adopt_queue } => run_daemon(sources(configuration), adopt_queue),
+        Command::Check(arguments) => check::run(&sources(configuration), &arguments),
+        Command::Configured(command) => {
+            let overrides = configuration.overrides.clone();
+            match Config::load(&sources(configuration)) {
+                Ok(config) => configured(&config, overrides, command),
+                Err(problems) => wrong(&problems),
             }
-            (Ok((config, account)), Ok(service)) => start(&config, |config, logging| {
-                let environment = Environment { sources, logging, service };
-                run::run(config, account, adopt_queue, environment)
-            }),
-        };
+        }
+        // These read no configuration: packages are built where there is none.
+        Command::Completions { shell } => manual::complete(Arguments::command(), shell),
+        Command::Man { folder } => manual::write(Arguments::command(), &folder),
     }
-    let config = match Config::load(&sources) {
-        Ok(config) => config,
-        Err(problems) => return wrong(&problems),
-    };
-    match arguments.command {
-        Command::Operate(command) => operate::run(&config, command),
-        Command::Store { command } => store::run(&config, command),
-        Command::Send { file, timeout, receipts } => {
+}
+
+fn run_daemon(sources: Sources, adopt_queue: bool) -> Exit {
+    // Before there is a second thread.
+    let service = Service::inherit();
+    match (Config::to_run(&sources), service) {
+        (Err(problems), _) => wrong(&check::all(&sources, problems)),
+        (Ok(_), Err(error)) => {
+            told(&error.to_string());
+            Exit::Socket
+        }
+        (Ok((config, account)), Ok(service)) => start(&config, |config, logging| {
+            let environment = Environment { sources, logging, service };
+            run::run(config, account, adopt_queue, environment)
+        }),
+    }
+}
+
+fn configured(config: &Config, overrides: Vec<String>, command: Configured) -> Exit {
+    match command {
+        Configured::Operate(command) => operate::run(config, command),
+        Configured::Store { command } => store::run(config, command),
+        Configured::Send { file, timeout, receipts } => {
             send::run(&config.ingest.socket, &file, timeout, receipts)
         }
-        Command::Demo { sessions, events, seed, json } => {
+        Configured::Demo { sessions, events, seed, json } => {
             let demo = |program| demo::Settings { program, overrides, sessions, events, seed };
-            start(&config, move |_, _| show(std::env::current_exe().map(demo), json))
+            start(config, move |_, _| show(std::env::current_exe().map(demo), json))
         }
-        Command::Bench(arguments) => start(&config, move |_, _| bench::run(arguments, overrides)),
-        Command::Sandbox { listen } => start(&config, move |_, _| serve(listen)),
-        Command::Run { .. } | Command::Check(_) | Command::Completions { .. } | Command::Man { .. } => {
-            Exit::Success
-        }
+        Configured::Bench(arguments) => start(config, move |_, _| bench::run(arguments, overrides)),
+        Configured::Sandbox { listen } => start(config, move |_, _| serve(listen)),
     }
 }
 
