@@ -23,9 +23,9 @@ Examples:
   target-notifyd check --config /etc/target-notifyd/config.toml
   target-notifyd run -o target.client=acmecorp -o target.organization_id=0DD934B85278256B0A490D44@AdobeOrg
 
-Exit codes: 0 ended in order; 1 refused submissions or checks; 64 the command line is wrong; 69 the daemon is not
-reachable; 73 a socket cannot be made; 74 the queue cannot be opened, the disk failed, or the output cannot be
-written; 75 another instance holds the queue; 78 the configuration, the schema or the account is wrong.";
+Exit codes: 0 ended in order; 1 a submission was refused, a check did not pass, or the daemon refused what an operator asked for; \
+64 the command line is wrong; 69 the daemon is not reachable; 73 a socket cannot be made; 74 the queue cannot be opened, the disk \
+failed, or the output cannot be written; 75 another instance holds the queue; 78 the configuration, the schema or the account is wrong.";
 pub(in crate::cli) const RUN: &str = "\
 Examples:
   target-notifyd run --config /etc/target-notifyd/config.toml
@@ -40,10 +40,10 @@ Examples:
   target-notifyd send --receipts events.jsonl
   echo '{\"session_id\":\"s1\",\"type\":\"click\",\"mbox\":{\"name\":\"home\"},\"tokens\":[\"t\"]}' | target-notifyd send
 
-Order: replies are printed in the order of the lines, each line's last one; a receipt comes behind the reply to its line.
-Up to 256 lines that are at hand are sent at once. Those that the daemon cannot take now are sent again, in their order,
-and hold back all that comes after until they are taken, refused, or the timeout is over; then what comes after has one
-try, until the daemon takes a line again. Among lines that are sent at once, one that the daemon takes can overtake one
+Order: Replies are printed in the order of the lines, each line's last one; a receipt comes behind the reply to its line. \
+Up to 256 lines that are at hand are sent at once. Those that the daemon cannot take now are sent again, in their order, \
+and hold back all that comes after until they are taken, refused, or the timeout is over; then what comes after has one \
+try, until the daemon takes a line again. Among lines that are sent at once, one that the daemon takes can overtake one \
 that it cannot take, of the same session, too.";
 pub(in crate::cli) const DEMO: &str = "\
 Examples:
@@ -247,7 +247,7 @@ fn render(man: &Man, command: &Command, page: &mut dyn Write) -> io::Result<()> 
         paragraphs(&mut rest, examples.trim_start_matches("Examples:\n"));
         if let Some((heading, codes)) = after.split_once(": ") {
             rest.control("SH", [heading.to_uppercase().as_str()]);
-            rest.text([roman(codes.replace('\n', " "))]);
+            rest.text([roman(codes)]);
         }
     }
     see_also(&mut rest);

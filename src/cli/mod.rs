@@ -68,16 +68,19 @@ struct Arguments {
     command: Command,
 }
 
+/// The first of these in the order of `--help`: a command's own options come first.
+const BEHIND: usize = 100;
+
 #[derive(Debug, Args)]
 struct Configuration {
     /// The configuration file; /etc/target-notifyd/config.toml where it is not given, and that may be absent.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", display_order = BEHIND)]
     config: Option<PathBuf>,
     /// The instance of target-notifyd@NAME.service: its configuration /etc/target-notifyd/NAME.toml, its queue and its sockets.
-    #[arg(long, global = true, value_name = "NAME", value_parser = instance, value_hint = ValueHint::Other)]
+    #[arg(long, global = true, value_name = "NAME", value_parser = instance, value_hint = ValueHint::Other, display_order = BEHIND + 1)]
     instance: Option<String>,
     /// Sets one key, such as batch.linger=50ms; wins over the environment, which wins over the file.
-    #[arg(short = 'o', global = true, value_name = "KEY=VALUE", value_parser = overriding, value_hint = ValueHint::Other)]
+    #[arg(short = 'o', global = true, value_name = "KEY=VALUE", value_parser = overriding, value_hint = ValueHint::Other, display_order = BEHIND + 2)]
     overrides: Vec<String>,
 }
 
@@ -119,7 +122,7 @@ enum Configured {
         /// Where the lines are; - is standard input.
         #[arg(default_value = "-")]
         file: PathBuf,
-        /// How long lines that the daemon cannot take now are tried again, from when they were sent first, and how long receipts are waited for after the last line. Behind lines that were given up so, others have one try each until one is taken.
+        /// How long to retry lines that the daemon cannot take now, from their first try, and to wait for receipts after the last line. After lines were given up, later ones get one try each until one is taken.
         #[arg(long, default_value = "30s", value_parser = duration_from(Duration::ZERO), value_name = "DURATION")]
         timeout: Duration,
         /// Ask for a receipt of every line but those with "receipt":false, wait for it, and print it: what became of its events.

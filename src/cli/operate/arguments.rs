@@ -97,7 +97,7 @@ pub(in crate::cli) enum Operate {
 
 #[derive(Clone, Copy, Debug, Args)]
 pub(in crate::cli) struct Json {
-    /// Print JSON lines, as docs/admin-protocol.md describes them.
+    /// Print the daemon's answers as they are, lines of JSON: see docs/admin-protocol.md.
     #[arg(long)]
     json: bool,
 }
@@ -197,21 +197,21 @@ pub(in crate::cli) enum DeadCommand {
         #[command(flatten)]
         json: Json,
     },
-    /// Show one whole.
+    /// Show a dead letter whole, with its request.
     #[command(after_help = manual::DEAD_SHOW)]
     Show {
-        /// Its number.
+        /// The letter's number, as `dead list` and the log show it.
         number: u64,
         #[command(flatten)]
         json: Json,
     },
-    /// Make them events again, at the end of their sessions; id, timestamp and impressionId stay.
+    /// Make dead letters events again, at the end of their sessions; id, timestamp and impressionId stay.
     #[command(after_help = manual::DEAD_REQUEUE)]
     Requeue(Changed),
-    /// Delete them for good.
+    /// Delete dead letters for good.
     #[command(after_help = manual::DEAD_DELETE)]
     Delete(Changed),
-    /// Print them as submissions that `send` takes.
+    /// Print dead letters as the lines that `send` takes, a submission each.
     #[command(after_help = manual::DEAD_EXPORT)]
     Export {
         #[command(flatten)]
