@@ -159,6 +159,53 @@ Examples:
 /// What producers write and read.
 const PROTOCOL: &str = include_str!("../../docs/protocol.md");
 
+/// What the page of the whole says beside its commands: sections of terms and what they mean.
+const SURROUNDINGS: &[(&str, &[(&str, &str)])] = &[
+    (
+        "FILES",
+        &[
+            (
+                "/etc/target-notifyd/config.toml",
+                "The configuration; NAME.toml beside it is that of an instance.",
+            ),
+            ("/var/lib/target-notifyd", "The queue (queue.path)."),
+            ("/run/target-notifyd.sock", "The producers' socket (ingest.socket)."),
+            ("/run/target-notifyd/admin.sock", "The operator's socket (admin.socket)."),
+        ],
+    ),
+    (
+        "ENVIRONMENT",
+        &[
+            (
+                "TARGET_NOTIFYD_SECTION__KEY",
+                "Sets a key, as TARGET_NOTIFYD_BATCH__LINGER=50ms does; wins over the file, and -o over both.",
+            ),
+            (
+                "HTTPS_PROXY, https_proxy, ALL_PROXY, all_proxy",
+                "The proxy for https:// where target.proxy names none: the first of them that is set.",
+            ),
+            ("NO_PROXY, no_proxy", "The hosts that are reached without that proxy."),
+            (
+                "CONFIGURATION_DIRECTORY, STATE_DIRECTORY, RUNTIME_DIRECTORY",
+                "Where the configuration, the queue and the operator's socket are by default.",
+            ),
+            ("CREDENTIALS_DIRECTORY", "Where the property token is read from property-token by default."),
+            ("NO_COLOR", "Where it is set, status shows no colours."),
+        ],
+    ),
+    (
+        "SIGNALS",
+        &[
+            (
+                "SIGTERM, SIGINT",
+                "The daemon ends in order, and waits shutdown.grace for requests under way; a second one ends it at once, \
+                 as safe as a kill.",
+            ),
+            ("SIGHUP", "The daemon reads the configuration again; what takes a restart is named in the log."),
+        ],
+    ),
+];
+
 /// A shell with completions.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Shell {
@@ -195,12 +242,21 @@ fn generated(shell: impl Generator, command: &Command) -> String {
 pub(super) fn write(command: Command, folder: &Path) -> Exit {
     for (name, page) in pages(command) {
         let path = folder.join(name);
-        if let Err(error) = fs::write(&path, page) {
+        if let Err(error) = fs::write(&path, escaped(&page)) {
             told(&format!("{} could not be written: {error}", path.display()));
             return Exit::Disk;
         }
     }
     Exit::Success
+}
+
+/// A page with all that is not ASCII by its number: groff reads no UTF-8.
+fn escaped(page: &[u8]) -> String {
+    let letter = |letter: char| match letter.is_ascii() {
+        true => letter.to_string(),
+        false => format!("\\[u{:04X}]", u32::from(letter)),
+    };
+    String::from_utf8_lossy(page).chars().map(letter).collect()
 }
 
 /// Every page with its file's name.
@@ -229,11 +285,12 @@ fn commands(command: &Command, pages: &mut Vec<(String, Vec<u8>)>) {
     }
 }
 
-/// As [`Man::render`] does, with the examples line by line instead of filled.
+/// As [`Man::render`] does, with the synopsis of `--help`, whose options have their values, and the examples line by line
+/// instead of filled.
 fn render(man: &Man, command: &Command, page: &mut dyn Write) -> io::Result<()> {
     man.render_title(page)?;
     man.render_name_section(page)?;
-    man.render_synopsis_section(page)?;
+    synopsis(command).to_writer(page)?;
     man.render_description_section(page)?;
     man.render_options_section(page)?;
     if command.has_subcommands() {
@@ -250,13 +307,43 @@ fn render(man: &Man, command: &Command, page: &mut dyn Write) -> io::Result<()> 
             rest.text([roman(codes)]);
         }
     }
-    see_also(&mut rest);
+    let is_whole = command.get_name() == NAME;
+    if is_whole {
+        SURROUNDINGS.iter().for_each(|(heading, all)| terms(&mut rest, heading, all));
+    }
+    see_also(&mut rest, if is_whole { "8" } else { "" });
     rest.to_writer(page)
 }
 
-fn see_also(page: &mut Roff) {
+fn synopsis(command: &Command) -> Roff {
+    let (mut page, usage) = (Roff::new(), command.clone().render_usage().to_string());
+    page.control("SH", ["SYNOPSIS"]);
+    page.control("nf", []);
+    let name = command.get_bin_name().unwrap_or(NAME);
+    for line in usage.trim_start_matches("Usage:").lines().map(str::trim) {
+        let rest = line.strip_prefix(name).unwrap_or_default();
+        page.text([bold(name), roman(rest)]);
+    }
+    page.control("fi", []);
+    page
+}
+
+fn terms(page: &mut Roff, heading: &str, all: &[(&str, &str)]) {
+    page.control("SH", [heading]);
+    for (term, meaning) in all {
+        page.control("TP", []);
+        page.text([bold(*term)]);
+        page.text([roman(*meaning)]);
+    }
+}
+
+/// The other pages of the whole; `own` is the section of this one, if it is among them.
+fn see_also(page: &mut Roff, own: &str) {
+    let pages = [(NAME, "8"), ("target-notifyd.toml", "5"), (NAME, "7")];
+    let others = pages.iter().filter(|(_, section)| *section != own);
+    let text = others.map(|(name, section)| format!("{name}({section})")).collect::<Vec<_>>().join(", ");
     page.control("SH", ["SEE ALSO"]);
-    page.text([roman(format!("{NAME}(8), {NAME}.toml(5), {NAME}(7)"))]);
+    page.text([roman(text)]);
 }
 
 fn begun(title: &str, section: &str, manual: &str, about: &str) -> Roff {
@@ -292,7 +379,7 @@ fn configuration() -> Roff {
         &mut page,
         " [target]\n client = \"acmecorp\"\n organization_id = \"0DD934B85278256B0A490D44@AdobeOrg\"",
     );
-    see_also(&mut page);
+    see_also(&mut page, "5");
     page
 }
 
@@ -302,7 +389,7 @@ fn protocol() -> Roff {
     let (_title, text) = PROTOCOL.split_once("\n\n").unwrap_or_default();
     page.control("SH", ["DESCRIPTION"]);
     markdown(&mut page, text);
-    see_also(&mut page);
+    see_also(&mut page, "7");
     page
 }
 

@@ -41,7 +41,7 @@ fn judged(program: &str, arguments: &[&str], page: &Path) -> Option<String> {
 }
 
 #[test]
-fn there_is_a_page_for_each_command_and_mandoc_finds_no_fault() {
+fn there_is_a_page_for_each_command_and_no_reader_of_pages_finds_a_fault() {
     let folder = pages();
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(folder.path()).expect("the folder can be listed") {
@@ -55,12 +55,36 @@ fn there_is_a_page_for_each_command_and_mandoc_finds_no_fault() {
                 .collect::<Vec<_>>();
             assert!(faults.is_empty(), "{name}: {}", faults.join("\n"));
         }
+        if let Some(said) = judged("groff", &["-man", "-ww", "-z"], &path) {
+            assert_eq!(said, "", "{name}");
+        }
         names.insert(name);
     }
     for command in ["", "-run", "-check", "-send", "-demo", "-bench", "-sandbox", "-completions", "-man"] {
         assert!(names.contains(&format!("target-notifyd{command}.8")), "{command}: {names:?}");
     }
     assert!(names.contains("target-notifyd.toml.5") && names.contains("target-notifyd.7"), "{names:?}");
+}
+
+#[test]
+fn the_pages_show_what_a_command_takes_and_name_the_others() {
+    let folder = pages();
+    let page = |name: &str| {
+        let text = fs::read_to_string(folder.path().join(name)).expect("a page");
+        text.replace("\\-", "-").replace("\\fB", "").replace("\\fR", "")
+    };
+    for (name, expected) in [
+        ("target-notifyd-pause.8", "\ntarget-notifyd pause [OPTIONS] --reason <TEXT>\n"),
+        ("target-notifyd-queue.8", "\ntarget-notifyd queue <COMMAND>\n"),
+        ("target-notifyd-send.8", "\nReplies are printed in the order"),
+        ("target-notifyd-send.8", "\ntarget-notifyd(8), target-notifyd.toml(5), target-notifyd(7)\n"),
+        ("target-notifyd.8", "\ntarget-notifyd.toml(5), target-notifyd(7)\n"),
+        ("target-notifyd.7", "\ntarget-notifyd(8), target-notifyd.toml(5)\n"),
+        ("target-notifyd.8", "\n.SH SIGNALS\n"),
+    ] {
+        let page = page(name);
+        assert!(page.contains(expected), "{name} has no {expected:?}: {page}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
