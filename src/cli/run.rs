@@ -128,7 +128,7 @@ pub(super) fn schedule(config: &Config) -> schedule::Settings {
         max_age: config.queue.max_age,
         index_max_bytes: config.queue.index_max_bytes,
         default_cluster: config.target.location_hint,
-        edge_routing: config.edge_endpoint().is_some(),
+        edge_routing: config.target.edge_endpoint.is_some(),
         slot_limit: config.target.timeout + delivery.stuck_after,
         stuck_after: delivery.stuck_after,
     }

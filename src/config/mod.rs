@@ -197,12 +197,6 @@ impl Config {
         }
     }
 
-    /// The host of an edge cluster; `None` where edge routing is off.
-    #[must_use]
-    pub fn edge_endpoint(&self) -> Option<String> {
-        self.target.edge_endpoint.clone()
-    }
-
     /// The proxy in force: `target.proxy`, or else the environment's. That takes https alone, and does not count where nothing
     /// goes over https. Whether the environment's can be used is seen when requests are to be sent through it: commands that
     /// send none work in any environment.
@@ -246,7 +240,7 @@ impl Config {
             client: account.client.clone(),
             organization: account.organization.clone(),
             endpoint: target.endpoint.clone(),
-            edge_endpoint: self.edge_endpoint(),
+            edge_endpoint: self.target.edge_endpoint.clone(),
             timeout: target.timeout,
             connect_timeout: target.connect_timeout,
             ca_file: target.ca_file.clone(),

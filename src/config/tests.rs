@@ -98,12 +98,12 @@ fn an_argument_wins_over_the_environment_and_that_over_the_file() {
 
 #[test]
 fn an_endpoint_of_ones_own_turns_edge_routing_off() {
-    assert!(load(None, &[], &[]).unwrap().edge_endpoint().is_some());
+    assert!(load(None, &[], &[]).unwrap().target.edge_endpoint.is_some());
     let local = "target.endpoint=http://127.0.0.1:1";
-    assert_eq!(load(None, &[], &[local]).unwrap().edge_endpoint(), None);
+    assert_eq!(load(None, &[], &[local]).unwrap().target.edge_endpoint, None);
     let edge = "target.edge_endpoint=http://127.0.0.1:1/edge{cluster}";
-    assert!(load(None, &[], &[local, edge]).unwrap().edge_endpoint().is_some());
-    assert_eq!(load(None, &[], &["target.edge_endpoint="]).unwrap().edge_endpoint(), None);
+    assert!(load(None, &[], &[local, edge]).unwrap().target.edge_endpoint.is_some());
+    assert_eq!(load(None, &[], &["target.edge_endpoint="]).unwrap().target.edge_endpoint, None);
 }
 
 #[test]

@@ -191,7 +191,7 @@ pub(crate) fn configuration(data: &[u8]) {
                 if let Ok(account) = config.account() {
                     let _all = (config.transport_settings(&account), config.ingest_settings());
                 }
-                let _all = (config.wire_defaults(None), config.backoff(), config.edge_endpoint());
+                let _all = (config.wire_defaults(None), config.backoff());
             }
             Err(problems) => assert!(!problems.to_string().is_empty()),
         }

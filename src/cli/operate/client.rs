@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::text::visible;
 use crate::admin::protocol::{Answer, Request};
 use crate::cli::{Exit, had_enough};
+use crate::event::Visible;
 use crate::wire::object::Object;
 
 /// The longest line that is read, in bytes: a dead letter has at most a submission's size, escaped.
@@ -33,7 +33,7 @@ pub(super) enum ClientError {
     #[error("the daemon does not answer: {0}; its log says more")]
     Io(#[source] io::Error),
     /// It refuses the request.
-    #[error("{}", visible(message))]
+    #[error("{}", Visible(message))]
     Refused { code: String, message: String },
     /// It speaks otherwise.
     #[error("the daemon's answer cannot be read: {0}; use the same release for both")]

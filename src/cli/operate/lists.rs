@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 
 use super::screen;
-use super::text::{count, some, span, visible};
+use super::text::{count, some, span};
 use super::told;
 use crate::admin::protocol::{Ages, Answer, Done, HostLine, Lane, Letter, Outcome, Request};
 use crate::cli::long_lines::LongLines;
-use crate::event::VisibleJson;
+use crate::event::{Visible, VisibleJson};
 
 /// The most ids of an outcome that are shown.
 const SHOWN_IDS: usize = 2;
@@ -90,9 +90,9 @@ impl Printer {
                 lane_row(out, &lane)
             }
             Answer::Event(event) => {
-                let (age, id) = (span(event.age_s), visible(&event.id));
-                writeln!(out, "{} {id} on {}, {age} old", event.seq, visible(&event.host))?;
-                writeln!(out, "    {}", visible(&event.notification.to_string()))
+                let (age, id) = (span(event.age_s), Visible(&event.id));
+                writeln!(out, "{} {id} on {}, {age} old", event.seq, Visible(&event.host))?;
+                writeln!(out, "    {}", Visible(&event.notification.to_string()))
             }
             Answer::Letter(letter) => {
                 if letter.request.is_none() && self.first("letter") {
@@ -105,8 +105,7 @@ impl Printer {
                 }
                 letter_row(out, &letter)
             }
-            Answer::Submission { seq, line, refused: None } => {
-                let _ = seq;
+            Answer::Submission { line, refused: None, .. } => {
                 // It may go to a file, for `send`: it stays JSON.
                 let line = VisibleJson(&line).to_string();
                 self.long.look(&line);
@@ -116,7 +115,7 @@ impl Printer {
                 self.refused += 1;
                 told(&format!(
                     "dead letter {seq} is not exported: {}; dead requeue keeps it as it is",
-                    visible(&why)
+                    Visible(&why)
                 ));
                 Ok(())
             }
@@ -133,11 +132,11 @@ impl Printer {
                 let why = |host: &HostLine| {
                     let until =
                         host.wait_s.map_or(String::new(), |wait| format!(", again in {}", span(wait)));
-                    format!("; {}: {}{until}", visible(&host.host), visible(&host.state))
+                    format!("; {}: {}{until}", Visible(&host.host), Visible(&host.state))
                 };
                 let mut why: String = hosts.iter().map(why).collect();
                 if !note.is_empty() {
-                    why.push_str(&format!("; {}", visible(&note)));
+                    why.push_str(&format!("; {}", Visible(&note)));
                 }
                 told(&format!("{}{why}", some(pending, "event waits", "events wait")));
                 Ok(())
@@ -182,7 +181,7 @@ impl Printer {
                 _ => {}
             },
         }
-        if done.note.is_empty() { Ok(()) } else { writeln!(out, "{}", visible(&done.note)) }
+        if done.note.is_empty() { Ok(()) } else { writeln!(out, "{}", Visible(&done.note)) }
     }
 }
 
@@ -197,7 +196,7 @@ fn age_head(out: &mut impl Write, ages: &Ages) -> io::Result<()> {
 }
 
 fn age_row(out: &mut impl Write, ages: &Ages) -> io::Result<()> {
-    write!(out, "{:>10} {:>9}", visible(&ages.host).to_string(), ages.total)?;
+    write!(out, "{:>10} {:>9}", Visible(&ages.host).to_string(), ages.total)?;
     for count in &ages.counts {
         write!(out, " {count:>7}")?;
     }
@@ -205,11 +204,11 @@ fn age_row(out: &mut impl Write, ages: &Ages) -> io::Result<()> {
 }
 
 fn lane_row(out: &mut impl Write, lane: &Lane) -> io::Result<()> {
-    let session = visible(&lane.session).to_string();
-    let (host, age) = (visible(&lane.host).to_string(), span(lane.age_s));
-    write!(out, "{session:<24} {host:<9} {:>7} {age:>9}  {}", lane.events, visible(&lane.state))?;
+    let session = Visible(&lane.session).to_string();
+    let (host, age) = (Visible(&lane.host).to_string(), span(lane.age_s));
+    write!(out, "{session:<24} {host:<9} {:>7} {age:>9}  {}", lane.events, Visible(&lane.state))?;
     if !lane.because.is_empty() {
-        write!(out, ": {}", visible(&lane.because))?;
+        write!(out, ": {}", Visible(&lane.because))?;
     }
     if let Some(wait) = lane.wait_s {
         write!(out, ", again in {}", span(wait))?;
@@ -222,41 +221,41 @@ fn lane_row(out: &mut impl Write, lane: &Lane) -> io::Result<()> {
     }
     writeln!(out)?;
     match (&lane.error, lane.error_s) {
-        (Some(error), Some(ago)) => writeln!(out, "{:>24}   {} ago: {}", "", span(ago), visible(error)),
+        (Some(error), Some(ago)) => writeln!(out, "{:>24}   {} ago: {}", "", span(ago), Visible(error)),
         _ => Ok(()),
     }
 }
 
 fn letter_row(out: &mut impl Write, letter: &Letter) -> io::Result<()> {
     let Letter { seq, id, session, host, reason, detail, age_s, waited_s, request } = letter;
-    let (session, host) = (visible(session).to_string(), visible(host).to_string());
-    let (reason, detail) = (visible(reason).to_string(), visible(detail));
+    let (session, host) = (Visible(session).to_string(), Visible(host).to_string());
+    let (reason, detail) = (Visible(reason).to_string(), Visible(detail));
     let Some(request) = request else {
         return writeln!(out, "{seq:>10} {:>9} {host:<9} {session:<24} {reason:<16} {detail}", span(*age_s));
     };
-    writeln!(out, "number   {seq}\nid       {}\nsession  {session}\nhost     {host}", visible(id))?;
+    writeln!(out, "number   {seq}\nid       {}\nsession  {session}\nhost     {host}", Visible(id))?;
     writeln!(out, "reason   {reason}: {detail}")?;
     writeln!(out, "age      set aside {} ago, after it had waited {}", span(*age_s), span(*waited_s))?;
-    writeln!(out, "request  {}", visible(&request.to_string()))
+    writeln!(out, "request  {}", Visible(&request.to_string()))
 }
 
 fn outcome_row(out: &mut impl Write, outcome: &Outcome) -> io::Result<()> {
     let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(outcome.at_ms);
     let ids =
-        outcome.ids.iter().take(SHOWN_IDS).map(|id| visible(id).to_string()).collect::<Vec<_>>().join(" ");
+        outcome.ids.iter().take(SHOWN_IDS).map(|id| Visible(id).to_string()).collect::<Vec<_>>().join(" ");
     write!(
         out,
         "{} {:<9} {} {} {} in {:.1} ms",
         humantime::format_rfc3339_millis(at),
-        visible(&outcome.outcome).to_string(),
-        visible(&outcome.session),
-        visible(&outcome.host),
-        visible(&outcome.answer),
+        Visible(&outcome.outcome).to_string(),
+        Visible(&outcome.session),
+        Visible(&outcome.host),
+        Visible(&outcome.answer),
         outcome.took_ms,
     )?;
     // Before the ids, which are long: it is what the reader looks for.
     if !outcome.detail.is_empty() {
-        write!(out, " ({})", visible(&outcome.detail))?;
+        write!(out, " ({})", Visible(&outcome.detail))?;
     }
     write!(out, ": {ids}")?;
     if let Some(more @ 1..) = outcome.ids.len().checked_sub(SHOWN_IDS) {

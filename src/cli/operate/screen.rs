@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 
-use super::text::{bytes, count, some, span, visible};
+use super::text::{bytes, count, some, span};
 use crate::admin::protocol::{HostLine, Status};
+use crate::event::Visible;
 use crate::figures::{Figures, Rates};
 
 /// Moves to the top left corner and clears the screen.
@@ -56,8 +57,8 @@ fn screen(status: &Status, colours: bool) -> String {
         "stuck" | "full" => Colour::Bad,
         _ => Colour::Waiting,
     };
-    let state = paint(colour, &visible(&status.state).to_string());
-    let (client, version, up) = (visible(&status.client), visible(&status.version), span(figures.uptime_s));
+    let state = paint(colour, &Visible(&status.state).to_string());
+    let (client, version, up) = (Visible(&status.client), Visible(&status.version), span(figures.uptime_s));
     let mut text = format!("target-notifyd {version} for {client}: {state}, up {up}\n");
     for (name, line) in rows(figures) {
         // Writing to a string cannot fail.
@@ -67,32 +68,32 @@ fn screen(status: &Status, colours: bool) -> String {
         let _written = writeln!(text, "\n{:<10}{:>10} {:>10}  STATE", "HOST", "SESSIONS", "UNDER WAY");
     }
     for host in &status.hosts {
-        let name = visible(&host.host).to_string();
+        let name = Visible(&host.host).to_string();
         let colour = if host.state == "open" { Colour::Good } else { Colour::Bad };
         let (state, rest) = standing(host);
-        let state = paint(colour, &visible(state).to_string());
-        let rest = visible(&rest);
+        let state = paint(colour, &Visible(state).to_string());
+        let rest = Visible(&rest);
         let _written = writeln!(text, "{name:<10}{:>10} {:>10}  {state}{rest}", host.waiting, host.in_flight);
         if let Some(error) = host.error.as_ref().filter(|error| !error.is_empty()) {
-            let _written = writeln!(text, "{:<33}{}", "", visible(error));
+            let _written = writeln!(text, "{:<33}{}", "", Visible(error));
         }
     }
     for pause in &status.paused {
         let ends =
             pause.left_s.map_or("until it is resumed".to_owned(), |left| format!("{} more", span(left)));
-        let (host, reason) = (visible(&pause.host), visible(&pause.reason));
+        let (host, reason) = (Visible(&pause.host), Visible(&pause.reason));
         let line = format!("paused: {host} for {}, {ends}: {reason}", span(pause.since_s));
         let _written = writeln!(text, "\n{}", paint(Colour::Waiting, &line));
     }
     for hold in &status.held {
-        let line = format!("held: {} for {}", visible(&hold.of), span(hold.since_s));
+        let line = format!("held: {} for {}", Visible(&hold.of), span(hold.since_s));
         let _written = writeln!(text, "\n{}", paint(Colour::Waiting, &line));
     }
     if !status.advice.is_empty() {
         text.push_str("\nto do\n");
     }
     for advice in &status.advice {
-        let _written = writeln!(text, "- {}\n    {}", visible(&advice.about), visible(&advice.run));
+        let _written = writeln!(text, "- {}\n    {}", Visible(&advice.about), Visible(&advice.run));
     }
     text
 }

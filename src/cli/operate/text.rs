@@ -4,13 +4,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use crate::event::Visible;
 use crate::event::noun;
-
-/// Text from outside, with its control characters made visible.
-pub(super) fn visible(text: &str) -> Visible<'_> {
-    Visible(text)
-}
 
 /// Seconds as a duration of its two largest units, such as `3h 20m`; below ten seconds to tenths.
 pub(super) fn span(seconds: f64) -> String {
