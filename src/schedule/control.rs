@@ -75,6 +75,6 @@ impl Controls {
 /// `reason`, cut to [`MAX_REASON_BYTES`] at a character's end.
 #[must_use]
 pub fn cut_reason(reason: &str) -> String {
-    let end = (0..=MAX_REASON_BYTES.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
-    reason.get(..end.unwrap_or(0)).unwrap_or_default().to_owned()
+    let (kept, _) = reason.split_at(reason.floor_char_boundary(MAX_REASON_BYTES));
+    kept.to_owned()
 }

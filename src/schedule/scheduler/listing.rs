@@ -198,9 +198,8 @@ impl Scheduler {
             self.errors.remove(now, &lane);
             return;
         }
-        let end = (0..=ERROR_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-        let text = text.get(..end.unwrap_or(0)).unwrap_or_default().to_owned();
-        self.errors.insert(now, lane, text);
+        let (kept, _) = text.split_at(text.floor_char_boundary(ERROR_BYTES));
+        self.errors.insert(now, lane, kept.to_owned());
     }
 
     fn events_under_way(&self) -> BTreeMap<Lane, &[Waiting]> {
