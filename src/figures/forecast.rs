@@ -1,12 +1,10 @@
 //! What the figures lead to: when the queue is drained, and how long an outage still fits.
 
 use super::Figures;
-use crate::queue;
+use crate::queue::{self, FILE_FACTOR};
 
 /// What an event is taken to need where none is held to tell, in bytes.
 const USUAL_EVENT_BYTES: f64 = 1_024.0;
-/// The file grows by up to so many times the payload.
-const FILE_FACTOR: f64 = 3.0;
 
 /// What may be held in the queue, and what it needs free.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +53,7 @@ pub(super) fn fits(figures: &Figures, limits: &Limits) -> (Option<f64>, &'static
     let events = limits.max_events.saturating_sub(figures.pending) as f64;
     let bytes = limits.max_bytes.saturating_sub(figures.held_bytes) as f64 / each.max(1.0);
     let free = figures.disk_free_bytes.unwrap_or(0).saturating_sub(limits.min_free) as f64;
-    let disk = free / (each.max(1.0) * FILE_FACTOR);
+    let disk = free / (each.max(1.0) * FILE_FACTOR as f64);
     let all = [(events, "events"), (bytes, "bytes"), (disk, "disk")];
     let (left, first) = all.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((0.0, "events"));
     let whole = |seconds: f64| if seconds < 1.0 { seconds } else { seconds.floor() };

@@ -20,6 +20,8 @@ use super::moving::Removals;
 
 /// The most files of the queue's folder that are looked at to tell what it takes.
 const MAX_FILES: usize = 10_000;
+/// The database's files take up to so many times the payload.
+pub const FILE_FACTOR: u64 = 3;
 
 /// What must be free for the engine to make removals on a disk that is short of room, in bytes: more than it takes for
 /// a batch.

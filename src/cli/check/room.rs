@@ -7,11 +7,8 @@ use super::report::Finding;
 use crate::cli::operate::{bytes, some};
 use crate::config::{Config, Queue};
 use crate::daemon::{self, Files};
-use crate::queue::{free_bytes, reserve_bytes, used_bytes};
+use crate::queue::{FILE_FACTOR, free_bytes, reserve_bytes, used_bytes};
 use crate::wire::submission::MAX_NOTIFICATIONS;
-
-/// The queue's file takes up to so many times the payload.
-const FILE_FACTOR: u64 = 3;
 
 /// The free disk beside what the queue wants of it.
 pub(super) fn disk(queue: &Queue) -> Vec<Finding> {
