@@ -99,7 +99,7 @@ section! {
         min_free: u64 = "256MiB", size(0..=1_024 * TIB);
         /// Blocks held for a full disk; at most half of `min_free`.
         reserve: u64 = "64MiB", size(0..=1_024 * TIB);
-        /// Events older than this expire.
+        /// Events older than this expire, once an attempt has failed.
         max_age: Duration = "7d", duration(MS..=DECADE);
         /// The most memory of the index, and, in what it leaves, of events that were stored lately.
         index_max_bytes: u64 = "48MiB", size(MIB..=TIB);
