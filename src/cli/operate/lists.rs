@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use super::screen;
 use super::text::{count, some, span};
 use super::told;
+use crate::admin::MAX_LISTED;
 use crate::admin::protocol::{Ages, Answer, Done, HostLine, Lane, Letter, Outcome, Request};
 use crate::cli::long_lines::LongLines;
 use crate::event::{Visible, VisibleJson};
@@ -176,7 +177,12 @@ impl Printer {
             Deed::Show => match (done.count, done.left_out) {
                 (Some(0), _) => writeln!(out, "none")?,
                 (Some(all), Some(left @ 1..)) => {
-                    writeln!(out, "{} of {} are not shown: --limit shows more", count(left), count(all))?;
+                    let shown = done.sessions.unwrap_or(all.saturating_sub(left));
+                    let more = match shown < MAX_LISTED as u64 {
+                        true => "--limit shows more".to_owned(),
+                        false => format!("no more than {} are", count(MAX_LISTED as u64)),
+                    };
+                    writeln!(out, "{} of {} are not shown: {more}", count(left), count(all))?;
                 }
                 _ => {}
             },
