@@ -180,9 +180,9 @@ pub fn main() -> Exit {
         Command::Run { adopt_queue } => run_daemon(sources(configuration), adopt_queue),
         Command::Check(arguments) => check::run(&sources(configuration), &arguments),
         Command::Configured(command) => {
-            let overrides = configuration.overrides.clone();
-            match Config::load(&sources(configuration)) {
-                Ok(config) => configured(&config, overrides, command),
+            let sources = sources(configuration);
+            match Config::load(&sources) {
+                Ok(config) => configured(&config, sources, command),
                 Err(problems) => wrong(&problems),
             }
         }
@@ -208,9 +208,10 @@ fn run_daemon(sources: Sources, adopt_queue: bool) -> Exit {
     }
 }
 
-fn configured(config: &Config, overrides: Vec<String>, command: Configured) -> Exit {
+fn configured(config: &Config, sources: Sources, command: Configured) -> Exit {
+    let Sources { overrides, instance, .. } = sources;
     match command {
-        Configured::Operate(command) => operate::run(config, command),
+        Configured::Operate(command) => operate::run(config, instance.as_deref(), command),
         Configured::Store { command } => store::run(config, command),
         Configured::Send { file, timeout, receipts } => {
             send::run(&config.ingest.socket, &file, timeout, receipts)

@@ -25,8 +25,8 @@ use crate::config::Config;
 /// How long the answer to `status` may take: a daemon that needs longer does not work.
 const STATUS_WITHIN: Duration = Duration::from_secs(30);
 
-/// Asks the daemon that `config` names, and prints what it answers.
-pub(super) fn run(config: &Config, command: Operate) -> Exit {
+/// Asks the daemon that `config` names, which is that of `instance`, and prints what it answers.
+pub(super) fn run(config: &Config, instance: Option<&str>, command: Operate) -> Exit {
     let Asked { request, json, watch } = match command.asked() {
         Ok(asked) => asked,
         Err(wrong) => {
@@ -35,26 +35,53 @@ pub(super) fn run(config: &Config, command: Operate) -> Exit {
         }
     };
     let ended = match watch {
-        None => exchange(config, &request, json, false),
-        Some(every) => watched(config, &request, json, every),
+        None => exchange(config, instance, &request, json, false),
+        Some(every) => watched(config, instance, &request, json, every),
     };
     ended.unwrap_or_else(|error| {
         // A refusal is a line of the answer, which is printed as it came.
         let is_told = json && matches!(error, ClientError::Refused { .. });
         let exit = error.exit();
         if exit != Exit::Success && !is_told {
-            told(&error.to_string());
+            told(&of_instance(&error.to_string(), instance));
         }
         exit
     })
 }
 
+/// A text with the commands in it for `instance`: copied as they stand they would reach another daemon.
+fn of_instance(text: &str, instance: Option<&str>) -> String {
+    let Some(name) = instance else { return text.to_owned() };
+    let mut text = text.to_owned();
+    for what in ["status", "restart"] {
+        let unit = format!("systemctl {what} target-notifyd");
+        text = text.replace(&unit, &format!("{unit}@{name}"));
+    }
+    // A unit's name goes on with the instance now.
+    text.replace("target-notifyd ", &format!("target-notifyd --instance {name} "))
+}
+
+/// What of an answer for people may hold commands.
+fn proposals(answer: &mut Answer) -> Box<dyn Iterator<Item = &mut String> + '_> {
+    match answer {
+        Answer::Status(status) => Box::new(status.advice.iter_mut().map(|advice| &mut advice.run)),
+        Answer::Done(done) => Box::new(std::iter::once(&mut done.note)),
+        _ => Box::new(std::iter::empty()),
+    }
+}
+
 /// Asks again and again, until somebody ends this. Whoever watches a restart wants to see its end: once there was an answer, a
 /// daemon that is away is told once, and waited for.
-fn watched(config: &Config, request: &Request, json: bool, every: Duration) -> Result<Exit, ClientError> {
+fn watched(
+    config: &Config,
+    instance: Option<&str>,
+    request: &Request,
+    json: bool,
+    every: Duration,
+) -> Result<Exit, ClientError> {
     let (mut answered, mut away) = (false, false);
     loop {
-        match exchange(config, request, json, true) {
+        match exchange(config, instance, request, json, true) {
             Ok(Exit::Success) => (answered, away) = (true, false),
             Err(error) if answered && error.may_pass() => {
                 if !away {
@@ -70,13 +97,19 @@ fn watched(config: &Config, request: &Request, json: bool, every: Duration) -> R
     }
 }
 
-fn exchange(config: &Config, request: &Request, json: bool, again: bool) -> Result<Exit, ClientError> {
+fn exchange(
+    config: &Config,
+    instance: Option<&str>,
+    request: &Request,
+    json: bool,
+    again: bool,
+) -> Result<Exit, ClientError> {
     let within = matches!(request, Request::Status {}).then_some(STATUS_WITHIN);
     let mut client = Client::ask(&config.admin.socket, request, within)?;
     let mut printer = Printer::new(request, again, config.ingest.max_line);
     let mut out = io::stdout().lock();
     loop {
-        let (line, answer) = client.answer()?;
+        let (line, mut answer) = client.answer()?;
         let end = match &answer {
             Answer::Error { code, message } => {
                 Some(Err(ClientError::Refused { code: code.clone(), message: message.clone() }))
@@ -87,12 +120,38 @@ fn exchange(config: &Config, request: &Request, json: bool, again: bool) -> Resu
         };
         match json {
             true => out.write_all(line.as_bytes()),
-            false => printer.print(&mut out, answer),
+            false => {
+                proposals(&mut answer).for_each(|text| *text = of_instance(text, instance));
+                printer.print(&mut out, answer)
+            }
         }
         .and_then(|()| out.flush())
         .map_err(ClientError::Output)?;
         if let Some(end) = end {
             return end;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_go_to_the_instance_that_was_asked() {
+        for (text, expected) in [
+            (
+                "target-notifyd dead export > letters.jsonl && target-notifyd dead delete --all",
+                "target-notifyd --instance shop dead export > letters.jsonl && target-notifyd --instance shop dead delete --all",
+            ),
+            ("systemctl restart target-notifyd", "systemctl restart target-notifyd@shop"),
+            (
+                "is it running? systemctl status target-notifyd tells",
+                "is it running? systemctl status target-notifyd@shop tells",
+            ),
+        ] {
+            assert_eq!(of_instance(text, Some("shop")), expected);
+            assert_eq!(of_instance(text, None), text);
         }
     }
 }
