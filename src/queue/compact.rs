@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::engine::{CommitError, Engine, LOG_SEGMENT_BYTES};
 use super::folder::{construction, current, sync};
+use super::space::Free;
 use super::writer::Writer;
 use crate::failpoint::reach;
 
@@ -32,15 +33,16 @@ const ROOM: u64 = 4 * LOG_SEGMENT_BYTES as u64;
 const AGAIN: Duration = Duration::from_secs(600);
 
 impl Writer {
-    /// Copies the database into a smaller one where the disk has too little room to append (`free` bytes) and the file
+    /// Copies the database into a smaller one where the disk has too little room to append and the file
     /// is mostly empty; meanwhile it may use room below `queue.min_free`. Returns whether the new one is in use.
-    pub(super) fn compact(&mut self, free: u64) -> Result<bool, CommitError> {
+    pub(super) fn compact(&mut self, free: Free) -> Result<bool, CommitError> {
         let bytes = self.engine.file_bytes()?;
         let has_failed = self.compacted.is_some_and(|at| at.elapsed() < AGAIN);
         // The copy's journal takes as much as it holds, and so does its engine.
-        let room = free.saturating_sub(ROOM) / 2;
+        let room = free.bytes.saturating_sub(ROOM) / 2;
         let most = MOST_BYTES.min(bytes / TIMES).min(room);
-        if bytes < LEAST_BYTES || self.ledger.held_bytes >= most || has_failed {
+        // A database has several files.
+        if free.lacks_files() || bytes < LEAST_BYTES || self.ledger.held_bytes >= most || has_failed {
             return Ok(false);
         }
         self.compacted = Some(Instant::now());

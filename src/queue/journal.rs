@@ -43,6 +43,9 @@ const MAX_BYTES: u64 = 512 * 1_024 * 1_024;
 const SHARE: u64 = 8;
 /// The smallest segment, in bytes.
 const MIN_SEGMENT_BYTES: u64 = 4 * 1_024;
+/// The longest segment, in bytes: one gets longer than its share where the disk takes no more files. What a file has
+/// beyond that nobody wrote.
+pub(super) const MAX_SEGMENT_BYTES: u64 = 256 * 1_024 * 1_024;
 /// A segment of more bytes than this is followed by another one on a disk that is short of room.
 const LARGE_SEGMENT_BYTES: u64 = 256 * 1_024;
 /// The most memory that is kept for the next commit, in bytes: as much as most commits take.
@@ -201,12 +204,20 @@ impl Journal {
         let mut tail = self.tail();
         let bytes = batch.bytes() as u64;
         let (mut number, mut at) = tail.last();
-        let is_full = at + bytes > self.segment_bytes() || tail.changes >= SEGMENT_CHANGES;
-        if at > 0 && (is_full || tail.begins) {
-            number += 1;
-            at = 0;
-            self.begin(&mut tail, number)?;
-            reach("journal", "begun");
+        let is_long = at + bytes > self.segment_bytes() || tail.changes >= SEGMENT_CHANGES;
+        if at > 0 && (is_long || tail.begins) {
+            match self.begin(&mut tail, number + 1) {
+                Ok(()) => {
+                    (number, at) = (number + 1, 0);
+                    reach("journal", "begun");
+                }
+                // Where the disk takes no more files, the one that there is may have room for a removal.
+                Err(JournalError::Write(error)) if is_full(&error) && at + bytes <= MAX_SEGMENT_BYTES => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if bytes > MAX_SEGMENT_BYTES {
+            return Err(JournalError::Write(io::ErrorKind::FileTooLarge.into()));
         }
         let commit = tail.commit + 1;
         // The first commit of a segment, or after a start, may be the only one.
@@ -259,6 +270,7 @@ impl Journal {
         let (_, end) = tail.last();
         if tail.ahead > end {
             tail.file.set_len(end).map_err(JournalError::Write)?;
+            tail.ahead = end;
             reach("journal", "cut");
             // With all that the file is: not every system counts a shorter length to its data.
             tail.file.sync_all().map_err(JournalError::Sync)?;

@@ -20,7 +20,7 @@ use super::moving::Removals;
 use super::pages::Pages;
 use super::reopen::Pause;
 use super::salvage::{SalvageError, put_away, repair_itself};
-use super::space::{Probe, Space, free_bytes};
+use super::space::{Probe, Space, free};
 use super::store::{Count, Store};
 use super::view::View;
 use super::writer::Writer;
@@ -37,7 +37,7 @@ impl Queue {
     /// [`OpenError`] says what the operator has to do; no event that can be read was touched then.
     pub fn open(settings: Settings, account: &Account, now: Now) -> Result<Self, OpenError> {
         let asked = std::env::var_os("TARGET_NOTIFYD_REHEARSAL").is_some();
-        Self::open_with(settings, account, now, free_bytes, cfg!(debug_assertions) && asked)
+        Self::open_with(settings, account, now, free, cfg!(debug_assertions) && asked)
     }
 
     /// Opens the queue as [`Queue::open`] does, with the rehearsal of a migration (see `migrations/rehearsal.rs`).
@@ -46,7 +46,7 @@ impl Queue {
     /// As of [`Queue::open`].
     #[cfg(debug_assertions)]
     pub fn rehearse(settings: Settings, account: &Account, now: Now) -> Result<Self, OpenError> {
-        Self::open_with(settings, account, now, free_bytes, true)
+        Self::open_with(settings, account, now, free, true)
     }
 
     pub(super) fn open_with(

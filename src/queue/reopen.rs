@@ -69,7 +69,7 @@ impl Writer {
         let path = self.engine.path().to_owned();
         warn!(
             event = "disk_full", path = %path.display(), %error,
-            "the disk is full under the database: it is opened again. See what takes the room with df -h, and free some"
+            "the disk is full under the database: it is opened again. See what takes the room with df -h and df -i, and free some"
         );
         let freed = self.space.fill();
         self.open_again(error, &mut plan, commands, waiting)?;

@@ -2,7 +2,7 @@
 //!
 //! The storage engine does not survive a full disk well, so the disk is never let run full: below `min_free` nothing
 //! more is appended; where even removals lack room, the reserve is given up for them. It is made again before anything
-//! is appended.
+//! is appended. A disk may also have room for no more files, however many bytes are free.
 
 use std::fs::{self, File};
 use std::io;
@@ -27,19 +27,54 @@ pub const FILE_FACTOR: u64 = 3;
 /// a batch.
 const REMOVAL_ROOM: u64 = 8 * LOG_SEGMENT_BYTES as u64;
 
+/// The fewest files that must be free for anything to be appended: the next segment of the journal is one, and the engine
+/// makes some as it opens.
+const MIN_FREE_FILES: u64 = 8;
+
 /// The file that holds the reserve.
 const RESERVE: &str = "reserve";
 
-/// Tells the free bytes of the file system that a path lies on; a test puts its own in.
-pub(super) type Probe = fn(&Path) -> io::Result<u64>;
+/// Tells what is free on the file system that a path lies on; a test puts its own in.
+pub(super) type Probe = fn(&Path) -> io::Result<Free>;
+
+/// What this user may still put on a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Free {
+    pub(super) bytes: u64,
+    /// How many files; [`u64::MAX`] where it does not count them.
+    pub(super) files: u64,
+}
+
+impl Free {
+    /// So much, in any number of files.
+    pub(super) fn of_bytes(bytes: u64) -> Self {
+        Self { bytes, files: u64::MAX }
+    }
+
+    /// Whether it is files that there are too few of.
+    pub(super) fn lacks_files(self) -> bool {
+        self.files < MIN_FREE_FILES
+    }
+
+    /// Why nothing is appended, where `min_free` bytes are to stay free.
+    pub(super) fn refusal(self, min_free: u64) -> String {
+        let Self { bytes, files } = self;
+        match self.lacks_files() {
+            true => format!("the disk has room for {files} more files, and {MIN_FREE_FILES} must stay free"),
+            false => {
+                format!("the disk has {bytes} bytes free, and {min_free} must stay free (queue.min_free)")
+            }
+        }
+    }
+}
 
 /// What a commit may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Room {
     /// Append and remove.
     Enough,
-    /// Only remove; this much is free, in bytes.
-    RemovalsOnly(u64),
+    /// Only remove; this much is free.
+    RemovalsOnly(Free),
 }
 
 #[derive(Debug)]
@@ -49,8 +84,8 @@ pub(super) struct Space {
     reserve: u64,
     held: bool,
     short: bool,
-    /// What was free at the last look, in bytes.
-    last_free: u64,
+    /// What was free at the last look.
+    last_free: Free,
     /// Whether the engine met the full disk, and no room has shown for certain since.
     full: bool,
     probe: Probe,
@@ -65,7 +100,7 @@ impl Space {
             reserve,
             held,
             short: false,
-            last_free: 0,
+            last_free: Free::of_bytes(0),
             full: false,
             probe,
         }
@@ -98,21 +133,23 @@ impl Space {
         let free = match (self.probe)(&self.root) {
             Ok(free) => free,
             Err(error) => {
-                self.last_free = 0;
+                self.last_free = Free::of_bytes(0);
                 warn!(event = "free_unknown", %error, path = %self.root.display(), "the free space is unknown; nothing is taken in. Check the file system: df -h, journalctl -k");
-                return Room::RemovalsOnly(0);
+                return Room::RemovalsOnly(self.last_free);
             }
         };
         self.last_free = free;
         // The journal takes a batch, and moves about twice as much into the engine, which opens a segment ahead. Where
         // it moves more, and meets the full disk, the database is opened again with the reserve.
         let needed = bytes.saturating_mul(3).saturating_add(LOG_SEGMENT_BYTES as u64);
-        if free < needed && self.held && self.reserve > 0 {
+        let is_spent = free.bytes < needed || free.files == 0;
+        let takes_more = |least: u64| free.bytes >= needed.max(least) && !free.lacks_files();
+        if is_spent && self.held && self.reserve > 0 {
             self.give_up();
-        } else if !self.held && free >= needed.max(self.min_free.saturating_add(self.reserve)) {
+        } else if !self.held && takes_more(self.min_free.saturating_add(self.reserve)) {
             self.make();
         }
-        let enough = self.held && free >= needed.max(self.min_free);
+        let enough = self.held && takes_more(self.min_free);
         if self.short == enough {
             self.short = !enough;
             self.report(free);
@@ -128,13 +165,13 @@ impl Space {
     /// Whether little more is free than has to be. It begins long before nothing is appended, and ends long after that:
     /// otherwise producers would be turned away each time that some room was used up.
     pub(super) fn is_tight(&self) -> bool {
-        self.short || self.last_free < self.min_free.saturating_add(self.reserve).saturating_mul(2)
+        self.short || self.last_free.bytes < self.min_free.saturating_add(self.reserve).saturating_mul(2)
     }
 
     /// When the engine may make removals, so that the journal gives back what it no longer needs: while too little is
     /// free to append, there may be enough for that.
     pub(super) fn removals(&self) -> Removals {
-        if self.full || self.last_free < REMOVAL_ROOM { Removals::Late } else { Removals::Soon }
+        if self.full || self.last_free.bytes < REMOVAL_ROOM { Removals::Late } else { Removals::Soon }
     }
 
     /// The engine met the full disk, whatever the free space says: nothing is appended until there is room for certain.
@@ -152,20 +189,20 @@ impl Space {
         had
     }
 
-    /// The free bytes, 0 where they are unknown.
-    pub(super) fn free(&self) -> u64 {
-        (self.probe)(&self.root).unwrap_or(0)
+    /// What is free, no byte where that is unknown.
+    pub(super) fn free(&self) -> Free {
+        (self.probe)(&self.root).unwrap_or(Free::of_bytes(0))
     }
 
-    fn report(&self, free_bytes: u64) {
+    fn report(&self, Free { bytes: free_bytes, files: free_files }: Free) {
         let (path, min_free_bytes) = (self.root.display(), self.min_free);
         if self.short {
             error!(
-                event = "storage_full", %path, free_bytes, min_free_bytes,
-                "the disk has too little free space: producers are answered storage_full; delivery goes on. See what takes it with df -h, and free some, or lower queue.min_free; target-notifyd status shows how long the queue takes to drain"
+                event = "storage_full", %path, free_bytes, min_free_bytes, free_files,
+                "the disk has too little free space, or too few free files: producers are answered storage_full; delivery goes on. See what takes it with df -h and df -i, and free some, or lower queue.min_free; target-notifyd status shows how long the queue takes to drain"
             );
         } else {
-            info!(event = "storage_free", %path, free_bytes, "the disk has room again: events are taken in");
+            info!(event = "storage_free", %path, free_bytes, free_files, "the disk has room again: events are taken in");
         }
     }
 
@@ -173,10 +210,10 @@ impl Space {
         self.held = false;
         match fs::remove_file(self.root.join(RESERVE)).and_then(|()| sync(&self.root)) {
             Ok(()) => {
-                warn!(event = "reserve_spent", path = %self.root.display(), "the disk is full: the reserve was given up for removals. See what takes it with df -h, and free some")
+                warn!(event = "reserve_spent", path = %self.root.display(), "the disk is full: the reserve was given up for removals. See what takes it with df -h and df -i, and free some")
             }
             Err(error) => {
-                error!(event = "reserve_stuck", %error, path = %self.root.display(), "the disk is full, and the reserve cannot be given up. See what takes it with df -h, and free some; the daemon goes on by itself");
+                error!(event = "reserve_stuck", %error, path = %self.root.display(), "the disk is full, and the reserve cannot be given up. See what takes it with df -h and df -i, and free some; the daemon goes on by itself");
             }
         }
     }
@@ -206,8 +243,16 @@ impl Space {
 /// # Errors
 /// The system's, where it cannot tell.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    Ok(free(path)?.bytes)
+}
+
+/// What this user may still put on the file system of `path`.
+pub(super) fn free(path: &Path) -> io::Result<Free> {
     let stat = statvfs(path)?;
-    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+    Ok(Free {
+        bytes: stat.blocks_available().saturating_mul(stat.fragment_size()),
+        files: if stat.files() == 0 { u64::MAX } else { stat.files_available() },
+    })
 }
 
 /// The bytes of the reserve in the queue's folder `root`; none where it has none.
@@ -260,17 +305,28 @@ mod tests {
         static FREE: AtomicU64 = AtomicU64::new(0);
         let folder = tempfile::tempdir().unwrap();
         let reserve = folder.path().join("reserve");
-        let mut space = Space::new(folder.path(), 4 * MIB, MIB, |_| Ok(FREE.load(Ordering::Relaxed)));
-        for (free, room, held) in [
-            (100 * MIB, Room::Enough, true),
-            (4 * MIB - 1, Room::RemovalsOnly(4 * MIB - 1), true),
-            (MIB, Room::RemovalsOnly(MIB), true),
-            (LOG_SEGMENT_BYTES as u64, Room::RemovalsOnly(LOG_SEGMENT_BYTES as u64), false),
-            (5 * MIB - 1, Room::RemovalsOnly(5 * MIB - 1), false),
-            (5 * MIB, Room::Enough, true),
+        static FILES: AtomicU64 = AtomicU64::new(0);
+        let mut space = Space::new(folder.path(), 4 * MIB, MIB, |_| {
+            Ok(Free { bytes: FREE.load(Ordering::Relaxed), files: FILES.load(Ordering::Relaxed) })
+        });
+        for (bytes, files, enough, held) in [
+            (100 * MIB, u64::MAX, true, true),
+            (4 * MIB - 1, u64::MAX, false, true),
+            (MIB, u64::MAX, false, true),
+            (LOG_SEGMENT_BYTES as u64, u64::MAX, false, false),
+            (5 * MIB - 1, u64::MAX, false, false),
+            (5 * MIB, u64::MAX, true, true),
+            // The reserve is a file, too, and what it leaves is for the next segment of the journal.
+            (100 * MIB, MIN_FREE_FILES - 1, false, true),
+            (100 * MIB, 1, false, true),
+            (100 * MIB, 0, false, false),
+            (100 * MIB, MIN_FREE_FILES - 1, false, false),
+            (100 * MIB, MIN_FREE_FILES, true, true),
         ] {
-            FREE.store(free, Ordering::Relaxed);
-            assert_eq!((space.room(1_000), reserve.exists()), (room, held), "{free} free");
+            FREE.store(bytes, Ordering::Relaxed);
+            FILES.store(files, Ordering::Relaxed);
+            let room = if enough { Room::Enough } else { Room::RemovalsOnly(Free { bytes, files }) };
+            assert_eq!((space.room(1_000), reserve.exists()), (room, held), "{bytes} {files} free");
         }
         assert!(fs::metadata(&reserve).unwrap().blocks() * 512 >= MIB);
     }
@@ -280,22 +336,23 @@ mod tests {
         static FREE: AtomicU64 = AtomicU64::new(100 * MIB);
         let folder = tempfile::tempdir().unwrap();
         let size = || fs::metadata(folder.path().join("reserve")).map_or(0, |file| file.len());
-        let mut space = Space::new(folder.path(), 0, 2 * MIB, |_| Ok(FREE.load(Ordering::Relaxed)));
+        let mut space =
+            Space::new(folder.path(), 0, 2 * MIB, |_| Ok(Free::of_bytes(FREE.load(Ordering::Relaxed))));
         assert_eq!((space.room(1_000), size()), (Room::Enough, 2 * MIB));
         space.limit(0, MIB);
         assert_eq!((size(), space.room(1_000)), (MIB, Room::Enough));
         FREE.store(8 * MIB, Ordering::Relaxed);
         space.limit(0, 9 * MIB);
-        assert_eq!((size(), space.room(1_000)), (MIB, Room::RemovalsOnly(8 * MIB)));
+        assert_eq!((size(), space.room(1_000)), (MIB, Room::RemovalsOnly(Free::of_bytes(8 * MIB))));
         FREE.store(20 * MIB, Ordering::Relaxed);
         assert_eq!((space.room(1_000), size()), (Room::Enough, 9 * MIB));
         space.limit(30 * MIB, 0);
-        assert_eq!((size(), space.room(1_000)), (0, Room::RemovalsOnly(20 * MIB)));
+        assert_eq!((size(), space.room(1_000)), (0, Room::RemovalsOnly(Free::of_bytes(20 * MIB))));
     }
 
     #[test]
     fn an_unknown_free_space_takes_nothing_in() {
         let mut space = Space::new(Path::new("/"), 0, 0, |_| Err(io::ErrorKind::NotFound.into()));
-        assert_eq!(space.room(0), Room::RemovalsOnly(0));
+        assert_eq!(space.room(0), Room::RemovalsOnly(Free::of_bytes(0)));
     }
 }

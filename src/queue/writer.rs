@@ -18,7 +18,7 @@ use super::moving::Removals;
 use super::open_page::OpenPage;
 use super::pages::{Members, PageState, Pages, mark_value, read_page};
 use super::reopen::Pause;
-use super::space::{Room, Space};
+use super::space::{Free, Room, Space};
 use super::view::View;
 use super::{Append, Command, Ledger, Now, OnStored, Requeued, Settings, Told};
 use crate::event::{Added, DeadReason, Entry, Event, Moment, Seq};
@@ -369,10 +369,8 @@ impl Writer {
         Some(Appended::Refused { code: Unavailable::QueueFull, message, retry_after: RETRY_AFTER })
     }
 
-    pub(super) fn storage_full(&self, free: u64) -> Appended {
-        let min_free = self.settings.min_free;
-        let message =
-            format!("the disk has {free} bytes free, and {min_free} must stay free (queue.min_free)");
+    pub(super) fn storage_full(&self, free: Free) -> Appended {
+        let message = free.refusal(self.settings.min_free);
         Appended::Refused { code: Unavailable::StorageFull, message, retry_after: RETRY_AFTER }
     }
 

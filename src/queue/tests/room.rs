@@ -1,6 +1,6 @@
 //! What the queue does where the disk has little room.
 
-use super::super::space::Probe;
+use super::super::space::{Free, Probe};
 use super::*;
 
 const MIB: u64 = 1 << 20;
@@ -18,7 +18,7 @@ fn sharing(folder: &Path, journal_bytes: u64) -> Settings {
 async fn a_full_disk_takes_removals_only() {
     static FREE: AtomicU64 = AtomicU64::new(u64::MAX);
     let folder = TempDir::new().unwrap();
-    let probe = |_: &Path| Ok::<_, io::Error>(FREE.load(Ordering::Relaxed));
+    let probe = |_: &Path| Ok::<_, io::Error>(Free::of_bytes(FREE.load(Ordering::Relaxed)));
     let settings = Settings { min_free: 16 * MIB, reserve: MIB, ..settings(folder.path()) };
     let queue = open_on(&settings, probe);
     assert_eq!(append(&queue, vec![submission("a", 2, 10, 10)]).await, vec![Appended::Stored]);
@@ -38,7 +38,7 @@ async fn a_refused_commit_looks_at_the_disk_once() {
     let folder = TempDir::new().unwrap();
     let probe = |_: &Path| {
         LOOKS.fetch_add(1, Ordering::Relaxed);
-        Ok::<_, io::Error>(MIB)
+        Ok::<_, io::Error>(Free::of_bytes(MIB))
     };
     let queue = open_on(&sharing(folder.path(), 4 * MIB), probe);
     for _ in 0..3 {
@@ -72,7 +72,8 @@ async fn come_back(queue: &Queue, context: &str) {
 /// many, or in the engine.
 #[tokio::test]
 async fn a_disk_that_the_queue_has_filled_itself_has_room_once_it_is_empty() {
-    let probe = |path: &Path| Ok::<_, io::Error>((32 * MIB).saturating_sub(used_bytes(path)?));
+    let probe =
+        |path: &Path| Ok::<_, io::Error>(Free::of_bytes((32 * MIB).saturating_sub(used_bytes(path)?)));
     for journal_bytes in [512 * MIB, 16 * MIB, 4 * MIB] {
         let folder = TempDir::new().unwrap();
         let settings = Settings { reserve: MIB, ..sharing(folder.path(), journal_bytes) };
@@ -99,8 +100,9 @@ async fn a_disk_that_the_queue_has_filled_itself_has_room_once_it_is_empty() {
 #[tokio::test]
 async fn a_database_that_is_made_smaller_holds_what_it_held() {
     static DISK: AtomicU64 = AtomicU64::new(32 * MIB);
-    let probe =
-        |path: &Path| Ok::<_, io::Error>(DISK.load(Ordering::Relaxed).saturating_sub(used_bytes(path)?));
+    let probe = |path: &Path| {
+        Ok::<_, io::Error>(Free::of_bytes(DISK.load(Ordering::Relaxed).saturating_sub(used_bytes(path)?)))
+    };
     let folder = TempDir::new().unwrap();
     let settings = sharing(folder.path(), 4 * MIB);
     let queue = open_on(&settings, probe);
@@ -140,8 +142,9 @@ async fn a_database_that_is_made_smaller_holds_what_it_held() {
 #[tokio::test]
 async fn a_database_that_cannot_be_made_smaller_goes_on() {
     static DISK: AtomicU64 = AtomicU64::new(32 * MIB);
-    let probe =
-        |path: &Path| Ok::<_, io::Error>(DISK.load(Ordering::Relaxed).saturating_sub(used_bytes(path)?));
+    let probe = |path: &Path| {
+        Ok::<_, io::Error>(Free::of_bytes(DISK.load(Ordering::Relaxed).saturating_sub(used_bytes(path)?)))
+    };
     let folder = TempDir::new().unwrap();
     let settings = sharing(folder.path(), 4 * MIB);
     let queue = open_on(&settings, probe);

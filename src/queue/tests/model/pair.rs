@@ -12,6 +12,7 @@ use self::compare::{records_of, same};
 use super::naive::{MAX_EVENTS, Naive, No};
 use super::*;
 use crate::queue::engine::{CommitError, Engine};
+use crate::queue::space::Free;
 
 const MIN_FREE: u64 = 1 << 24;
 const RESERVE: u64 = 1 << 20;
@@ -75,7 +76,7 @@ impl Pair {
 
     pub(super) fn open_only(&mut self) {
         let now: Now = Arc::new(|| Moment::from_millis(CLOCK.load(Ordering::Relaxed)));
-        let probe = |_: &Path| Ok::<_, io::Error>(FREE.load(Ordering::Relaxed));
+        let probe = |_: &Path| Ok::<_, io::Error>(Free::of_bytes(FREE.load(Ordering::Relaxed)));
         let mut queue = Queue::open_with(self.settings.clone(), &account("acme"), now, probe, false).unwrap();
         self.live = queue.live();
         self.queue = Some(queue);
