@@ -21,6 +21,9 @@ const MOVED_AT_ONCE: usize = 256;
 /// are measured in that, not the journal's size.
 const RECORD_COST: usize = 1_024;
 
+/// What a removal takes in the journal, in bytes, but for the longest keys.
+const REMOVAL_BYTES: usize = 64;
+
 /// The bounds of a range of keys.
 pub(super) type Bounds<'k> = (Bound<&'k [u8]>, Bound<&'k [u8]>);
 
@@ -76,6 +79,11 @@ impl Left {
         }
         let bytes = usize::try_from(slot.bytes).unwrap_or(usize::MAX).saturating_add(key.len());
         Self { records: 1, removals: 0, values_cost: cost(bytes, 1) }
+    }
+
+    /// What it costs to write them again, in bytes: more than they take.
+    pub(super) fn cost(self) -> usize {
+        self.values_cost.saturating_add(REMOVAL_BYTES.saturating_mul(self.removals))
     }
 
     fn add(&mut self, one: Self) {

@@ -29,7 +29,7 @@ use super::engine::is_full;
 use super::folder::{Identity, sync};
 use super::frame;
 use super::index::{Found, Index, Left};
-use super::keys::PAGE;
+use super::keys::{META, PAGE};
 use super::replay::Replay;
 use crate::failpoint::reach;
 
@@ -50,6 +50,8 @@ pub(super) const MAX_SEGMENT_BYTES: u64 = 256 * 1_024 * 1_024;
 const LARGE_SEGMENT_BYTES: u64 = 256 * 1_024;
 /// The most memory that is kept for the next commit, in bytes: as much as most commits take.
 const MAX_SPARE_BYTES: usize = 4 * 1_024 * 1_024;
+/// How many times as large as what is written again of it a segment is at least.
+const LEAST_WON: u64 = 4;
 /// Zeros are written this far ahead of small commits. A commit that overwrites them changes neither the file's length
 /// nor its blocks, so the sync writes its own bytes only, in half the time.
 const AHEAD_BYTES: u64 = 128 * 1_024;
@@ -390,6 +392,28 @@ impl Journal {
             last.get_mut().keeps = true;
         }
         Ok(())
+    }
+
+    /// What counts of the oldest segment, where writing it again costs less than `max` bytes ([`Left::cost`]), and is
+    /// little beside the segment, so that it does not go round for ever; else nothing. Of many removals it is only some.
+    pub(super) fn rest_of_oldest(&self, max: usize) -> Vec<(Vec<u8>, Found)> {
+        let (tail, index) = (self.tail(), self.index());
+        let Some((oldest, segment)) = tail.segments.first_key_value() else { return Vec::new() };
+        let cost = index.left(*oldest).cost();
+        match cost < max && cost as u64 * LEAST_WON <= segment.bytes {
+            true => index.of_segment(*oldest, &[], usize::MAX),
+            false => Vec::new(),
+        }
+    }
+
+    /// What belongs to the whole queue, where the engine has nothing of it: it gets that before anything else, wherever
+    /// it lies.
+    pub(super) fn metas_to_move(&self) -> Vec<(Vec<u8>, Found)> {
+        let index = self.index();
+        match index.is_below(&[META]) {
+            true => Vec::new(),
+            false => index.within((Bound::Included(&[META]), Bound::Excluded(&[META + 1])), usize::MAX),
+        }
     }
 
     /// Whether the last commit of all keeps records of older segments, or may do so. Damage could make it look torn by

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::batch::Batch;
 use super::engine::{CommitError, NOTES_OF_WRITTEN, Open, is_full, let_go};
-use super::index::{Found, Left};
+use super::index::Found;
 use super::journal::JournalError;
 use super::keys::META;
 use super::{index, salvage};
@@ -78,11 +78,18 @@ impl Open {
     }
 
     /// Gives back what the oldest segments take of a disk that is short of room, however small the journal is: those of
-    /// which little counts any more, and where removals wait, only those of which nothing does.
+    /// which little counts any more. That moves into the engine, and where removals wait, to the journal's end.
     pub(super) fn give_back(&self, path: &Path, removals: Removals) -> Result<(), CommitError> {
         if removals == Removals::Late {
-            let is_empty = |left: Left| left.records == 0;
-            while self.journal.left_of_oldest().is_some_and(is_empty) && self.give_up(path)? {}
+            while let Some(left) = self.journal.left_of_oldest() {
+                // In this order: what counts is on stable storage at the end, and so is another commit behind it, before
+                // its segment goes. A crash in between leaves it twice, not a loss.
+                let goes_on = if left.records > 0 { self.keep_rest()? } else { self.give_up(path)? };
+                if !goes_on {
+                    break;
+                }
+            }
+            self.journal.begin_next();
             return Ok(());
         }
         let mut max = MOVE_FOR_CHANGES;
@@ -96,6 +103,27 @@ impl Open {
         }
         self.journal.begin_next();
         Ok(())
+    }
+
+    /// Writes what counts of the oldest segment once more, at the journal's end. `false` where it is too much, or the
+    /// full disk has no room for it.
+    fn keep_rest(&self) -> Result<bool, CommitError> {
+        let mut rest = Batch::default();
+        for (key, found) in self.journal.rest_of_oldest(LITTLE) {
+            match found.value().map_err(sled::Error::Io)? {
+                Some(value) => rest.insert(key, &*value),
+                None => rest.remove(key),
+            }
+        }
+        if rest.count() == 0 {
+            return Ok(false);
+        }
+        match self.journal.keep(rest) {
+            Err(JournalError::Write(error)) if is_full(&error) => return Ok(false),
+            kept => kept?,
+        }
+        reach("journal", "kept");
+        Ok(true)
     }
 
     /// Gives the oldest segment up where no other commit may follow for long: while producers are turned away. `false`
@@ -158,7 +186,7 @@ impl Open {
         let stays = removals == Removals::Soon && self.journal.may_keep();
         let (mut cost, mut kept) = (0, Batch::default());
         let (mut batch, mut keys, mut removes) = (sled::Batch::default(), Vec::new(), false);
-        for (key, found) in records {
+        for (key, found) in self.journal.metas_to_move().into_iter().chain(records) {
             cost += index::cost(key.len() + found.bytes(), 1);
             match found.value().map_err(sled::Error::Io)? {
                 // What belongs to the whole queue is in the engine whenever anything is.

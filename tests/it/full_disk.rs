@@ -32,10 +32,14 @@ struct Small {
 impl Small {
     /// `None` where this user may not mount.
     fn mount(bytes: u64, owner: u32) -> Option<Self> {
+        Self::mount_with(&format!("size={bytes},uid={owner},gid={owner},mode=755"))
+    }
+
+    /// The same, as the options of the mount say.
+    fn mount_with(options: &str) -> Option<Self> {
         let folder = TempDir::new().expect("a folder");
-        let options = format!("size={bytes},uid={owner},gid={owner},mode=755");
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &options, "none"]).arg(folder.path()).stderr(Stdio::null());
+        mount.args(["-t", "tmpfs", "-o", options, "none"]).arg(folder.path()).stderr(Stdio::null());
         match mount.status().is_ok_and(|status| status.success()) {
             true => Some(Self { folder }),
             false => {
@@ -322,6 +326,100 @@ fn a_disk_without_a_reserve_that_fills_up_under_the_engine_ends_nothing() {
     for but in [0, 64 * 1_024, 700 * 1_024, 3 * MIB] {
         filled(0, 0, but);
     }
+}
+
+/// A disk that a queue with a large journal has filled as far as it may, and that has room again once Target has taken what
+/// waits, also where the daemon dies at `place` meanwhile.
+fn filled_by_itself(place: &str) {
+    let Some(disk) = Small::mount(32 * MIB, 0) else { return };
+    let queue = disk.path().join("queue");
+    let mut stage = Stage::new(&queue, 4 * MIB, 2 * MIB);
+    stage.options.push("queue.max_bytes=2GiB".to_owned());
+    let mut command = stage.command();
+    command.env("TARGET_NOTIFYD_FAILPOINT", place);
+    let (mut daemon, mut log) = started(&mut command);
+    let mut acknowledged = BTreeSet::new();
+    for round in 0.. {
+        let answers = burst(stage.folder.path(), &format!("full{round}"), 256, 4_000);
+        acknowledged.extend(answers.queued);
+        if answers.full > 0 {
+            break;
+        }
+    }
+    // Somebody else takes most of what it has to leave.
+    disk.fill(3 * MIB);
+    stage.heal();
+    if !place.is_empty() {
+        daemon.0.wait().expect("it comes by there");
+        drop(log.all());
+        (daemon, log) = stage.start();
+    }
+    stage.taken(&acknowledged);
+    acknowledged.extend(stage.taken_in_again("after"));
+    stage.end_after_a_crash(&queue, daemon, log, &acknowledged);
+}
+
+#[test]
+fn a_large_journal_comes_back_as_it_drains_however_little_is_free() {
+    filled_by_itself("");
+}
+
+/// A crash at each place between what is written again at the journal's end and the end of its segment.
+#[test]
+fn a_crash_while_a_large_journal_comes_back_loses_nothing() {
+    for place in ["journal.kept", "journal.removed", "journal.synced"] {
+        filled_by_itself(place);
+    }
+}
+
+/// However many bytes are free, others have used up the files that the disk can hold.
+#[test]
+fn a_disk_that_takes_no_more_files_takes_removals() {
+    let Some(disk) = Small::mount_with("size=64m,nr_inodes=200") else { return };
+    let queue = disk.path().join("queue");
+    // The segments of so small a queue are so short that removals take further ones.
+    let mut stage = Stage::new(&queue, 2 * MIB, MIB);
+    stage.options.push("queue.max_bytes=1MiB".to_owned());
+    let (mut daemon, log) = stage.start();
+    let mut acknowledged = burst(stage.folder.path(), "before", 600, 100).queued;
+    assert_eq!(acknowledged.len(), 600);
+    let others = || (0_u32..).map(|number| disk.path().join(format!("other{number}")));
+    let taken = others().take_while(|path| fs::File::create(path).is_ok()).count();
+    assert!(taken > 100, "{taken}");
+    // It may find room again at once, in files that it no longer needs itself.
+    let answers = burst(stage.folder.path(), "full", 10, 100);
+    assert!(answers.full > 0);
+    acknowledged.extend(answers.queued);
+    stage.heal();
+    stage.taken(&acknowledged);
+    // What was delivered is written down, and the end is one in order.
+    let status = terminate(&mut daemon.0);
+    let said = log.all();
+    assert!(status.success(), "{status}: {said:#?}");
+    assert!(!says(&said, "the disk is full under the database"), "{said:#?}");
+    let (daemon, log) = stage.start();
+    others().take(taken).for_each(|path| fs::remove_file(path).expect("a file can be removed"));
+    acknowledged.extend(stage.taken_in_again("after"));
+    stage.end(&queue, daemon, log, &acknowledged);
+}
+
+/// The same as an ordinary user sees it: no segment can be begun any more.
+#[test]
+fn a_journal_that_gets_no_more_files_goes_on_in_the_last_one() {
+    let disk = TempDir::new().expect("a folder");
+    let queue = disk.path().canonicalize().expect("a folder").join("queue");
+    let stage = Stage::new(&queue, 0, 0).with_a_small_journal();
+    let mut command = stage.command();
+    preload(&mut command, disk.path(), &stage.folder.path().join("record"), "open@/journal:12:ENOSPC:ever");
+    let (daemon, log) = started(&mut command);
+    let mut acknowledged = BTreeSet::new();
+    for round in 0..6 {
+        acknowledged.extend(burst(stage.folder.path(), &format!("b{round}"), 256, 4_000).queued);
+    }
+    assert_eq!(acknowledged.len(), 6 * 256);
+    stage.heal();
+    let log = stage.end(&queue, daemon, log, &acknowledged);
+    assert!(!says(&log, "the disk is full under the database"), "{log:#?}");
 }
 
 /// A backlog that moved into the engine has filled the disk, and the daemon dies while the database is made smaller.
