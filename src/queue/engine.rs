@@ -27,7 +27,7 @@ use tracing::warn;
 
 use super::batch::Batch;
 use super::error::OpenError;
-use super::folder::{Folder, Identity, failed_before, sync_tree, with_prefix};
+use super::folder::{Folder, Identity, expect_files, failed_before, sync_tree, with_prefix};
 use super::index::{Found, Value};
 use super::journal::{Journal, JournalError};
 use super::keys;
@@ -155,6 +155,7 @@ impl Engine {
     /// Opens the database at `path`, if need be without its snapshots.
     pub(super) fn open(path: &Path, folder: &Folder) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Folder { path: path.to_owned(), source };
+        expect_files(path).map_err(failed)?;
         // A snapshot that was being written when the power failed makes every open fail.
         for (name, snapshot) in snapshots(path).map_err(failed)? {
             if name.ends_with(".generating") {

@@ -12,7 +12,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -64,6 +64,7 @@ impl Folder {
         let failed = |source| OpenError::Folder { path: root.to_owned(), source };
         make(root).map_err(failed)?;
         let path = root.join(LOCK);
+        expect_file(&path).map_err(failed)?;
         let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = opened.map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied if path.is_file() => {
@@ -175,7 +176,9 @@ impl Folder {
     }
 
     fn try_mark_failed(&self, why: &str) -> io::Result<()> {
-        let mut file = File::create(self.root.join(FAILED))?;
+        let path = self.root.join(FAILED);
+        expect_file(&path)?;
+        let mut file = File::create(path)?;
         writeln!(file, "{why}")?;
         file.sync_all()?;
         sync(&self.root)
@@ -234,7 +237,9 @@ fn databases(root: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
 /// What lies in `folder` under `prefix` and a number, in the order of the numbers.
 pub(super) fn numbered_paths(folder: &Path, prefix: &str) -> io::Result<Vec<(u64, PathBuf)>> {
     let found = with_prefix(folder, prefix)?.into_iter();
-    let mut found: Vec<_> = found.filter_map(|(rest, path)| Some((rest.parse().ok()?, path))).collect();
+    // As they are written here: what has other digits is somebody else's.
+    let number = |rest: &str| rest.parse::<u64>().ok().filter(|number| number.to_string() == rest);
+    let mut found: Vec<_> = found.filter_map(|(rest, path)| Some((number(&rest)?, path))).collect();
     found.sort();
     Ok(found)
 }
@@ -249,6 +254,35 @@ pub(super) fn with_prefix(folder: &Path, prefix: &str) -> io::Result<Vec<(String
         }
     }
     Ok(found)
+}
+
+/// Errs where something else than a file lies at `path`, or where a link there leads to: who opens a FIFO waits for ever.
+pub(super) fn expect_file(path: &Path) -> io::Result<()> {
+    let kind = match fs::metadata(path) {
+        Ok(found) if !found.is_file() => found.file_type(),
+        _ => return Ok(()),
+    };
+    let is = match () {
+        () if kind.is_dir() => "a folder",
+        () if kind.is_fifo() => "a FIFO",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    };
+    Err(io::Error::other(format!("{} is {is}, and a file belongs there", path.display())))
+}
+
+/// As [`expect_file`], of all files of a database. Folders that the queue does not know are left alone.
+pub(super) fn expect_files(database: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(database)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_known =
+            ["db", "conf"].contains(&&*name) || ["journal.", "snap."].iter().any(|one| name.starts_with(one));
+        if is_known || !entry.path().is_dir() {
+            expect_file(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Locks the open lock file of the folder `root`, without waiting for it.

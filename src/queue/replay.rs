@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::folder::numbered_paths;
 use super::frame::{self, End};
 use super::index::Index;
-use super::journal::{SEGMENT_PREFIX, Segment};
+use super::journal::{MAX_SEGMENT_BYTES, SEGMENT_PREFIX, Segment};
 
 /// What a journal holds.
 #[derive(Debug, Default)]
@@ -41,10 +41,12 @@ pub(super) fn replay(database: &Path) -> io::Result<Replay> {
     for (number, path) in segments {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+        let mut bytes = vec![0; usize::try_from(length.min(MAX_SEGMENT_BYTES)).unwrap_or(usize::MAX)];
         file.read_exact_at(&mut bytes, 0)?;
         replay.index.add_file(number, Arc::new(file));
         replay.read_segment(number, &bytes, last == Some(number));
+        // None is written so long.
+        replay.gaps += u64::from(length > MAX_SEGMENT_BYTES);
     }
     Ok(replay)
 }

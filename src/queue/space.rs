@@ -15,7 +15,7 @@ use nix::sys::statvfs::statvfs;
 use tracing::{error, info, warn};
 
 use super::engine::LOG_SEGMENT_BYTES;
-use super::folder::sync;
+use super::folder::{expect_file, sync};
 use super::moving::Removals;
 
 /// The most files of the queue's folder that are looked at to tell what it takes.
@@ -222,7 +222,7 @@ impl Space {
         let path = self.root.join(RESERVE);
         // Without a reserve a trial of the room, since a quota shows in no other way.
         let size = i64::try_from(self.reserve.max(LOG_SEGMENT_BYTES as u64)).unwrap_or(i64::MAX);
-        let made = File::create(&path).and_then(|file| {
+        let made = expect_file(&path).and_then(|()| File::create(&path)).and_then(|file| {
             posix_fallocate(file.as_fd(), 0, size)?;
             file.sync_all()?;
             if self.reserve == 0 { fs::remove_file(&path) } else { Ok(()) }

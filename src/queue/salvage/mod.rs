@@ -166,7 +166,9 @@ impl Stopped {
 /// Locks `root` as a reader, without making anything.
 fn lock(root: &Path) -> Result<Option<Flock<File>>, OpenError> {
     let failed = |source| OpenError::Folder { path: root.to_owned(), source };
-    let file = match File::open(root.join(folder::LOCK)) {
+    let path = root.join(folder::LOCK);
+    folder::expect_file(&path).map_err(failed)?;
+    let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound && root.is_dir() => return Ok(None),
         Err(error) => return Err(failed(error)),

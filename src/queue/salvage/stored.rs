@@ -11,6 +11,7 @@ use super::tree::{Record, Tree};
 use crate::event::{Account, Event, Seq};
 use crate::queue::engine::known;
 use crate::queue::error::OpenError;
+use crate::queue::folder::expect_files;
 use crate::queue::keys::{DEAD, MARK, MEMBERS, META, PAGE, PageKey, QUARANTINE, meta, numbered, seq_of};
 use crate::queue::ledger::Ledger;
 use crate::queue::migrations::NEWEST;
@@ -85,6 +86,7 @@ impl Stored {
     /// Reads what is where; where the disk `failed`, the commit that met it counts whole or not at all.
     pub(super) fn open(database: &Path, failed: bool) -> Result<Self, SalvageError> {
         let unread = |source| SalvageError::Read { path: database.to_owned(), source };
+        expect_files(database).map_err(unread)?;
         let journal = replay(database).map_err(unread)?;
         let known = Known { durable: journal.reached, ..known(database).map_err(unread)? };
         let sure = failed.then_some(known.reached.max(known.durable));

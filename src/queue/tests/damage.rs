@@ -2,7 +2,11 @@
 
 use std::sync::mpsc;
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
 use super::*;
+use crate::queue::salvage::check;
 
 #[tokio::test]
 async fn a_damaged_page_and_a_missing_one_are_accounted_for_and_harm_no_other() {
@@ -268,4 +272,57 @@ async fn what_goes_before_a_surplus_is_told_is_counted_too() {
     drop(store);
     queue.shutdown().await.unwrap();
     assert_eq!(open(settings).store().ledger().imbalance(), -6, "the next start says the same");
+}
+
+#[tokio::test]
+async fn what_is_no_file_is_told_and_neither_waited_for_nor_taken_for_a_failed_disk() {
+    for (name, is_told) in [
+        ("lock", "a FIFO"),
+        ("events.1/journal.9", "a FIFO"),
+        ("events.1/db", "a FIFO"),
+        ("events.1/journal.9", "a folder"),
+    ] {
+        let folder = TempDir::new().unwrap();
+        let settings = settings(folder.path());
+        let queue = open(settings.clone());
+        append(&queue, vec![submission("a", 3, 10, 10)]).await;
+        queue.shutdown().await.unwrap();
+        let path = settings.path.join(name);
+        let kept = fs::read(&path).ok();
+        let _absent = fs::remove_file(&path);
+        match is_told {
+            "a FIFO" => mkfifo(&path, Mode::S_IRWXU).unwrap(),
+            _ => fs::create_dir(&path).unwrap(),
+        }
+        let now: Now = Arc::new(|| Moment::ZERO);
+        let opened = Queue::open(settings.clone(), &account("acme"), now).map(drop);
+        let told = [opened.unwrap_err().to_string(), check(&settings.path).unwrap_err().to_string()];
+        for told in told {
+            assert!(told.contains(&format!("{} is {is_told}", path.display())), "{told}");
+        }
+        assert!(!settings.path.join("failed").exists(), "{name}");
+        fs::remove_file(&path).or_else(|_| fs::remove_dir(&path)).unwrap();
+        kept.iter().for_each(|bytes| fs::write(&path, bytes).unwrap());
+        let queue = open(settings);
+        assert_eq!(seqs(&queue.store()).await, [1, 2, 3]);
+        queue.shutdown().await.unwrap();
+    }
+}
+
+/// However long it says that it is: nobody wrote that, and no memory holds it.
+#[tokio::test]
+async fn a_file_of_the_journal_without_end_is_read_as_far_as_one_is_written() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let queue = open(settings.clone());
+    append(&queue, vec![submission("a", 3, 10, 10)]).await;
+    queue.shutdown().await.unwrap();
+    let journal = fs::File::options().write(true).open(settings.path.join("events.1/journal.1")).unwrap();
+    journal.set_len(1 << 40).unwrap();
+    let found = check(&settings.path).unwrap();
+    assert_eq!((found.events, found.missing(), found.journal_gaps), (3, 0, 1));
+    let queue = open(settings);
+    assert_eq!(seqs(&queue.store()).await, [1, 2, 3]);
+    assert_eq!(queue.store().ledger().imbalance(), 0);
+    queue.shutdown().await.unwrap();
 }
