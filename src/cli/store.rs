@@ -185,12 +185,13 @@ fn check(root: &Path, json: bool) -> Result<Exit, StoreError> {
 }
 
 fn repair(root: &Path, configured: Option<Account>, json: bool) -> Result<Exit, StoreError> {
-    let Repaired { found, database, replaced, missing, surplus, ledger } =
+    let Repaired { found, database, replaced, others, missing, surplus, ledger } =
         &salvage::repair(root, configured)?;
     if json {
         let mut all = audit_json(found);
         all.insert("database".to_owned(), json!(database));
         all.insert("replaced".to_owned(), json!(replaced));
+        all.insert("others".to_owned(), json!(others));
         all.insert("missing".to_owned(), json!(missing));
         all.insert("surplus".to_owned(), json!(surplus));
         all.insert("account".to_owned(), balance_json(&ledger.balance));
@@ -276,6 +277,7 @@ fn audit_json(audit: &Audit) -> Map<String, Value> {
         "damaged_events": audit.damaged_events,
         "damaged": damaged.map(|one| json!({"key": one.key, "what": one.what, "events": one.events})).collect::<Vec<_>>(),
         "quarantined_records": audit.quarantined,
+        "without_records": audit.empty,
         "set_aside": audit.set_aside,
         "unreadable_places": audit.gaps + audit.journal_gaps,
         "configuration_damaged": audit.configuration_damaged,

@@ -230,7 +230,8 @@ pub(super) fn current(root: &Path) -> io::Result<Option<PathBuf>> {
     Ok(databases(root)?.pop().map(|(_, path)| path))
 }
 
-fn databases(root: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+/// The databases in the folder `root`, in the order of their numbers.
+pub(super) fn databases(root: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     numbered_paths(root, "events.")
 }
 

@@ -73,6 +73,10 @@ impl Queue {
             None => make(&folder, account, rehearse)?,
         };
         let mut engine = open_or_mend(&path, &folder, &mut space)?;
+        // A database without these is no queue, nor may a copy of it take its place: the one beside it may be the one that
+        // is wanted.
+        required::<u32>(&engine, "schema")?;
+        ledger(&engine)?;
         folder.remove_replaced(engine.path());
         // Before this start may replace it itself.
         let replaced = folder.set_replaced_aside().map_err(failed)?;
@@ -171,9 +175,6 @@ fn make(folder: &Folder, account: &Account, rehearse: bool) -> Result<std::path:
 fn rebuild(folder: &Folder, engine: Engine) -> Result<Engine, OpenError> {
     let failed = |source| OpenError::Folder { path: folder.root().to_owned(), source };
     warn!(event = "database_copying", path = %engine.path().display(), "the disk failed before: what can be read is copied into a new database. Check the disk: journalctl -k");
-    // A copy without these would be worth nothing, and is not to take the place of the database.
-    required::<u32>(&engine, "schema")?;
-    ledger(&engine)?;
     let construction = folder.clear_construction().map_err(failed)?;
     let broken = |path: &Path, error: CommitError| error.at_open(path);
     let copied = engine.copy_to(&construction).map_err(|error| {

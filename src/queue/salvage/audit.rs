@@ -56,6 +56,8 @@ pub struct Audit {
     pub configuration_damaged: bool,
     /// Whether a daemon left the mark of a failed disk: the next start copies the database.
     pub disk_failed: bool,
+    /// Newer databases, without a record.
+    pub empty: Vec<PathBuf>,
     /// What was set aside as files: databases that were replaced, snapshots that did not open.
     pub set_aside: Vec<PathBuf>,
 }
@@ -128,6 +130,12 @@ impl Audit {
         if let Some(held) = self.ledger.map(|ledger| ledger.dead_held).filter(|held| *held != self.letters) {
             wrong.push(format!("{held} dead letters should be there, and {} can be read", self.letters));
         }
+        for path in &self.empty {
+            let path = path.display();
+            wrong.push(format!(
+                "{path} holds no record: the daemon does not start with it; store repair sets it aside"
+            ));
+        }
         if self.disk_failed {
             wrong
                 .push("the disk failed under the last daemon: the next start copies the database".to_owned());
@@ -183,7 +191,8 @@ impl Audit {
 pub fn check(root: &Path) -> Result<Audit, SalvageError> {
     let stopped = Stopped::open(root)?;
     let stored = &stopped.stored;
-    let mut audit = Audit { set_aside: set_aside(root), ..Audit::of(stored, root)? };
+    let mut audit =
+        Audit { set_aside: set_aside(root), empty: stopped.empty.clone(), ..Audit::of(stored, root)? };
     let mut referred = BTreeSet::new();
     stored.walk(|item| {
         if let Item::Page(page) = &item {

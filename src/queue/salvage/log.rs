@@ -122,6 +122,16 @@ impl Log {
         Ok(Self { file: File::open(database.join("db"))?, behind_end })
     }
 
+    /// As [`Log::open`], where one that is not there is an empty one.
+    pub(super) fn open_or_empty(database: &Path, behind_end: BehindEnd) -> io::Result<Self> {
+        match Self::open(database, behind_end) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(Self { file: File::open("/dev/null")?, behind_end })
+            }
+            opened => opened,
+        }
+    }
+
     /// Goes through all messages in the order in which they were written; in how many places there was something else
     /// between two of them.
     pub(super) fn messages(&self, mut visit: impl FnMut(Message)) -> io::Result<u64> {

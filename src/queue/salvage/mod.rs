@@ -103,6 +103,8 @@ pub enum SalvageError {
 /// The queue of a stopped daemon, open for reading.
 pub struct Stopped {
     stored: Stored,
+    /// Newer databases, without a record.
+    empty: Vec<PathBuf>,
     /// Keeps a daemon from starting meanwhile; absent where none ever ran here.
     _lock: Option<Flock<File>>,
 }
@@ -114,12 +116,9 @@ impl Stopped {
     /// [`SalvageError`]: a daemon runs, or there is nothing that can be read.
     pub fn open(root: &Path) -> Result<Self, SalvageError> {
         let lock = lock(root)?;
-        let database =
-            folder::current(root).map_err(|source| OpenError::Folder { path: root.to_owned(), source })?;
-        let database = database.ok_or_else(|| SalvageError::NoDatabase(root.to_owned()))?;
-        let stored = Stored::open(&database, folder::failed_before(root))?;
+        let (stored, empty) = newest_with_records(root)?;
         stored.check_schema(root)?;
-        Ok(Self { stored, _lock: lock })
+        Ok(Self { stored, empty, _lock: lock })
     }
 
     /// Hands on every event that waits and can be read, in its order; how many there were.
@@ -161,6 +160,23 @@ impl Stopped {
         })?;
         Ok(count)
     }
+}
+
+/// The newest database in `root` that has any record, and the newer ones without: a copy that was broken off, or what a
+/// start made in its place.
+fn newest_with_records(root: &Path) -> Result<(Stored, Vec<PathBuf>), SalvageError> {
+    let databases =
+        folder::databases(root).map_err(|source| OpenError::Folder { path: root.to_owned(), source })?;
+    let (mut empty, mut last) = (Vec::new(), None);
+    for (_, path) in databases.into_iter().rev() {
+        let stored = Stored::open(&path, folder::failed_before(root))?;
+        if !stored.is_empty()? {
+            return Ok((stored, empty));
+        }
+        last.get_or_insert(stored);
+        empty.push(path);
+    }
+    Ok((last.ok_or_else(|| SalvageError::NoDatabase(root.to_owned()))?, Vec::new()))
 }
 
 /// Locks `root` as a reader, without making anything.

@@ -3,16 +3,16 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::SalvageError;
 use super::audit::Audit;
 use super::destination::Destination;
 use super::stored::{Item, Stored};
 use super::tree::Record;
+use super::{SalvageError, newest_with_records};
 use crate::event::{Account, Balance, Seq};
 use crate::failpoint::reach;
 use crate::queue::engine::CommitError;
 use crate::queue::error::OpenError;
-use crate::queue::folder::{Folder, current, failed_before};
+use crate::queue::folder::{Folder, databases, failed_before};
 use crate::queue::keys::{meta, quarantine};
 use crate::queue::ledger::Ledger;
 use crate::queue::migrations::NEWEST;
@@ -28,6 +28,8 @@ pub struct Repaired {
     pub database: PathBuf,
     /// Where the old one is.
     pub replaced: PathBuf,
+    /// Where other databases are that lay beside it.
+    pub others: Vec<PathBuf>,
     /// Events that the counters promised and that were nowhere: they are counted as quarantined now.
     pub missing: u64,
     /// Events beyond what the counters said: they are counted as accepted now.
@@ -48,7 +50,7 @@ pub fn repair(root: &Path, configured: Option<Account>) -> Result<Repaired, Salv
     }
     let folder = Folder::lock(root)?;
     let mut repaired = repaired(&folder, Asked::ByOperator { configured })?;
-    repaired.replaced = put_away(&folder, &repaired.replaced)?;
+    (repaired.replaced, repaired.others) = put_away(&folder, &repaired.replaced)?;
     Ok(repaired)
 }
 
@@ -58,18 +60,19 @@ pub(in crate::queue) fn repair_itself(folder: &Folder) -> Result<Repaired, Salva
     repaired(folder, Asked::ByDaemon)
 }
 
-/// Sets a database aside that was replaced; where it lies then. Where a crash came before, the next start does so.
-pub(in crate::queue) fn put_away(folder: &Folder, old: &Path) -> Result<PathBuf, OpenError> {
+/// Sets a database aside that was replaced, and any that lie beside it; where they lie then. Where a crash came before, the
+/// next start does so.
+pub(in crate::queue) fn put_away(folder: &Folder, old: &Path) -> Result<(PathBuf, Vec<PathBuf>), OpenError> {
     let failed = |source| OpenError::Folder { path: folder.root().to_owned(), source };
     let replaced = folder.quarantine(old).map_err(failed)?;
-    folder.set_replaced_aside().map_err(failed)?;
+    let others = folder.set_replaced_aside().map_err(failed)?;
     reach("repair", "put_away");
     // The mark goes last: a crash before this only has the new database copied once more.
     if failed_before(folder.root()) {
         folder.clear_failed().map_err(failed)?;
     }
     reach("repair", "cleared");
-    Ok(replaced)
+    Ok((replaced, others))
 }
 
 /// What asked for a repair.
@@ -84,13 +87,12 @@ enum Asked {
 
 fn repaired(folder: &Folder, asked: Asked) -> Result<Repaired, SalvageError> {
     let root = folder.root();
-    let failed = |source| OpenError::Folder { path: root.to_owned(), source };
-    let old = current(root).map_err(failed)?.ok_or_else(|| SalvageError::NoDatabase(root.to_owned()))?;
-    let stored = Stored::open(&old, failed_before(root))?;
+    let (stored, empty) = newest_with_records(root)?;
     stored.check_schema(root)?;
     let configured = match asked {
         Asked::ByOperator { configured } => configured,
-        Asked::ByDaemon if stored.ledger()?.is_none() || stored.schema()?.is_none() => {
+        // Nor that an older database is to take the place of one without a record.
+        Asked::ByDaemon if !empty.is_empty() || stored.ledger()?.is_none() || stored.schema()?.is_none() => {
             return Err(SalvageError::NoLedger(root.to_owned()));
         }
         Asked::ByDaemon => None,
@@ -136,7 +138,7 @@ fn make(folder: &Folder, stored: &Stored, account: &Account) -> Result<Repaired,
     let database = folder.finish(&path).map_err(|error| to.failed(error))?;
     // The rename made the new one count.
     let replaced = stored.path().to_owned();
-    Ok(Repaired { found: audit, database, replaced, missing, surplus, ledger })
+    Ok(Repaired { found: audit, database, replaced, others: Vec::new(), missing, surplus, ledger })
 }
 
 /// What is summed up for the new counters.

@@ -120,6 +120,11 @@ impl Stored {
         &self.path
     }
 
+    /// Whether it has no record at all.
+    pub(super) fn is_empty(&self) -> Result<bool, SalvageError> {
+        Ok(self.from(Vec::new()).next().transpose().map_err(|error| self.failed(error))?.is_none())
+    }
+
     /// The places of the engine's log, before its end, that cannot be read.
     pub(super) fn gaps(&self) -> u64 {
         self.tree.gaps

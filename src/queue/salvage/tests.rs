@@ -24,8 +24,8 @@ fn account() -> Account {
     Account { client: "acme".to_owned(), organization: "0DD9@AdobeOrg".to_owned() }
 }
 
-fn open(path: &Path) -> Queue {
-    let settings = Settings {
+fn settings(path: &Path) -> Settings {
+    Settings {
         path: path.to_owned(),
         max_bytes: 1 << 30,
         max_events: 1_000_000,
@@ -34,8 +34,11 @@ fn open(path: &Path) -> Queue {
         dead_max_events: 100,
         journal_bytes: 16 << 10,
         adopt: false,
-    };
-    Queue::open(settings, &account(), std::sync::Arc::new(|| Moment::from_millis(1))).unwrap()
+    }
+}
+
+fn open(path: &Path) -> Queue {
+    Queue::open(settings(path), &account(), std::sync::Arc::new(|| Moment::from_millis(1))).unwrap()
 }
 
 /// A submission of 20 events, with an envelope of at least `large` bytes.
@@ -402,6 +405,53 @@ async fn a_queue_without_its_own_records_needs_an_account_and_counts_anew() {
     open(folder.path()).shutdown().await.unwrap();
     assert!(matches!(check(&folder.path().join("elsewhere")), Err(SalvageError::Open(_))));
     assert!(matches!(repair(&folder.path().join("elsewhere"), None), Err(SalvageError::NoDatabase(_))));
+}
+
+/// What is left of a copy that was broken off, also where a start tried to go on with it; and folders that are none of ours.
+#[tokio::test]
+async fn a_database_without_a_record_is_set_aside_for_an_older_one() {
+    for is_tried in [false, true] {
+        let folder = TempDir::new().unwrap();
+        let root = folder.path();
+        made(root).await;
+        let before = read(root);
+        for name in ["events.2", "events.+3", "events.04"] {
+            fs::create_dir(root.join(name)).unwrap();
+        }
+        if is_tried {
+            let settings = settings(root);
+            let now = std::sync::Arc::new(|| Moment::from_millis(1));
+            assert!(Queue::open(settings, &account(), now).is_err());
+        }
+        let found = check(root).unwrap();
+        assert_eq!((found.events, found.missing()), (before.0.len() as u64, 0));
+        let wrong = found.wrong().join("; ");
+        assert!(wrong.contains("events.2 holds no record"), "{wrong}");
+        assert!(read(root) == before);
+        let repaired = repair(root, None).unwrap();
+        assert_eq!((repaired.found.events, repaired.missing), (before.0.len() as u64, 0));
+        assert_eq!(repaired.database, root.join("events.3"));
+        assert_eq!(repaired.replaced, root.join("quarantine/events.1"));
+        assert_eq!(repaired.others, [root.join("quarantine/events.2")]);
+        assert!(root.join("events.+3").exists() && root.join("events.04").exists());
+        assert_eq!(check(root).unwrap().wrong(), Vec::<String>::new());
+        assert!(read(root) == before);
+    }
+}
+
+/// What the journal has is read without the engine's file, too.
+#[tokio::test]
+async fn a_database_without_the_engines_file_keeps_what_the_journal_has() {
+    let folder = TempDir::new().unwrap();
+    made(folder.path()).await;
+    let before = read(folder.path());
+    fs::remove_file(folder.path().join("events.1/db")).unwrap();
+    let found = check(folder.path()).unwrap();
+    let known = i128::from(found.events + found.damaged_events) + found.missing();
+    assert!(found.events > 0 && found.missing() > 0 && known == before.0.len() as i128, "{found:?}");
+    let repaired = repair(folder.path(), Some(account())).unwrap();
+    assert_eq!(repaired.found.events, found.events);
+    open(folder.path()).shutdown().await.unwrap();
 }
 
 /// A system at its limit of threads starts none of them, or not all.

@@ -61,7 +61,7 @@ impl Tree {
     /// Reads what is where. Where a commit may be torn that nobody was told of, it counts whole or not at all: then the
     /// place is given that the log surely reached. Blocks on the disk.
     pub(super) fn open(database: &Path, behind_end: BehindEnd, sure: Option<u64>) -> io::Result<Self> {
-        let log = Log::open(database, behind_end)?;
+        let log = Log::open_or_empty(database, behind_end)?;
         let end = sure.map_or(Ok(u64::MAX), |sure| log.whole_up_to(sure))?;
         let (chains, gaps) = chains(&log, end)?;
         let mut pages = leaves(&log, chains)?;
