@@ -207,7 +207,9 @@ fn repair(root: &Path, configured: Option<Account>, json: bool) -> Result<Exit, 
     text.push_str(&format!("missing   {lost}\n"));
     if *surplus > 0 {
         let more = some(*surplus, EVENTS.0, EVENTS.1);
-        text.push_str(&format!("surplus   {more} beyond what the old account said\n"));
+        text.push_str(&format!(
+            "surplus   {more} beyond what the old account said: as many others may be missing behind them\n"
+        ));
     }
     text.push_str(&format!("account   {}\n", account_line(ledger)));
     text.push_str(&format!("new       {}\n", shown(database)));

@@ -226,7 +226,7 @@ fn mend(folder: &Folder, space: &mut Space, path: &Path, message: String) -> Res
         event = "database_repaired", path = %repaired.database.display(), replaced = %repaired.replaced.display(),
         kept = repaired.found.events, quarantined = repaired.found.damaged_events + repaired.missing,
         surplus = repaired.surplus,
-        "the log of the database was damaged: what could be read is kept, the rest is counted as quarantined; the old database goes to quarantine. Check the disk: journalctl -k"
+        "the log of the database was damaged: what could be read is kept, the rest is counted as quarantined, but for as many as the surplus hides; the old database goes to quarantine. Check the disk: journalctl -k"
     );
     // Told before: the start after a crash between the two tells of it once more, instead of nobody.
     put_away(folder, &repaired.replaced)?;

@@ -188,7 +188,7 @@ impl Store {
                 error!(
                     event = "account_surplus",
                     surplus,
-                    "the queue holds more events than its counters say: they are delivered. Please report it with target-notifyd status --json"
+                    "the queue holds more events than its counters say: they are delivered. Settled ones came back, and as many that were accepted may be missing behind them. Please report it with target-notifyd status --json"
                 );
                 self.commands.send(Command::Surplus(surplus));
             }

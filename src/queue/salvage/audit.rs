@@ -125,7 +125,10 @@ impl Audit {
         match self.missing() {
             0 => {}
             missing if missing > 0 => wrong.push(format!("{missing} events that were accepted are missing")),
-            surplus => wrong.push(format!("{} more events are there than the account says", -surplus)),
+            surplus => wrong.push(format!(
+                "{} more events are there than the account says, settled ones that came back: as many that were accepted may be missing behind them",
+                -surplus
+            )),
         }
         if let Some(held) = self.ledger.map(|ledger| ledger.dead_held).filter(|held| *held != self.letters) {
             wrong.push(format!("{held} dead letters should be there, and {} can be read", self.letters));
