@@ -66,6 +66,8 @@ pub(super) enum CommitError {
     Panic(String),
     #[error("the database {} was removed or moved away under the daemon", .0.display())]
     Gone(PathBuf),
+    #[error("the lock of {} was removed or replaced under the daemon", .0.display())]
+    Unlocked(PathBuf),
     #[error(transparent)]
     Open(Box<OpenError>),
     #[error("it holds more than {0} bytes")]

@@ -160,6 +160,23 @@ pub enum Failed {
         .0.display()
     )]
     Gone(PathBuf),
+    /// Its lock is not there any more.
+    #[error(
+        "the lock of the queue {} was removed or replaced under the daemon: nothing more was acknowledged. End what else uses the queue, a store repair or another instance, and start again",
+        .0.display()
+    )]
+    Unlocked(PathBuf),
+    /// This process, or the machine, may have no more files open.
+    #[error(
+        "the database {} cannot be written: {message}. Nothing that was acknowledged is lost; what was delivered last may be sent again. Raise the limit of open files (LimitNOFILE= of the service, ulimit -n), and start again",
+        path.display()
+    )]
+    Descriptors {
+        /// The database's folder.
+        path: PathBuf,
+        /// The system's answer.
+        message: String,
+    },
     /// The queue was closed while somebody still asked it for something.
     #[error("the queue is closed")]
     Closed,

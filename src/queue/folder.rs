@@ -56,6 +56,7 @@ pub fn exposed(root: &Path) -> bool {
 pub(super) struct Folder {
     root: PathBuf,
     _lock: Flock<File>,
+    is_lock: Identity,
 }
 
 impl Folder {
@@ -72,7 +73,14 @@ impl Folder {
             }
             _ => failed(error),
         })?;
-        Ok(Self { root: root.to_owned(), _lock: locked(file, FlockArg::LockExclusiveNonblock, root)? })
+        let is_lock = Identity::of(&file).map_err(failed)?;
+        let lock = locked(file, FlockArg::LockExclusiveNonblock, root)?;
+        Ok(Self { root: root.to_owned(), _lock: lock, is_lock })
+    }
+
+    /// Whether the lock is still the one in the folder: another instance could take any other.
+    pub(super) fn is_locked(&self) -> bool {
+        self.is_lock.is_at(&self.root.join(LOCK))
     }
 
     pub(super) fn root(&self) -> &Path {

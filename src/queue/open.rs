@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 use std::{io, thread};
 
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -138,6 +139,7 @@ impl Queue {
             last: LastCommit::default(),
             compacted: None,
             halvings: 0,
+            locked: Instant::now(),
             pause,
         };
         let thread = thread::Builder::new().name("queue-writer".to_owned());

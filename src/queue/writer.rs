@@ -29,6 +29,8 @@ use crate::wire::record::Apart;
 use crate::wire::reply::{Appended, Replier, Unavailable};
 use crate::wire::submission::Submission;
 
+/// How often the lock is looked for in the folder at most.
+const LOCK_EVERY: Duration = Duration::from_secs(1);
 /// When a producer that found no room is told to come back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -51,6 +53,8 @@ pub(super) struct Writer {
     pub(super) compacted: Option<Instant>,
     /// How often the time to put a commit off was halved.
     pub(super) halvings: u32,
+    /// When the lock was last found in the folder.
+    pub(super) locked: Instant,
 }
 
 /// What one commit is made of; nothing of it counts before it is durable.
@@ -97,6 +101,7 @@ impl Writer {
         let (path, message) = (self.engine.path().to_owned(), error.to_string());
         let failed = match error {
             CommitError::Gone(path) => Failed::Gone(path),
+            CommitError::Unlocked(path) => Failed::Unlocked(path),
             error if error.disk_full() => Failed::Full { path, message },
             _ => {
                 // After a failed sync the system may take pages for clean that never reached the disk: the next start
@@ -146,6 +151,12 @@ impl Writer {
     /// Plans a commit and makes it durable.
     fn store(&mut self, plan: &mut Plan, appends: &mut Vec<Append>) -> Result<(), CommitError> {
         self.engine.is_there()?;
+        if self.locked.elapsed() >= LOCK_EVERY {
+            if !self.folder.is_locked() {
+                return Err(CommitError::Unlocked(self.folder.root().to_owned()));
+            }
+            self.locked = Instant::now();
+        }
         if self.space.is_tight() {
             // Nobody else gives back what the queue itself takes of a disk that is short of room, and no longer needs.
             self.engine.give_back(self.space.removals())?;

@@ -1,5 +1,7 @@
 //! The start after a failed disk: everything that was acknowledged is copied into a new database.
 
+use std::time::Duration;
+
 use super::*;
 
 /// An open takes what is no longer used out of the log at once, and the headers of what stays may speak of places in
@@ -27,6 +29,30 @@ async fn a_start_after_a_failed_disk_keeps_what_lies_behind_freed_parts_of_the_l
         drop(store);
         queue.shutdown().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_queue_whose_lock_is_gone_is_not_written_on() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let queue = open(settings.clone());
+    let store = queue.store();
+    append(&queue, vec![submission("a", 3, 10, 10)]).await;
+    fs::remove_file(settings.path.join("lock")).unwrap();
+    // It is looked for now and then.
+    let failed = loop {
+        match store.pulse().await {
+            Ok(()) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(failed) => break failed,
+        }
+    };
+    assert_eq!(failed, Failed::Unlocked(settings.path.clone()));
+    assert!(matches!(queue.shutdown().await, Err(Failed::Unlocked(_))));
+    drop(store);
+    assert!(!settings.path.join("failed").exists());
+    let queue = open(settings);
+    assert_eq!(seqs(&queue.store()).await, [1, 2, 3]);
+    queue.shutdown().await.unwrap();
 }
 
 #[tokio::test]
