@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use sled::Db;
 use thiserror::Error;
 use tracing::warn;
@@ -94,10 +95,17 @@ impl CommitError {
         }
     }
 
+    /// Whether this process, or the machine, may have no more files open.
+    pub(super) fn lacks_descriptors(&self) -> bool {
+        let (Self::Engine(sled::Error::Io(error)) | Self::Sync(error)) = self else { return false };
+        let errno = error.raw_os_error().map(Errno::from_raw);
+        matches!(errno, Some(Errno::EMFILE | Errno::ENFILE))
+    }
+
     /// Leaves the mark of a failed disk where the system may take pages for clean that never reached the disk.
     pub(super) fn mark_failed(&self, folder: &Folder) {
         let input_or_output = matches!(self, Self::Engine(sled::Error::Io(_)) | Self::Sync(_));
-        if input_or_output && !self.disk_full() {
+        if input_or_output && !self.disk_full() && !self.lacks_descriptors() {
             folder.mark_failed(&self.to_string());
         }
     }
@@ -109,6 +117,7 @@ impl CommitError {
             Self::Damaged(message) => OpenError::Damaged { path, message: message.clone() },
             _ if self.disk_full() => OpenError::Full { path, message },
             _ if self.denied() => OpenError::Denied { path, message },
+            _ if self.lacks_descriptors() => OpenError::Descriptors { path, message },
             _ => OpenError::Engine { path, message },
         }
     }
@@ -173,7 +182,8 @@ impl Engine {
             Err(first) => first,
         };
         // Its snapshots are as good as before, and of a damaged log, or a foreign one, nothing was written.
-        if first.disk_full() || first.denied() || matches!(first, CommitError::Damaged(_)) {
+        let is_sound = first.disk_full() || first.denied() || first.lacks_descriptors();
+        if is_sound || matches!(first, CommitError::Damaged(_)) {
             return Err(first.at_open(path));
         }
         // Before the second try, which may succeed without a trace of what the first one lost.

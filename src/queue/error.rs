@@ -66,6 +66,17 @@ pub enum OpenError {
         /// What the engine said.
         message: String,
     },
+    /// This process, or the machine, may have no more files open.
+    #[error(
+        "the database {} cannot be opened: {message}. Nothing was lost: raise the limit of open files (LimitNOFILE= of the service, ulimit -n), and start again",
+        path.display()
+    )]
+    Descriptors {
+        /// The database's folder.
+        path: PathBuf,
+        /// The system's answer.
+        message: String,
+    },
     /// A record that the whole queue depends on is damaged.
     #[error(
         "the record \"{name}\" of the database {} is damaged: {message}; nothing that can be read was written over. See \"the queue does not open\" in the README's runbook",

@@ -103,6 +103,7 @@ impl Writer {
             CommitError::Gone(path) => Failed::Gone(path),
             CommitError::Unlocked(path) => Failed::Unlocked(path),
             error if error.disk_full() => Failed::Full { path, message },
+            error if error.lacks_descriptors() => Failed::Descriptors { path, message },
             _ => {
                 // After a failed sync the system may take pages for clean that never reached the disk: the next start
                 // must not build on them. A full disk leaves no such doubt.

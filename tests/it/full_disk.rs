@@ -498,6 +498,32 @@ fn the_engine_may_meet_the_full_disk_at_any_write() {
     }
 }
 
+#[test]
+fn a_limit_of_open_files_is_no_failed_disk() {
+    let disk = TempDir::new().expect("a folder");
+    let queue = disk.path().canonicalize().expect("a folder").join("queue");
+    let stage = Stage::new(&queue, 0, 0).with_a_small_journal();
+    let mut command = stage.command();
+    preload(&mut command, disk.path(), &stage.folder.path().join("record"), "open@/journal:20:EMFILE:ever");
+    let (mut daemon, log) = started(&mut command);
+    let mut acknowledged = BTreeSet::new();
+    for round in 0.. {
+        let answers = burst(stage.folder.path(), &format!("b{round}"), 256, 4_000);
+        acknowledged.extend(answers.queued);
+        if answers.unknown > 0 {
+            break;
+        }
+    }
+    let status = daemon.0.wait().expect("the daemon ends");
+    let log = log.all();
+    assert_eq!(status.code(), Some(74), "{log:#?}");
+    let told =
+        log.iter().any(|line| line["error"].as_str().is_some_and(|error| error.contains("LimitNOFILE=")));
+    assert!(told && !queue.join("failed").exists(), "{log:#?}");
+    let balance = balance(&queue);
+    assert!(balance.pending() >= acknowledged.len() as u64, "{balance:?}");
+}
+
 /// Starts a daemon that cannot open its queue, and gives its exit code and what it said.
 fn refused(command: &mut Command) -> (Option<i32>, String) {
     let ended = command.output().expect("the daemon starts");
