@@ -1,7 +1,7 @@
 //! The commands that work on the folder of a stopped daemon.
 
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::slice;
 use std::time::Duration;
 
@@ -73,6 +73,11 @@ enum StoreError {
     Salvage(#[from] SalvageError),
     #[error("standard output cannot be written: {0}")]
     Output(#[source] io::Error),
+    #[error(
+        "the queue is repaired, its database is {}; but standard output cannot be written: {source}",
+        shown(database)
+    )]
+    Untold { database: PathBuf, source: io::Error },
 }
 
 /// Works on the folder that `config` names.
@@ -187,6 +192,12 @@ fn check(root: &Path, json: bool) -> Result<Exit, StoreError> {
 fn repair(root: &Path, configured: Option<Account>, json: bool) -> Result<Exit, StoreError> {
     let Repaired { found, database, replaced, others, missing, surplus, ledger } =
         &salvage::repair(root, configured)?;
+    let untold = |error| match error {
+        StoreError::Output(source) if !had_enough(&source) => {
+            StoreError::Untold { database: database.clone(), source }
+        }
+        error => error,
+    };
     if json {
         let mut all = audit_json(found);
         all.insert("database".to_owned(), json!(database));
@@ -195,7 +206,7 @@ fn repair(root: &Path, configured: Option<Account>, json: bool) -> Result<Exit, 
         all.insert("missing".to_owned(), json!(missing));
         all.insert("surplus".to_owned(), json!(surplus));
         all.insert("account".to_owned(), balance_json(&ledger.balance));
-        print(&json_line(all))?;
+        print(&json_line(all)).map_err(untold)?;
         return Ok(Exit::Success);
     }
     let mut text = format!("repaired  {}\n", shown(root));
@@ -214,7 +225,10 @@ fn repair(root: &Path, configured: Option<Account>, json: bool) -> Result<Exit, 
     text.push_str(&format!("account   {}\n", account_line(ledger)));
     text.push_str(&format!("new       {}\n", shown(database)));
     text.push_str(&format!("old       {}: delete it once nothing is missed\n", shown(replaced)));
-    print(&text)?;
+    for other in others {
+        text.push_str(&format!("beside it {}: nothing was taken of it\n", shown(other)));
+    }
+    print(&text).map_err(untold)?;
     Ok(Exit::Success)
 }
 

@@ -57,7 +57,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(60);
 /// Why a database or a commit is not on stable storage.
 #[derive(Debug, Error)]
 pub(super) enum CommitError {
-    #[error("the database could not be written: {0}")]
+    #[error("{}", said(.0))]
     Engine(#[from] sled::Error),
     #[error("the database could not be synced: {0}")]
     Sync(#[from] io::Error),
@@ -120,6 +120,15 @@ impl CommitError {
             _ if self.lacks_descriptors() => OpenError::Descriptors { path, message },
             _ => OpenError::Engine { path, message },
         }
+    }
+}
+
+/// What the engine says, in an operator's words.
+pub(super) fn said(error: &sled::Error) -> String {
+    match error {
+        sled::Error::Io(error) => format!("the database could not be written or read: {error}"),
+        sled::Error::Corruption { .. } => "a part of it that was read is damaged".to_owned(),
+        other => format!("the engine failed: {other}"),
     }
 }
 

@@ -258,7 +258,7 @@ pub(super) fn free(path: &Path) -> io::Result<Free> {
 /// The bytes of the reserve in the queue's folder `root`; none where it has none.
 #[must_use]
 pub fn reserve_bytes(root: &Path) -> u64 {
-    fs::metadata(root.join(RESERVE)).map_or(0, |file| file.len())
+    fs::metadata(root.join(RESERVE)).map_or(0, |found| if found.is_file() { found.len() } else { 0 })
 }
 
 /// The bytes that the queue's folder takes on the disk, the reserve and the quarantine among them. What disappears

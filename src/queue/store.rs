@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info};
 
-use super::engine::{Engine, met_full_disk};
+use super::engine::{Engine, met_full_disk, said};
 use super::error::Failed;
 use super::inbox::Sender;
 use super::keys::{DEAD, MEMBERS, PageKey, numbered, seq_of};
@@ -398,7 +398,7 @@ impl Store {
     }
 
     fn broken(&self, error: &sled::Error) -> Failed {
-        let (path, message) = (self.view.read(|engine| engine.path().to_owned()), error.to_string());
+        let (path, message) = (self.view.read(|engine| engine.path().to_owned()), said(error));
         self.failure().unwrap_or(match error {
             // The engine works on, and may read it the next time.
             sled::Error::Io(_) => Failed::Unread { path, message },

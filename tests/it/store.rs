@@ -104,6 +104,11 @@ fn a_stopped_queue_is_checked_exported_and_repaired() {
     let path = folder.path();
     let empty = store(path, &["check"]);
     assert_eq!(empty.status.code(), Some(74), "{empty:?}");
+    fs::create_dir(path.join("queue")).expect("a folder");
+    let nothing = store(path, &["repair"]);
+    assert_eq!(nothing.status.code(), Some(74), "{nothing:?}");
+    // It is as it was: a folder can only be removed where it is empty.
+    fs::remove_dir(path.join("queue")).expect("nothing lies there");
     let mut daemon = start(path);
     let lines: String =
         (0..200).map(|number| display(&format!("s{}", number % 9), &number.to_string()) + "\n").collect();
@@ -184,4 +189,11 @@ fn a_stopped_queue_is_checked_exported_and_repaired() {
     assert!(terminate(&mut daemon).success());
     let account = &json(&store(path, &["check", "--json"]))["account"];
     assert_eq!((&account["pending"], &account["quarantined"]), (&kept.into(), &missing.into()), "{account}");
+
+    // What a repair that nobody can read came to.
+    let full = fs::File::options().write(true).open("/dev/full").expect("a device");
+    let untold = command(path, NOBODY, &["store", "repair"]).stdout(full).output().expect("it runs");
+    let said = text(&untold.stderr);
+    assert!(untold.status.code() == Some(74) && said.contains("the queue is repaired"), "{said}");
+    assert!(store(path, &["check"]).status.success());
 }

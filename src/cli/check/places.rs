@@ -87,8 +87,13 @@ pub(super) fn queue(path: &Path, user: Uid) -> Vec<Finding> {
 
 /// What of the queue's files is not its owner's: a start by hand as root leaves such, and the service cannot open them.
 fn inside(path: &Path, owner: Uid) -> Option<Finding> {
-    let entries = fs::read_dir(path).ok()?.take(MAX_ENTRIES).filter_map(Result::ok);
-    let foreign = entries.map(|entry| entry.path()).find(|entry| {
+    let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let all = entries(path).flat_map(|entry| {
+        let is_database = entry.file_name().to_string_lossy().starts_with("events.");
+        let within = is_database.then(|| entries(&entry.path())).into_iter().flatten();
+        std::iter::once(entry.path()).chain(within.map(|entry| entry.path())).collect::<Vec<_>>()
+    });
+    let foreign = all.take(MAX_ENTRIES).find(|entry| {
         let flags = AccessFlags::R_OK | AccessFlags::W_OK;
         let theirs = fs::symlink_metadata(entry).is_ok_and(|found| Uid::from_raw(found.uid()) != owner);
         theirs || access(entry, flags).is_err()
@@ -147,4 +152,22 @@ pub(super) fn served(path: &Path) -> bool {
         let mut columns = line.split_whitespace();
         columns.nth(3) == Some("00010000") && line.ends_with(&format!(" {path}"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_another_user_is_found_within_a_database_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("events.1/db");
+        fs::create_dir(folder.path().join("events.1")).unwrap();
+        fs::write(&log, "").unwrap();
+        let owner = Uid::from_raw(fs::metadata(&log).unwrap().uid());
+        assert!(inside(folder.path(), owner).is_none());
+        // Only root can give a file away.
+        let given = std::os::unix::fs::chown(&log, Some(owner.as_raw() + 1), None).is_ok();
+        assert_eq!(inside(folder.path(), owner).is_some(), given);
+    }
 }

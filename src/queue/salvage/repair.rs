@@ -44,8 +44,8 @@ pub struct Repaired {
 /// # Errors
 /// [`SalvageError`]: the queue is as it was.
 pub fn repair(root: &Path, configured: Option<Account>) -> Result<Repaired, SalvageError> {
-    // A folder that is not there is not to be made.
-    if !root.is_dir() {
+    // A folder that is not there is not to be made, nor the lock of one without a queue.
+    if !root.is_dir() || databases(root).is_ok_and(|found| found.is_empty()) {
         return Err(SalvageError::NoDatabase(root.to_owned()));
     }
     let folder = Folder::lock(root)?;
