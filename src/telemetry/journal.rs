@@ -66,7 +66,7 @@ impl<W: Write, F: Fn() -> W> Journal<F> {
 
     fn send(&self, priority: u8, line: &Line, place: (Option<&str>, Option<u32>)) {
         let mut entry = Entry::default();
-        entry.add("MESSAGE", &line.message);
+        entry.add("MESSAGE", &line.whole());
         entry.add("PRIORITY", &priority.to_string());
         entry.add("SYSLOG_IDENTIFIER", IDENTIFIER);
         if let (Some(file), Some(number)) = place {
@@ -123,6 +123,19 @@ struct Line {
 }
 
 impl Line {
+    /// What `journalctl` shows without being asked for fields: the sentence alone says neither to what it happened nor why.
+    fn whole(&self) -> String {
+        let mut text = self.message.clone();
+        for (name, value) in &self.fields {
+            if !matches!(name.as_str(), "EVENT" | "MODULE") {
+                // Writing to a string cannot fail.
+                let _written = write!(text, " {}={value}", name.to_ascii_lowercase());
+            }
+        }
+        text.truncate(text.floor_char_boundary(MAX_VALUE_BYTES));
+        text
+    }
+
     fn keep(&mut self, field: &Field, value: &dyn fmt::Display) {
         let mut text = Visible(&value.to_string()).to_string();
         text.truncate(text.floor_char_boundary(MAX_VALUE_BYTES));
@@ -231,7 +244,7 @@ mod tests {
         });
         let entry = received(&socket);
         for (name, value) in [
-            ("MESSAGE", "set aside"),
+            ("MESSAGE", "set aside seq=7 detail=\\u{1b}[31mred\\nnext"),
             ("PRIORITY", "3"),
             ("SYSLOG_IDENTIFIER", "target-notifyd"),
             ("TARGET_NOTIFYD_EVENT", "dead_letter"),
@@ -247,7 +260,7 @@ mod tests {
         assert!(warning["PRIORITY"] == "4" && !warning.contains_key("MESSAGE_ID"));
         let life = received(&socket);
         assert_eq!((life["PRIORITY"].as_str(), life["TARGET_NOTIFYD_WAIT"].as_str()), ("6", "2s"));
-        assert_eq!(life["TARGET_NOTIFYD_LONG"].len(), MAX_VALUE_BYTES);
+        assert_eq!([&life["TARGET_NOTIFYD_LONG"], &life["MESSAGE"]].map(String::len), [MAX_VALUE_BYTES; 2]);
         assert_eq!(received(&socket)["PRIORITY"], "7");
         assert!(kept.0.lock().unwrap().is_empty());
     }

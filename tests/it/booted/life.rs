@@ -175,9 +175,8 @@ pub(super) fn a_queue_elsewhere_is_named_to_the_unit(site: &Site) {
     let failed = machine.run("systemctl", &["restart", SERVICE]);
     assert!(!failed.status.success(), "the unit lets it write nowhere but where it says");
     let told = machine.journal(&["--unit", SERVICE, "--lines=20"]);
-    let says = |entry: &serde_json::Value| {
-        entry["TARGET_NOTIFYD_ERROR"].as_str().is_some_and(|text| text.contains("queue.conf"))
-    };
+    let says =
+        |entry: &serde_json::Value| entry["MESSAGE"].as_str().is_some_and(|text| text.contains("queue.conf"));
     assert!(told.iter().any(says), "what to do is told: {told:#?}");
     let (from, to) = (format!("{EXAMPLES}/queue.conf"), format!("{DROP_INS}/queue.conf"));
     machine.ok("install", &["-D", "-m644", &from, &to]);
