@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -364,13 +365,27 @@ fn filled_by_itself(place: &str) {
     disk.fill(3 * MIB);
     stage.heal();
     if !place.is_empty() {
-        daemon.0.wait().expect("it comes by there");
+        dies(&mut daemon, stage.folder.path(), place);
         drop(log.all());
         (daemon, log) = stage.start();
     }
     stage.taken(&acknowledged);
     acknowledged.extend(stage.taken_in_again("after"));
     stage.end_after_a_crash(&queue, daemon, log, &acknowledged);
+}
+
+/// Waits for the end of a daemon that gives its journal back: it looks at that whenever somebody comes, also once everything is
+/// delivered.
+fn dies(daemon: &mut Daemon, folder: &Path, place: &str) {
+    let until = Instant::now() + LIMIT;
+    while daemon.0.try_wait().expect("a process").is_none() {
+        assert!(Instant::now() < until, "{place}: it does not come by there");
+        if let Ok(mut producer) = UnixStream::connect(folder.join("notify.sock")) {
+            // There is no room for it before that.
+            let _gone = producer.write_all(b"{\"session_id\":\"s\",\"type\":\"click\",\"id\":\"late\"}\n");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
 }
 
 #[test]
