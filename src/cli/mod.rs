@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod examples;
 mod long_lines;
 mod manual;
 mod operate;
@@ -60,7 +61,7 @@ impl From<Exit> for ExitCode {
 
 /// Durable, batching delivery of Adobe Target display and click notifications.
 #[derive(Debug, Parser)]
-#[command(name = "target-notifyd", version, propagate_version = true, after_help = manual::EXAMPLES)]
+#[command(name = "target-notifyd", version, propagate_version = true, after_help = examples::EXAMPLES)]
 struct Arguments {
     #[command(flatten)]
     configuration: Configuration,
@@ -87,26 +88,26 @@ struct Configuration {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Take events in and deliver them, until SIGTERM.
-    #[command(after_help = manual::RUN)]
+    #[command(after_help = examples::RUN)]
     Run {
         /// Take over a queue that holds events for another account.
         #[arg(long)]
         adopt_queue: bool,
     },
     /// Print what a daemon would run with, and everything that is wrong with it, its folders, its disk and its network.
-    #[command(after_help = manual::CHECK)]
+    #[command(after_help = examples::CHECK)]
     Check(check::Arguments),
     #[command(flatten)]
     Configured(Configured),
     /// Print the completions of a shell.
-    #[command(after_help = manual::COMPLETIONS)]
+    #[command(after_help = examples::COMPLETIONS)]
     Completions {
         /// The shell.
         #[arg(value_enum)]
         shell: manual::Shell,
     },
     /// Write the manual pages into a folder, which must be there.
-    #[command(after_help = manual::MAN)]
+    #[command(after_help = examples::MAN)]
     Man {
         /// The folder.
         folder: PathBuf,
@@ -117,7 +118,7 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum Configured {
     /// Submit lines to the running daemon and print its replies.
-    #[command(after_help = manual::SEND)]
+    #[command(after_help = examples::SEND)]
     Send {
         /// Where the lines are; - is standard input.
         #[arg(default_value = "-")]
@@ -130,7 +131,7 @@ enum Configured {
         receipts: bool,
     },
     /// Show the whole way on this machine: a misbehaving stand-in for Target, the daemon, and an account of every event.
-    #[command(after_help = manual::DEMO)]
+    #[command(after_help = examples::DEMO)]
     Demo {
         /// How many sessions.
         #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -146,10 +147,10 @@ enum Configured {
         json: bool,
     },
     /// Measure this machine: what the daemon takes in and sends out, beside its limits.
-    #[command(after_help = manual::BENCH)]
+    #[command(after_help = examples::BENCH)]
     Bench(bench::Arguments),
     /// Serve a stand-in for Target's Delivery API, for people who develop producers.
-    #[command(after_help = manual::SANDBOX)]
+    #[command(after_help = examples::SANDBOX)]
     Sandbox {
         /// Where it listens.
         #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
@@ -158,7 +159,7 @@ enum Configured {
     #[command(flatten)]
     Operate(operate::Operate),
     /// Look at the folder of a stopped daemon, export its events, or repair it.
-    #[command(after_help = manual::STORE)]
+    #[command(after_help = examples::STORE)]
     Store {
         #[command(subcommand)]
         command: store::StoreCommand,

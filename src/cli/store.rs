@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::long_lines::LongLines;
 use super::operate::some;
-use super::{Exit, had_enough, manual, told};
+use super::{Exit, examples, had_enough, told};
 use crate::config::{Config, duration_from};
 use crate::event::{Account, Balance, Clock, DeadReason, Event, Host};
 use crate::event::{Visible, VisibleJson};
@@ -26,17 +26,17 @@ const LETTERS: (&str, &str) = ("dead letter", "dead letters");
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum StoreCommand {
     /// Look at everything in the folder, and change nothing; exit code 1 where something is wrong.
-    #[command(after_help = manual::STORE_CHECK)]
+    #[command(after_help = examples::STORE_CHECK)]
     Check {
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
     },
     /// Print every event that waits and can be read as a submission that `send` takes; id, timestamp and impressionId stay.
-    #[command(after_help = manual::STORE_EXPORT)]
+    #[command(after_help = examples::STORE_EXPORT)]
     Export(Export),
     /// Make a sound queue of what can be read; the old one is kept in quarantine/.
-    #[command(after_help = manual::STORE_REPAIR)]
+    #[command(after_help = examples::STORE_REPAIR)]
     Repair {
         /// Print one JSON object.
         #[arg(long)]

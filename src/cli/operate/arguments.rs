@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::super::manual;
+use super::super::examples;
 use crate::admin::protocol::{Of, Request, Which};
 use crate::config::duration_from;
 use crate::event::DeadReason;
@@ -19,7 +19,7 @@ const MIN_EVERY: Duration = Duration::from_millis(1);
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum Operate {
     /// Show whether it works, what is stuck and why, how long until it is drained or full, and what can be done.
-    #[command(after_help = manual::STATUS)]
+    #[command(after_help = examples::STATUS)]
     Status {
         /// Draw it again and again, until it is interrupted; a daemon that is away meanwhile is waited for.
         #[arg(long)]
@@ -32,7 +32,7 @@ pub(in crate::cli) enum Operate {
     },
     /// Show what waits, oldest first, and why; hold, release, retry or drop it.
     #[command(args_conflicts_with_subcommands = true)]
-    #[command(after_help = manual::QUEUE)]
+    #[command(after_help = examples::QUEUE)]
     Queue {
         #[command(subcommand)]
         command: Option<QueueCommand>,
@@ -40,13 +40,13 @@ pub(in crate::cli) enum Operate {
         list: Lanes,
     },
     /// Dead letters: list, show, requeue, delete or export them.
-    #[command(after_help = manual::DEAD)]
+    #[command(after_help = examples::DEAD)]
     Dead {
         #[command(subcommand)]
         command: DeadCommand,
     },
     /// Send nothing to a host, or to any, until it is resumed; events are taken in and kept.
-    #[command(after_help = manual::PAUSE)]
+    #[command(after_help = examples::PAUSE)]
     Pause {
         /// `client`, or the digits of an edge cluster; without it all hosts.
         #[arg(long)]
@@ -61,7 +61,7 @@ pub(in crate::cli) enum Operate {
         json: Json,
     },
     /// End pauses: the operator's, and those that a host's answers made.
-    #[command(after_help = manual::RESUME)]
+    #[command(after_help = examples::RESUME)]
     Resume {
         /// Only of this host; without it all.
         #[arg(long)]
@@ -70,7 +70,7 @@ pub(in crate::cli) enum Operate {
         json: Json,
     },
     /// Send what lingers for more of its batch; backoff, breakers, pauses and holds stay.
-    #[command(after_help = manual::FLUSH)]
+    #[command(after_help = examples::FLUSH)]
     Flush {
         /// Answer once all that waits now was delivered or set aside.
         #[arg(long)]
@@ -79,7 +79,7 @@ pub(in crate::cli) enum Operate {
         json: Json,
     },
     /// Show outcomes as they happen.
-    #[command(after_help = manual::TAIL)]
+    #[command(after_help = examples::TAIL)]
     Tail {
         /// Of this session alone, by its id or by the hash that the logs show.
         #[arg(long)]
@@ -117,10 +117,10 @@ pub(in crate::cli) struct Lanes {
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum QueueCommand {
     /// Show the sessions with events that wait, oldest first, and the ages of all events.
-    #[command(after_help = manual::QUEUE_LIST)]
+    #[command(after_help = examples::QUEUE_LIST)]
     List(Lanes),
     /// Show the events of a session.
-    #[command(after_help = manual::QUEUE_SHOW)]
+    #[command(after_help = examples::QUEUE_SHOW)]
     Show {
         /// The session by its id, or by the hash that the logs show.
         session: String,
@@ -131,16 +131,16 @@ pub(in crate::cli) enum QueueCommand {
         json: Json,
     },
     /// Hold events back, those that arrive later too, until they are released.
-    #[command(after_help = manual::QUEUE_HOLD)]
+    #[command(after_help = examples::QUEUE_HOLD)]
     Hold(Selected),
     /// End holds; --all ends every hold.
-    #[command(after_help = manual::QUEUE_RELEASE)]
+    #[command(after_help = examples::QUEUE_RELEASE)]
     Release(Selected),
     /// Try what backs off at once; breakers, pauses and holds stay.
-    #[command(after_help = manual::QUEUE_RETRY)]
+    #[command(after_help = examples::QUEUE_RETRY)]
     Retry(Selected),
     /// Set events aside as dead letters, but for those that are being sent.
-    #[command(after_help = manual::QUEUE_DROP)]
+    #[command(after_help = examples::QUEUE_DROP)]
     Drop {
         #[command(flatten)]
         selected: Selected,
@@ -187,7 +187,7 @@ impl Selection {
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum DeadCommand {
     /// Show dead letters, oldest first.
-    #[command(after_help = manual::DEAD_LIST)]
+    #[command(after_help = examples::DEAD_LIST)]
     List {
         #[command(flatten)]
         filter: Filter,
@@ -198,7 +198,7 @@ pub(in crate::cli) enum DeadCommand {
         json: Json,
     },
     /// Show a dead letter whole, with its request.
-    #[command(after_help = manual::DEAD_SHOW)]
+    #[command(after_help = examples::DEAD_SHOW)]
     Show {
         /// The letter's number, as `dead list` and the log show it.
         number: u64,
@@ -206,13 +206,13 @@ pub(in crate::cli) enum DeadCommand {
         json: Json,
     },
     /// Make dead letters events again, at the end of their sessions; id, timestamp and impressionId stay.
-    #[command(after_help = manual::DEAD_REQUEUE)]
+    #[command(after_help = examples::DEAD_REQUEUE)]
     Requeue(Changed),
     /// Delete dead letters for good.
-    #[command(after_help = manual::DEAD_DELETE)]
+    #[command(after_help = examples::DEAD_DELETE)]
     Delete(Changed),
     /// Print dead letters as the lines that `send` takes, a submission each.
-    #[command(after_help = manual::DEAD_EXPORT)]
+    #[command(after_help = examples::DEAD_EXPORT)]
     Export {
         #[command(flatten)]
         filter: Filter,
