@@ -61,13 +61,18 @@ fn of_instance(text: &str, instance: Option<&str>) -> String {
     text.replace("target-notifyd ", &format!("target-notifyd --instance {name} "))
 }
 
-/// What of an answer for people may hold commands.
-fn proposals(answer: &mut Answer) -> Box<dyn Iterator<Item = &mut String> + '_> {
-    match answer {
-        Answer::Status(status) => Box::new(status.advice.iter_mut().map(|advice| &mut advice.run)),
-        Answer::Done(done) => Box::new(std::iter::once(&mut done.note)),
-        _ => Box::new(std::iter::empty()),
+/// An answer for people with the commands in it for `instance`.
+fn answer_of_instance(mut answer: Answer, instance: Option<&str>) -> Answer {
+    match &mut answer {
+        Answer::Status(status) => {
+            for advice in &mut status.advice {
+                advice.run = of_instance(&advice.run, instance);
+            }
+        }
+        Answer::Done(done) => done.note = of_instance(&done.note, instance),
+        _ => {}
     }
+    answer
 }
 
 /// Asks again and again, until somebody ends this. Whoever watches a restart wants to see its end: once there was an answer, a
@@ -109,7 +114,7 @@ fn exchange(
     let mut printer = Printer::new(request, again, config.ingest.max_line);
     let mut out = io::stdout().lock();
     loop {
-        let (line, mut answer) = client.answer()?;
+        let (line, answer) = client.answer()?;
         let end = match &answer {
             Answer::Error { code, message } => {
                 Some(Err(ClientError::Refused { code: code.clone(), message: message.clone() }))
@@ -120,10 +125,7 @@ fn exchange(
         };
         match json {
             true => out.write_all(line.as_bytes()),
-            false => {
-                proposals(&mut answer).for_each(|text| *text = of_instance(text, instance));
-                printer.print(&mut out, answer)
-            }
+            false => printer.print(&mut out, answer_of_instance(answer, instance)),
         }
         .and_then(|()| out.flush())
         .map_err(ClientError::Output)?;
