@@ -132,49 +132,19 @@ fn line(figures: &Figures) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Account, Clock, Moment};
-    use crate::figures::{Limits, Sources};
-    use crate::queue::{self, Queue};
+    use crate::daemon::stage::Stage;
+    use crate::event::Clock;
     use crate::schedule::Stuck;
     use futures_util::FutureExt;
-    use std::sync::Arc;
-
-    fn settings(folder: &tempfile::TempDir) -> queue::Settings {
-        queue::Settings {
-            path: folder.path().join("queue"),
-            max_bytes: 1 << 20,
-            max_events: 10,
-            min_free: 0,
-            reserve: 0,
-            dead_max_events: 10,
-            journal_bytes: 1 << 20,
-            adopt: false,
-        }
-    }
-
-    fn queue(folder: &tempfile::TempDir) -> Queue {
-        let settings = settings(folder);
-        let account = Account { client: "acme".to_owned(), organization: "0DD9@AdobeOrg".to_owned() };
-        Queue::open(settings, &account, Arc::new(|| Moment::ZERO)).unwrap()
-    }
 
     #[tokio::test]
     async fn the_daemon_is_alive_while_writer_and_flusher_answer_and_delivery_is_not_stuck() {
-        let folder = tempfile::tempdir().unwrap();
-        let queue = queue(&folder);
+        let stage = Stage::new();
         let (asks, mut asked) = mpsc::channel(1);
         let pulse = Pulse {
             manager: Manager::default(),
-            store: queue.store(),
-            meter: Meter::new(Sources {
-                store: queue.store(),
-                folder: folder.path().to_owned(),
-                limits: Limits::of(&settings(&folder)),
-                clock: Clock::start(),
-                came: Arc::default(),
-                went: Arc::default(),
-                asks: asks.clone(),
-            }),
+            store: stage.queue.store(),
+            meter: stage.meter(Clock::start(), asks.clone()),
             asks,
             grace: Duration::ZERO,
         };
@@ -195,7 +165,7 @@ mod tests {
         // It ends in order before the queue does.
         drop(asked);
         assert!(pulse.is_alive().await);
-        queue.shutdown().await.unwrap();
+        stage.queue.shutdown().await.unwrap();
         assert!(!pulse.is_alive().await, "the writer has ended");
     }
 

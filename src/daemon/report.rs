@@ -71,9 +71,7 @@ impl Reporter {
             tokio::select! {
                 () = until.cancelled() => {
                     // The next process starts from the clock as it is now.
-                    if !stepped && self.clock.step() > CLOCK_SLACK {
-                        self.distrust_clock(pace.max_age).await;
-                    }
+                    self.look_at_clock(&mut stepped, pace.max_age).await;
                     return;
                 }
                 _ = samples.tick() => {
@@ -95,10 +93,7 @@ impl Reporter {
                 }
                 _ = ticks.tick() => self.summary().await,
                 _ = looks.tick() => {
-                    if !stepped && self.clock.step() > CLOCK_SLACK {
-                        stepped = true;
-                        self.distrust_clock(pace.max_age).await;
-                    }
+                    self.look_at_clock(&mut stepped, pace.max_age).await;
                     if !pace.dead_max_age.is_zero() {
                         self.delete_old(&mut aging, pace.dead_max_age).await;
                     }
@@ -157,6 +152,14 @@ impl Reporter {
                 held = figures.dead_held,
                 "queue.dead_max_events is reached: what should be set aside is parked. Make room: target-notifyd dead export > letters.jsonl && target-notifyd dead delete --all"
             );
+        }
+    }
+
+    /// Looks whether the wall clock was set, which is noted once.
+    async fn look_at_clock(&self, stepped: &mut bool, max_age: Duration) {
+        if !*stepped && self.clock.step() > CLOCK_SLACK {
+            *stepped = true;
+            self.distrust_clock(max_age).await;
         }
     }
 
@@ -252,50 +255,25 @@ fn balances(ledger: &Ledger) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::event::Account;
-    use crate::figures::{Limits, Sources};
-    use crate::queue::{self, Queue};
+    use crate::daemon::stage::Stage;
 
     #[tokio::test]
     async fn a_clock_that_was_set_is_noted_at_the_end_at_the_latest() {
-        let folder = tempfile::tempdir().unwrap();
-        let settings = queue::Settings {
-            path: folder.path().join("queue"),
-            max_bytes: 1 << 20,
-            max_events: 10,
-            min_free: 0,
-            reserve: 0,
-            dead_max_events: 10,
-            journal_bytes: 1 << 20,
-            adopt: false,
-        };
-        let account = Account { client: "acme".to_owned(), organization: "0DD9@AdobeOrg".to_owned() };
+        let stage = Stage::new();
         let hour = Duration::from_secs(3_600);
         let pace = Pace { interval: 24 * hour, max_age: 48 * hour, dead_max_age: Duration::ZERO };
-        let queue = Queue::open(settings.clone(), &account, Arc::new(|| Moment::ZERO)).unwrap();
         let ended = CancellationToken::new();
         ended.cancel();
         for (set_on, is_noted) in [(hour / 2, false), (8 * 24 * hour, true)] {
             let (clock, (asks, _)) = (Clock::behind(set_on), mpsc::channel(1));
-            let meter = Meter::new(Sources {
-                store: queue.store(),
-                folder: settings.path.clone(),
-                limits: Limits::of(&settings),
-                clock,
-                came: Arc::default(),
-                went: Arc::default(),
-                asks: asks.clone(),
-            });
+            let (store, meter) = (stage.queue.store(), stage.meter(clock, asks.clone()));
             let (_pace, paces) = watch::channel(pace);
-            let reporter = Reporter { store: queue.store(), clock, meter, asks, pace: paces };
-            reporter.run(ended.clone()).await;
-            let until = expiry_from(&queue.store()).unwrap();
+            Reporter { store, clock, meter, asks, pace: paces }.run(ended.clone()).await;
+            let until = expiry_from(&stage.queue.store()).unwrap();
             let expected = Moment::from_millis(clock.wall_ms()).after(47 * hour);
             assert_eq!(until.is_some_and(|until| until > expected), is_noted, "{set_on:?}: {until:?}");
         }
-        queue.shutdown().await.unwrap();
+        stage.queue.shutdown().await.unwrap();
     }
 }
