@@ -15,6 +15,8 @@ mod reload;
 mod report;
 pub mod scrape;
 mod shelf;
+#[cfg(test)]
+mod stage;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

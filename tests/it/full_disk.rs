@@ -263,6 +263,27 @@ impl Stage {
     }
 }
 
+/// A daemon with a small journal whose calls to the disk fail.
+struct Faulty {
+    _disk: TempDir,
+    queue: PathBuf,
+    stage: Stage,
+    daemon: Daemon,
+    log: Log,
+}
+
+impl Faulty {
+    fn start(min_free: u64, reserve: u64, fault: &str) -> Self {
+        let disk = TempDir::new().expect("a folder");
+        let queue = disk.path().canonicalize().expect("a folder").join("queue");
+        let stage = Stage::new(&queue, min_free, reserve).with_a_small_journal();
+        let mut command = stage.command();
+        preload(&mut command, disk.path(), &stage.folder.path().join("record"), fault);
+        let (daemon, log) = started(&mut command);
+        Self { _disk: disk, queue, stage, daemon, log }
+    }
+}
+
 fn started(command: &mut Command) -> (Daemon, Log) {
     let mut daemon = command.stdout(Stdio::null()).spawn().expect("the daemon starts");
     let log = Log::of(&mut daemon);
@@ -435,12 +456,7 @@ fn a_disk_that_takes_no_more_files_takes_removals() {
 /// The same as an ordinary user sees it: no segment can be begun any more.
 #[test]
 fn a_journal_that_gets_no_more_files_goes_on_in_the_last_one() {
-    let disk = TempDir::new().expect("a folder");
-    let queue = disk.path().canonicalize().expect("a folder").join("queue");
-    let stage = Stage::new(&queue, 0, 0).with_a_small_journal();
-    let mut command = stage.command();
-    preload(&mut command, disk.path(), &stage.folder.path().join("record"), "open@/journal:12:ENOSPC:ever");
-    let (daemon, log) = started(&mut command);
+    let Faulty { _disk, queue, stage, daemon, log } = Faulty::start(0, 0, "open@/journal:12:ENOSPC:ever");
     let mut acknowledged = BTreeSet::new();
     for round in 0..6 {
         acknowledged.extend(burst(stage.folder.path(), &format!("b{round}"), 256, 4_000).queued);
@@ -506,12 +522,7 @@ fn the_engine_may_meet_the_full_disk_at_any_write() {
         "write@/db:4:ENOSPC",
         "write@/db:6:ENOSPC",
     ] {
-        let disk = TempDir::new().expect("a folder");
-        let queue = disk.path().canonicalize().expect("a folder").join("queue");
-        let stage = Stage::new(&queue, 2 * MIB, MIB).with_a_small_journal();
-        let mut command = stage.command();
-        preload(&mut command, disk.path(), &stage.folder.path().join("record"), fault);
-        let (daemon, log) = started(&mut command);
+        let Faulty { _disk, queue, stage, daemon, log } = Faulty::start(2 * MIB, MIB, fault);
         let mut acknowledged = BTreeSet::new();
         for round in 0..6 {
             // Large commits reach over the end of a segment.
@@ -529,12 +540,7 @@ fn the_engine_may_meet_the_full_disk_at_any_write() {
 
 #[test]
 fn a_limit_of_open_files_is_no_failed_disk() {
-    let disk = TempDir::new().expect("a folder");
-    let queue = disk.path().canonicalize().expect("a folder").join("queue");
-    let stage = Stage::new(&queue, 0, 0).with_a_small_journal();
-    let mut command = stage.command();
-    preload(&mut command, disk.path(), &stage.folder.path().join("record"), "open@/journal:20:EMFILE:ever");
-    let (mut daemon, log) = started(&mut command);
+    let Faulty { _disk, queue, stage, mut daemon, log } = Faulty::start(0, 0, "open@/journal:20:EMFILE:ever");
     let mut acknowledged = BTreeSet::new();
     for round in 0.. {
         let answers = burst(stage.folder.path(), &format!("b{round}"), 256, 4_000);
