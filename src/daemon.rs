@@ -128,6 +128,7 @@ pub struct Daemon {
     clock: Clock,
     queue: Queue,
     store: Store,
+    control: ingest::Control,
     listener: Listener,
     transport: Transport,
     went: Arc<delivery::Counts>,
@@ -163,9 +164,10 @@ impl Daemon {
         let opening = tokio::task::spawn_blocking(open);
         let queue = pulse::opened(&service.manager, &settings.queue.path, opening).await??;
         // After the queue: whoever holds its lock owns the socket too.
+        let control = ingest::Control::new(settings.ingest.clone(), Arc::new(settings.defaults.clone()));
         let listener = match inherited(service.sockets) {
-            Some(socket) => Listener::inherited(socket, &settings.ingest)?,
-            None => Listener::bind(&settings.ingest)?,
+            Some(socket) => Listener::inherited(socket, control.clone())?,
+            None => Listener::bind(control.clone())?,
         };
         let scraped = settings.metrics_listen.as_deref().map(Scraped::bind).transpose()?;
         let (store, went) = (queue.store(), Arc::new(delivery::Counts::default()));
@@ -186,6 +188,7 @@ impl Daemon {
             clock,
             queue,
             store,
+            control,
             listener,
             transport,
             went,
@@ -232,6 +235,7 @@ impl Daemon {
             clock,
             mut queue,
             store,
+            control,
             listener,
             transport,
             went,
@@ -251,7 +255,6 @@ impl Daemon {
 
         let desk = Desk::default();
         let closing = shutdown.child_token();
-        let control = listener.control();
         let (pace, paces) = watch::channel(Pace::of(&settings));
         let (added, live) = mpsc::channel(queue::MAX_LIVE_COMMITS);
         let (tail, tails) = watch::channel(store.tail());
@@ -293,8 +296,6 @@ impl Daemon {
         let administering = administer(&settings.admin, office);
         // Behind all that may fail, and that takes descriptors: producers may take what is left of them.
         let serving = tokio::spawn(listener.run(
-            settings.ingest,
-            Arc::new(settings.defaults),
             Door { appender: queue.appender(), desk },
             move || clock.wall_ms(),
             closing.clone(),

@@ -25,9 +25,11 @@ pub(super) struct Rules {
 pub struct Control(watch::Sender<Arc<Rules>>);
 
 impl Control {
-    pub(super) fn new(settings: Settings) -> Self {
+    /// Begins with these.
+    #[must_use]
+    pub fn new(settings: Settings, defaults: Arc<Defaults>) -> Self {
         let long_lines = pool(&settings);
-        Self(watch::Sender::new(Arc::new(Rules { settings, defaults: Arc::default(), long_lines })))
+        Self(watch::Sender::new(Arc::new(Rules { settings, defaults, long_lines })))
     }
 
     /// Goes by these from now on.

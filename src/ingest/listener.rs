@@ -21,7 +21,6 @@ use super::connection::{Shared, serve};
 use super::vacate::{Obstacle, vacate};
 use super::{Admission, Control, Counts, Failures, MAX_SLIP_BYTES, Settings};
 use crate::event::{noun, unwritable};
-use crate::wire::defaults::Defaults;
 use crate::wire::reply::{self, Code, Rejection, Unavailable};
 
 /// What a producer over the connection limit is told to wait.
@@ -72,15 +71,17 @@ impl Listener {
     ///
     /// # Errors
     /// [`BindError`]; nothing was changed then.
-    pub fn bind(settings: &Settings) -> Result<Self, BindError> {
-        let path = &settings.socket;
+    pub fn bind(control: Control) -> Result<Self, BindError> {
+        let rules = control.rules();
+        let path = &rules.settings.socket;
         let failed = |source| BindError::Io { path: path.clone(), source };
         if let Some(obstacle) = vacate(path).map_err(failed)? {
             return Err(BindError::Taken { path: path.clone(), obstacle });
         }
         let socket = StdListener::bind(path).map_err(failed)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(settings.mode)).map_err(failed)?;
-        Self::on(socket, path.display().to_string(), settings)
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(rules.settings.mode))
+            .map_err(failed)?;
+        Self::on(socket, path.display().to_string(), control)
     }
 
     /// Takes over a socket that another process made, and listens on: a service manager keeps it over restarts. It stays
@@ -88,7 +89,7 @@ impl Listener {
     ///
     /// # Errors
     /// [`BindError::Inherited`]: it is of another kind.
-    pub fn inherited(socket: OwnedFd, settings: &Settings) -> Result<Self, BindError> {
+    pub fn inherited(socket: OwnedFd, control: Control) -> Result<Self, BindError> {
         let listens = getsockopt(&socket, sockopt::AcceptConn) == Ok(true)
             && getsockopt(&socket, sockopt::SockType) == Ok(SockType::Stream);
         let address = getsockname::<UnixAddr>(socket.as_raw_fd());
@@ -96,26 +97,21 @@ impl Listener {
         else {
             return Err(BindError::Inherited);
         };
-        if address.path() != Some(&settings.socket) {
+        let configured = &control.rules().settings.socket;
+        if address.path() != Some(configured) {
             warn!(
-                event = "socket_differs", inherited = %address, configured = %settings.socket.display(),
+                event = "socket_differs", inherited = %address, configured = %configured.display(),
                 "the inherited socket has another path than ingest.socket: the inherited one is served"
             );
         }
-        Self::on(StdListener::from(socket), address.to_string(), settings)
+        Self::on(StdListener::from(socket), address.to_string(), control)
     }
 
-    fn on(socket: StdListener, place: String, settings: &Settings) -> Result<Self, BindError> {
-        let failed = |source| BindError::Io { path: settings.socket.clone(), source };
+    fn on(socket: StdListener, place: String, control: Control) -> Result<Self, BindError> {
+        let failed = |source| BindError::Io { path: control.rules().settings.socket.clone(), source };
         socket.set_nonblocking(true).map_err(failed)?;
         let socket = UnixListener::from_std(socket).map_err(failed)?;
-        Ok(Self { socket, place, counts: Arc::default(), control: Control::new(settings.clone()) })
-    }
-
-    /// The way to change what it goes by.
-    #[must_use]
-    pub fn control(&self) -> Control {
-        self.control.clone()
+        Ok(Self { socket, place, counts: Arc::default(), control })
     }
 
     /// Where it is: an inherited one may lie elsewhere than is configured.
@@ -131,18 +127,11 @@ impl Listener {
     }
 
     /// Serves producers until `shutdown` is cancelled; returns once every connection has ended.
-    pub async fn run<A, C>(
-        self,
-        settings: Settings,
-        defaults: Arc<Defaults>,
-        admission: A,
-        wall_ms: C,
-        shutdown: CancellationToken,
-    ) where
+    pub async fn run<A, C>(self, admission: A, wall_ms: C, shutdown: CancellationToken)
+    where
         A: Admission,
         C: Fn() -> u64 + Send + Sync + 'static,
     {
-        self.control.change(settings, defaults);
         let control = self.control;
         let slips = Arc::new(Semaphore::new(MAX_SLIP_BYTES / 1_024));
         let stop = shutdown.clone();

@@ -98,10 +98,10 @@ fn start(change: impl FnOnce(&mut Settings)) -> Server {
         environment_id: None,
     };
     let shutdown = CancellationToken::new();
-    let listener = Listener::bind(&settings).unwrap();
+    let listener = Listener::bind(Control::new(settings.clone(), Arc::new(defaults))).unwrap();
     let counts = listener.counts();
     let queue = Fake::default();
-    let run = listener.run(settings.clone(), Arc::new(defaults), queue.clone(), || 1, shutdown.clone());
+    let run = listener.run(queue.clone(), || 1, shutdown.clone());
     Server { _folder: folder, settings, shutdown, counts, queue, running: tokio::spawn(run) }
 }
 
@@ -416,9 +416,10 @@ async fn receipts_follow_their_own_replies_and_beyond_the_limit_a_line_goes_with
 async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let folder = TempDir::new().unwrap();
     let settings = settings(&folder);
-    drop(Listener::bind(&settings).unwrap());
-    let live = Listener::bind(&settings).unwrap();
-    let obstacle = || match Listener::bind(&settings) {
+    let bind = || Listener::bind(Control::new(settings.clone(), Arc::default()));
+    drop(bind().unwrap());
+    let live = bind().unwrap();
+    let obstacle = || match bind() {
         Err(BindError::Taken { obstacle, .. }) => obstacle,
         other => panic!("{other:?}"),
     };
