@@ -13,10 +13,12 @@ mod pulse;
 mod readers;
 mod reload;
 mod report;
+mod running;
 pub mod scrape;
 mod shelf;
 #[cfg(test)]
 mod stage;
+mod teller;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -24,7 +26,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::{Mutex, mpsc, watch};
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -35,12 +37,14 @@ use self::pulse::Pulse;
 pub use self::reload::Reloader;
 use self::reload::{Reach, Reload};
 use self::report::{Pace, Reporter};
+use self::running::Running;
 use self::scrape::{ListenError, Scraped};
 use self::shelf::{Door, Shelf, blocking};
+use self::teller::Teller;
 use crate::admin::{self, AdminSocket, Office};
 use crate::config::IdentifierForm;
 use crate::delivery::{self, Ask, Feed, Flusher, KnownVisitors, Transport, TransportError};
-use crate::event::{Account, Added, Clock, Moment, Seq};
+use crate::event::{Account, Clock};
 use crate::figures::{Limits, Meter, Sources};
 use crate::ingest::{self, BindError, Listener};
 use crate::queue::{self, Failed, Ledger, OpenError, Queue, Store};
@@ -230,62 +234,49 @@ impl Daemon {
     /// # Errors
     /// [`DaemonError`]: what is stored stays stored.
     pub async fn run(self, shutdown: CancellationToken) -> Result<Ledger, DaemonError> {
-        let Self {
-            settings,
-            clock,
-            mut queue,
-            store,
-            control,
-            listener,
-            transport,
-            went,
-            meter,
-            asks,
-            manager,
-            scraped,
-            mut reloads,
-            ..
-        } = self;
-        let now: Arc<dyn Fn() -> Moment + Send + Sync> = Arc::new(move || clock.now());
-        let balance = store.ledger().balance;
+        let mut running = self.start(shutdown.child_token()).await?;
+        let why = running.watch().await;
+        running.end(why).await
+    }
+
+    /// Starts the parts; producers after all that may fail, and that takes descriptors: they may take what is left of them.
+    async fn start(self, closing: CancellationToken) -> Result<Running, DaemonError> {
+        let balance = self.store.ledger().balance;
         info!(
-            event = "started", socket = %listener.place(), pending = balance.pending(), accepted = balance.accepted,
+            event = "started", socket = %self.listener.place(), pending = balance.pending(), accepted = balance.accepted,
             "the daemon takes events in"
         );
+        let scheduler = self.scheduler()?;
+        let Self { settings, clock, mut queue, store, control, listener, transport, went, meter, .. } = self;
+        let Self { asks, manager, scraped, reloads, .. } = self;
 
-        let desk = Desk::default();
-        let closing = shutdown.child_token();
+        let (desk, feed, ask) = (Desk::default(), Feed::default(), meter.asks());
         let (pace, paces) = watch::channel(Pace::of(&settings));
-        let (added, live) = mpsc::channel(queue::MAX_LIVE_COMMITS);
-        let (tail, tails) = watch::channel(store.tail());
-        let stopped = CancellationToken::new();
-        let mut scheduler = Scheduler::new(settings.schedule, clock.now().as_micros());
-        if let Some(until) = report::expiry_from(&store)? {
-            scheduler.delay_expiry(until);
-        }
-        scheduler.restore(clock.now(), admin::restored(&store)?);
         let (identify, identifiers) = watch::channel(identifiers(settings.identifiers, &store).await?);
-        let (shelf, feed) =
-            (Shelf::new(store.clone(), desk.clone()).map_err(DaemonError::Threads)?, Feed::default());
+        let shelf = Shelf::new(store.clone(), desk.clone()).map_err(DaemonError::Threads)?;
+        let (stopped, mut beside) = (CancellationToken::new(), JoinSet::new());
         let flusher = Flusher {
             backlog: shelf.clone(),
             edge: transport,
             scheduler,
-            now,
+            now: Arc::new(move || clock.now()),
             identifiers: identifiers.clone(),
             counts: went,
             feed: feed.clone(),
             grace: settings.grace,
             known: KnownVisitors::new(MAX_LEARNED, LEARNED_FOR),
         };
-        let delivery = flusher.run(live, tails, asks, stopped.clone());
-        let mut delivering = Aside::start(delivery).map_err(DaemonError::Delivering)?;
-        let telling = tokio::spawn(tell(queue.live(), store.watch(), added, tail, stopped.clone()));
+        let (teller, live, tail) = Teller::new(&mut queue);
+        let delivery = flusher.run(live, tail, asks, stopped.clone());
+        let delivering = Aside::start(delivery).map_err(DaemonError::Delivering)?;
+        beside.spawn(teller.run(stopped.clone()));
+
+        let mut serving = JoinSet::new();
         let office = Office {
             store: store.clone(),
             bury: Box::new(move |buried| shelf.clone().bury(buried)),
             meter: meter.clone(),
-            asks: meter.asks(),
+            asks: ask.clone(),
             clock,
             identifiers,
             feed,
@@ -293,25 +284,19 @@ impl Daemon {
             changing: Mutex::default(),
             closing: closing.clone(),
         };
-        let administering = administer(&settings.admin, office);
-        // Behind all that may fail, and that takes descriptors: producers may take what is left of them.
-        let serving = tokio::spawn(listener.run(
-            Door { appender: queue.appender(), desk },
-            move || clock.wall_ms(),
-            closing.clone(),
-        ));
-        let ask = meter.asks();
+        if let Some(socket) = administered(&settings.admin) {
+            serving.spawn(socket.run(Arc::new(office)));
+        }
+        let door = Door { appender: queue.appender(), desk };
+        serving.spawn(listener.run(door, move || clock.wall_ms(), closing.clone()));
+
         let reporter =
             Reporter { store: store.clone(), clock, asks: ask.clone(), meter: meter.clone(), pace: paces };
-        let reporting = tokio::spawn(reporter.run(stopped.clone()));
-        let scraping = scraped.map(|scraped| {
-            if let Ok(address) = scraped.address() {
-                info!(event = "metrics_served", %address, "metrics are served");
-            }
-            tokio::spawn(scraped.run(meter.clone(), stopped.clone()))
-        });
+        beside.spawn(reporter.run(stopped.clone()));
+        if let Some(scraped) = scraped {
+            beside.spawn(scraped.run(meter.clone(), stopped.clone()));
+        }
         let over = CancellationToken::new();
-        let _over = over.clone().drop_guard();
         let pulse = Pulse {
             manager: manager.clone(),
             store: store.clone(),
@@ -319,71 +304,47 @@ impl Daemon {
             asks: ask.clone(),
             grace: settings.grace,
         };
-        let telling_manager = tokio::spawn(pulse.run(closing.clone(), over.clone()));
+        let pulse = tokio::spawn(pulse.run(closing.clone(), over.clone()));
         let reach = Reach { ingest: control, store: store.clone(), meter, flusher: ask, identify, pace };
         manager.ready();
+        let over = over.drop_guard();
+        Ok(Running {
+            queue,
+            store,
+            reach,
+            reloads,
+            serving,
+            closing,
+            delivering,
+            beside,
+            stopped,
+            pulse,
+            over,
+        })
+    }
 
-        let ended = loop {
-            // Dropping these arms only stops waiting: reloads stay in their channel, and the tasks are joined below.
-            tokio::select! {
-                () = closing.cancelled() => break None,
-                failed = store.failed() => break Some(Err(DaemonError::Disk(failed))),
-                flushed = delivering.ended() => break Some(Ok(flushed)),
-                Some(Reload { settings, done }) = reloads.recv() => match reach.apply(settings).await {
-                    Ok(()) => drop(done.send(())),
-                    Err(failed) => break Some(Err(DaemonError::Disk(failed))),
-                },
-            }
-        };
-        drop(reach);
-        info!(
-            event = "stopping",
-            "the daemon ends: producers are answered, and requests under way are waited for"
-        );
-        closing.cancel();
-        serving.await?;
-        if let Some(administering) = administering {
-            administering.await?;
+    /// What decides, with what an earlier process has left to it.
+    fn scheduler(&self) -> Result<Scheduler, Failed> {
+        let now = self.clock.now();
+        let mut scheduler = Scheduler::new(self.settings.schedule.clone(), now.as_micros());
+        if let Some(until) = report::expiry_from(&self.store)? {
+            scheduler.delay_expiry(until);
         }
-        stopped.cancel();
-        let flushed = match ended {
-            Some(Err(error)) => {
-                delivering.give_up().await;
-                return Err(error);
-            }
-            Some(Ok(flushed)) => flushed,
-            None => delivering.ended().await,
-        };
-        telling.await?;
-        reporting.await?;
-        if let Some(scraping) = scraping {
-            scraping.await?;
-        }
-        let ledger = store.watch();
-        drop(store);
-        let closed = queue.shutdown().await;
-        over.cancel();
-        telling_manager.await?;
-        closed?;
-        flushed.map_err(DaemonError::Delivery)?;
-        let ledger = *ledger.borrow();
-        report::ended(&ledger);
-        Ok(ledger)
+        scheduler.restore(now, admin::restored(&self.store)?);
+        Ok(scheduler)
     }
 }
 
-/// Serves the operator's socket. Without one events are taken in and delivered all the same.
-fn administer(settings: &admin::Settings, office: Office) -> Option<JoinHandle<()>> {
-    match AdminSocket::bind(settings) {
-        Ok(socket) => Some(tokio::spawn(socket.run(Arc::new(office)))),
-        Err(error) => {
+/// The operator's socket. Without one events are taken in and delivered all the same.
+fn administered(settings: &admin::Settings) -> Option<AdminSocket> {
+    AdminSocket::bind(settings)
+        .inspect_err(|error| {
             error!(
                 event = "admin_failed", %error,
                 "the admin socket cannot be made: status, queue and the like do not work. Events are delivered; set admin.socket, then: systemctl restart target-notifyd"
             );
-            None
-        }
-    }
+        })
+        .ok()
 }
 
 /// The producers' socket among those that were handed over.
@@ -418,36 +379,4 @@ async fn identifiers(form: IdentifierForm, store: &Store) -> Result<Identifiers,
             Identifiers::Hash(key)
         }
     })
-}
-
-/// Tells the flusher of commits: what each added, then where the store ends.
-async fn tell(
-    live: Option<mpsc::Receiver<Added>>,
-    mut ledger: watch::Receiver<Ledger>,
-    added: mpsc::Sender<Added>,
-    tail: watch::Sender<Seq>,
-    until: CancellationToken,
-) {
-    let Some(mut live) = live else { return };
-    let mut told = Seq(0);
-    loop {
-        // Each arm may be dropped: commits stay in the channel, and the ledger is read as a whole.
-        tokio::select! {
-            biased;
-            () = until.cancelled() => return,
-            Some(commit) = live.recv() => {
-                let next = commit.next;
-                if added.try_send(commit).is_ok() {
-                    told = next;
-                }
-            }
-            Ok(()) = ledger.changed() => {}
-        }
-        // What was left out on the way is read from the disk.
-        let next = ledger.borrow_and_update().next;
-        if live.is_empty() && next > told {
-            tail.send_replace(next);
-            told = next;
-        }
-    }
 }

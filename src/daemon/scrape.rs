@@ -21,6 +21,7 @@ use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 use super::metrics;
 use crate::figures::Meter;
@@ -72,6 +73,9 @@ impl Scraped {
 
     /// Answers until `until`; then connections are cut off, which costs a scrape at most.
     pub(super) async fn run(self, meter: Meter, until: CancellationToken) {
+        if let Ok(address) = self.address() {
+            info!(event = "metrics_served", %address, "metrics are served");
+        }
         let (mut connections, mut failures) = (JoinSet::new(), Failures::of("admin.metrics_listen"));
         loop {
             // Each arm may be dropped: a connection stays in the system's queue, and one that ended in the set.
