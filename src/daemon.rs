@@ -250,7 +250,7 @@ impl Daemon {
         let Self { settings, clock, mut queue, store, control, listener, transport, went, meter, .. } = self;
         let Self { asks, manager, scraped, reloads, .. } = self;
 
-        let (desk, feed, ask) = (Desk::default(), Feed::default(), meter.asks());
+        let (desk, feed) = (Desk::default(), Feed::default());
         let (pace, paces) = watch::channel(Pace::of(&settings));
         let (identify, identifiers) = watch::channel(identifiers(settings.identifiers, &store).await?);
         let shelf = Shelf::new(store.clone(), desk.clone()).map_err(DaemonError::Threads)?;
@@ -276,7 +276,6 @@ impl Daemon {
             store: store.clone(),
             bury: Box::new(move |buried| shelf.clone().bury(buried)),
             meter: meter.clone(),
-            asks: ask.clone(),
             clock,
             identifiers,
             feed,
@@ -290,8 +289,7 @@ impl Daemon {
         let door = Door { appender: queue.appender(), desk };
         serving.spawn(listener.run(door, move || clock.wall_ms(), closing.clone()));
 
-        let reporter =
-            Reporter { store: store.clone(), clock, asks: ask.clone(), meter: meter.clone(), pace: paces };
+        let reporter = Reporter { store: store.clone(), clock, meter: meter.clone(), pace: paces };
         beside.spawn(reporter.run(stopped.clone()));
         if let Some(scraped) = scraped {
             beside.spawn(scraped.run(meter.clone(), stopped.clone()));
@@ -301,11 +299,10 @@ impl Daemon {
             manager: manager.clone(),
             store: store.clone(),
             meter: meter.clone(),
-            asks: ask.clone(),
             grace: settings.grace,
         };
         let pulse = tokio::spawn(pulse.run(closing.clone(), over.clone()));
-        let reach = Reach { ingest: control, store: store.clone(), meter, flusher: ask, identify, pace };
+        let reach = Reach { ingest: control, store: store.clone(), meter, identify, pace };
         manager.ready();
         let over = over.drop_guard();
         Ok(Running {

@@ -2,7 +2,7 @@
 
 use futures_util::future::BoxFuture;
 use thiserror::Error;
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::{Ask, Feed};
@@ -56,10 +56,8 @@ pub struct Office {
     pub store: Store,
     /// Sets events aside, and tells those who wait for their receipts.
     pub bury: Bury,
-    /// The figures.
+    /// The figures, and the way to the flusher.
     pub meter: Meter,
-    /// The way to the flusher.
-    pub asks: mpsc::Sender<Ask>,
     /// The clock.
     pub clock: Clock,
     /// How ids of visitors are shown.
@@ -81,7 +79,7 @@ impl Office {
         &self,
         operation: impl FnOnce(&mut Scheduler, Moment) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
-        Ask::operate(&self.asks, operation).await.ok_or(Refusal::ShuttingDown)
+        Ask::operate(self.meter.asks(), operation).await.ok_or(Refusal::ShuttingDown)
     }
 
     /// Reads the disk beside the runtime.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -51,7 +51,6 @@ pub(super) struct Pulse {
     pub(super) manager: Manager,
     pub(super) store: Store,
     pub(super) meter: Meter,
-    pub(super) asks: mpsc::Sender<Ask>,
     pub(super) grace: Duration,
 }
 
@@ -88,7 +87,7 @@ impl Pulse {
             return false;
         }
         let (answer, stuck) = oneshot::channel();
-        match self.asks.send(Ask::Pulse(answer)).await {
+        match self.meter.asks().send(Ask::Pulse(answer)).await {
             Ok(()) => stuck.await == Ok(None),
             // The flusher ends before the queue does.
             Err(_) => true,
@@ -136,6 +135,7 @@ mod tests {
     use crate::event::Clock;
     use crate::schedule::Stuck;
     use futures_util::FutureExt;
+    use tokio::sync::mpsc;
 
     #[tokio::test]
     async fn the_daemon_is_alive_while_writer_and_flusher_answer_and_delivery_is_not_stuck() {
@@ -144,8 +144,7 @@ mod tests {
         let pulse = Pulse {
             manager: Manager::default(),
             store: stage.queue.store(),
-            meter: stage.meter(Clock::start(), asks.clone()),
-            asks,
+            meter: stage.meter(Clock::start(), asks),
             grace: Duration::ZERO,
         };
         for (stuck, alive) in [(None, true), (Some(Stuck::Due), false), (Some(Stuck::Slots), false)] {

@@ -44,7 +44,6 @@ pub(super) struct Reach {
     pub(super) ingest: ingest::Control,
     pub(super) store: Store,
     pub(super) meter: Meter,
-    pub(super) flusher: mpsc::Sender<Ask>,
     pub(super) identify: watch::Sender<Identifiers>,
     pub(super) pace: watch::Sender<Pace>,
 }
@@ -61,7 +60,7 @@ impl Reach {
         self.store.limit(queue);
         let manner = Manner { schedule, max_answer: transport.max_answer };
         // A flusher that has ended needs no manners.
-        let _ended = self.flusher.send(Ask::Change(Box::new(manner))).await;
+        let _ended = self.meter.asks().send(Ask::Change(Box::new(manner))).await;
         self.pace.send_replace(pace);
         Ok(())
     }

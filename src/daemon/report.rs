@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -30,7 +30,6 @@ pub(super) struct Reporter {
     pub(super) store: Store,
     pub(super) clock: Clock,
     pub(super) meter: Meter,
-    pub(super) asks: mpsc::Sender<Ask>,
     pub(super) pace: watch::Receiver<Pace>,
 }
 
@@ -173,7 +172,7 @@ impl Reporter {
         let until = self.clock.now().after(max_age);
         // By the wall clock as it is now, which is what the next process starts from.
         let kept = Moment::from_millis(self.clock.wall_ms()).after(max_age);
-        let _ended = Ask::operate(&self.asks, move |scheduler, _| scheduler.delay_expiry(until)).await;
+        let _ended = Ask::operate(self.meter.asks(), move |scheduler, _| scheduler.delay_expiry(until)).await;
         if let Err(error) = self.store.put_meta(EXPIRY_FROM, kept.as_micros().to_be_bytes().to_vec()).await {
             warn!(event = "clock_step_unkept", %error, "the step of the clock could not be noted for the next start: events may expire early after it; raise queue.max_age before");
         }
@@ -255,6 +254,8 @@ fn balances(ledger: &Ledger) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc;
+
     use super::*;
     use crate::daemon::stage::Stage;
 
@@ -266,10 +267,10 @@ mod tests {
         let ended = CancellationToken::new();
         ended.cancel();
         for (set_on, is_noted) in [(hour / 2, false), (8 * 24 * hour, true)] {
-            let (clock, (asks, _)) = (Clock::behind(set_on), mpsc::channel(1));
-            let (store, meter) = (stage.queue.store(), stage.meter(clock, asks.clone()));
+            let clock = Clock::behind(set_on);
+            let (store, meter) = (stage.queue.store(), stage.meter(clock, mpsc::channel(1).0));
             let (_pace, paces) = watch::channel(pace);
-            Reporter { store, clock, meter, asks, pace: paces }.run(ended.clone()).await;
+            Reporter { store, clock, meter, pace: paces }.run(ended.clone()).await;
             let until = expiry_from(&stage.queue.store()).unwrap();
             let expected = Moment::from_millis(clock.wall_ms()).after(47 * hour);
             assert_eq!(until.is_some_and(|until| until > expected), is_noted, "{set_on:?}: {until:?}");

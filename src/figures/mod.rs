@@ -11,11 +11,11 @@ mod fruitless;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 pub use self::forecast::Limits;
 use self::fruitless::Fruitless;
@@ -135,10 +135,17 @@ pub struct Meter {
     went: Arc<delivery::Counts>,
     asks: mpsc::Sender<Ask>,
     began: Moment,
-    samples: Arc<watch::Sender<Samples>>,
-    fruitless: Arc<watch::Sender<Fruitless>>,
+    /// A lock, because one task samples, another reloads, and all read; it is held for a look.
+    state: Arc<Mutex<State>>,
+}
+
+/// What changes of a meter.
+#[derive(Debug)]
+struct State {
+    samples: Samples,
+    fruitless: Fruitless,
     /// What may be held; a reload changes it.
-    limits: Arc<watch::Sender<Limits>>,
+    limits: Limits,
 }
 
 /// What a meter reads.
@@ -162,12 +169,13 @@ pub(crate) struct Sources {
 impl Meter {
     pub(crate) fn new(sources: Sources) -> Self {
         let Sources { store, folder, limits, clock, came, went, asks } = sources;
-        let first = sample(clock.now(), &store.ledger(), went.latency());
-        let samples = Arc::new(watch::Sender::new(Samples(VecDeque::from([first]))));
-        let (began, limits) = (clock.now(), Arc::new(watch::Sender::new(limits)));
-        let fruitless = Fruitless::new(began, store.ledger().balance.delivered);
-        let fruitless = Arc::new(watch::Sender::new(fruitless));
-        Self { store, folder, clock, came, went, asks, began, samples, fruitless, limits }
+        let (began, ledger) = (clock.now(), store.ledger());
+        let state = State {
+            samples: Samples(VecDeque::from([sample(began, &ledger, went.latency())])),
+            fruitless: Fruitless::new(began, ledger.balance.delivered),
+            limits,
+        };
+        Self { store, folder, clock, came, went, asks, began, state: Arc::new(Mutex::new(state)) }
     }
 
     /// The queue's folder.
@@ -179,30 +187,28 @@ impl Meter {
     /// What may be held in the queue.
     #[must_use]
     pub fn limits(&self) -> Limits {
-        *self.limits.borrow()
+        self.state().limits
     }
 
     /// Goes by other limits.
     pub(crate) fn limit(&self, limits: Limits) {
-        self.limits.send_replace(limits);
+        self.state().limits = limits;
     }
 
     /// Takes a sample. One task does, every [`SAMPLE_EVERY`]. Says how many requests were answered while nothing was
     /// delivered, where that is to be told.
     pub(crate) fn sample(&self) -> Option<u64> {
-        let sample = self.now();
-        self.samples.send_modify(|samples| samples.add(sample));
-        let delivered = self.store.ledger().balance.delivered;
+        let (now, ledger) = (self.clock.now(), self.store.ledger());
         let answers = fruitless::answers(self.went.requests());
-        let mut told = None;
-        self.fruitless.send_modify(|fruitless| told = fruitless.look(sample.at, delivered, answers));
-        told
+        let mut state = self.state();
+        state.samples.add(sample(now, &ledger, self.went.latency()));
+        state.fruitless.look(now, ledger.balance.delivered, answers)
     }
 
     /// Whether requests are answered while nothing is delivered, for so long that it was told.
     #[must_use]
     pub fn is_fruitless(&self) -> bool {
-        self.fruitless.borrow().lasts()
+        self.state().fruitless.lasts()
     }
 
     /// The figures now.
@@ -214,7 +220,7 @@ impl Meter {
         let oldest = oldest.filter(|_| ledger.counted() > 0);
         let Balance { accepted, delivered, dead, expired, quarantined } = ledger.balance;
         let now = sample(self.clock.now(), &ledger, self.went.latency());
-        let (rate_in, rate_out, latency) = self.samples.borrow().until(&now);
+        let (rate_in, rate_out, latency) = self.state().samples.until(&now);
         let Status { lanes, in_flight, parked, open_breakers, paused_hosts, pauses, holds, .. } = status;
         let mut figures = Figures {
             uptime_s: rounded(now.at.since(self.began).as_secs_f64()),
@@ -272,12 +278,13 @@ impl Meter {
     }
 
     /// The way to ask the flusher.
-    pub(crate) fn asks(&self) -> mpsc::Sender<Ask> {
-        self.asks.clone()
+    pub(crate) fn asks(&self) -> &mpsc::Sender<Ask> {
+        &self.asks
     }
 
-    fn now(&self) -> Sample {
-        sample(self.clock.now(), &self.store.ledger(), self.went.latency())
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is whole at each line where a panic could strike.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the scheduler has to tell, and the lowest number that may wait.
