@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::load::{Seen, paced, pipelined, waiting};
+use super::load::{Load, Seen};
 use super::process::{Daemon, Used};
 use super::{Report, Settings, TrialError, limits, micros_each, rate, temporary};
 
@@ -20,17 +20,18 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
     let folder = temporary(settings)?;
     let one_sync = limits::append(folder.path(), bytes, 1, time).await?.sync;
     for producers in [1, 8, 64] {
-        let part = format!("accept, {producers} waiting");
+        let (part, load) =
+            (format!("accept, {producers} waiting"), Load { producers, sessions: SESSIONS, bytes });
         let (folder, mut daemon, before) = started(settings).await?;
         let socket = daemon.socket();
-        let seen = daemon.during(waiting(&socket, producers, SESSIONS, bytes, time)).await?;
+        let seen = daemon.during(load.waiting(&socket, time)).await?;
         let (used, commits) = (daemon.used().await?.since(&before), daemon.commits().await?);
         daemon.end().await?;
         let group = usize::try_from(producers).unwrap_or(1);
         tell(report, &part, settings, &seen, &used, group).await?;
         grouped(report, &part, &seen, commits);
         let alone = limits::Socket::listen(folder.path())?;
-        let bare = waiting(&alone.path, producers, SESSIONS, bytes, time).await?;
+        let bare = load.waiting(&alone.path, time).await?;
         beside_the_socket(report, &part, &seen, &bare);
         for (name, share) in [("reply p50", 0.5), ("reply p99", 0.99), ("reply p99.9", 0.999)] {
             report.add(&part, name, "ms", millis(seen.percentile(share)));
@@ -38,9 +39,10 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
     }
     let (connections, window) = PIPELINES;
     let part = format!("accept, {connections} x {window} pipelined");
+    let load = Load { producers: connections, sessions: SESSIONS, bytes };
     let (folder, mut daemon, before) = started(settings).await?;
     let socket = daemon.socket();
-    let submits = pipelined(&socket, connections, window, SESSIONS, bytes, settings.events, 0);
+    let submits = load.pipelined(&socket, window, settings.events, 0);
     let seen = daemon.during(submits).await?;
     let (used, commits) = (daemon.used().await?.since(&before), daemon.commits().await?);
     daemon.end().await?;
@@ -48,7 +50,7 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
     tell(report, &part, settings, &seen, &used, group).await?;
     grouped(report, &part, &seen, commits);
     let alone = limits::Socket::listen(folder.path())?;
-    let bare = pipelined(&alone.path, connections, window, SESSIONS, bytes, settings.events, 0).await?;
+    let bare = load.pipelined(&alone.path, window, settings.events, 0).await?;
     beside_the_socket(report, &part, &seen, &bare);
     let parsed = limits::parse(bytes, time / 4).await?;
     report.beside(&part, "accepted", "1/s", rate(seen.events, seen.time), ("serde_json, one thread", parsed));
@@ -57,7 +59,7 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
     let (_folder, mut daemon, _) = started(settings).await?;
     // As many events as before.
     let socket = daemon.socket();
-    let submits = paced(&socket, connections, half, SESSIONS, bytes, seen.time * 2);
+    let submits = load.paced(&socket, half, seen.time * 2);
     let paced = daemon.during(submits).await?;
     let commits = daemon.commits().await?;
     daemon.end().await?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 
 use super::accept::costs;
-use super::load::pipelined;
+use super::load::Load;
 use super::process::Daemon;
 use super::server::Server;
 use super::{Report, Settings, TrialError, micros_each, rate, system, temporary};
@@ -29,7 +29,8 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
         let (producers, window) = PRODUCERS;
         let sessions = events / EVENTS_A_SESSION;
         let socket = daemon.socket();
-        let fills = pipelined(&socket, producers, window, sessions, bytes, events, EVENTS_A_SESSION);
+        let load = Load { producers, sessions, bytes };
+        let fills = load.pipelined(&socket, window, events, EVENTS_A_SESSION);
         let seen = daemon.during(fills).await?;
         let part = format!("backlog of {events}, filling");
         report.add(&part, "accepted", "1/s", rate(seen.events, seen.time));

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::accept::costs;
-use super::load::pipelined;
+use super::load::Load;
 use super::process::Daemon;
 use super::server::Server;
 use super::{Report, Settings, TrialError, limits, micros_each, rate, system, temporary};
@@ -36,7 +36,8 @@ async fn whole(
     let (before, began) = (daemon.used().await?, Instant::now());
     let (producers, window) = PRODUCERS;
     let socket = daemon.socket();
-    let submits = pipelined(&socket, producers, window, sessions, bytes, events, each);
+    let load = Load { producers, sessions, bytes };
+    let submits = load.pipelined(&socket, window, events, each);
     let seen = daemon.during(submits).await?;
     daemon.during(server.taken(events)).await?;
     let time = began.elapsed();

@@ -119,23 +119,87 @@ async fn in_one_thread<F: Future<Output = Result<Seen, TrialError>>>(
     tokio::task::spawn_blocking(run).await.map_err(|panic| no_answer(panic.into()))?
 }
 
-/// `producers` that write a line when they have the reply to the last one, for `time`.
-pub(super) async fn waiting(
-    socket: &Path,
-    producers: u64,
-    sessions: u64,
-    bytes: usize,
-    time: Duration,
-) -> Result<Seen, TrialError> {
-    let socket = socket.to_owned();
-    in_one_thread(move || async move {
-        let mut tasks = JoinSet::new();
-        for producer in 0..producers {
-            tasks.spawn(wait_for_each(connect(&socket).await?, Lines::new(producer, sessions, bytes), time));
-        }
-        Seen::join(tasks).await
-    })
-    .await
+/// Producers, and what all of them write.
+#[derive(Clone, Copy)]
+pub(super) struct Load {
+    pub(super) producers: u64,
+    /// How many sessions their lines are of.
+    pub(super) sessions: u64,
+    /// How long a line is.
+    pub(super) bytes: usize,
+}
+
+impl Load {
+    /// Each writes a line when it has the reply to the last one, for `time`.
+    pub(super) async fn waiting(self, socket: &Path, time: Duration) -> Result<Seen, TrialError> {
+        self.each(socket, move |producer, connection| wait_for_each(connection, self.lines(producer), time))
+            .await
+    }
+
+    /// Each keeps up to `window` lines without a reply, until they wrote `events` together. `in_a_row` is how many events in
+    /// a row a session has; 0 draws the session of each line at random.
+    pub(super) async fn pipelined(
+        self,
+        socket: &Path,
+        window: usize,
+        events: u64,
+        in_a_row: u64,
+    ) -> Result<Seen, TrialError> {
+        let producers = self.producers;
+        self.each(socket, move |producer, connection| {
+            let most = events / producers + u64::from(producer < events % producers);
+            let session = move |number: u64| Some(number.checked_div(in_a_row)? * producers + producer);
+            pipeline(connection, self.lines(producer), window, most, session)
+        })
+        .await
+    }
+
+    /// Together they write `rate` lines a second for `time`, whether replies come or not: one after the other, each once
+    /// within [`TICK`].
+    pub(super) async fn paced(self, socket: &Path, rate: f64, time: Duration) -> Result<Seen, TrialError> {
+        let socket = socket.to_owned();
+        in_one_thread(move || async move {
+            let began = Instant::now();
+            let (mut tasks, mut paces) = (JoinSet::new(), Vec::new());
+            #[expect(clippy::cast_precision_loss, reason = "a handful of producers")]
+            let share = rate / self.producers as f64;
+            for producer in 0..self.producers {
+                let (reading, writing) = connect(&socket).await?;
+                let (sent, sendings) = mpsc::channel();
+                tasks.spawn(timed(reading, sendings, began));
+                let lines = self.lines(producer);
+                paces.push(Pace { lines, writing, sent, share, written: 0.0, text: Vec::new() });
+            }
+            // Another thread: the runtime's timers have no finer step than a millisecond.
+            tokio::task::spawn_blocking(move || write_in_turn(paces, began, time))
+                .await
+                .map_err(|panic| no_answer(panic.into()))?
+                .map_err(no_answer)?;
+            Seen::join(tasks).await
+        })
+        .await
+    }
+
+    /// Runs `one` for each producer, by its number and on a connection of its own.
+    async fn each<F: Future<Output = Result<Seen, TrialError>> + Send + 'static>(
+        self,
+        socket: &Path,
+        one: impl Fn(u64, Connection) -> F + Send + 'static,
+    ) -> Result<Seen, TrialError> {
+        let socket = socket.to_owned();
+        in_one_thread(move || async move {
+            let mut tasks = JoinSet::new();
+            for producer in 0..self.producers {
+                tasks.spawn(one(producer, connect(&socket).await?));
+            }
+            Seen::join(tasks).await
+        })
+        .await
+    }
+
+    fn lines(self, producer: u64) -> Lines {
+        Lines::new(producer, self.sessions, self.bytes)
+    }
 }
 
 async fn wait_for_each(
@@ -155,31 +219,6 @@ async fn wait_for_each(
         seen.events += 1;
     }
     Ok(Seen { time: began.elapsed(), ..seen })
-}
-
-/// `producers` that keep up to `window` lines without a reply each, until they wrote `events` together. `each` is how many
-/// events in a row a session has; 0 draws the session of each line at random.
-pub(super) async fn pipelined(
-    socket: &Path,
-    producers: u64,
-    window: usize,
-    sessions: u64,
-    bytes: usize,
-    events: u64,
-    each: u64,
-) -> Result<Seen, TrialError> {
-    let socket = socket.to_owned();
-    in_one_thread(move || async move {
-        let mut tasks = JoinSet::new();
-        for producer in 0..producers {
-            let most = events / producers + u64::from(producer < events % producers);
-            let session = move |number: u64| Some(number.checked_div(each)? * producers + producer);
-            let lines = Lines::new(producer, sessions, bytes);
-            tasks.spawn(pipeline(connect(&socket).await?, lines, window, most, session));
-        }
-        Seen::join(tasks).await
-    })
-    .await
 }
 
 /// Writes `most` lines; `session` says which session each of them is of, `None` is any.
@@ -227,39 +266,6 @@ async fn pipeline(
     };
     let (_written, (events, time)) = tokio::try_join!(writes, reads)?;
     Ok(Seen { events, time, waits: Vec::new() })
-}
-
-/// `producers` that together write `rate` lines a second for `time`, whether replies come or not: one after the other, each once
-/// within [`TICK`].
-pub(super) async fn paced(
-    socket: &Path,
-    producers: u64,
-    rate: f64,
-    sessions: u64,
-    bytes: usize,
-    time: Duration,
-) -> Result<Seen, TrialError> {
-    let socket = socket.to_owned();
-    in_one_thread(move || async move {
-        let began = Instant::now();
-        let (mut tasks, mut paces) = (JoinSet::new(), Vec::new());
-        #[expect(clippy::cast_precision_loss, reason = "a handful of producers")]
-        let share = rate / producers as f64;
-        for producer in 0..producers {
-            let (reading, writing) = connect(&socket).await?;
-            let (sent, sendings) = mpsc::channel();
-            tasks.spawn(timed(reading, sendings, began));
-            let lines = Lines::new(producer, sessions, bytes);
-            paces.push(Pace { lines, writing, sent, share, written: 0.0, text: Vec::new() });
-        }
-        // Another thread: the runtime's timers have no finer step than a millisecond.
-        tokio::task::spawn_blocking(move || write_in_turn(paces, began, time))
-            .await
-            .map_err(|panic| no_answer(panic.into()))?
-            .map_err(no_answer)?;
-        Seen::join(tasks).await
-    })
-    .await
 }
 
 /// A producer with a rate.
