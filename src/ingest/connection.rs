@@ -22,7 +22,7 @@ use super::{
     Admission, Control, Counts, LINGER_AT_SHUTDOWN, MAX_BATCH_BYTES, MAX_BATCH_LINES, MAX_REPLY_BYTES,
     MAX_WAITING_BATCHES, SHORT_LINE_BYTES,
 };
-use crate::event::{EventId, SessionId};
+use crate::event::EventId;
 use crate::wire::reply::{self, Code, Rejection};
 use crate::wire::submission::Submission;
 
@@ -277,7 +277,7 @@ impl<A: Admission, C: Fn() -> u64> Intake<'_, A, C> {
                 let (session, reference) =
                     (submission.envelope.session.clone(), submission.reference.clone());
                 let slip = match submission.receipt {
-                    true => self.slip(&ids, &session, reference.as_ref()),
+                    true => self.slip(&ids, reference.as_ref()),
                     false => None,
                 };
                 let no_receipt = submission.receipt && slip.is_none();
@@ -290,7 +290,7 @@ impl<A: Admission, C: Fn() -> u64> Intake<'_, A, C> {
     }
 
     /// The place for a receipt, if the connection and all of them together have one left.
-    fn slip(&self, ids: &[EventId], session: &SessionId, reference: Option<&String>) -> Option<Slip> {
+    fn slip(&self, ids: &[EventId], reference: Option<&String>) -> Option<Slip> {
         let bytes: usize = ids.iter().map(|id| id.as_str().len() + SLIP_BYTES_PER_EVENT).sum();
         let share = u32::try_from(bytes.div_ceil(1_024)).ok()?;
         let share = Arc::clone(&self.shared.slips).try_acquire_many_owned(share).ok()?;
@@ -298,7 +298,6 @@ impl<A: Admission, C: Fn() -> u64> Intake<'_, A, C> {
         Some(Slip {
             reference: reference.cloned(),
             ids: ids.to_vec(),
-            session: session.clone(),
             batch: self.handed,
             place,
             share,

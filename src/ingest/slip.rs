@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::event::{EventId, SessionId};
+use crate::event::EventId;
 
 /// A receipt that is owed. Dropping it gives the place back, and the producer gets none.
 #[derive(Debug)]
@@ -14,8 +14,6 @@ pub struct Slip {
     pub reference: Option<String>,
     /// The ids of the submission's events, in their order.
     pub ids: Vec<EventId>,
-    /// Their session.
-    pub session: SessionId,
     pub(super) batch: u64,
     pub(super) place: mpsc::OwnedPermit<Receipt>,
     /// Its share of what all receipts may hold, in KiB.

@@ -32,7 +32,7 @@ impl Admission for Fake {
         replier: Box<dyn Replier>,
     ) {
         for (position, slip) in slips {
-            if slip.session.as_str() == "later" {
+            if batch[position].envelope.session.as_str() == "later" {
                 tokio::spawn(async move {
                     tokio::time::sleep(LATER).await;
                     slip.send(format!("receipt {position}"));
@@ -89,14 +89,8 @@ fn start(change: impl FnOnce(&mut Settings)) -> Server {
     let folder = TempDir::new().unwrap();
     let mut settings = settings(&folder);
     change(&mut settings);
-    let defaults = Defaults {
-        impression_id: true,
-        channel: true,
-        time_zone: None,
-        analytics_logging: true,
-        property_token: None,
-        environment_id: None,
-    };
+    let defaults =
+        Defaults { impression_id: true, channel: true, analytics_logging: true, ..Defaults::default() };
     let shutdown = CancellationToken::new();
     let listener = Listener::bind(Control::new(settings.clone(), Arc::new(defaults))).unwrap();
     let counts = listener.counts();
