@@ -189,22 +189,10 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::kept::Kept;
     use std::collections::BTreeMap;
-    use std::sync::{Arc, Mutex};
     use tracing_subscriber::layer::SubscriberExt;
     use tracing_subscriber::registry::Registry;
-
-    #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Kept {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     fn decoded(mut bytes: &[u8]) -> BTreeMap<String, String> {
         let mut fields = BTreeMap::new();
@@ -262,7 +250,7 @@ mod tests {
         assert_eq!((life["PRIORITY"].as_str(), life["TARGET_NOTIFYD_WAIT"].as_str()), ("6", "2s"));
         assert_eq!([&life["TARGET_NOTIFYD_LONG"], &life["MESSAGE"]].map(String::len), [MAX_VALUE_BYTES; 2]);
         assert_eq!(received(&socket)["PRIORITY"], "7");
-        assert!(kept.0.lock().unwrap().is_empty());
+        assert_eq!(kept.text(), "");
     }
 
     #[test]
@@ -275,8 +263,7 @@ mod tests {
             tracing::info!("back");
             assert_eq!(received(&socket)["MESSAGE"], "back");
         });
-        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
-        assert_eq!(text, "<3>away host=edge\\n35 module=target_notifyd::telemetry::journal::tests\n");
+        assert_eq!(kept.text(), "<3>away host=edge\\n35 module=target_notifyd::telemetry::journal::tests\n");
     }
 
     #[test]
@@ -305,6 +292,6 @@ mod tests {
             tracing::info!("and again");
             assert!(!received(&socket).contains_key("TARGET_NOTIFYD_LINES_LOST"));
         });
-        assert!(kept.0.lock().unwrap().is_empty());
+        assert_eq!(kept.text(), "");
     }
 }

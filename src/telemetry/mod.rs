@@ -5,6 +5,8 @@
 //! form of a log that is in use.
 
 mod journal;
+#[cfg(test)]
+mod kept;
 mod kinds;
 
 use std::io::{self, IsTerminal, Write};
@@ -129,19 +131,7 @@ impl<W: Write> Write for Line<W> {
 mod tests {
     use super::*;
     use crate::event::is_unseen;
-    use std::sync::{Arc, Mutex};
-
-    #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Kept {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::telemetry::kept::Kept;
 
     /// What `form` makes of a line with text that a terminal would obey.
     fn logged<L: Layer<Registry> + Send + Sync>(form: impl FnOnce(Kept) -> L) -> String {
@@ -149,7 +139,7 @@ mod tests {
         tracing::subscriber::with_default(Registry::default().with(form(kept.clone())), || {
             tracing::error!(detail = %HOSTILE, "an event");
         });
-        String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()
+        kept.text()
     }
 
     const HOSTILE: &str = "\x1b[31mred\nnext\u{9b}\u{202e}";

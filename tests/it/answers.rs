@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
 use crate::edge::{Edge, Step, listing};
-use crate::support::{AMPLE, MILLI, Running, dead, display, settings};
+use crate::support::{AMPLE, MILLI, Running, dead, display, settings, settings_at};
 
 /// The longest wait between two attempts, which is what a `Retry-After` counts up to.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -340,10 +340,7 @@ fn submission(number: usize, events: usize) -> String {
 async fn hold(cases: &[Case], timeout: Duration, exactly: bool) {
     let (folder, edge) = (TempDir::new().expect("a folder"), Edge::default());
     let (address, serving) = edge.listen().await;
-    let sandbox = Sandbox::start(sandbox::Settings::default()).expect("the sandbox listens");
-    let mut settings = settings(&folder, &sandbox);
-    settings.transport.endpoint = format!("http://{address}");
-    settings.transport.edge_endpoint = Some(format!("http://{address}/edge{{cluster}}"));
+    let mut settings = settings_at(&folder, format!("http://{address}"));
     (settings.transport.timeout, settings.transport.max_answer) = (timeout, MAX_ANSWER);
     settings.schedule.max_hosts = 500;
     settings.schedule.concurrency = 500;
@@ -401,7 +398,6 @@ async fn hold(cases: &[Case], timeout: Duration, exactly: bool) {
         );
     }
     serving.abort();
-    sandbox.stop().await;
 }
 
 fn answered(trap: &str) -> Vec<Case> {
@@ -438,10 +434,7 @@ fn each_row_of_the_table_is_tried() {
 async fn a_host_that_hangs_holds_up_no_other() {
     let (folder, edge) = (TempDir::new().expect("a folder"), Edge::default());
     let (address, serving) = edge.listen().await;
-    let sandbox = Sandbox::start(sandbox::Settings::default()).expect("the sandbox listens");
-    let mut settings = settings(&folder, &sandbox);
-    settings.transport.endpoint = format!("http://{address}");
-    settings.transport.edge_endpoint = Some(format!("http://{address}/edge{{cluster}}"));
+    let mut settings = settings_at(&folder, format!("http://{address}"));
     // It hangs for the whole test.
     settings.transport.timeout = Duration::from_secs(3_600);
     settings.grace = Duration::ZERO;
@@ -468,16 +461,13 @@ async fn a_host_that_hangs_holds_up_no_other() {
     assert!((0..hanging).all(|number| edge.listed(&format!("hang{number}")) == [1]));
     assert_eq!(edge.changed(), 0);
     serving.abort();
-    sandbox.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_whose_answers_break_off_is_left_alone() {
     let (folder, broken, own) = (TempDir::new().expect("a folder"), Edge::default(), Edge::default());
     let ((edges, breaking), (address, serving)) = (broken.listen().await, own.listen().await);
-    let sandbox = Sandbox::start(sandbox::Settings::default()).expect("the sandbox listens");
-    let mut settings = settings(&folder, &sandbox);
-    settings.transport.endpoint = format!("http://{address}");
+    let mut settings = settings_at(&folder, format!("http://{address}"));
     settings.transport.edge_endpoint = Some(format!("http://{edges}/edge{{cluster}}"));
     settings.schedule.backoff.initial = MILLI;
     // Longer than the test: it is not probed again.
@@ -496,7 +486,6 @@ async fn a_host_whose_answers_break_off_is_left_alone() {
     assert!((0..20).all(|number| own.listed(&format!("s{number}")) == [1]));
     breaking.abort();
     serving.abort();
-    sandbox.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use target_notifyd::event::Balance;
-use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::authority::{Authority, Validity};
-use crate::support::{AMPLE, Running, display, settings};
+use crate::support::{AMPLE, Running, display, settings_over_tls};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -185,7 +184,6 @@ async fn unanswered<S: AsyncRead + Unpin>(from: &mut S) -> Option<()> {
 /// The faults strike one request each, in their order; then all is well. How often each event was listed.
 async fn deliver(faults: Vec<Fault>, timeout: Duration) -> BTreeMap<String, u64> {
     let (folder, authority) = (TempDir::new().expect("a folder"), Authority::new("Ours"));
-    let sandbox = Sandbox::start(sandbox::Settings::default()).expect("the sandbox listens");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let acceptor = authority.server("127.0.0.1", Validity::Now, &["h2"]);
@@ -201,10 +199,7 @@ async fn deliver(faults: Vec<Fault>, timeout: Duration) -> BTreeMap<String, u64>
             });
         }
     });
-    let mut settings = settings(&folder, &sandbox);
-    settings.transport.endpoint = format!("https://{address}");
-    (settings.transport.edge_endpoint, settings.schedule.edge_routing) = (None, false);
-    settings.transport.ca_file = Some(authority.file(&folder));
+    let mut settings = settings_over_tls(&folder, format!("https://{address}"), authority.file(&folder));
     (settings.transport.timeout, settings.transport.connect_timeout) = (timeout, timeout);
     let running = Running::start(settings).await;
     running
@@ -216,7 +211,6 @@ async fn deliver(faults: Vec<Fault>, timeout: Duration) -> BTreeMap<String, u64>
     let (listed, left) = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
     assert!(left.is_empty(), "{left:?} did not strike");
     serving.abort();
-    sandbox.stop().await;
     listed
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::recorder::{Recorder, Request};
-use crate::support::{Running, settings};
+use crate::support::{Running, settings_at};
 
 /// One set of options, and what is to come of it.
 struct Case {
@@ -194,12 +194,7 @@ fn cases() -> Vec<Case> {
 #[tokio::test(flavor = "multi_thread")]
 async fn options_become_the_requests_and_answers_of_the_sdks() {
     let (folder, recorder) = (TempDir::new().expect("a folder"), Recorder::start().await);
-    let sandbox = target_notifyd::sandbox::Sandbox::start(target_notifyd::sandbox::Settings::default());
-    let sandbox = sandbox.expect("the sandbox listens");
-    let mut settings = settings(&folder, &sandbox);
-    sandbox.stop().await;
-    settings.transport.endpoint = recorder.endpoint.clone();
-    settings.transport.edge_endpoint = Some(format!("{}/edge{{cluster}}", recorder.endpoint));
+    let mut settings = settings_at(&folder, recorder.endpoint.clone());
     let zone = jiff::tz::TimeZone::fixed(jiff::tz::offset(2));
     (settings.defaults.time_zone, settings.defaults.environment_id) = (Some(zone), Some(7));
     settings.defaults.property_token = Some("configured".to_owned());
@@ -298,13 +293,7 @@ fn check_receipt(case: &Case, session: &str, reply: &Value, receipt: &Value, req
 #[tokio::test(flavor = "multi_thread")]
 async fn what_target_says_of_a_visitor_comes_back_into_his_next_request() {
     let (folder, recorder) = (TempDir::new().expect("a folder"), Recorder::start().await);
-    let sandbox = target_notifyd::sandbox::Sandbox::start(target_notifyd::sandbox::Settings::default());
-    let sandbox = sandbox.expect("the sandbox listens");
-    let mut settings = settings(&folder, &sandbox);
-    sandbox.stop().await;
-    settings.transport.endpoint = recorder.endpoint.clone();
-    settings.transport.edge_endpoint = Some(format!("{}/edge{{cluster}}", recorder.endpoint));
-    let running = Running::start(settings).await;
+    let running = Running::start(settings_at(&folder, recorder.endpoint.clone())).await;
     let call = |visitor: Value, more: Value| {
         let one =
             json!({ "session_id": "s", "type": "click", "id": "n", "receipt": true, "visitor": visitor });

@@ -41,6 +41,11 @@ pub(crate) async fn append(queue: &Queue, batch: Vec<Submission>) -> Option<Vec<
     answers.await.ok()
 }
 
+/// What is filled in by default, but for what depends on the machine.
+pub(crate) fn defaults() -> Defaults {
+    Defaults { impression_id: true, channel: true, analytics_logging: true, ..Defaults::default() }
+}
+
 /// A queue in `path` with room for everything.
 pub(crate) fn queue_settings(path: &Path) -> queue::Settings {
     queue::Settings {
@@ -76,14 +81,7 @@ pub(crate) fn settings_at(folder: &TempDir, endpoint: String) -> Settings {
             buffer_max_bytes: 32 << 20,
             max_receipts: 10_000,
         },
-        defaults: Defaults {
-            impression_id: true,
-            channel: true,
-            time_zone: None,
-            analytics_logging: true,
-            property_token: None,
-            environment_id: None,
-        },
+        defaults: defaults(),
         queue: queue_settings(&folder.path().join("queue")),
         transport: delivery::Settings {
             client: "acme".to_owned(),

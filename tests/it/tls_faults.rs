@@ -9,7 +9,6 @@ use std::time::Duration;
 use target_notifyd::daemon::Settings;
 use target_notifyd::delivery::{self, Edge as _, Proxy, Transport};
 use target_notifyd::event::{Answer, Balance, Cluster, Failure, Host, SessionId};
-use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::authority::{Authority, Validity, self_signed};
 use crate::edge::Edge;
-use crate::support::{AMPLE, Running, display, settings};
+use crate::support::{AMPLE, Running, display, settings_at};
 
 /// `target.connect_timeout` where somebody is silent, which takes it.
 const BRIEF: Duration = Duration::from_secs(1);
@@ -111,9 +110,11 @@ fn serve(listener: TcpListener, fault: Fault, seen: Arc<AtomicUsize>) {
     });
 }
 
-/// Serves `edge` behind TLS.
-fn serve_well(listener: TcpListener, acceptor: TlsAcceptor, edge: &Edge) {
-    let edge = edge.clone();
+/// Serves the client's own host as it should be; at which port.
+async fn serve_well(authority: &Authority, edge: &Edge) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let (acceptor, edge) = (authority.server("127.0.0.1", Validity::Now, &["http/1.1"]), edge.clone());
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let (acceptor, edge) = (acceptor.clone(), edge.clone());
@@ -124,11 +125,11 @@ fn serve_well(listener: TcpListener, acceptor: TlsAcceptor, edge: &Edge) {
             });
         }
     });
+    port
 }
 
-fn https(folder: &TempDir, sandbox: &Sandbox, authority: &Authority, port: u16) -> Settings {
-    let mut settings = settings(folder, sandbox);
-    settings.transport.endpoint = format!("https://127.0.0.1:{port}");
+fn https(folder: &TempDir, authority: &Authority, port: u16) -> Settings {
+    let mut settings = settings_at(folder, format!("https://127.0.0.1:{port}"));
     settings.transport.edge_endpoint = Some(format!("https://127.0.0.{{cluster}}:{port}"));
     settings.transport.ca_file = Some(authority.file(folder));
     settings.transport.connect_timeout = BRIEF;
@@ -140,11 +141,8 @@ fn https(folder: &TempDir, sandbox: &Sandbox, authority: &Authority, port: u16) 
 async fn nothing_goes_to_a_host_that_fails_in_tls_and_nothing_is_lost() {
     let (folder, edge, authority) =
         (TempDir::new().expect("a folder"), Edge::default(), Authority::new("Ours"));
-    let sandbox = Sandbox::start(sandbox::Settings::default()).expect("the sandbox listens");
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("an address").port();
-    serve_well(listener, authority.server("127.0.0.1", Validity::Now, &["http/1.1"]), &edge);
-    let settings = https(&folder, &sandbox, &authority, port);
+    let port = serve_well(&authority, &edge).await;
+    let settings = https(&folder, &authority, port);
     let within = |connect_timeout| {
         let settings = delivery::Settings { connect_timeout, ..settings.transport.clone() };
         Transport::new(settings).expect("sound settings")
@@ -190,7 +188,6 @@ async fn nothing_goes_to_a_host_that_fails_in_tls_and_nothing_is_lost() {
         assert_eq!(edge.listed(&format!("f{number}")), [1, 1, 1], "{name}");
     }
     assert_eq!(edge.changed(), 0);
-    sandbox.stop().await;
 }
 
 /// What a proxy does with a connection.
@@ -246,10 +243,7 @@ async fn proxy(broken: Vec<Broken>, seen: Arc<AtomicUsize>) -> String {
 async fn a_proxy_that_refuses_hangs_or_cuts_loses_nothing() {
     let (folder, edge, authority) =
         (TempDir::new().expect("a folder"), Edge::default(), Authority::new("Ours"));
-    let sandbox = Sandbox::start(sandbox::Settings::default()).expect("the sandbox listens");
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("an address").port();
-    serve_well(listener, authority.server("127.0.0.1", Validity::Now, &["http/1.1"]), &edge);
+    let port = serve_well(&authority, &edge).await;
     let mut broken = vec![
         Broken::Says(""),
         Broken::Says("HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n"),
@@ -263,7 +257,7 @@ async fn a_proxy_that_refuses_hangs_or_cuts_loses_nothing() {
     // In the handshake, in the headers, and in the body of an answer.
     broken.extend([0, 1, 100, 700, 1_200, 1_500, 2_000, 4_000].map(Broken::CutsAfter));
     let (seen, faults) = (Arc::<AtomicUsize>::default(), broken.len());
-    let mut settings = https(&folder, &sandbox, &authority, port);
+    let mut settings = https(&folder, &authority, port);
     (settings.transport.edge_endpoint, settings.schedule.edge_routing) = (None, false);
     settings.transport.proxy = Some(Proxy::set(proxy(broken, Arc::clone(&seen)).await));
     let running = Running::start(settings).await;
@@ -275,5 +269,4 @@ async fn a_proxy_that_refuses_hangs_or_cuts_loses_nothing() {
     // Where the answer was cut the edge listed an event that the daemon did not hear of: it comes again, the same.
     assert!((0..100).all(|session| edge.listed(&format!("s{session}"))[0] >= 1));
     assert_eq!(edge.changed(), 0);
-    sandbox.stop().await;
 }

@@ -8,12 +8,11 @@ use std::sync::Arc;
 use target_notifyd::event::{Event, Moment, Seq};
 use target_notifyd::queue::salvage::{SalvageError, Stopped};
 use target_notifyd::queue::{Now, OpenError, Queue, Settings, failed_before};
-use target_notifyd::wire::defaults::Defaults;
 use target_notifyd::wire::reply::Appended;
 use target_notifyd::wire::submission::Submission;
 
 use super::record::Record;
-use crate::support::{account, append, queue_settings};
+use crate::support::{account, append, defaults, queue_settings};
 
 /// How many sessions the events are of.
 const SESSIONS: u64 = 40;
@@ -64,15 +63,7 @@ fn filling(seed: u64, bytes: u64) -> String {
 
 /// The submission with the number `number`, as the daemon stores it.
 pub(crate) fn submission(number: u64) -> Submission {
-    let defaults = Defaults {
-        impression_id: true,
-        channel: true,
-        time_zone: None,
-        analytics_logging: true,
-        property_token: None,
-        environment_id: None,
-    };
-    Submission::parse(line(number).as_bytes(), &defaults, 1).expect("a good line")
+    Submission::parse(line(number).as_bytes(), &defaults(), 1).expect("a good line")
 }
 
 /// The number of the line and the position in it that an id names.
