@@ -174,7 +174,7 @@ pub(super) struct Open {
 impl Engine {
     /// Opens the database at `path`, if need be without its snapshots.
     pub(super) fn open(path: &Path, folder: &Folder) -> Result<Self, OpenError> {
-        let failed = |source| OpenError::Folder { path: path.to_owned(), source };
+        let failed = OpenError::folder(path);
         expect_files(path).map_err(failed)?;
         // A snapshot that was being written when the power failed makes every open fail.
         for (name, snapshot) in snapshots(path).map_err(failed)? {

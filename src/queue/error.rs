@@ -1,7 +1,7 @@
 //! What can go wrong with the queue, in the operator's words.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -126,6 +126,13 @@ pub enum OpenError {
         /// Dead letters held.
         dead: u64,
     },
+}
+
+impl OpenError {
+    /// Says of an answer of the system that the folder `path` cannot be used because of it.
+    pub(super) fn folder(path: &Path) -> impl Fn(io::Error) -> Self + Copy {
+        move |source| Self::Folder { path: path.to_owned(), source }
+    }
 }
 
 /// Why the queue stopped working.

@@ -62,7 +62,7 @@ pub(super) struct Folder {
 impl Folder {
     /// Makes the folder where it is absent, and locks it.
     pub(super) fn lock(root: &Path) -> Result<Self, OpenError> {
-        let failed = |source| OpenError::Folder { path: root.to_owned(), source };
+        let failed = OpenError::folder(root);
         make(root).map_err(failed)?;
         let path = root.join(LOCK);
         expect_file(&path).map_err(failed)?;
@@ -296,10 +296,9 @@ pub(super) fn expect_files(database: &Path) -> io::Result<()> {
 
 /// Locks the open lock file of the folder `root`, without waiting for it.
 pub(super) fn locked(file: File, how: FlockArg, root: &Path) -> Result<Flock<File>, OpenError> {
-    let path = root.to_owned();
     Flock::lock(file, how).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => OpenError::InUse(path),
-        errno => OpenError::Folder { path, source: errno.into() },
+        Errno::EWOULDBLOCK => OpenError::InUse(root.to_owned()),
+        errno => OpenError::folder(root)(errno.into()),
     })
 }
 

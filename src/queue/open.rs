@@ -63,7 +63,7 @@ impl Queue {
             // It stays as it is: a group, or a backup of another user, may have been let in with intent.
             warn!(event = "queue_exposed", %path, "every user of this machine can enter the queue's folder: its events can be read, and its lock be taken; chmod 0700 makes it the daemon's own, or set another queue.path");
         }
-        let failed = |source| OpenError::Folder { path: settings.path.clone(), source };
+        let failed = OpenError::folder(&settings.path);
         let mut space = Space::new(&settings.path, settings.min_free, settings.reserve, probe);
         // Before the engine opens: on a full disk it cannot, without the reserve's room.
         space.room(0);
@@ -159,7 +159,7 @@ struct Parts {
 
 /// Makes the first database under another name, so that a power cut in the middle leaves nothing that looks like one.
 fn make(folder: &Folder, account: &Account, rehearse: bool) -> Result<std::path::PathBuf, OpenError> {
-    let failed = |source| OpenError::Folder { path: folder.root().to_owned(), source };
+    let failed = OpenError::folder(folder.root());
     let path = folder.clear_construction().map_err(failed)?;
     let values = [
         (meta("schema"), seal(&newest(rehearse))),
@@ -175,7 +175,7 @@ fn make(folder: &Folder, account: &Account, rehearse: bool) -> Result<std::path:
 /// Copies what can be read after a failed sync: the system may show records that never reached the disk, and the copy
 /// writes them anew.
 fn rebuild(folder: &Folder, engine: Engine) -> Result<Engine, OpenError> {
-    let failed = |source| OpenError::Folder { path: folder.root().to_owned(), source };
+    let failed = OpenError::folder(folder.root());
     warn!(event = "database_copying", path = %engine.path().display(), "the disk failed before: what can be read is copied into a new database. Check the disk: journalctl -k");
     let construction = folder.clear_construction().map_err(failed)?;
     let broken = |path: &Path, error: CommitError| error.at_open(path);

@@ -34,7 +34,7 @@ impl Destination<'_> {
     pub(super) fn failed(self, source: io::Error) -> SalvageError {
         match is_full(&source) {
             true => self.full(source.to_string()),
-            false => OpenError::Folder { path: self.root.to_owned(), source }.into(),
+            false => OpenError::folder(self.root)(source).into(),
         }
     }
 

@@ -165,8 +165,7 @@ impl Stopped {
 /// The newest database in `root` that has any record, and the newer ones without: a copy that was broken off, or what a
 /// start made in its place.
 fn newest_with_records(root: &Path) -> Result<(Stored, Vec<PathBuf>), SalvageError> {
-    let databases =
-        folder::databases(root).map_err(|source| OpenError::Folder { path: root.to_owned(), source })?;
+    let databases = folder::databases(root).map_err(OpenError::folder(root))?;
     let (mut empty, mut last) = (Vec::new(), None);
     for (_, path) in databases.into_iter().rev() {
         let stored = Stored::open(&path, folder::failed_before(root))?;
@@ -181,7 +180,7 @@ fn newest_with_records(root: &Path) -> Result<(Stored, Vec<PathBuf>), SalvageErr
 
 /// Locks `root` as a reader, without making anything.
 fn lock(root: &Path) -> Result<Option<Flock<File>>, OpenError> {
-    let failed = |source| OpenError::Folder { path: root.to_owned(), source };
+    let failed = OpenError::folder(root);
     let path = root.join(folder::LOCK);
     folder::expect_file(&path).map_err(failed)?;
     let file = match File::open(path) {

@@ -63,7 +63,7 @@ pub(in crate::queue) fn repair_itself(folder: &Folder) -> Result<Repaired, Salva
 /// Sets a database aside that was replaced, and any that lie beside it; where they lie then. Where a crash came before, the
 /// next start does so.
 pub(in crate::queue) fn put_away(folder: &Folder, old: &Path) -> Result<(PathBuf, Vec<PathBuf>), OpenError> {
-    let failed = |source| OpenError::Folder { path: folder.root().to_owned(), source };
+    let failed = OpenError::folder(folder.root());
     let replaced = folder.quarantine(old).map_err(failed)?;
     let others = folder.set_replaced_aside().map_err(failed)?;
     reach("repair", "put_away");
