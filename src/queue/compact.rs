@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::engine::{CommitError, Engine, LOG_SEGMENT_BYTES};
-use super::folder::{construction, current, sync};
+use super::files::sync;
+use super::folder::{construction, current};
 use super::space::Free;
 use super::writer::Writer;
 use crate::failpoint::reach;

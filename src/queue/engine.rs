@@ -28,7 +28,8 @@ use tracing::warn;
 
 use super::batch::Batch;
 use super::error::OpenError;
-use super::folder::{Folder, Identity, expect_files, failed_before, sync_tree, with_prefix};
+use super::files::{Identity, expect_files, sync_tree, with_prefix};
+use super::folder::{Folder, failed_before};
 use super::index::{Found, Value};
 use super::journal::{Journal, JournalError};
 use super::keys;

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::folder::numbered_paths;
+use super::files::numbered_paths;
 use super::frame::{self, End};
 use super::index::Index;
 use super::journal::{MAX_SEGMENT_BYTES, SEGMENT_PREFIX, Segment};

@@ -15,7 +15,7 @@ use nix::sys::statvfs::statvfs;
 use tracing::{error, info, warn};
 
 use super::engine::LOG_SEGMENT_BYTES;
-use super::folder::{expect_file, sync};
+use super::files::{expect_file, sync};
 use super::moving::Removals;
 
 /// The most files of the queue's folder that are looked at to tell what it takes.

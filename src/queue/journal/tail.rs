@@ -11,7 +11,7 @@ use super::{JournalError, SEGMENT_PREFIX};
 use crate::failpoint::reach;
 use crate::queue::batch::Batch;
 use crate::queue::engine::is_full;
-use crate::queue::folder::{Identity, sync};
+use crate::queue::files::{Identity, sync};
 
 /// The longest segment, in bytes: one gets longer than its share where the disk takes no more files. What a file has
 /// beyond that nobody wrote.

@@ -33,7 +33,7 @@ pub(super) use self::repair::{put_away, repair_itself};
 pub(super) use self::sight::{Known, log_end, would_lose};
 use self::stored::{Item, Stored};
 use super::error::OpenError;
-use super::folder;
+use super::{files, folder};
 use crate::event::Event;
 use crate::wire::record::DeadLetter;
 
@@ -182,7 +182,7 @@ fn newest_with_records(root: &Path) -> Result<(Stored, Vec<PathBuf>), SalvageErr
 fn lock(root: &Path) -> Result<Option<Flock<File>>, OpenError> {
     let failed = OpenError::folder(root);
     let path = root.join(folder::LOCK);
-    folder::expect_file(&path).map_err(failed)?;
+    files::expect_file(&path).map_err(failed)?;
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound && root.is_dir() => return Ok(None),

@@ -11,7 +11,7 @@ use super::tree::{Record, Tree};
 use crate::event::{Account, Event, Seq};
 use crate::queue::engine::known;
 use crate::queue::error::OpenError;
-use crate::queue::folder::expect_files;
+use crate::queue::files::expect_files;
 use crate::queue::keys::{DEAD, MARK, MEMBERS, META, PAGE, PageKey, QUARANTINE, meta, numbered, seq_of};
 use crate::queue::ledger::Ledger;
 use crate::queue::migrations::NEWEST;
