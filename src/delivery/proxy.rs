@@ -70,6 +70,20 @@ impl Proxy {
         }
     }
 
+    /// What to tell of something that went wrong on the way through it, with what to do about its own refusals: the HTTP
+    /// client says little of them.
+    pub(super) fn told(&self, what: &str) -> String {
+        let advice =
+            if what.contains("tunnel error: proxy authorization required") || what.starts_with("HTTP 407") {
+                "; it wants a user and a password: http://USER:PASSWORD@HOST:PORT"
+            } else if what.ends_with("tunnel error: unsuccessful") {
+                "; it refused to connect, or could not: its own log says why"
+            } else {
+                ""
+            };
+        format!("through the proxy {self}: {what}{advice}")
+    }
+
     /// The rule for the HTTP client.
     pub(super) fn rule(&self) -> Result<reqwest::Proxy, TransportError> {
         let address =

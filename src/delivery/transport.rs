@@ -57,11 +57,15 @@ impl Transport {
 
     /// What an operator is told of a request that failed: where no connection was made, with the proxy in between.
     fn unsent(&self, error: &reqwest::Error) -> String {
-        let takes = |proxy: &&Proxy| error.url().is_some_and(|url| proxy.takes_url(url));
-        match self.settings.proxy.as_ref().filter(takes) {
-            Some(proxy) if error.is_connect() => format!("through the proxy {proxy}: {}", told(error)),
+        match error.url().and_then(|url| self.proxy(url)) {
+            Some(proxy) if error.is_connect() => proxy.told(&told(error)),
             _ => told(error),
         }
+    }
+
+    /// The proxy that a request to `url` goes through.
+    fn proxy(&self, url: &Url) -> Option<&Proxy> {
+        self.settings.proxy.as_ref().filter(|proxy| proxy.takes_url(url))
     }
 
     /// Where a request of the session goes.
@@ -125,6 +129,8 @@ impl Edge for Transport {
             Ok(url) => url,
             Err(error) => return (failed(Failure::Dns, &error.to_string()), None),
         };
+        // Without TLS the proxy itself may answer in the place of Target.
+        let answering = if url.scheme() == "http" { self.proxy(&url) } else { None };
         let client = self.clients.take(host);
         let sent = client
             .post(url)
@@ -136,7 +142,13 @@ impl Edge for Transport {
             .send()
             .await;
         match sent {
-            Ok(answer) => self.read(answer, ids).await,
+            Ok(answer) => {
+                let (mut outcome, body) = self.read(answer, ids).await;
+                if let (Some(proxy), Answer::Status(_)) = (answering, &outcome.answer) {
+                    outcome.detail = response::printable(&proxy.told(&outcome.detail));
+                }
+                (outcome, body)
+            }
             Err(error) => (failed(failure(&error), &self.unsent(&error)), None),
         }
     }

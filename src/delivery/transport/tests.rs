@@ -177,6 +177,54 @@ async fn no_answer_is_an_outcome_too() {
     assert_eq!(send(slow).await.answer, Answer::Failed(Failure::Timeout));
 }
 
+/// A transport through a proxy that answers one request with `answer`; the request's first line, and the outcome.
+async fn proxied(endpoint: &str, answer: &str) -> (String, Outcome) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serve = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        String::from_utf8(head).unwrap().lines().next().unwrap_or_default().to_owned()
+    };
+    let proxy = Some(Proxy::set(format!("http://{address}")));
+    let settings = Settings { proxy, allow_http: true, ..settings(endpoint.to_owned()) };
+    let (line, mut outcome) = tokio::join!(serve, send(settings));
+    outcome.detail = outcome.detail.replace(&address.to_string(), "PROXY");
+    (line, outcome)
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_is_named_with_what_to_do() {
+    let locked = "it wants a user and a password: http://USER:PASSWORD@HOST:PORT";
+    for (status, answer, detail) in [
+        ("407 Locked", Answer::Status(407), format!("HTTP 407: who are you; {locked}")),
+        ("403 Forbidden", Answer::Status(403), "HTTP 403: who are you".to_owned()),
+        ("502 Bad", Answer::Status(502), "HTTP 502: who are you".to_owned()),
+    ] {
+        let (line, outcome) = proxied("http://acme.invalid", &http(status, "", "who are you")).await;
+        assert!(line.starts_with("POST http://acme.invalid/"), "{line}");
+        let detail = format!("through the proxy PROXY of target.proxy: {detail}");
+        assert_eq!((outcome.answer, outcome.detail), (answer, detail));
+    }
+    for (status, told) in [
+        ("407 Locked", locked),
+        ("403 Forbidden", "it refused to connect, or could not: its own log says why"),
+    ] {
+        let (line, outcome) = proxied("https://acme.invalid", &http(status, "", "")).await;
+        assert_eq!(line, "CONNECT acme.invalid:443 HTTP/1.1");
+        assert_eq!(outcome.answer, Answer::Failed(Failure::Connect));
+        let detail = outcome.detail;
+        assert!(
+            detail.starts_with("through the proxy PROXY of target.proxy: ") && detail.ends_with(told),
+            "{detail}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_proxy_that_is_not_reached_is_named() {
     let socket = TcpSocket::new_v4().unwrap();
