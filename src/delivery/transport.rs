@@ -13,7 +13,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{Response, StatusCode, Url};
 
 use super::Edge;
@@ -85,11 +85,16 @@ impl Transport {
     async fn read(&self, mut answer: Response, ids: &[&str]) -> (Outcome, Option<Vec<u8>>) {
         let status = answer.status();
         let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| wait(value, SystemTime::now()));
+        let elsewhere = elsewhere(&answer);
         let body = match status {
             StatusCode::NO_CONTENT => Ok(Vec::new()),
             _ => self.body(&mut answer).await,
         };
-        outcome(status, retry_after, body, ids)
+        let (mut outcome, body) = outcome(status, retry_after, body, ids);
+        if let Some(elsewhere) = elsewhere {
+            outcome.detail = response::printable(&format!("sent on to {elsewhere}: {}", outcome.detail));
+        }
+        (outcome, body)
     }
 
     /// The decompressed body.
@@ -253,6 +258,15 @@ fn wait(value: &HeaderValue, now: SystemTime) -> Option<Duration> {
         Err(_) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => Some(Duration::MAX),
         Err(_) => Some(httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default()),
     }
+}
+
+/// Where a redirect points to, for a person: a page to log in at, perhaps. Its scheme and host alone: the rest may repeat
+/// the session.
+fn elsewhere(answer: &Response) -> Option<String> {
+    let location = answer.headers().get(LOCATION).filter(|_| answer.status().is_redirection())?;
+    let url = answer.url().join(location.to_str().ok()?).ok()?;
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    Some(format!("{}://{}{port}", url.scheme(), url.host_str()?))
 }
 
 /// An error with its causes, without the URL: that holds the session id.

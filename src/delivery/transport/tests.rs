@@ -103,6 +103,15 @@ async fn every_answer_has_its_outcome() {
     }
     let (_, busy) = exchange(http("503 Busy", "retry-after: 7\r\n", r#"{"message":"later\n"}"#)).await;
     assert_eq!((busy.retry_after, busy.detail.as_str()), (Some(Duration::from_secs(7)), "HTTP 503: later"));
+    for (location, told) in [
+        ("http://me:s3cret@login.example:81/?s#1", "sent on to http://login.example:81: HTTP 302"),
+        ("//login.example/", "sent on to http://login.example: HTTP 302"),
+        ("http://[", "HTTP 302"),
+        ("mailto:me", "HTTP 302"),
+    ] {
+        let (_, sent_on) = exchange(http("302 Found", &format!("location: {location}\r\n"), "")).await;
+        assert_eq!((sent_on.answer, sent_on.detail.as_str()), (Answer::Status(302), told));
+    }
     for status in [302, 400, 403, 503] {
         let (_, silent) = exchange(http(&format!("{status} Silent"), "", "")).await;
         assert_eq!(silent.detail, format!("HTTP {status}"));
