@@ -289,7 +289,7 @@ pub(super) fn failure(error: &reqwest::Error) -> Failure {
         Failure::Timeout
     } else if text.contains("dns error") {
         Failure::Dns
-    } else if tls_failed(error) || text.contains("tls") {
+    } else if tls_failed(error) || (error.is_connect() && text.contains("tls")) {
         Failure::Tls
     } else if error.is_connect() {
         Failure::Connect

@@ -61,7 +61,7 @@ fn cases(authority: &Authority) -> Vec<Case> {
         case(
             "cut after the handshake",
             Fault::CutAfter(authority.server(&home(6), Validity::Now, &[])),
-            &[Failure::Reset, Failure::Tls],
+            &[Failure::Reset],
             "",
         ),
         case("not TLS", Fault::NotTls, tls, ""),
