@@ -261,20 +261,26 @@ fn ids(value: &Value, what: &str, look_up: impl Fn(&str) -> nix::Result<Option<u
     list.iter().map(one).collect()
 }
 
+/// What logs each certificate that it refuses as an error, which the cause of the failed request tells as well.
+const VERIFIER: &str = "rustls_platform_verifier";
+
 /// What is logged: a level, or levels by the module that logs.
 ///
 /// [`Targets`] alone would take a misspelt level for the name of a module and silence the log.
 pub(super) fn filter(value: &Value) -> Read<Targets> {
     let text: String = value.text().unwrap_or_default().split_whitespace().collect();
-    let named = |part: &str| match part.split_once('=') {
+    let is_part = |part: &str| match part.split_once('=') {
         Some((module, level)) => is_module(module) && is_level(level),
         None => is_level(part),
     };
-    let read: Option<Targets> = if text.split(',').all(named) { text.parse().ok() } else { None };
+    let read: Option<Targets> = if text.split(',').all(is_part) { text.parse().ok() } else { None };
     // A bare level is meant for this program; the libraries' own lines are for those who name them.
-    let own = |all: Targets| match all.default_level() {
-        Some(level) => all.with_default(level.min(LevelFilter::WARN)).with_target("target_notifyd", level),
-        None => all,
+    let own = |named: Targets| match named.default_level() {
+        Some(level) => Targets::new()
+            .with_default(level.min(LevelFilter::WARN))
+            .with_targets([("target_notifyd", level), (VERIFIER, LevelFilter::OFF)])
+            .with_targets(named),
+        None => named,
     };
     read.map(own).ok_or_else(|| {
         let levels = "error, warn, info, debug, trace or off";

@@ -2,6 +2,8 @@ use super::*;
 use std::path::Path;
 use std::time::Duration;
 
+use tracing::Level;
+
 fn load(file: Option<&str>, environment: &[(&str, &str)], overrides: &[&str]) -> Result<Config, Problems> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.toml");
@@ -168,4 +170,26 @@ fn every_bad_value_names_its_key() {
     }
     let nameless = load(None, &[], &["=5"]).unwrap_err().to_string();
     assert_eq!(nameless, "-o: =5 must be KEY=VALUE, such as batch.linger=50ms");
+}
+
+#[test]
+fn a_level_is_meant_for_this_program_and_what_is_named_wins() {
+    let enabled = |level: &str, target: &str| {
+        let read = load(None, &[], &[&format!("log.level={level}")]).unwrap().log.level;
+        let levels = [Level::TRACE, Level::DEBUG, Level::INFO, Level::WARN, Level::ERROR];
+        levels.into_iter().find(|level| read.would_enable(target, level))
+    };
+    for (level, target, expected) in [
+        ("debug", "target_notifyd::delivery", Some(Level::DEBUG)),
+        ("debug", "h2", Some(Level::WARN)),
+        ("debug", "rustls_platform_verifier::verification", None),
+        ("error", "h2", Some(Level::ERROR)),
+        ("info,target_notifyd=trace", "target_notifyd", Some(Level::TRACE)),
+        ("info,target_notifyd::queue=debug", "target_notifyd::delivery", Some(Level::INFO)),
+        ("info,h2=debug", "h2", Some(Level::DEBUG)),
+        ("info,rustls_platform_verifier=error", "rustls_platform_verifier", Some(Level::ERROR)),
+        ("h2=info", "target_notifyd", None),
+    ] {
+        assert_eq!(enabled(level, target), expected, "{level} for {target}");
+    }
 }
