@@ -1,6 +1,6 @@
 //! `queue`: what waits, and why; and `queue drop`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use tracing::warn;
 
@@ -8,7 +8,7 @@ use super::connection::{Answered, End, Peer};
 use super::names::seconds;
 use super::office::{Office, Refusal};
 use super::protocol::{self, Answer, Done, Of};
-use super::select::{MAX_COUNTED, Pages};
+use super::select::{Pages, Sessions};
 use super::status::host_or_all;
 use super::{MAX_LISTED, PAGE_EVENTS};
 use crate::event::{Burial, DeadReason, Entry, Host, Lane, Moment, Seq, SessionId, noun};
@@ -246,7 +246,7 @@ pub(super) async fn set_aside(
     let what = office.selection(of).await?;
     let (extent, settings) = office.extent().await?;
     let detail = cut_reason(reason);
-    let (mut dropped, mut busy, mut lanes) = (0, 0, BTreeSet::new());
+    let (mut dropped, mut busy, mut sessions) = (0, 0, Sessions::default());
     let mut pages = Pages::new(office, &extent);
     let all = async {
         while let Some(found) = pages.next(office).await? {
@@ -265,11 +265,7 @@ pub(super) async fn set_aside(
             }
             dropped += gone.len() as u64;
             busy += count - gone.len() as u64;
-            for (lane, _) in gone {
-                if lanes.len() <= MAX_COUNTED {
-                    lanes.insert(lane);
-                }
-            }
+            gone.iter().for_each(|(lane, _)| sessions.add(*lane));
         }
         Ok(())
     };
@@ -289,7 +285,7 @@ pub(super) async fn set_aside(
         false => noun(busy, "event was being sent and was", "events were being sent and were"),
     };
     let note = if busy > 0 { format!("{busy} {left} left alone") } else { String::new() };
-    let sessions = (lanes.len() <= MAX_COUNTED).then_some(lanes.len() as u64);
+    let sessions = sessions.count();
     Ok(Done { count: Some(dropped), sessions, left_out: Some(busy), changed, dry_run, note })
 }
 

@@ -12,7 +12,24 @@ use crate::schedule::{Extent, Selection, Settings};
 use crate::wire::{Identifiers, hash};
 
 /// The most sessions that are counted apart; beyond them only their events are.
-pub(super) const MAX_COUNTED: usize = 100_000;
+const MAX_COUNTED: usize = 100_000;
+
+/// The sessions of what was looked at, counted as far as [`MAX_COUNTED`].
+#[derive(Default)]
+pub(super) struct Sessions(BTreeSet<Lane>);
+
+impl Sessions {
+    pub(super) fn add(&mut self, lane: Lane) {
+        if self.0.len() <= MAX_COUNTED {
+            self.0.insert(lane);
+        }
+    }
+
+    /// `None` where there are too many to count them apart.
+    pub(super) fn count(&self) -> Option<u64> {
+        (self.0.len() <= MAX_COUNTED).then_some(self.0.len() as u64)
+    }
+}
 
 /// How much a selection has.
 #[derive(Clone, Copy, Debug, Default)]
@@ -102,24 +119,23 @@ impl Office {
         meant: impl Fn(Lane, Host) -> bool + Clone + Send + 'static,
     ) -> Result<Counted, Refusal> {
         let known = meant.clone();
-        let asked = self.operate(move |scheduler, _| (scheduler.count(known), scheduler.extent()));
-        let (counted, extent) = asked.await?;
+        let asked = self.operate(move |scheduler, _| {
+            (scheduler.count(known), scheduler.extent(), scheduler.settings().clone())
+        });
+        let (counted, extent, settings) = asked.await?;
         if extent.whole {
             return Ok(Counted { events: counted.events as u64, sessions: Some(counted.lanes as u64) });
         }
-        let settings = self.extent().await?.1;
-        let (mut events, mut lanes) = (0, BTreeSet::new());
+        let (mut events, mut sessions) = (0, Sessions::default());
         let mut pages = Pages::new(self, &extent);
         while let Some(found) = pages.next(self).await? {
             for one in found {
                 if meant(one.entry.lane, settings.own_host(one.entry.cluster)) {
                     events += 1;
-                    if lanes.len() <= MAX_COUNTED {
-                        lanes.insert(one.entry.lane);
-                    }
+                    sessions.add(one.entry.lane);
                 }
             }
         }
-        Ok(Counted { events, sessions: (lanes.len() <= MAX_COUNTED).then_some(lanes.len() as u64) })
+        Ok(Counted { events, sessions: sessions.count() })
     }
 }

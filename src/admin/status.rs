@@ -156,30 +156,8 @@ fn advice(known: &Known, figures: &Figures, limits: &Limits, meter: &Meter) -> V
         }
     }
     for view in &known.hosts {
-        let host = view.host;
-        match view.hindrance {
-            Some(Hindrance::Paused(Cause::Misconfigured, _)) => {
-                let about =
-                    format!("{host} refuses the account: check target.client, organisation and property");
-                add(about, "target-notifyd check");
-            }
-            Some(Hindrance::Paused(Cause::Fuse, _)) => {
-                let about = format!("{host} refuses everything: see what all events share, then");
-                add(about, &format!("target-notifyd dead list; target-notifyd resume --host '{host}'"));
-            }
-            Some(Hindrance::Breaker(_)) => {
-                let (meanwhile, cluster) = match host {
-                    Host::Client => ("events wait", String::new()),
-                    Host::Edge(cluster) => (
-                        "its events go to the client's own host",
-                        format!(" -o target.location_hint={}", cluster.as_str()),
-                    ),
-                };
-                let about =
-                    format!("{host} fails: {meanwhile} and it is probed; whether this machine reaches it:");
-                add(about, &format!("target-notifyd check --online{cluster}"));
-            }
-            _ => {}
+        if let Some((about, run)) = host_advice(view) {
+            add(about, &run);
         }
     }
     if meter.is_fruitless() {
@@ -206,4 +184,33 @@ fn advice(known: &Known, figures: &Figures, limits: &Limits, meter: &Meter) -> V
         add(format!("{} {parked}", figures.parked), "target-notifyd queue");
     }
     all
+}
+
+/// What may be done about a host that takes nothing: what it is about, and a command.
+fn host_advice(view: &HostView) -> Option<(String, String)> {
+    let host = view.host;
+    Some(match view.hindrance? {
+        Hindrance::Paused(Cause::Misconfigured, _) => (
+            format!("{host} refuses the account: check target.client, organisation and property"),
+            "target-notifyd check".to_owned(),
+        ),
+        Hindrance::Paused(Cause::Fuse, _) => (
+            format!("{host} refuses everything: see what all events share, then"),
+            format!("target-notifyd dead list; target-notifyd resume --host '{host}'"),
+        ),
+        Hindrance::Breaker(_) => {
+            let (meanwhile, cluster) = match host {
+                Host::Client => ("events wait", String::new()),
+                Host::Edge(cluster) => (
+                    "its events go to the client's own host",
+                    format!(" -o target.location_hint={}", cluster.as_str()),
+                ),
+            };
+            (
+                format!("{host} fails: {meanwhile} and it is probed; whether this machine reaches it:"),
+                format!("target-notifyd check --online{cluster}"),
+            )
+        }
+        Hindrance::Busy(_) | Hindrance::Stopped | Hindrance::AllStopped => return None,
+    })
 }
