@@ -39,11 +39,12 @@ pub fn all() -> impl Iterator<Item = About> {
 
 /// Where the values of a metric come from.
 enum Values {
-    Total(fn(&Scrape) -> u64),
+    Total(fn(&Figures) -> u64),
     /// With a label.
     Totals(fn(&Scrape) -> Labelled),
+    Now(fn(&Figures) -> f64),
     /// `None` is left out.
-    Now(fn(&Scrape) -> Option<f64>),
+    Perhaps(fn(&Figures) -> Option<f64>),
     /// With labels.
     States(fn(&Scrape) -> Labelled),
     Latency,
@@ -53,7 +54,7 @@ impl Values {
     fn kind(&self) -> MetricType {
         match self {
             Self::Total(_) | Self::Totals(_) => MetricType::Counter,
-            Self::Now(_) | Self::States(_) => MetricType::Gauge,
+            Self::Now(_) | Self::Perhaps(_) | Self::States(_) => MetricType::Gauge,
             Self::Latency => MetricType::Histogram,
         }
     }
@@ -61,7 +62,7 @@ impl Values {
     fn name(&self) -> &'static str {
         match self {
             Self::Total(_) | Self::Totals(_) => "counter",
-            Self::Now(_) | Self::States(_) => "gauge",
+            Self::Now(_) | Self::Perhaps(_) | Self::States(_) => "gauge",
             Self::Latency => "histogram",
         }
     }
@@ -77,32 +78,32 @@ const METRICS: &[(&str, Values, &str)] = &[
     ("target_notifyd_build_info", Values::States(build), "1, with the version of the program."),
     (
         "target_notifyd_uptime_seconds",
-        Values::Now(|scrape| Some(scrape.figures.uptime_s)),
+        Values::Now(|now| now.uptime_s),
         "Seconds since the daemon was started.",
     ),
     (
         "target_notifyd_events_accepted_total",
-        Values::Total(|scrape| scrape.figures.accepted),
+        Values::Total(|now| now.accepted),
         "Events whose submission was answered queued, over the life of the queue.",
     ),
     (
         "target_notifyd_events_delivered_total",
-        Values::Total(|scrape| scrape.figures.delivered),
+        Values::Total(|now| now.delivered),
         "Events that Target acknowledged, over the life of the queue.",
     ),
     (
         "target_notifyd_events_quarantined_total",
-        Values::Total(|scrape| scrape.figures.quarantined),
+        Values::Total(|now| now.quarantined),
         "Events that could not be read back from the disk, over the life of the queue.",
     ),
     (
         "target_notifyd_events_dead",
-        Values::Now(|scrape| Some(scrape.figures.dead as f64)),
+        Values::Now(|now| now.dead as f64),
         "Events set aside for any reason but age, over the life of the queue, but for those requeued since.",
     ),
     (
         "target_notifyd_events_expired",
-        Values::Now(|scrape| Some(scrape.figures.expired as f64)),
+        Values::Now(|now| now.expired as f64),
         "Events set aside because of their age, over the life of the queue, but for those requeued since.",
     ),
     (
@@ -112,22 +113,22 @@ const METRICS: &[(&str, Values, &str)] = &[
     ),
     (
         "target_notifyd_events_pending",
-        Values::Now(|scrape| Some(scrape.figures.pending as f64)),
+        Values::Now(|now| now.pending as f64),
         "Events that wait: accepted, less delivered, dead, expired and quarantined.",
     ),
     (
         "target_notifyd_events_surplus",
-        Values::Now(|scrape| Some(scrape.figures.surplus as f64)),
+        Values::Now(|now| now.surplus as f64),
         "Events that the start found beyond what the account promised: anything but 0 is an error.",
     ),
     (
         "target_notifyd_oldest_age_seconds",
-        Values::Now(|scrape| scrape.figures.oldest_s.or(Some(0.0).filter(|_| scrape.figures.pending == 0))),
+        Values::Perhaps(|now| now.oldest_s.or(Some(0.0).filter(|_| now.pending == 0))),
         "Seconds since the oldest event that waits arrived; 0 where none waits.",
     ),
     (
         "target_notifyd_dead_letters",
-        Values::Now(|scrape| Some(scrape.figures.dead_held as f64)),
+        Values::Now(|now| now.dead_held as f64),
         "Dead letters that are held now.",
     ),
     (
@@ -142,7 +143,7 @@ const METRICS: &[(&str, Values, &str)] = &[
     ),
     (
         "target_notifyd_requests_in_flight",
-        Values::Now(|scrape| Some(scrape.figures.in_flight as f64)),
+        Values::Now(|now| now.in_flight as f64),
         "Requests to Target under way.",
     ),
     (
@@ -150,39 +151,31 @@ const METRICS: &[(&str, Values, &str)] = &[
         Values::States(hosts),
         "1 for the state that a host is in, 0 for the others.",
     ),
-    (
-        "target_notifyd_lanes",
-        Values::Now(|scrape| Some(scrape.figures.lanes as f64)),
-        "Sessions with events in the index.",
-    ),
+    ("target_notifyd_lanes", Values::Now(|now| now.lanes as f64), "Sessions with events in the index."),
     (
         "target_notifyd_events_parked",
-        Values::Now(|scrape| Some(scrape.figures.parked as f64)),
+        Values::Now(|now| now.parked as f64),
         "Events that fail by themselves and are parked.",
     ),
     (
         "target_notifyd_queue_held_bytes",
-        Values::Now(|scrape| Some(scrape.figures.held_bytes as f64)),
+        Values::Now(|now| now.held_bytes as f64),
         "Bytes of all stored records, which queue.max_bytes bounds.",
     ),
     (
         "target_notifyd_disk_used_bytes",
-        Values::Now(|scrape| scrape.figures.disk_used_bytes.map(|bytes| bytes as f64)),
+        Values::Perhaps(|now| now.disk_used_bytes.map(|bytes| bytes as f64)),
         "Bytes that the queue's folder takes on the disk.",
     ),
     (
         "target_notifyd_disk_free_bytes",
-        Values::Now(|scrape| scrape.figures.disk_free_bytes.map(|bytes| bytes as f64)),
+        Values::Perhaps(|now| now.disk_free_bytes.map(|bytes| bytes as f64)),
         "Bytes that may still be written on the queue's disk.",
     ),
-    (
-        "target_notifyd_connections",
-        Values::Now(|scrape| Some(scrape.figures.connections as f64)),
-        "Connections of producers.",
-    ),
+    ("target_notifyd_connections", Values::Now(|now| now.connections as f64), "Connections of producers."),
     (
         "target_notifyd_connections_turned_away_total",
-        Values::Total(|scrape| scrape.figures.turned_away),
+        Values::Total(|now| now.turned_away),
         "Connections of producers that were turned away since the start.",
     ),
     (
@@ -226,17 +219,20 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         for (name, values, help) in METRICS {
             let name = name.strip_suffix(TOTAL).unwrap_or(name);
-            if matches!(values, Values::Now(now) if now(self).is_none()) {
+            if matches!(values, Values::Perhaps(now) if now(&self.figures).is_none()) {
                 continue;
             }
             let mut metric = encoder.encode_descriptor(name, help, None, values.kind())?;
             match values {
-                Values::Total(total) => metric.encode_counter::<NoLabelSet, _, u64>(&total(self), None)?,
+                Values::Total(total) => {
+                    metric.encode_counter::<NoLabelSet, _, u64>(&total(&self.figures), None)?
+                }
                 Values::Totals(totals) => each(&mut metric, totals(self), |mut one, value| {
                     one.encode_counter::<NoLabelSet, _, u64>(&value, None)
                 })?,
-                Values::Now(now) => {
-                    if let Some(value) = now(self) {
+                Values::Now(now) => metric.encode_gauge(&now(&self.figures))?,
+                Values::Perhaps(now) => {
+                    if let Some(value) = now(&self.figures) {
                         metric.encode_gauge(&value)?;
                     }
                 }
