@@ -19,6 +19,12 @@ const LONGEST_GATHER: Duration = Duration::from_millis(2);
 /// How often in a row the time to put a commit off is halved at most, where those that are waited for do not come.
 const MAX_HALVINGS: u32 = 4;
 
+/// What was asked for and is in no commit yet, in its order.
+pub(super) struct Waiting<'i> {
+    inbox: &'i Receiver,
+    pub(super) commands: VecDeque<Command>,
+}
+
 /// What the last commit was like.
 #[derive(Debug, Default)]
 pub(super) struct LastCommit {
@@ -41,11 +47,11 @@ impl Writer {
     /// each time that they do not, since then they do not wait for the answer before they send. Without it producers
     /// that wait for each reply fall into two groups, each of which waits for the other's commit. A connection of which
     /// something is there already is not waited for.
-    pub(super) fn gather(&mut self, commands: &Receiver, waiting: &mut VecDeque<Command>) {
+    pub(super) fn gather(&mut self, waiting: &mut Waiting<'_>) {
         let (mut missing, mut lines, mut seen) = (self.last.producers.clone(), 0, 0);
         let until = Instant::now() + self.last.time.min(LONGEST_GATHER) / (1 << self.halvings);
         loop {
-            for append in waiting.iter().skip(seen).filter_map(Command::append) {
+            for append in waiting.commands.iter().skip(seen).filter_map(Command::append) {
                 missing.remove(&append.producer);
                 lines += append.batch.len();
             }
@@ -55,9 +61,9 @@ impl Writer {
             if missing.is_empty() || lines >= COMMIT_EVENTS {
                 break;
             }
-            seen = waiting.len();
-            let waited = commands.wait(missing.len(), Some(until));
-            waiting.extend(commands.take());
+            seen = waiting.commands.len();
+            let waited = waiting.wait(missing.len(), Some(until));
+            waiting.take_in();
             if waited != Waited::Enough {
                 self.halvings = (self.halvings + 1).min(MAX_HALVINGS);
                 return;
@@ -77,45 +83,71 @@ impl Command {
     }
 }
 
-/// Takes the next commit's share from what waits: the appends, and everything else that was asked for before the bound
-/// was reached. What is left stays in its order for each connection.
-pub(super) fn take(waiting: &mut VecDeque<Command>) -> (Vec<Append>, Vec<Command>) {
-    let (mut appends, mut others, mut left) = (Vec::new(), Vec::new(), VecDeque::new());
-    let mut lines: HashMap<u64, usize> = HashMap::new();
-    let (mut events, mut bytes) = (0, 0);
-    while let Some(command) = waiting.pop_front() {
-        if events >= COMMIT_EVENTS || bytes >= COMMIT_BYTES {
-            left.push_back(command);
-            continue;
-        }
-        match command {
-            Command::Append(append) => {
-                let own = lines.entry(append.producer).or_default();
-                if *own > 0 && *own + append.batch.len() > COMMIT_LINES_PER_PRODUCER {
-                    // From here on all of this connection wait, so that its lines keep their order.
-                    *own = COMMIT_LINES_PER_PRODUCER;
-                    left.push_back(Command::Append(append));
-                    continue;
-                }
-                *own += append.batch.len();
-                events += append.batch.iter().map(|one| one.notifications.len()).sum::<usize>();
-                bytes += append.batch.iter().map(Submission::payload_bytes).sum::<u64>();
-                appends.push(append);
-            }
-            Command::Settle { ref delivered, ref burials, .. } => {
-                events += delivered.len() + burials.len();
-                others.push(command);
-            }
-            Command::Requeue { ref letters, .. } => {
-                events += letters.len();
-                others.push(command);
-            }
-            Command::Stop if !left.is_empty() => left.push_back(command),
-            other => others.push(other),
-        }
+impl<'i> Waiting<'i> {
+    pub(super) fn new(inbox: &'i Receiver) -> Self {
+        Self { inbox, commands: VecDeque::new() }
     }
-    *waiting = left;
-    (appends, others)
+
+    /// Waits until `count` more were asked for, as [`Receiver::wait`].
+    pub(super) fn wait(&self, count: usize, until: Option<Instant>) -> Waited {
+        self.inbox.wait(count, until)
+    }
+
+    /// Takes in everything that was asked for by now.
+    pub(super) fn take_in(&mut self) {
+        self.commands.extend(self.inbox.take());
+    }
+
+    /// These wait again, before all others.
+    pub(super) fn put_back(&mut self, commands: impl DoubleEndedIterator<Item = Command>) {
+        commands.rev().for_each(|command| self.commands.push_front(command));
+    }
+
+    /// Whether the end of the queue is among it.
+    pub(super) fn has_stop(&self) -> bool {
+        self.commands.iter().any(|command| matches!(command, Command::Stop))
+    }
+
+    /// Takes the next commit's share: the appends, and everything else that was asked for before the bound was reached.
+    /// What is left stays in its order for each connection.
+    pub(super) fn next_commit(&mut self) -> (Vec<Append>, Vec<Command>) {
+        let (mut appends, mut others, mut left) = (Vec::new(), Vec::new(), VecDeque::new());
+        let mut lines: HashMap<u64, usize> = HashMap::new();
+        let (mut events, mut bytes) = (0, 0);
+        while let Some(command) = self.commands.pop_front() {
+            if events >= COMMIT_EVENTS || bytes >= COMMIT_BYTES {
+                left.push_back(command);
+                continue;
+            }
+            match command {
+                Command::Append(append) => {
+                    let own = lines.entry(append.producer).or_default();
+                    if *own > 0 && *own + append.batch.len() > COMMIT_LINES_PER_PRODUCER {
+                        // From here on all of this connection wait, so that its lines keep their order.
+                        *own = COMMIT_LINES_PER_PRODUCER;
+                        left.push_back(Command::Append(append));
+                        continue;
+                    }
+                    *own += append.batch.len();
+                    events += append.batch.iter().map(|one| one.notifications.len()).sum::<usize>();
+                    bytes += append.batch.iter().map(Submission::payload_bytes).sum::<u64>();
+                    appends.push(append);
+                }
+                Command::Settle { ref delivered, ref burials, .. } => {
+                    events += delivered.len() + burials.len();
+                    others.push(command);
+                }
+                Command::Requeue { ref letters, .. } => {
+                    events += letters.len();
+                    others.push(command);
+                }
+                Command::Stop if !left.is_empty() => left.push_back(command),
+                other => others.push(other),
+            }
+        }
+        self.commands = left;
+        (appends, others)
+    }
 }
 
 #[cfg(test)]

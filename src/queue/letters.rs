@@ -3,9 +3,10 @@
 use super::engine::CommitError;
 use super::keys::{DEAD, cut, numbered, part};
 use super::open_page::OpenPage;
+use super::plan::Plan;
 use super::space::Room;
 use super::store::read_events;
-use super::writer::{Plan, Writer};
+use super::writer::Writer;
 use super::{Ledger, Requeued};
 use crate::event::{Burial, Event, Moment, Seq};
 use crate::wire::record::{DeadLetter, decode_dead, encode_dead};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::keys::{MEMBERS, PageKey, cut, part};
 use super::pages::{Mark, Members, PageState};
-use super::writer::Plan;
+use super::plan::Plan;
 use crate::event::{Envelope, Moment, Seq};
 use crate::wire::hash;
 use crate::wire::record::{Apart, PageBuilder, SMALL_ENVELOPE_BYTES, encode_members};

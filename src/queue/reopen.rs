@@ -9,7 +9,6 @@
 //! - what was settled in it is settled again: the requests for that go on waiting;
 //! - nothing is appended until there is room for certain, and where there is none even for removals, these wait.
 
-use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::thread;
@@ -19,10 +18,12 @@ use tracing::{info, warn};
 
 use super::engine::{CommitError, Engine};
 use super::error::OpenError;
-use super::inbox::{Receiver, Waited};
+use super::gather::Waiting;
+use super::inbox::Waited;
 use super::moving::Removals;
 use super::open::ledger;
-use super::writer::{Plan, Writer};
+use super::plan::Plan;
+use super::writer::Writer;
 use super::{Command, Ledger};
 use crate::failpoint::reach;
 use crate::wire::reply::Appended;
@@ -63,8 +64,7 @@ impl Writer {
         &mut self,
         mut plan: Plan,
         error: CommitError,
-        commands: &Receiver,
-        waiting: &mut VecDeque<Command>,
+        waiting: &mut Waiting<'_>,
     ) -> Result<(), CommitError> {
         let path = self.engine.path().to_owned();
         warn!(
@@ -72,7 +72,7 @@ impl Writer {
             "the disk is full under the database: it is opened again. See what takes the room with df -h and df -i, and free some"
         );
         let freed = self.space.fill();
-        self.open_again(error, &mut plan, commands, waiting)?;
+        self.open_again(error, &mut plan, waiting)?;
         let found = ledger(&self.engine).map_err(|error| CommitError::Open(Box::new(error)))?;
         info!(event = "queue_reopened", path = %path.display(), "the database is open again: it goes on with removals");
         if is_same(&found, &self.ledger) {
@@ -94,14 +94,13 @@ impl Writer {
         &mut self,
         full: CommitError,
         plan: &mut Plan,
-        commands: &Receiver,
-        waiting: &mut VecDeque<Command>,
+        waiting: &mut Waiting<'_>,
     ) -> Result<(), CommitError> {
         let (path, view) = (self.engine.path().to_owned(), self.view.clone());
         // The last handle goes with the readers': only then the engine gives its lock up.
         self.engine = Engine::closed(&path);
         reach("reopen", "closed");
-        self.engine = view.replace(|| self.open_with_room(&path, full, plan, commands, waiting))?;
+        self.engine = view.replace(|| self.open_with_room(&path, full, plan, waiting))?;
         reach("reopen", "opened");
         self.engine.limit_journal(self.settings.journal_bytes);
         self.engine.give_back(Removals::Late)?;
@@ -114,8 +113,7 @@ impl Writer {
         path: &Path,
         full: CommitError,
         plan: &mut Plan,
-        commands: &Receiver,
-        waiting: &mut VecDeque<Command>,
+        waiting: &mut Waiting<'_>,
     ) -> Result<Engine, CommitError> {
         loop {
             match Engine::open(path, &self.folder) {
@@ -125,10 +123,9 @@ impl Writer {
             // Another start would fare no better: here producers are answered meanwhile. Those of the commit are told
             // that nobody knows, which may last.
             plan.stored.clear();
-            waiting.extend(commands.take());
             self.refuse(waiting);
             // It may have been asked for with the very commit that failed.
-            if plan.asked.iter().chain(&*waiting).any(|command| matches!(command, Command::Stop)) {
+            if plan.has_stop() || waiting.has_stop() {
                 return Err(full);
             }
             thread::park_timeout(OPEN_EVERY);
@@ -136,26 +133,20 @@ impl Writer {
     }
 
     /// Undoes a plan of which nothing was written; what was asked for is planned again.
-    fn take_back(&mut self, plan: Plan, waiting: &mut VecDeque<Command>) {
+    fn take_back(&mut self, plan: Plan, waiting: &mut Waiting<'_>) {
         let refusal = self.storage_full(self.space.free());
         for (replier, mut answers) in plan.stored {
             answers.iter_mut().filter(|one| **one == Appended::Stored).for_each(|one| *one = refusal.clone());
             replier.reply(answers);
         }
-        plan.asked.into_iter().rev().for_each(|command| waiting.push_front(command));
+        waiting.put_back(plan.asked.into_iter());
     }
 
     /// Waits for the end of the pause, and says whether the queue ends before that.
-    pub(super) fn wait_for_room(
-        &mut self,
-        commands: &Receiver,
-        waiting: &mut VecDeque<Command>,
-    ) -> Result<bool, CommitError> {
-        waiting.extend(commands.take());
+    pub(super) fn wait_for_room(&mut self, waiting: &mut Waiting<'_>) -> Result<bool, CommitError> {
         self.refuse(waiting);
-        let stops = waiting.iter().any(|command| matches!(command, Command::Stop));
-        match commands.wait(1, Some(self.pause.until.unwrap_or_else(Instant::now))) {
-            _ if stops => {}
+        match waiting.wait(1, Some(self.pause.until.unwrap_or_else(Instant::now))) {
+            _ if waiting.has_stop() => {}
             Waited::Enough => return Ok(false),
             Waited::TimedOut => {
                 self.pause.until = None;
@@ -164,22 +155,27 @@ impl Writer {
             Waited::Alone => {}
         }
         // What nobody waits for can wait for the next start.
-        match waiting.iter().any(|command| command.lasts() || matches!(command, Command::Requeue { .. })) {
+        match waiting
+            .commands
+            .iter()
+            .any(|command| command.lasts() || matches!(command, Command::Requeue { .. }))
+        {
             true => Err(CommitError::Engine(sled::Error::Io(io::ErrorKind::StorageFull.into()))),
             false => Ok(true),
         }
     }
 
-    /// Answers what needs no room, and tells producers that there is none.
-    fn refuse(&self, waiting: &mut VecDeque<Command>) {
+    /// Answers what was asked for by now and needs no room, and tells producers that there is none.
+    fn refuse(&self, waiting: &mut Waiting<'_>) {
+        waiting.take_in();
         let refusal = self.storage_full(self.space.free());
-        for command in std::mem::take(waiting) {
+        for command in std::mem::take(&mut waiting.commands) {
             match command {
                 Command::Append(append) => {
                     append.replier.reply(vec![refusal.clone(); append.batch.len()]);
                 }
                 Command::Pulse(done) => drop(done.send(())),
-                other => waiting.push_back(other),
+                other => waiting.commands.push_back(other),
             }
         }
     }

@@ -1,32 +1,30 @@
 //! The one thread that commits: it takes what waits, up to a bound, into one atomic batch.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use tracing::error;
 
-use super::batch::Batch;
 use super::engine::{CommitError, Engine, panic_text};
 use super::error::Failed;
 use super::folder::Folder;
-use super::gather::{LastCommit, take};
+use super::gather::{LastCommit, Waiting};
 use super::inbox::{Receiver, Waited};
-use super::keys::{self, MARK, MEMBERS, PageKey, cut, meta, numbered, part};
+use super::keys::{self, MARK, meta, numbered};
 use super::moving::Removals;
 use super::open_page::OpenPage;
 use super::pages::{Members, PageState, Pages, mark_value, read_page};
+use super::plan::Plan;
 use super::reopen::Pause;
 use super::space::{Free, Room, Space};
 use super::view::View;
-use super::{Append, Command, Ledger, Now, OnStored, Requeued, Settings, Told};
-use crate::event::{Added, DeadReason, Entry, Event, Moment, Seq};
+use super::{Append, Command, Ledger, Now, Settings, Told};
+use crate::event::{Added, Moment, Seq};
 use crate::failpoint::reach;
 use crate::schedule::Stitches;
 use crate::wire::hash;
-use crate::wire::record::Apart;
-use crate::wire::reply::{Appended, Replier, Unavailable};
+use crate::wire::reply::{Appended, Unavailable};
 use crate::wire::submission::Submission;
 
 /// How often the lock is looked for in the folder at most.
@@ -57,40 +55,10 @@ pub(super) struct Writer {
     pub(super) locked: Instant,
 }
 
-/// What one commit is made of; nothing of it counts before it is durable.
-#[derive(Default)]
-pub(super) struct Plan {
-    pub(super) batch: Batch,
-    pub(super) ledger: Ledger,
-    pub(super) touched: BTreeMap<Seq, PageState>,
-    pub(super) fresh: Vec<PageState>,
-    pub(super) entries: Vec<Entry>,
-    pub(super) recent: Vec<Event>,
-    pub(super) stored: Vec<(Box<dyn Replier>, Vec<Appended>)>,
-    hooks: Vec<(OnStored, Seq)>,
-    /// How many lines of which connection it answers.
-    lines: BTreeMap<u64, usize>,
-    /// What it does for others than producers; kept, since it may have to be planned anew.
-    pub(super) asked: Vec<Command>,
-    /// What became of each requeue among them.
-    requeued: Vec<Requeued>,
-    /// How many letters each deletion among them found.
-    deletions: Vec<u64>,
-    /// Pages that it removes, by their first events.
-    pub(super) removed: BTreeSet<Seq>,
-    /// Large envelopes that go with them.
-    pub(super) alone: BTreeSet<Seq>,
-    /// Events that it settles.
-    settled: Vec<Seq>,
-    pub(super) buried: Vec<DeadReason>,
-    /// Dead letters that it removes.
-    pub(super) deleted: BTreeSet<Seq>,
-}
-
 impl Writer {
     /// Commits until it is told to stop, no sender is left, or the disk fails.
-    pub(super) fn run(mut self, commands: &Receiver) {
-        let worked = catch_unwind(AssertUnwindSafe(|| self.work(commands)));
+    pub(super) fn run(mut self, inbox: &Receiver) {
+        let worked = catch_unwind(AssertUnwindSafe(|| self.work(inbox)));
         self.view.end();
         let error = match worked {
             Ok(Ok(())) => return,
@@ -116,34 +84,34 @@ impl Writer {
         self.told.failed.send_replace(Some(failed));
     }
 
-    fn work(&mut self, commands: &Receiver) -> Result<(), CommitError> {
-        let mut waiting = VecDeque::new();
+    fn work(&mut self, inbox: &Receiver) -> Result<(), CommitError> {
+        let mut waiting = Waiting::new(inbox);
         let mut stop = false;
         while !stop {
             if self.pause.is_on() {
-                match self.wait_for_room(commands, &mut waiting)? {
+                match self.wait_for_room(&mut waiting)? {
                     true => return Ok(()),
                     false => continue,
                 }
             }
-            if waiting.is_empty() {
-                stop |= commands.wait(1, None) == Waited::Alone;
+            if waiting.commands.is_empty() {
+                stop |= waiting.wait(1, None) == Waited::Alone;
             }
-            waiting.extend(commands.take());
-            self.gather(commands, &mut waiting);
-            let (mut appends, asked) = take(&mut waiting);
+            waiting.take_in();
+            self.gather(&mut waiting);
+            let (mut appends, asked) = waiting.next_commit();
             let mut plan = Plan { batch: self.engine.batch(), ledger: self.ledger, asked, ..Plan::default() };
-            stop |= plan.asked.iter().any(|command| matches!(command, Command::Stop));
+            stop |= plan.has_stop();
             match self.store(&mut plan, &mut appends) {
                 Ok(()) => self.publish(plan),
                 Err(error) if error.disk_full() => {
                     stop = false;
-                    appends.into_iter().rev().for_each(|append| waiting.push_front(Command::Append(append)));
-                    self.start_over(plan, error, commands, &mut waiting)?;
+                    waiting.put_back(appends.into_iter().map(Command::Append));
+                    self.start_over(plan, error, &mut waiting)?;
                 }
                 Err(error) => return Err(error),
             }
-            stop &= waiting.is_empty();
+            stop &= waiting.commands.is_empty();
         }
         reach("shutdown", "told");
         Ok(())
@@ -209,42 +177,7 @@ impl Writer {
                 Members::Unknown => unknown.push(page.key),
             }
         }
-        let mut alone = BTreeSet::new();
-        for apart in apart {
-            if !self.in_use(apart, &plan.removed)? {
-                alone.insert(Seq(apart.first));
-            }
-        }
-        for page in unknown {
-            alone.extend(self.left_alone(plan, page)?);
-        }
-        alone.into_iter().try_for_each(|first| self.remove_envelope(plan, first))
-    }
-
-    /// Removes the large envelope of the submission that begins at `first`.
-    fn remove_envelope(&self, plan: &mut Plan, first: Seq) -> Result<(), CommitError> {
-        if !plan.alone.insert(first) {
-            return Ok(());
-        }
-        let record = self.engine.joined(&numbered(MEMBERS, first))?.unwrap_or_default();
-        for (number, _) in cut(&record) {
-            plan.batch.remove(part(MEMBERS, first, number));
-        }
-        plan.ledger.held_bytes = plan.ledger.held_bytes.saturating_sub(record.len() as u64);
-        Ok(())
-    }
-
-    /// Whether a page other than those removed refers to a large envelope: only those of its own submission do.
-    fn in_use(&self, apart: Apart, removed: &BTreeSet<Seq>) -> Result<bool, sled::Error> {
-        let end = Seq(apart.first.saturating_add(u64::from(apart.events)));
-        for record in self.engine.from(numbered(keys::PAGE, Seq(apart.first))) {
-            let (key, _) = record?;
-            let Some((page, _)) = PageKey::read(&key).filter(|(page, _)| page.first < end) else { break };
-            if !removed.contains(&page.first) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        self.plan_envelopes(plan, apart, unknown)
     }
 
     /// Plans anything but an append.
@@ -446,21 +379,6 @@ impl Writer {
                 _ => Ok(()),
             };
         }
-    }
-}
-
-impl Plan {
-    /// A failpoint for each kind of work that it does.
-    fn reach(&self, when: &str) {
-        let kinds = [
-            ("append", !self.entries.is_empty()),
-            ("settle", !self.touched.is_empty()),
-            ("removal", !self.removed.is_empty()),
-            ("bury", !self.buried.is_empty()),
-            ("requeue", self.requeued.iter().any(|one| one.moved > 0)),
-            ("quarantine", self.asked.iter().any(|one| matches!(one, Command::Quarantine(_)))),
-        ];
-        kinds.iter().filter(|(_, done)| *done).for_each(|(what, _)| reach(what, when));
     }
 }
 

@@ -1,0 +1,60 @@
+//! What one commit does, until it is durable.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::batch::Batch;
+use super::pages::PageState;
+use super::{Command, Ledger, OnStored, Requeued};
+use crate::event::{DeadReason, Entry, Event, Seq};
+use crate::failpoint::reach;
+use crate::wire::reply::{Appended, Replier};
+
+/// What one commit is made of; nothing of it counts before it is durable.
+#[derive(Default)]
+pub(super) struct Plan {
+    pub(super) batch: Batch,
+    pub(super) ledger: Ledger,
+    pub(super) touched: BTreeMap<Seq, PageState>,
+    pub(super) fresh: Vec<PageState>,
+    pub(super) entries: Vec<Entry>,
+    pub(super) recent: Vec<Event>,
+    pub(super) stored: Vec<(Box<dyn Replier>, Vec<Appended>)>,
+    pub(super) hooks: Vec<(OnStored, Seq)>,
+    /// How many lines of which connection it answers.
+    pub(super) lines: BTreeMap<u64, usize>,
+    /// What it does for others than producers; kept, since it may have to be planned anew.
+    pub(super) asked: Vec<Command>,
+    /// What became of each requeue among them.
+    pub(super) requeued: Vec<Requeued>,
+    /// How many letters each deletion among them found.
+    pub(super) deletions: Vec<u64>,
+    /// Pages that it removes, by their first events.
+    pub(super) removed: BTreeSet<Seq>,
+    /// Large envelopes that go with them, by the first events of their submissions.
+    pub(super) envelopes: BTreeSet<Seq>,
+    /// Events that it settles.
+    pub(super) settled: Vec<Seq>,
+    pub(super) buried: Vec<DeadReason>,
+    /// Dead letters that it removes.
+    pub(super) deleted: BTreeSet<Seq>,
+}
+
+impl Plan {
+    /// Whether the end of the queue was asked for with it.
+    pub(super) fn has_stop(&self) -> bool {
+        self.asked.iter().any(|command| matches!(command, Command::Stop))
+    }
+
+    /// A failpoint for each kind of work that it does.
+    pub(super) fn reach(&self, when: &str) {
+        let kinds = [
+            ("append", !self.entries.is_empty()),
+            ("settle", !self.touched.is_empty()),
+            ("removal", !self.removed.is_empty()),
+            ("bury", !self.buried.is_empty()),
+            ("requeue", self.requeued.iter().any(|one| one.moved > 0)),
+            ("quarantine", self.asked.iter().any(|one| matches!(one, Command::Quarantine(_)))),
+        ];
+        kinds.iter().filter(|(_, done)| *done).for_each(|(what, _)| reach(what, when));
+    }
+}
