@@ -12,6 +12,7 @@ use super::select::{Pages, Sessions};
 use super::status::host_or_all;
 use super::{MAX_LISTED, PAGE_EVENTS};
 use crate::event::{Burial, DeadReason, Entry, Host, Lane, Moment, Seq, SessionId, noun};
+use crate::queue::Store;
 use crate::schedule::{
     AGE_MINUTES, Ages, Cause, Extent, Hindrance, LaneView, Settings, Standing, cut_reason,
 };
@@ -246,6 +247,10 @@ pub(super) async fn set_aside(
     let what = office.selection(of).await?;
     let (extent, settings) = office.extent().await?;
     let detail = cut_reason(reason);
+    if !dry_run {
+        // Before anything is set aside that was not read since the start.
+        while office.read(Store::compare_some).await? {}
+    }
     let (mut dropped, mut busy, mut sessions) = (0, 0, Sessions::default());
     let mut pages = Pages::new(office, &extent);
     let all = async {

@@ -1,6 +1,6 @@
 //! The scan of what waits, for the scheduler; the first one also holds the account against what is there.
 
-use std::sync::PoisonError;
+use std::sync::{MutexGuard, PoisonError};
 
 use tracing::{error, info};
 
@@ -17,6 +17,10 @@ use crate::wire::record::{PAGE_EVENTS, Page};
 /// What one scan keeps in memory of that which goes out next, in bytes, but for a last page that goes beyond: what is
 /// behind it is read when it goes out. What the scan before has kept may still be there.
 const MAX_NEXT_BYTES: usize = MAX_RECENT_BYTES / 2;
+
+/// How many pages the comparison with the counters goes through at once, beside the scans: the database may be opened
+/// again in between.
+const COMPARED_AT_ONCE: usize = 1_024;
 
 /// The most events for which a scan has room from the start; what wants more gets it as they come.
 const SCAN_ROOM: usize = 1_024;
@@ -38,8 +42,8 @@ struct Next {
     pages: Vec<PageState>,
 }
 
-/// The comparison of what is there with what the counters promise. The first scan passes every page before an event of
-/// it can be settled, so what it counts is what was there when the queue was opened.
+/// The comparison of what is there with what the counters promise. The first scan, or [`Store::compare_some`], passes
+/// every page before an event of it can be settled, so what is counted is what was there when the queue was opened.
 #[derive(Debug)]
 pub(super) struct Count {
     pub(super) reached: Seq,
@@ -136,7 +140,7 @@ impl Store {
 
     /// Counts a page that begins at `first` with `left` unsettled events, if the first scan has not passed it yet.
     pub(super) fn counted(&self, first: Seq, left: u64) {
-        let mut guard = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.count();
         let Some(count) = &mut *guard else { return };
         if first < count.end {
             if first >= count.reached {
@@ -149,6 +153,34 @@ impl Store {
         *guard = None;
         drop(guard);
         self.compare(seen, promised);
+    }
+
+    /// Goes on with the comparison with the counters, where the first scan has not come to its end; whether there is more
+    /// to do. What is set aside before that, without a scan that found it, would be taken for lost. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Failed`]: the engine cannot read.
+    pub fn compare_some(&self) -> Result<bool, Failed> {
+        let place = |count: &Count| (count.reached, count.end);
+        let Some((from, end)) = self.count().as_ref().map(place) else { return Ok(false) };
+        let more = self.read(|engine| {
+            let mut pages = 0;
+            walk(engine, from, end, |page, _| {
+                let left = mark_of_page(engine, page)?.map_or(0, |mark| page.left(mark.bits));
+                self.counted(page.first, u64::from(left.count_ones()));
+                pages += 1;
+                Ok(pages >= COMPARED_AT_ONCE)
+            })
+        })?;
+        if more.is_none() {
+            self.counted(end, 0);
+        }
+        Ok(more.is_some())
+    }
+
+    pub(super) fn count(&self) -> MutexGuard<'_, Option<Count>> {
+        // Every change is whole at each line where a panic could strike.
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells whether as many events wait as the counters promised, and has the writer correct these.

@@ -67,7 +67,11 @@ impl Store {
             Ok((events, unreadable))
         })?;
         for page in unreadable {
-            self.commands.send(Command::Quarantine(page));
+            // Where an operator looks ahead of the first scan, that one comes to it, and counts it only once.
+            let is_passed = self.count().as_ref().is_none_or(|count| page.first < count.reached);
+            if is_passed {
+                self.commands.send(Command::Quarantine(page));
+            }
         }
         Ok(events)
     }

@@ -39,6 +39,30 @@ async fn a_damaged_page_and_a_missing_one_are_accounted_for_and_harm_no_other() 
     assert_eq!(records(&store, b"q").len(), 2);
 }
 
+/// An operator sees, and sets aside, what the first scan has not come to.
+#[tokio::test]
+async fn what_leaves_the_queue_ahead_of_the_first_scan_is_counted_once() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let queue = open(settings.clone());
+    for session in ["a", "b", "c"] {
+        append(&queue, vec![submission(session, 1, 10, 10)]).await;
+    }
+    queue.shutdown().await.unwrap();
+    damage_pages(&settings, &[2]);
+    let queue = open(settings);
+    let store = queue.store();
+    assert_eq!(store.load(&[Seq(2)]).unwrap(), [None]);
+    while store.compare_some().unwrap() {}
+    let burial = Burial { seq: Seq(3), reason: DeadReason::Dropped, detail: String::new() };
+    store.settle(vec![], vec![burial]).await.unwrap();
+    assert_eq!(seqs(&store).await, [1]);
+    store.pulse().await.unwrap();
+    let balance = Balance { accepted: 3, dead: 1, quarantined: 1, ..Balance::default() };
+    assert_eq!((store.ledger().balance, store.ledger().imbalance()), (balance, 0));
+    queue.shutdown().await.unwrap();
+}
+
 /// A page that can no longer be read does not say where its envelope lies.
 #[tokio::test]
 async fn what_is_settled_of_a_damaged_page_goes_with_its_envelope() {

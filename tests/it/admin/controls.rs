@@ -1,15 +1,15 @@
 //! What an operator stops, hastens and removes.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use target_notifyd::sandbox::Faults;
 
 use super::machine::{Machine, SLOW, refusing};
-use crate::process::{LIMIT, command};
+use crate::process::{LIMIT, command, connect};
 
 #[test]
 fn a_hold_of_a_session_of_which_nothing_waits_is_shown_and_released_as_any() {
@@ -196,6 +196,34 @@ fn a_drop_leaves_alone_what_is_being_sent_and_a_rehearsal_counts_the_same() {
         let why = "queue.dead_max_events is 2, 2 dead letters are held, and 1 more does not fit";
         assert!(code == 1 && told.contains(&format!("{why}; {dropped}: ")), "{code}: {told}");
     }
+    machine.stop();
+}
+
+/// A start compares what is there with the account as it reads the queue, and reads no further than the index has room.
+#[test]
+fn a_drop_of_what_was_not_read_since_the_start_is_no_loss() {
+    let small = ["-o", "queue.index_max_bytes=1MiB"];
+    let mut machine = Machine::start(refusing(503), &small);
+    let mut stream = connect(machine.folder.path());
+    let mut replies = BufReader::new(stream.try_clone().expect("a socket can be shared")).lines();
+    for session in 0..300 {
+        let notifications: Vec<Value> =
+            (0..100).map(|number| json!({ "id": format!("{session}.{number}"), "type": "click" })).collect();
+        let line =
+            json!({ "session_id": format!("s{session}"), "request": { "notifications": notifications } });
+        stream.write_all(format!("{line}\n").as_bytes()).expect("the daemon reads");
+        assert!(replies.next().expect("a reply").expect("text").contains("queued"));
+    }
+    machine.kill_and_start(&small);
+    machine.until(|status| status["lanes"].as_u64() > Some(0));
+    let note = machine.json(&["queue"]).pop().expect("it is done")["note"].to_string();
+    assert!(note.contains("on the disk only"), "{note}");
+    let told = machine.told(&["queue", "drop", "s299", "--reason", "a rehearsal"]);
+    assert_eq!(told, "100 events of 1 session: set aside as dead letters\n");
+    machine.heal();
+    let status = machine.until(|status| status["pending"] == 0);
+    let account = ["accepted", "delivered", "dead", "quarantined"].map(|name| status[name].as_u64());
+    assert_eq!(account, [30_000, 29_900, 100, 0].map(Some));
     machine.stop();
 }
 
