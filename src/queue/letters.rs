@@ -13,8 +13,20 @@ use crate::wire::record::{DeadLetter, decode_dead, encode_dead};
 use crate::wire::submission::Notification;
 
 impl Writer {
+    /// Sets events aside, as far as one commit has room for them; how many it came to.
+    pub(super) fn bury_some(&mut self, plan: &mut Plan, burials: &[Burial]) -> Result<usize, CommitError> {
+        let now = (self.now)();
+        for (position, burial) in burials.iter().enumerate() {
+            if plan.is_long() {
+                return Ok(position);
+            }
+            self.bury(plan, burial, now)?;
+        }
+        Ok(burials.len())
+    }
+
     /// Sets an event aside.
-    pub(super) fn bury(&mut self, plan: &mut Plan, burial: &Burial, at: Moment) -> Result<(), CommitError> {
+    fn bury(&mut self, plan: &mut Plan, burial: &Burial, at: Moment) -> Result<(), CommitError> {
         let Burial { seq, reason, detail } = burial;
         let (seq, reason) = (*seq, *reason);
         let mut read = read_events(&self.engine, seq, &[seq])?;
@@ -39,13 +51,21 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes dead letters events again, at the end of the queue, as far as the queue may hold them. What is no dead
-    /// letter, or cannot be read, is passed over.
-    pub(super) fn requeue(&mut self, plan: &mut Plan, letters: &[Seq]) -> Result<Requeued, CommitError> {
+    /// Makes dead letters events again, at the end of the queue, as far as the queue may hold them, and one commit has
+    /// room for them; how many it came to. What is no dead letter, or cannot be read, is passed over.
+    pub(super) fn requeue(
+        &mut self,
+        plan: &mut Plan,
+        letters: &[Seq],
+    ) -> Result<(Requeued, usize), CommitError> {
         let now = (self.now)();
-        let mut requeued = Requeued::default();
+        let (mut requeued, mut came_to) = (Requeued::default(), 0);
         let mut page = OpenPage::default();
         for seq in letters {
+            if plan.is_long() {
+                break;
+            }
+            came_to += 1;
             let Some(letter) = self.letter(plan, *seq)? else { continue };
             if let Some(refusal) = self.no_room(&plan.ledger, letter.event.notification.len() as u64) {
                 requeued.refusal = Some(refusal);
@@ -60,7 +80,7 @@ impl Writer {
             requeued.moved += 1;
         }
         page.close(plan);
-        Ok(requeued)
+        Ok((requeued, came_to))
     }
 
     /// Why an event may not come back now.

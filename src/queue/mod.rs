@@ -140,20 +140,21 @@ pub struct Appender {
 #[derive(Debug)]
 enum Command {
     Append(Append),
+    /// The answer has the burials that are left for another commit.
     Settle {
         delivered: Vec<Seq>,
         burials: Vec<Burial>,
-        done: oneshot::Sender<()>,
+        done: oneshot::Sender<Vec<Burial>>,
     },
     /// Removes dead letters.
     Delete {
         letters: Vec<Seq>,
         done: oneshot::Sender<u64>,
     },
-    /// Makes dead letters events again.
+    /// Makes dead letters events again; the answer has those that are left for another commit.
     Requeue {
         letters: Vec<Seq>,
-        done: oneshot::Sender<Requeued>,
+        done: oneshot::Sender<(Requeued, Vec<Seq>)>,
     },
     Put {
         name: String,

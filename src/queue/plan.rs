@@ -9,6 +9,10 @@ use crate::event::{DeadReason, Entry, Event, Seq};
 use crate::failpoint::reach;
 use crate::wire::reply::{Appended, Replier};
 
+/// A commit of as many bytes makes no more letters, nor events of letters: each takes as much as the event, and an
+/// operator names any number of them at once.
+const COMMIT_LETTER_BYTES: usize = 4 * 1_024 * 1_024;
+
 /// What one commit is made of; nothing of it counts before it is durable.
 #[derive(Default)]
 pub(super) struct Plan {
@@ -24,8 +28,10 @@ pub(super) struct Plan {
     pub(super) lines: BTreeMap<u64, usize>,
     /// What it does for others than producers; kept, since it may have to be planned anew.
     pub(super) asked: Vec<Command>,
-    /// What became of each requeue among them.
-    pub(super) requeued: Vec<Requeued>,
+    /// How many of its burials each settlement among them came to, but for those that have none.
+    pub(super) buried_of: Vec<usize>,
+    /// What became of each requeue among them, and how many letters it came to.
+    pub(super) requeued: Vec<(Requeued, usize)>,
     /// How many letters each deletion among them found.
     pub(super) deletions: Vec<u64>,
     /// Pages that it removes, by their first events.
@@ -40,6 +46,11 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// Whether it has no more room for letters, nor for events that were letters.
+    pub(super) fn is_long(&self) -> bool {
+        self.batch.bytes() >= COMMIT_LETTER_BYTES
+    }
+
     /// Whether the end of the queue was asked for with it.
     pub(super) fn has_stop(&self) -> bool {
         self.asked.iter().any(|command| matches!(command, Command::Stop))
@@ -52,7 +63,7 @@ impl Plan {
             ("settle", !self.touched.is_empty()),
             ("removal", !self.removed.is_empty()),
             ("bury", !self.buried.is_empty()),
-            ("requeue", self.requeued.iter().any(|one| one.moved > 0)),
+            ("requeue", self.requeued.iter().any(|(one, _)| one.moved > 0)),
             ("quarantine", self.asked.iter().any(|one| matches!(one, Command::Quarantine(_)))),
         ];
         kinds.iter().filter(|(_, done)| *done).for_each(|(what, _)| reach(what, when));

@@ -80,9 +80,15 @@ impl Store {
     ///
     /// # Errors
     /// [`Failed`]: nobody knows whether it is durable; the queue is no longer written.
-    pub async fn settle(&self, delivered: Vec<Seq>, burials: Vec<Burial>) -> Result<(), Failed> {
-        let (done, waiting) = oneshot::channel();
-        self.ask(Command::Settle { delivered, burials, done }, waiting).await
+    pub async fn settle(&self, mut delivered: Vec<Seq>, mut burials: Vec<Burial>) -> Result<(), Failed> {
+        loop {
+            let (done, waiting) = oneshot::channel();
+            let delivered = std::mem::take(&mut delivered);
+            burials = self.ask(Command::Settle { delivered, burials, done }, waiting).await?;
+            if burials.is_empty() {
+                return Ok(());
+            }
+        }
     }
 
     /// Removes dead letters for good; returns how many, once that is durable. What is none is passed over.
@@ -103,12 +109,15 @@ impl Store {
     pub async fn requeue(&self, letters: &[Seq]) -> Result<Requeued, Failed> {
         let mut all = Requeued::default();
         for letters in letters.chunks(REQUEUED_AT_ONCE) {
-            let (done, waiting) = oneshot::channel();
-            let requeued = self.ask(Command::Requeue { letters: letters.to_vec(), done }, waiting).await?;
-            all.moved += requeued.moved;
-            if requeued.refusal.is_some() {
-                all.refusal = requeued.refusal;
-                break;
+            let mut letters = letters.to_vec();
+            while !letters.is_empty() {
+                let (done, waiting) = oneshot::channel();
+                let (requeued, left) = self.ask(Command::Requeue { letters, done }, waiting).await?;
+                all.moved += requeued.moved;
+                if requeued.refusal.is_some() {
+                    return Ok(Requeued { refusal: requeued.refusal, ..all });
+                }
+                letters = left;
             }
         }
         Ok(all)

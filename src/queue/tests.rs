@@ -213,6 +213,30 @@ async fn a_requeued_letter_is_the_same_event_at_the_end_of_the_queue() {
     assert_eq!(store.ledger().balance, Balance { accepted: 6, dead: 1, ..Balance::default() });
 }
 
+/// An operator names any number of events at once, however large they are.
+#[tokio::test]
+async fn many_large_letters_take_several_commits() {
+    let folder = TempDir::new().unwrap();
+    let queue = open(Settings { journal_bytes: 64 << 20, ..settings(folder.path()) });
+    let store = queue.store();
+    for session in 0..20 {
+        append(&queue, vec![submission(&session.to_string(), 1, 1_000_000, 10)]).await;
+    }
+    let burial = |seq| Burial { seq: Seq(seq), reason: DeadReason::Dropped, detail: String::new() };
+    let commits = || store.counts().commits();
+    let before = commits();
+    store.settle(vec![], (1..=20).map(burial).collect()).await.unwrap();
+    assert_eq!((store.ledger().dead_held, commits() - before), (20, 4));
+    let before = commits();
+    let requeued = store.requeue(&(1..=20).map(Seq).collect::<Vec<_>>()).await.unwrap();
+    assert_eq!(requeued, Requeued { moved: 20, refusal: None });
+    assert_eq!(commits() - before, 4);
+    assert_eq!(seqs(&store).await, (21..=40).collect::<Vec<_>>());
+    assert_eq!(store.ledger().balance, Balance { accepted: 20, ..Balance::default() });
+    drop(store);
+    queue.shutdown().await.unwrap();
+}
+
 /// Asserts that there was no room for a submission, and that the message says so with this word.
 fn refused(answer: &Appended, word: &str) {
     match answer {

@@ -189,9 +189,9 @@ impl Writer {
                         plan.ledger.balance.delivered += 1;
                     }
                 }
-                let now = (self.now)();
-                for burial in burials {
-                    self.bury(plan, burial, now)?;
+                if !burials.is_empty() {
+                    let came_to = self.bury_some(plan, burials)?;
+                    plan.buried_of.push(came_to);
                 }
             }
             Command::Delete { letters, .. } => {
@@ -368,14 +368,23 @@ impl Writer {
             self.told.counts.bury(reason);
         }
         let (mut requeued, mut deletions) = (plan.requeued.into_iter(), plan.deletions.into_iter());
+        let mut buried_of = plan.buried_of.into_iter();
         for command in plan.asked {
             // The receiver may be gone.
             let _gone = match command {
-                Command::Settle { done, .. } | Command::Put { done, .. } | Command::Pulse(done) => {
-                    done.send(())
+                Command::Settle { done, mut burials, .. } => {
+                    if !burials.is_empty() {
+                        burials.drain(..buried_of.next().unwrap_or_default());
+                    }
+                    done.send(burials).map_err(drop)
                 }
+                Command::Put { done, .. } | Command::Pulse(done) => done.send(()),
                 Command::Delete { done, .. } => done.send(deletions.next().unwrap_or_default()).map_err(drop),
-                Command::Requeue { done, .. } => done.send(requeued.next().unwrap_or_default()).map_err(drop),
+                Command::Requeue { done, mut letters } => {
+                    let (requeued, came_to) = requeued.next().unwrap_or_default();
+                    letters.drain(..came_to);
+                    done.send((requeued, letters)).map_err(drop)
+                }
                 _ => Ok(()),
             };
         }
