@@ -92,18 +92,20 @@ pub(super) struct Space {
 }
 
 impl Space {
+    /// The space of the folder `root`, with the reserve that a process before this one left there.
     pub(super) fn new(root: &Path, min_free: u64, reserve: u64, probe: Probe) -> Self {
-        let held = reserve_bytes(root) >= reserve;
-        Self {
+        let mut space = Self {
             root: root.to_owned(),
             min_free,
-            reserve,
-            held,
+            reserve: reserve_bytes(root),
+            held: true,
             short: false,
             last_free: Free::of_bytes(0),
             full: false,
             probe,
-        }
+        };
+        space.limit(min_free, reserve);
+        space
     }
 
     /// Goes by other limits. A larger reserve is made once there is room, and until then nothing is appended; what a
@@ -124,8 +126,14 @@ impl Space {
             }
         }
         self.held &= reserve <= self.reserve;
-        self.held |= reserve == 0;
+        self.held |= reserve == 0 && !self.full;
         self.reserve = reserve;
+    }
+
+    /// Whether there is something to give up: the reserve, or a smaller one, where there was no room yet for what it is
+    /// to be.
+    fn has_reserve(&self) -> bool {
+        if self.held { self.reserve > 0 } else { reserve_bytes(&self.root) > 0 }
     }
 
     /// What a commit of `bytes` may do; gives the reserve up, or makes it again, as there is room.
@@ -144,7 +152,7 @@ impl Space {
         let needed = bytes.saturating_mul(3).saturating_add(LOG_SEGMENT_BYTES as u64);
         let is_spent = free.bytes < needed || free.files == 0;
         let takes_more = |least: u64| free.bytes >= needed.max(least) && !free.lacks_files();
-        if is_spent && self.held && self.reserve > 0 {
+        if is_spent && self.has_reserve() {
             self.give_up();
         } else if !self.held && takes_more(self.min_free.saturating_add(self.reserve)) {
             self.make();
@@ -177,7 +185,7 @@ impl Space {
     /// The engine met the full disk, whatever the free space says: nothing is appended until there is room for certain.
     /// Says whether there was a reserve to give up.
     pub(super) fn fill(&mut self) -> bool {
-        let had = self.held && self.reserve > 0;
+        let had = self.has_reserve();
         if had {
             self.give_up();
         }
@@ -348,6 +356,59 @@ mod tests {
         assert_eq!((space.room(1_000), size()), (Room::Enough, 9 * MIB));
         space.limit(30 * MIB, 0);
         assert_eq!((size(), space.room(1_000)), (0, Room::RemovalsOnly(Free::of_bytes(20 * MIB))));
+    }
+
+    #[test]
+    fn a_smaller_reserve_is_given_up_where_there_was_no_room_for_a_larger_one() {
+        static FREE: AtomicU64 = AtomicU64::new(100 * MIB);
+        let probe = |_: &Path| Ok(Free::of_bytes(FREE.load(Ordering::Relaxed)));
+        for over_a_restart in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            FREE.store(100 * MIB, Ordering::Relaxed);
+            let mut space = Space::new(folder.path(), 4 * MIB, MIB, probe);
+            assert_eq!(space.room(1_000), Room::Enough);
+            FREE.store(4 * MIB, Ordering::Relaxed);
+            match over_a_restart {
+                true => space = Space::new(folder.path(), 4 * MIB, 2 * MIB, probe),
+                false => space.limit(4 * MIB, 2 * MIB),
+            }
+            assert_eq!((space.room(1_000), reserve_bytes(folder.path())), (removals(4 * MIB), MIB));
+            FREE.store(0, Ordering::Relaxed);
+            assert_eq!((space.room(1_000), reserve_bytes(folder.path())), (removals(0), 0));
+            assert!(!space.fill(), "there is none any more");
+        }
+    }
+
+    #[test]
+    fn what_a_reserve_had_that_is_now_too_large_is_free_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let probe = |_: &Path| Ok(Free::of_bytes(100 * MIB));
+        for (reserve, left) in [(4 * MIB, 4 * MIB), (MIB, MIB), (0, 0)] {
+            let mut space = Space::new(folder.path(), 4 * MIB, reserve, probe);
+            assert_eq!((space.room(1_000), reserve_bytes(folder.path())), (Room::Enough, left));
+        }
+    }
+
+    /// Who reads the configuration again says nothing of the disk.
+    #[test]
+    fn after_a_full_disk_nothing_is_appended_until_there_is_room_for_certain() {
+        static FREE: AtomicU64 = AtomicU64::new(100 * MIB);
+        let folder = tempfile::tempdir().unwrap();
+        let mut space = Space::new(folder.path(), 0, 0, |_| Ok(Free::of_bytes(FREE.load(Ordering::Relaxed))));
+        assert_eq!(space.room(1_000), Room::Enough);
+        space.fill();
+        FREE.store(MIB, Ordering::Relaxed);
+        // The trial of the room finds none where a folder lies in its way.
+        fs::create_dir(folder.path().join(RESERVE)).unwrap();
+        space.limit(0, 0);
+        assert_eq!((space.room(1_000), space.removals()), (removals(MIB), Removals::Late));
+        fs::remove_dir(folder.path().join(RESERVE)).unwrap();
+        FREE.store(100 * MIB, Ordering::Relaxed);
+        assert_eq!((space.room(1_000), space.removals()), (Room::Enough, Removals::Soon));
+    }
+
+    fn removals(bytes: u64) -> Room {
+        Room::RemovalsOnly(Free::of_bytes(bytes))
     }
 
     #[test]
