@@ -1,7 +1,10 @@
 //! The daemon under way: its parts, and the order in which they end.
 
+use std::time::Duration;
+
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::info;
 
@@ -9,6 +12,10 @@ use super::aside::Aside;
 use super::reload::{Reach, Reload};
 use super::{DaemonError, report};
 use crate::queue::{Failed, Ledger, Queue, Store};
+
+/// How long the end waits for those who serve, and then for those beside the delivery. On a full disk what one of them
+/// asked of the queue waits for room, perhaps for ever, and the end of the queue answers it.
+const LONGEST_WAIT: Duration = Duration::from_secs(20);
 
 /// The parts of a daemon under way.
 pub(super) struct Running {
@@ -93,10 +100,13 @@ impl Running {
     }
 }
 
-/// Waits for the end of all `tasks`.
+/// Waits for the end of all `tasks`, at most for [`LONGEST_WAIT`].
 async fn joined(mut tasks: JoinSet<()>) -> Result<(), JoinError> {
-    while let Some(ended) = tasks.join_next().await {
-        ended?;
-    }
-    Ok(())
+    let all = async {
+        while let Some(ended) = tasks.join_next().await {
+            ended?;
+        }
+        Ok(())
+    };
+    timeout(LONGEST_WAIT, all).await.unwrap_or(Ok(()))
 }

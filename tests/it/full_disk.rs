@@ -422,6 +422,29 @@ fn a_crash_while_a_large_journal_comes_back_loses_nothing() {
     }
 }
 
+/// What an operator changes on a disk without any room waits for it, and the end of the daemon waits for neither.
+#[test]
+fn an_end_on_a_full_disk_is_not_held_up_by_an_operator() {
+    let Some(disk) = Small::mount(24 * MIB, 0) else { return };
+    let queue = disk.path().join("queue");
+    let stage = Stage::new(&queue, 0, 0);
+    let (mut daemon, mut log) = stage.start();
+    let acknowledged = burst(stage.folder.path(), "before", 400, 2_000).queued;
+    disk.fill(0);
+    let endpoint = format!("http://{}", stage.sandbox.address());
+    let drop = ["queue", "drop", "--all", "--reason", "a rehearsal"];
+    let mut drop = command(stage.folder.path(), &endpoint, &drop);
+    let mut dropping = drop.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+    log.says("the disk is full under the database");
+    let status = terminate(&mut daemon.0);
+    assert_eq!(status.code(), Some(74), "{:#?}", log.all());
+    assert!(!dropping.wait().expect("it ends").success());
+    disk.free();
+    stage.heal();
+    let (daemon, log) = stage.start();
+    stage.end(&queue, daemon, log, &acknowledged);
+}
+
 /// However many bytes are free, others have used up the files that the disk can hold.
 #[test]
 fn a_disk_that_takes_no_more_files_takes_removals() {
