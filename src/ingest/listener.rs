@@ -62,6 +62,8 @@ pub struct Listener {
     socket: UnixListener,
     /// Where producers find it, for the log.
     place: String,
+    /// The path of one that we made.
+    own: Option<PathBuf>,
     counts: Arc<Counts>,
     control: Control,
 }
@@ -81,7 +83,7 @@ impl Listener {
         let socket = StdListener::bind(path).map_err(failed)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(rules.settings.mode))
             .map_err(failed)?;
-        Self::on(socket, path.display().to_string(), control)
+        Self::on(socket, path.display().to_string(), Some(path.clone()), control)
     }
 
     /// Takes over a socket that another process made, and listens on: a service manager keeps it over restarts. It stays
@@ -104,14 +106,19 @@ impl Listener {
                 "the inherited socket has another path than ingest.socket: the inherited one is served"
             );
         }
-        Self::on(StdListener::from(socket), address.to_string(), control)
+        Self::on(StdListener::from(socket), address.to_string(), None, control)
     }
 
-    fn on(socket: StdListener, place: String, control: Control) -> Result<Self, BindError> {
+    fn on(
+        socket: StdListener,
+        place: String,
+        own: Option<PathBuf>,
+        control: Control,
+    ) -> Result<Self, BindError> {
         let failed = |source| BindError::Io { path: control.rules().settings.socket.clone(), source };
         socket.set_nonblocking(true).map_err(failed)?;
         let socket = UnixListener::from_std(socket).map_err(failed)?;
-        Ok(Self { socket, place, counts: Arc::default(), control })
+        Ok(Self { socket, place, own, counts: Arc::default(), control })
     }
 
     /// Where it is: an inherited one may lie elsewhere than is configured.
@@ -126,58 +133,92 @@ impl Listener {
         Arc::clone(&self.counts)
     }
 
-    /// Serves producers until `shutdown` is cancelled; returns once every connection has ended.
+    /// Serves producers until `shutdown` is cancelled; returns once every connection has ended. A socket of our own is gone
+    /// then, and who had connected to it by that time was served.
     pub async fn run<A, C>(self, admission: A, wall_ms: C, shutdown: CancellationToken)
     where
         A: Admission,
         C: Fn() -> u64 + Send + Sync + 'static,
     {
-        let control = self.control;
+        let Self { socket, own, counts, control, .. } = self;
         let slips = Arc::new(Semaphore::new(MAX_SLIP_BYTES / 1_024));
         let stop = shutdown.clone();
-        let counts = Arc::clone(&self.counts);
         let shared = Arc::new(Shared { control, admission, wall_ms, slips, shutdown, counts });
-        let mut connections: JoinSet<u32> = JoinSet::new();
-        let mut by_user: HashMap<u32, usize> = HashMap::new();
-        let ended = |by_user: &mut HashMap<u32, usize>, user: u32| {
-            if let Some(count) = by_user.get_mut(&user) {
-                *count = count.saturating_sub(1);
-                if *count == 0 {
-                    by_user.remove(&user);
-                }
-            }
-        };
-        let mut producer = 0_u64;
+        let mut crowd =
+            Crowd { shared, connections: JoinSet::new(), by_user: HashMap::new(), last_producer: 0 };
         let mut failures = Failures::of("ingest.socket");
         loop {
             // What waits for a connection, and `join_next`, lose nothing when they are dropped.
             tokio::select! {
-                (stream, _) = failures.outlast(|| self.socket.accept()) => {
-                    let Ok(peer) = stream.peer_cred() else { continue };
-                    let count = by_user.get(&peer.uid()).copied().unwrap_or(0);
-                    match refusal(&shared.control.rules().settings, peer.uid(), peer.gid(), connections.len(), count) {
-                        Some(line) => {
-                            self.counts.turned_away.add(1);
-                            refuse(&stream, &line);
-                        }
-                        None => {
-                            by_user.insert(peer.uid(), count + 1);
-                            let shared = Arc::clone(&shared);
-                            producer += 1;
-                            self.counts.connections.add(1);
-                            connections.spawn(async move { serve(stream, peer.uid(), producer, shared).await; peer.uid() });
-                        }
-                    }
-                }
-                Some(Ok(user)) = connections.join_next(), if !connections.is_empty() => {
-                    self.counts.connections.remove(1);
-                    ended(&mut by_user, user);
-                }
+                (stream, _) = failures.outlast(|| socket.accept()) => crowd.admit(stream),
+                Some(Ok(user)) = crowd.connections.join_next(), if !crowd.connections.is_empty() => crowd.ended(user),
                 () = stop.cancelled() => break,
             }
         }
-        drop(self.socket);
-        while connections.join_next().await.is_some() {}
+        if let Some(path) = own {
+            // While the queue is locked, so that no other daemon can have made it. Before the last are taken: none comes after them.
+            let _gone = std::fs::remove_file(path);
+            waiting(socket).for_each(|stream| crowd.admit(stream));
+        } else {
+            // Whoever waits in it waits for the next start.
+            drop(socket);
+        }
+        while crowd.connections.join_next().await.is_some() {}
+    }
+}
+
+/// Those who have connected and were not taken yet. Not by way of the runtime, which knows only what it has heard of so far.
+fn waiting(socket: UnixListener) -> impl Iterator<Item = UnixStream> {
+    let socket = socket.into_std().ok();
+    std::iter::from_fn(move || {
+        let (stream, _) = socket.as_ref()?.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        UnixStream::from_std(stream).ok()
+    })
+}
+
+/// Everybody who is connected.
+struct Crowd<A, C> {
+    shared: Arc<Shared<A, C>>,
+    /// Each ends with its user.
+    connections: JoinSet<u32>,
+    by_user: HashMap<u32, usize>,
+    last_producer: u64,
+}
+
+impl<A, C> Crowd<A, C>
+where
+    A: Admission,
+    C: Fn() -> u64 + Send + Sync + 'static,
+{
+    /// Serves a peer, or turns it away.
+    fn admit(&mut self, stream: UnixStream) {
+        let Ok(peer) = stream.peer_cred() else { return };
+        let (user, all) = (peer.uid(), self.connections.len());
+        let own = self.by_user.get(&user).copied().unwrap_or(0);
+        if let Some(line) = refusal(&self.shared.control.rules().settings, user, peer.gid(), all, own) {
+            self.shared.counts.turned_away.add(1);
+            refuse(&stream, &line);
+            return;
+        }
+        self.by_user.insert(user, own + 1);
+        self.last_producer += 1;
+        self.shared.counts.connections.add(1);
+        let (producer, shared) = (self.last_producer, Arc::clone(&self.shared));
+        self.connections.spawn(async move {
+            serve(stream, user, producer, shared).await;
+            user
+        });
+    }
+
+    fn ended(&mut self, user: u32) {
+        self.shared.counts.connections.remove(1);
+        if let Some(count) = self.by_user.get_mut(&user) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.by_user.remove(&user);
+            }
+        }
     }
 }
 

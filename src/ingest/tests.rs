@@ -1,3 +1,4 @@
+use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -338,6 +339,46 @@ async fn at_shutdown_what_has_arrived_is_answered_and_the_stream_ends() {
     reading.read_to_string(&mut rest).await.unwrap();
     assert_eq!(rest.lines().count(), 2, "{rest}");
     server.running.await.unwrap();
+}
+
+#[tokio::test]
+async fn at_shutdown_whoever_waits_in_our_own_socket_is_answered_and_it_is_gone() {
+    let server = start(|_| {});
+    // The server does not run before something here is awaited.
+    let connect = |number| {
+        let mut stream = std::os::unix::net::UnixStream::connect(&server.settings.socket).unwrap();
+        stream.write_all(line("s", number).as_bytes()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        UnixStream::from_std(stream).unwrap()
+    };
+    let streams: Vec<UnixStream> = (0..20).map(connect).collect();
+    server.shutdown.cancel();
+    for mut stream in streams {
+        let mut replies = String::new();
+        stream.read_to_string(&mut replies).await.unwrap();
+        assert_eq!(replies.lines().count(), 1, "{replies}");
+    }
+    server.running.await.unwrap();
+    assert!(!server.settings.socket.exists());
+}
+
+#[tokio::test]
+async fn an_inherited_socket_stays_for_the_next_start() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(&folder);
+    let socket = std::os::unix::net::UnixListener::bind(&settings.socket).unwrap();
+    let handed_over = socket.try_clone().unwrap().into();
+    let listener = Listener::inherited(handed_over, Control::new(settings.clone(), Arc::default())).unwrap();
+    let shutdown = CancellationToken::new();
+    shutdown.cancel();
+    listener.run(Fake::default(), || 1, shutdown).await;
+    let mut waiting = std::os::unix::net::UnixStream::connect(&settings.socket).unwrap();
+    waiting.write_all(line("s", 1).as_bytes()).unwrap();
+    drop(waiting);
+    let mut text = String::new();
+    socket.set_nonblocking(false).unwrap();
+    socket.accept().unwrap().0.read_to_string(&mut text).unwrap();
+    assert_eq!(text, line("s", 1));
 }
 
 #[tokio::test(start_paused = true)]
