@@ -133,6 +133,7 @@ pub struct Daemon {
     queue: Queue,
     store: Store,
     control: ingest::Control,
+    administered: Option<AdminSocket>,
     listener: Listener,
     transport: Transport,
     went: Arc<delivery::Counts>,
@@ -167,7 +168,8 @@ impl Daemon {
         let open = move || Queue::open(queue_settings, &account, Arc::new(move || clock.now()));
         let opening = tokio::task::spawn_blocking(open);
         let queue = pulse::opened(&service.manager, &settings.queue.path, opening).await??;
-        // After the queue: whoever holds its lock owns the socket too.
+        // After the queue: whoever holds its lock owns the sockets too. The producers' one last: who finds that finds the other.
+        let administered = administered(&settings.admin);
         let control = ingest::Control::new(settings.ingest.clone(), Arc::new(settings.defaults.clone()));
         let listener = match inherited(service.sockets) {
             Some(socket) => Listener::inherited(socket, control.clone())?,
@@ -193,6 +195,7 @@ impl Daemon {
             queue,
             store,
             control,
+            administered,
             listener,
             transport,
             went,
@@ -248,7 +251,7 @@ impl Daemon {
         );
         let scheduler = self.scheduler()?;
         let Self { settings, clock, mut queue, store, control, listener, transport, went, meter, .. } = self;
-        let Self { asks, manager, scraped, reloads, .. } = self;
+        let Self { administered, asks, manager, scraped, reloads, .. } = self;
 
         let (desk, feed) = (Desk::default(), Feed::default());
         let (pace, paces) = watch::channel(Pace::of(&settings));
@@ -283,7 +286,7 @@ impl Daemon {
             changing: Mutex::default(),
             closing: closing.clone(),
         };
-        if let Some(socket) = administered(&settings.admin) {
+        if let Some(socket) = administered {
             serving.spawn(socket.run(Arc::new(office)));
         }
         let door = Door { appender: queue.appender(), desk };

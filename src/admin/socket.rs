@@ -95,11 +95,17 @@ impl AdminSocket {
                 () = shutdown.cancelled() => break,
             }
         }
-        // While it is still ours: nobody else can have made a socket of that name.
-        let _gone = fs::remove_file(&self.path);
+        drop(self);
         // None is broken off: they end where they wait for their peer, and between pages. What was taken out of the
         // scheduler must be settled before the flusher ends.
         while connections.join_next().await.is_some() {}
+    }
+}
+
+impl Drop for AdminSocket {
+    fn drop(&mut self) {
+        // While it is still ours: nobody else can have made a socket of that name.
+        let _gone = fs::remove_file(&self.path);
     }
 }
 
