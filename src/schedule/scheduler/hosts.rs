@@ -80,9 +80,9 @@ impl Scheduler {
         let last = state.paused().is_some() && state.probes.is_multiple_of(2);
         // One that comes back from its backoff is behind those that arrived after it: it is no arrival.
         let fresh = |lane: &&Lane| sound(lane) && lanes.get(lane).is_some_and(|one| one.failures == 0);
-        let arrived = || state.queue.iter().rev().find(fresh).or_else(|| state.queue.back()).copied();
-        let turn = || if last { arrived() } else { state.queue.iter().find(sound).copied() };
-        let lane = chosen.or_else(turn).or_else(|| state.queue.front().copied())?;
+        let arrived = || state.queue.iter().rev().find(fresh).filter(|_| last);
+        let waiting = || arrived().or_else(|| state.queue.iter().find(sound)).or_else(|| state.queue.front());
+        let lane = chosen.or_else(|| waiting().copied())?;
         state.queue.retain(|other| *other != lane);
         Some(lane)
     }

@@ -63,6 +63,21 @@ fn knows_all_but_2(entries: &[Entry]) -> Answer {
 }
 
 #[test]
+fn the_probes_of_a_pause_go_through_all_sessions_before_one_has_a_second() {
+    let mut sim = Sim::new(32, settings(), |_, _, _, _| (ANSWER, Answer::Status(401)));
+    for number in 0..12 {
+        sim.add(entry(number), true);
+    }
+    sim.run(sim.after(settings().breaker_max * 14));
+    // The first twelve go out side by side, before the answers pause the host.
+    let lanes: Vec<Lane> = sim.attempts.iter().map(|(_, attempt)| attempt.lane).collect();
+    for round in lanes.chunks_exact(12).take(2) {
+        assert_eq!(round.iter().collect::<BTreeSet<_>>().len(), 12, "{lanes:?}");
+    }
+    assert!(lanes.len() >= 24, "{} attempts", lanes.len());
+}
+
+#[test]
 fn who_is_not_refused_waits_for_no_probe_of_a_host_that_a_wrong_token_paused() {
     let settings = Settings { linger: Duration::ZERO, ..settings() };
     let mut sim = Sim::new(32, settings, |_, _, entries, _| (ANSWER, knows_all_but_2(entries)));
