@@ -332,8 +332,8 @@ async fn what_target_says_of_a_visitor_comes_back_into_his_next_request() {
             ("/edge28", None),
             // His own tntId stays.
             ("/edge35", Some("own.35_0")),
-            // What is known of a visitor goes before the option's hint, whatever else the request has.
-            ("/edge28", Some("made.28_0")),
+            // The option's hint goes before what was learned of the visitor; he is known whatever else the request has.
+            ("/edge31", Some("made.28_0")),
         ]
     );
     running.stop().await;

@@ -36,8 +36,8 @@ impl Learned {
         }
     }
 
-    /// The cluster of an event about `visitor` that names `named`: the home of its visitor comes first, and what an
-    /// answer said of its session last.
+    /// The cluster of an event about `visitor` that names `named`: what it names itself comes first, then the home that an
+    /// answer gave its visitor, and what an answer said of its session last.
     pub(super) fn cluster(
         &self,
         now: Moment,
@@ -45,7 +45,7 @@ impl Learned {
         visitor: Option<Visitor>,
         named: Option<Cluster>,
     ) -> Option<Cluster> {
-        let home = visitor.and_then(|visitor| self.homes.get(now, &(lane, visitor)).copied());
-        home.or(named).or_else(|| self.edges.get(now, &lane).copied())
+        let home = || visitor.and_then(|visitor| self.homes.get(now, &(lane, visitor)).copied());
+        named.or_else(home).or_else(|| self.edges.get(now, &lane).copied())
     }
 }
