@@ -227,8 +227,8 @@ pub fn edge_cluster(host: &str) -> Option<Cluster> {
 pub fn is_tnt_id(text: &str) -> bool {
     // A text has no more UTF-16 units than bytes.
     let is_short = text.len() <= MAX_TNT_ID_UNITS || text.encode_utf16().count() <= MAX_TNT_ID_UNITS;
-    let dots = text.bytes().filter(|byte| *byte == b'.').count();
-    !text.is_empty() && is_short && dots <= 1 && !text.chars().any(char::is_control)
+    let has_sound_dot = || !text.contains('.') || tnt_id_cluster(text).is_some();
+    !text.is_empty() && is_short && has_sound_dot() && !text.chars().any(char::is_control)
 }
 
 /// The cluster of the location hint inside a `tntId`: `35` of `abc.35_0`.
@@ -360,6 +360,11 @@ mod tests {
     #[test]
     fn a_location_hint_is_one_dot_and_two_numbers() {
         assert_eq!(tnt_id_cluster("abc.35_0"), Cluster::parse("35"));
+        for (id, sound) in
+            [("abc", true), ("abc.35_0", true), ("abc.35", false), ("a.b", false), ("abc.", false)]
+        {
+            assert_eq!(is_tnt_id(id), sound, "{id}");
+        }
         for none in ["abc", "abc.35", "abc.35_", "abc._0", "abc.35_x", "abc.12345_0", "a.b.35_0"] {
             assert_eq!(tnt_id_cluster(none), None, "{none}");
         }
