@@ -283,9 +283,11 @@ fn resolved(mut target: Target, environment: &[(String, String)], reader: &mut R
     if reader.is_set("target.endpoint") && !reader.is_set("target.edge_endpoint") {
         target.edge_endpoint = None;
     }
-    let edge = target.edge_endpoint.as_deref();
-    for (key, url) in [("target.endpoint", Some(target.endpoint.as_str())), ("target.edge_endpoint", edge)] {
-        if url.is_some_and(url::is_clear_text) && !target.allow_http {
+    // Each edge host is looked at again before a request goes to it.
+    let edge = target.edge_endpoint.as_ref().map(|edge| edge.replace("{cluster}", "0"));
+    let edge = edge.as_deref().unwrap_or_default();
+    for (key, url) in [("target.endpoint", target.endpoint.as_str()), ("target.edge_endpoint", edge)] {
+        if url::is_clear_text(url) && !target.allow_http {
             let message = "is not encrypted: use https://, or set target.allow_http = true".to_owned();
             reader.wrong(reader.origin(key), key, message);
         }

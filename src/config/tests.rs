@@ -109,6 +109,21 @@ fn an_endpoint_of_ones_own_turns_edge_routing_off() {
 }
 
 #[test]
+fn clear_text_is_for_loopback_whatever_the_cluster() {
+    for (edge, kept) in
+        [("127.0.0.{cluster}:80", true), ("10.0.0.{cluster}", false), ("e{cluster}.test", false)]
+    {
+        let loaded = load(None, &[], &[&format!("target.edge_endpoint=http://{edge}")]);
+        assert_eq!(loaded.is_ok(), kept, "{edge}");
+        assert!(
+            loaded
+                .err()
+                .is_none_or(|wrong| wrong.to_string().contains("target.edge_endpoint is not encrypted"))
+        );
+    }
+}
+
+#[test]
 fn all_problems_are_told_at_once_with_their_places() {
     let file = "[batch]\nlingr = \"1s\"\nmax_events = 51\n[queue]\nmax_age = \"often\"\n";
     let problems =
