@@ -89,7 +89,9 @@ impl Feed {
             if events.is_empty() {
                 continue;
             }
-            let (session, answer, detail) = (session.clone(), outcome.answer.clone(), outcome.detail.clone());
+            let (session, answer) = (session.clone(), outcome.answer.clone());
+            // Of an answer that leaves out others, too.
+            let detail = if fate == Fate::Delivered { String::new() } else { outcome.detail.clone() };
             // The last listener may just have gone.
             let _gone =
                 self.0.send(Arc::new(Heard { at, session, host, fate, events, answer, detail, took }));

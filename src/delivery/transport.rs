@@ -215,12 +215,16 @@ pub(super) fn outcome(
     };
     match response::decode(&body) {
         Ok(read) => {
-            let answer = Answer::Listed(response::listed_flags(&read.listed, ids));
+            let flags = response::listed_flags(&read.listed, ids);
+            let detail = match flags.iter().all(|listed| *listed) {
+                true => String::new(),
+                false => said("the answer does not list it"),
+            };
             let known = read.tnt_id.map(|tnt_id| Known {
                 home: response::tnt_id_cluster(&tnt_id),
                 tnt_id: tnt_id.into_boxed_str(),
             });
-            (Outcome { edge: read.edge, known, ..outcome(answer, String::new()) }, Some(body))
+            (Outcome { edge: read.edge, known, ..outcome(Answer::Listed(flags), detail) }, Some(body))
         }
         Err(error) => {
             // What may be Target's own words may name a visitor: nothing is shown from the first brace on.

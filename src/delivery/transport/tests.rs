@@ -112,6 +112,10 @@ async fn every_answer_has_its_outcome() {
         let (_, sent_on) = exchange(http("302 Found", &format!("location: {location}\r\n"), "")).await;
         assert_eq!((sent_on.answer, sent_on.detail.as_str()), (Answer::Status(302), told));
     }
+    for (first, detail) in [("a", ""), ("c", "HTTP 200: the answer does not list it")] {
+        let body = format!(r#"{{"notifications":[{{"id":"{first}"}},{{"id":"b"}}]}}"#);
+        assert_eq!(exchange(http("200 OK", "", &body)).await.1.detail, detail);
+    }
     for status in [302, 400, 403, 503] {
         let (_, silent) = exchange(http(&format!("{status} Silent"), "", "")).await;
         assert_eq!(silent.detail, format!("HTTP {status}"));
