@@ -149,8 +149,12 @@ impl Edge for Transport {
         match sent {
             Ok(answer) => {
                 let (mut outcome, body) = self.read(answer, ids).await;
-                if let (Some(proxy), Answer::Status(_)) = (answering, &outcome.answer) {
+                if let (Some(proxy), &Answer::Status(status)) = (answering, &outcome.answer) {
                     outcome.detail = response::printable(&proxy.told(&outcome.detail));
+                    // It says nothing of the events: over TLS no connection is made then.
+                    if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED.as_u16() {
+                        outcome.answer = Answer::Failed(Failure::Connect);
+                    }
                 }
                 (outcome, body)
             }

@@ -42,8 +42,6 @@ pub fn verdict(answer: &Answer, events: usize) -> Verdict {
             401 | 403 | 404 | 300..=399 => Verdict::Misconfigured,
             420 => Verdict::SessionBusy,
             408 | 425 | 429 => Verdict::Retry { host_failed: false },
-            // Whoever stands between wants a password, or serves other hosts: the way fails, whatever the events are.
-            407 | 421 => Verdict::Retry { host_failed: true },
             400..=499 if events > 1 => Verdict::Split,
             400..=499 => Verdict::Bury,
             // 5xx, and what HTTP does not know: nobody can say what was processed.
@@ -77,9 +75,6 @@ mod tests {
             (Answer::Status(403), 1, Verdict::Misconfigured),
             (Answer::Status(404), 1, Verdict::Misconfigured),
             (Answer::Status(420), 1, Verdict::SessionBusy),
-            (Answer::Status(407), 1, retry(true)),
-            (Answer::Status(407), 50, retry(true)),
-            (Answer::Status(421), 1, retry(true)),
             (Answer::Status(408), 1, retry(false)),
             (Answer::Status(425), 1, retry(false)),
             (Answer::Status(429), 1, retry(false)),
@@ -96,8 +91,8 @@ mod tests {
     #[test]
     fn no_status_delivers_or_buries_what_it_should_not() {
         for status in 0..=u16::MAX {
-            let refused = (400..500).contains(&status)
-                && ![401, 403, 404, 407, 408, 420, 421, 425, 429].contains(&status);
+            let refused =
+                (400..500).contains(&status) && ![401, 403, 404, 408, 420, 425, 429].contains(&status);
             let judged = verdict(&Answer::Status(status), 1);
             assert_eq!(judged == Verdict::Bury, refused, "{status}");
             assert_ne!(judged, Verdict::Delivered, "{status}");

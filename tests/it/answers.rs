@@ -43,8 +43,8 @@ enum Row {
     NotNow,
     /// Other 4xx: as 400.
     Refused,
-    /// Connect, TLS or DNS failure, reset, timeout, also in the body of a 2xx: unknown, tried again. So are 407 and 421 of
-    /// whoever stands between. TLS and DNS have tests of their own.
+    /// Connect, TLS or DNS failure, reset, timeout, also in the body of a 2xx: unknown, tried again. TLS and DNS have tests of
+    /// their own.
     Failed,
     /// Any other status, which the table does not name: tried again.
     Unnamed,
@@ -237,7 +237,6 @@ fn refusals(trap: &str) -> Vec<Case> {
         (Row::Misconfigured, &[401, 403, 404][..]),
         (Row::SessionBusy, &[420]),
         (Row::NotNow, &[408, 425, 429, 500, 501, 502, 503, 504, 599]),
-        (Row::Failed, &[407, 421]),
         (Row::Unnamed, &[600, 999]),
     ] {
         cases.extend(codes.iter().map(|code| case(row, code.to_string(), status(*code))));

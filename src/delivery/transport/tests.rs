@@ -214,7 +214,7 @@ async fn proxied(endpoint: &str, answer: &str) -> (String, Outcome) {
 async fn a_proxy_that_refuses_is_named_with_what_to_do() {
     let locked = "it wants a user and a password: http://USER:PASSWORD@HOST:PORT";
     for (status, answer, detail) in [
-        ("407 Locked", Answer::Status(407), format!("HTTP 407: who are you; {locked}")),
+        ("407 Locked", Answer::Failed(Failure::Connect), format!("HTTP 407: who are you; {locked}")),
         ("403 Forbidden", Answer::Status(403), "HTTP 403: who are you".to_owned()),
         ("502 Bad", Answer::Status(502), "HTTP 502: who are you".to_owned()),
     ] {
