@@ -95,13 +95,7 @@ impl Sources {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !self.file_required => return Ok(None),
             opened => opened?,
         };
-        let mut text = String::new();
-        file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
-        if u64::try_from(text.len()).is_ok_and(|length| length <= MAX_FILE_BYTES) {
-            Ok(Some(text))
-        } else {
-            Err(io::Error::other(format!("it is over {MAX_FILE_BYTES} bytes")))
-        }
+        text_of(file, MAX_FILE_BYTES).map(Some)
     }
 
     /// The settings of the file. A syntax error hides nothing but its own line.
@@ -164,6 +158,16 @@ impl Sources {
             found.setting(origin, &key, Value::Untyped(value.clone()), variable);
         }
     }
+}
+
+/// The text of `file`, which has to be within `most` bytes.
+pub(super) fn text_of(file: File, most: u64) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::other(format!("it is over {most} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8"))
 }
 
 /// The name of a key's environment variable.

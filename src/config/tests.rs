@@ -143,6 +143,30 @@ fn all_problems_are_told_at_once_with_their_places() {
 }
 
 #[test]
+fn a_token_in_a_file_is_taken_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("token");
+    let key = format!("target.property_token_file={}", path.display());
+    let read = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        load(None, &[], &[&key]).map(|config| config.target.property_token)
+    };
+    let most = "t".repeat(4_096);
+    assert_eq!(read(&most).unwrap().unwrap().as_str(), most);
+    assert_eq!(read(" s3cret\n").unwrap().unwrap().as_str(), "s3cret");
+    for (text, why) in [
+        (most.clone() + "t", "it is over 4096 bytes"),
+        // Cut within a character, too.
+        ("t".repeat(4_095) + "…", "it is over 4096 bytes"),
+        (String::new(), "it holds no token of visible ASCII characters"),
+    ] {
+        let told = read(&text).unwrap_err().to_string();
+        let key = "-o: target.property_token_file must name a readable file with a token: ";
+        assert!(told.starts_with(key) && told.ends_with(why), "{told}");
+    }
+}
+
+#[test]
 fn the_two_sockets_differ_however_their_paths_are_spelt() {
     for (ingest, admin) in [("/a/s", "/a/s"), ("/a/s", "/a//./s"), ("s", "./s")] {
         let file = format!("[ingest]\nsocket = \"{ingest}\"\n[admin]\nsocket = \"{admin}\"\n");

@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::kinds::Read as ReadAs;
 use super::problem::Origin;
 use super::reader::Reader;
+use super::sources::text_of;
 use super::value::Value;
 
 /// The most bytes of a token's file.
@@ -101,8 +102,7 @@ fn kept(
 }
 
 fn read(path: &Path) -> io::Result<PropertyToken> {
-    let mut text = String::new();
-    File::open(path)?.take(MAX_TOKEN_BYTES).read_to_string(&mut text)?;
+    let text = text_of(File::open(path)?, MAX_TOKEN_BYTES)?;
     PropertyToken::new(text.trim())
         .ok_or_else(|| io::Error::other("it holds no token of visible ASCII characters"))
 }
