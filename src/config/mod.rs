@@ -85,10 +85,13 @@ impl Config {
     /// The configuration of `sources` and the account that its events are for, which only `run` needs.
     ///
     /// # Errors
-    /// [`Problems`] holds everything that is wrong, the keys of the account that are not set among it.
+    /// [`Problems`] holds everything that is wrong, the keys of the account that are not set among it, unless the file cannot
+    /// be read.
     pub fn to_run(sources: &Sources) -> Result<(Self, Account), Problems> {
         match Self::load(sources) {
             Ok(config) => config.account().map(|account| (config, account)),
+            // What is in the file nobody knows: the account perhaps.
+            Err(problems) if problems.hide_the_file() => Err(problems),
             Err(Problems(mut problems)) => {
                 let missing = Self::despite(sources).and_then(|config| config.account().err());
                 // One that is wrong is told as such alone.

@@ -75,6 +75,11 @@ impl Problems {
             }
         }
     }
+
+    /// Whether the file as a whole cannot be read, so that nobody knows what it sets.
+    pub(super) fn hide_the_file(&self) -> bool {
+        self.0.iter().any(|problem| matches!(problem.origin, Origin::File { line: 0, .. }))
+    }
 }
 
 impl fmt::Display for Problems {

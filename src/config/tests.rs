@@ -143,6 +143,23 @@ fn all_problems_are_told_at_once_with_their_places() {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_is_told_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = |file: std::path::PathBuf, file_required| {
+        let sources = Sources { file, file_required, ..Sources::default() };
+        Config::to_run(&sources).map(|_| ()).unwrap_err().to_string()
+    };
+    // What it may have set is not missing.
+    for file in [folder.path().join("absent"), folder.path().to_owned()] {
+        let told = told(file, true);
+        assert!(told.contains("the configuration file cannot be read: "), "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+    let told = told(folder.path().join("absent"), false);
+    assert!(told.starts_with("not set: target.client ") && told.lines().count() == 2, "{told}");
+}
+
+#[test]
 fn a_token_in_a_file_is_taken_whole_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token");
