@@ -22,7 +22,7 @@ use self::fruitless::Fruitless;
 use crate::delivery::{self, Ask, Latency};
 use crate::event::{Balance, Clock, Host, Moment, Seq};
 use crate::ingest;
-use crate::queue::{self, Failed, Ledger, Store};
+use crate::queue::{self, Failed, Free, Ledger, Store};
 use crate::schedule::{HostHealth, Scheduler, Status};
 
 /// How often a sample is taken.
@@ -240,7 +240,7 @@ impl Meter {
             latency_p50_ms: latency.quantile_ms(0.5).map(rounded),
             latency_p99_ms: latency.quantile_ms(0.99).map(rounded),
             disk_used_bytes: used,
-            disk_free_bytes: free,
+            disk_free_bytes: free.map(|free| free.bytes),
             lanes,
             in_flight,
             parked,
@@ -300,7 +300,7 @@ impl Meter {
         let (store, folder) = (self.store.clone(), self.folder.clone());
         let look = move || {
             let oldest = lowest.map(|lowest| store.oldest(lowest)).transpose()?.flatten();
-            let (used, free) = (queue::used_bytes(&folder).ok(), queue::free_bytes(&folder).ok());
+            let (used, free) = (queue::used_bytes(&folder).ok(), queue::free(&folder).ok());
             Ok(Disk { oldest: oldest.map(|(_, arrived)| arrived), used, free })
         };
         // A queue that cannot be read has told so elsewhere, as an error.
@@ -313,7 +313,7 @@ impl Meter {
 struct Disk {
     oldest: Option<Moment>,
     used: Option<u64>,
-    free: Option<u64>,
+    free: Option<Free>,
 }
 
 fn sample(at: Moment, ledger: &Ledger, latency: Latency) -> Sample {

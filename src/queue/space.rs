@@ -39,29 +39,32 @@ pub(super) type Probe = fn(&Path) -> io::Result<Free>;
 
 /// What this user may still put on a file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Free {
-    pub(super) bytes: u64,
-    /// How many files; [`u64::MAX`] where it does not count them.
-    pub(super) files: u64,
+pub struct Free {
+    /// How many bytes.
+    pub bytes: u64,
+    /// How many files; `None` where it does not count them.
+    pub files: Option<u64>,
 }
 
 impl Free {
     /// So much, in any number of files.
     pub(super) fn of_bytes(bytes: u64) -> Self {
-        Self { bytes, files: u64::MAX }
+        Self { bytes, files: None }
     }
 
     /// Whether it is files that there are too few of.
     pub(super) fn lacks_files(self) -> bool {
-        self.files < MIN_FREE_FILES
+        self.files.is_some_and(|files| files < MIN_FREE_FILES)
     }
 
     /// Why nothing is appended, where `min_free` bytes are to stay free.
     pub(super) fn refusal(self, min_free: u64) -> String {
         let Self { bytes, files } = self;
-        match self.lacks_files() {
-            true => format!("the disk has room for {files} more files, and {MIN_FREE_FILES} must stay free"),
-            false => {
+        match files.filter(|_| self.lacks_files()) {
+            Some(files) => {
+                format!("the disk has room for {files} more files, and {MIN_FREE_FILES} must stay free")
+            }
+            None => {
                 format!("the disk has {bytes} bytes free, and {min_free} must stay free (queue.min_free)")
             }
         }
@@ -150,7 +153,7 @@ impl Space {
         // The journal takes a batch, and moves about twice as much into the engine, which opens a segment ahead. Where
         // it moves more, and meets the full disk, the database is opened again with the reserve.
         let needed = bytes.saturating_mul(3).saturating_add(LOG_SEGMENT_BYTES as u64);
-        let is_spent = free.bytes < needed || free.files == 0;
+        let is_spent = free.bytes < needed || free.files == Some(0);
         let takes_more = |least: u64| free.bytes >= needed.max(least) && !free.lacks_files();
         if is_spent && self.has_reserve() {
             self.give_up();
@@ -246,20 +249,15 @@ impl Space {
     }
 }
 
-/// The bytes that this user may still write on the file system of `path`.
+/// What this user may still put on the file system of `path`.
 ///
 /// # Errors
 /// The system's, where it cannot tell.
-pub fn free_bytes(path: &Path) -> io::Result<u64> {
-    Ok(free(path)?.bytes)
-}
-
-/// What this user may still put on the file system of `path`.
-pub(super) fn free(path: &Path) -> io::Result<Free> {
+pub fn free(path: &Path) -> io::Result<Free> {
     let stat = statvfs(path)?;
     Ok(Free {
         bytes: stat.blocks_available().saturating_mul(stat.fragment_size()),
-        files: if stat.files() == 0 { u64::MAX } else { stat.files_available() },
+        files: (stat.files() > 0).then(|| stat.files_available()),
     })
 }
 
@@ -315,7 +313,7 @@ mod tests {
         let reserve = folder.path().join("reserve");
         static FILES: AtomicU64 = AtomicU64::new(0);
         let mut space = Space::new(folder.path(), 4 * MIB, MIB, |_| {
-            Ok(Free { bytes: FREE.load(Ordering::Relaxed), files: FILES.load(Ordering::Relaxed) })
+            Ok(Free { bytes: FREE.load(Ordering::Relaxed), files: Some(FILES.load(Ordering::Relaxed)) })
         });
         for (bytes, files, enough, held) in [
             (100 * MIB, u64::MAX, true, true),
@@ -333,7 +331,8 @@ mod tests {
         ] {
             FREE.store(bytes, Ordering::Relaxed);
             FILES.store(files, Ordering::Relaxed);
-            let room = if enough { Room::Enough } else { Room::RemovalsOnly(Free { bytes, files }) };
+            let free = Free { bytes, files: Some(files) };
+            let room = if enough { Room::Enough } else { Room::RemovalsOnly(free) };
             assert_eq!((space.room(1_000), reserve.exists()), (room, held), "{bytes} {files} free");
         }
         assert!(fs::metadata(&reserve).unwrap().blocks() * 512 >= MIB);

@@ -62,7 +62,7 @@ impl Small {
     fn fill(&self, but: u64) {
         let file = fs::File::create(self.filling()).expect("a file");
         loop {
-            let free = target_notifyd::queue::free_bytes(self.path()).expect("a file system");
+            let free = target_notifyd::queue::free(self.path()).expect("a file system").bytes;
             let bytes = i64::try_from(free.saturating_sub(but)).expect("a size");
             if bytes == 0 {
                 return;

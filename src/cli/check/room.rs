@@ -7,15 +7,15 @@ use super::report::Finding;
 use crate::cli::operate::{bytes, some};
 use crate::config::{Config, Queue};
 use crate::daemon::{self, Files};
-use crate::queue::{FILE_FACTOR, free_bytes, reserve_bytes, used_bytes};
+use crate::queue::{FILE_FACTOR, free, reserve_bytes, used_bytes};
 use crate::wire::submission::MAX_NOTIFICATIONS;
 
 /// The free disk beside what the queue wants of it.
 pub(super) fn disk(queue: &Queue) -> Vec<Finding> {
     const KEY: &str = "queue.min_free";
     let place = nearest(&queue.path);
-    let free = match free_bytes(&place) {
-        Ok(free) => free,
+    let free = match free(&place) {
+        Ok(free) => free.bytes,
         Err(error) => {
             let told = format!("the free space of {} is unknown: {error}", place.display());
             return vec![Finding::failed(KEY, told, "df -h")];

@@ -7,7 +7,7 @@ use super::SalvageError;
 use crate::queue::engine::{CommitError, is_full};
 use crate::queue::error::OpenError;
 use crate::queue::folder::construction;
-use crate::queue::space::free_bytes;
+use crate::queue::space::free;
 
 /// The folder that a new database is made in.
 #[derive(Clone, Copy)]
@@ -21,8 +21,8 @@ impl Destination<'_> {
     /// Errs where the room is sure to be too little: a start that is tried again and again is not to fill the disk each
     /// time.
     pub(super) fn has_room(self) -> Result<(), SalvageError> {
-        match free_bytes(self.root) {
-            Ok(free) if free < self.needed => Err(self.full(format!("{free} bytes are free"))),
+        match free(self.root) {
+            Ok(free) if free.bytes < self.needed => Err(self.full(format!("{} bytes are free", free.bytes))),
             _ => Ok(()),
         }
     }
