@@ -144,6 +144,9 @@ fn advice(known: &Known, figures: &Figures, limits: &Limits, meter: &Meter) -> V
         let about = "the disk has less free space than queue.min_free: producers are answered storage_full";
         // The queue's file does not shrink, whatever is deleted from it.
         add(about.to_owned(), &format!("df -h '{}'", meter.folder().display()));
+    } else if figures.lacks_files() {
+        let about = "the disk has room for too few more files: producers are answered storage_full";
+        add(about.to_owned(), &format!("df -i '{}'", meter.folder().display()));
     } else if limits.reached(figures) {
         let about = "queue.max_bytes or queue.max_events is reached: producers are answered queue_full; why it waits:";
         add(about.to_owned(), "target-notifyd queue");

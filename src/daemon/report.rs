@@ -124,6 +124,7 @@ impl Reporter {
             held_bytes = figures.held_bytes,
             disk_used_bytes = figures.disk_used_bytes,
             disk_free_bytes = figures.disk_free_bytes,
+            disk_free_files = figures.disk_free_files,
             dead_held = figures.dead_held,
             surplus = figures.surplus,
             lanes = figures.lanes,

@@ -30,6 +30,7 @@ impl Limits {
     #[must_use]
     pub fn reached(&self, figures: &Figures) -> bool {
         figures.disk_free_bytes.is_some_and(|free| free < self.min_free)
+            || figures.lacks_files()
             || figures.pending >= self.max_events
             || figures.held_bytes >= self.max_bytes
     }
@@ -52,8 +53,8 @@ pub(super) fn fits(figures: &Figures, limits: &Limits) -> (Option<f64>, &'static
     let each = if held > 0.0 { figures.held_bytes as f64 / held } else { USUAL_EVENT_BYTES };
     let events = limits.max_events.saturating_sub(figures.pending) as f64;
     let bytes = limits.max_bytes.saturating_sub(figures.held_bytes) as f64 / each.max(1.0);
-    let free = figures.disk_free_bytes.unwrap_or(0).saturating_sub(limits.min_free) as f64;
-    let disk = free / (each.max(1.0) * FILE_FACTOR as f64);
+    let free = figures.disk_free_bytes.filter(|_| !figures.lacks_files()).unwrap_or(0);
+    let disk = free.saturating_sub(limits.min_free) as f64 / (each.max(1.0) * FILE_FACTOR as f64);
     let all = [(events, "events"), (bytes, "bytes"), (disk, "disk")];
     let (left, first) = all.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((0.0, "events"));
     let whole = |seconds: f64| if seconds < 1.0 { seconds } else { seconds.floor() };
@@ -64,6 +65,7 @@ pub(super) fn fits(figures: &Figures, limits: &Limits) -> (Option<f64>, &'static
 mod tests {
     use super::*;
     use crate::figures::Rates;
+    use crate::queue::MIN_FREE_FILES;
 
     fn figures(pending: u64, into: f64, out: f64) -> Figures {
         let rates = |rate| Rates { m1: rate, m5: rate, m15: rate };
@@ -94,6 +96,13 @@ mod tests {
         assert_eq!(fits(&figures(100, 4.0, 0.0), &limits), (Some(225.0), "events"));
         let full = Figures { disk_free_bytes: Some(1 << 29), ..figures(100, 4.0, 0.0) };
         assert_eq!(fits(&full, &limits), (Some(0.0), "disk"));
+        for (files, is_full) in
+            [(None, false), (Some(MIN_FREE_FILES), false), (Some(MIN_FREE_FILES - 1), true)]
+        {
+            let figures = Figures { disk_free_files: files, ..figures(100, 4.0, 0.0) };
+            let expected = if is_full { (Some(0.0), "disk") } else { (Some(225.0), "events") };
+            assert_eq!((fits(&figures, &limits), limits.reached(&figures)), (expected, is_full), "{files:?}");
+        }
         assert_eq!(fits(&figures(100, 0.0, 0.0), &limits).0, None);
         assert_eq!(fits(&figures(999, 4.0, 0.0), &limits), (Some(0.25), "events"));
         assert_eq!(fits(&figures(2_000, 1.0, 0.0), &limits), (Some(0.0), "events"));

@@ -22,7 +22,7 @@ use self::fruitless::Fruitless;
 use crate::delivery::{self, Ask, Latency};
 use crate::event::{Balance, Clock, Host, Moment, Seq};
 use crate::ingest;
-use crate::queue::{self, Failed, Free, Ledger, Store};
+use crate::queue::{self, Failed, Free, Ledger, MIN_FREE_FILES, Store};
 use crate::schedule::{HostHealth, Scheduler, Status};
 
 /// How often a sample is taken.
@@ -71,6 +71,8 @@ pub struct Figures {
     pub disk_used_bytes: Option<u64>,
     /// Bytes that may still be written on that disk; `None` where the system does not tell.
     pub disk_free_bytes: Option<u64>,
+    /// Files that may still be made on it; `None` where it does not count them, or the system does not tell.
+    pub disk_free_files: Option<u64>,
     /// Sessions in the index.
     pub lanes: usize,
     /// Requests under way.
@@ -99,6 +101,14 @@ pub struct Figures {
     pub fits_s: Option<f64>,
     /// What would be full first: `events`, `bytes` or `disk`.
     pub full_first: String,
+}
+
+impl Figures {
+    /// Whether the disk has room for so few more files that nothing is taken in, however many bytes are free.
+    #[must_use]
+    pub fn lacks_files(&self) -> bool {
+        self.disk_free_files.is_some_and(|files| files < MIN_FREE_FILES)
+    }
 }
 
 /// Events a second over three windows; over the time since the start where that is shorter.
@@ -241,6 +251,7 @@ impl Meter {
             latency_p99_ms: latency.quantile_ms(0.99).map(rounded),
             disk_used_bytes: used,
             disk_free_bytes: free.map(|free| free.bytes),
+            disk_free_files: free.and_then(|free| free.files),
             lanes,
             in_flight,
             parked,

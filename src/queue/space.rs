@@ -29,7 +29,7 @@ const REMOVAL_ROOM: u64 = 8 * LOG_SEGMENT_BYTES as u64;
 
 /// The fewest files that must be free for anything to be appended: the next segment of the journal is one, and the engine
 /// makes some as it opens.
-const MIN_FREE_FILES: u64 = 8;
+pub const MIN_FREE_FILES: u64 = 8;
 
 /// The file that holds the reserve.
 const RESERVE: &str = "reserve";

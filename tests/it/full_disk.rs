@@ -75,6 +75,14 @@ impl Small {
         }
     }
 
+    /// Makes files until it takes no more of them.
+    fn take_all_files(&self) -> Vec<PathBuf> {
+        let others = (0_u32..).map(|number| self.path().join(format!("other{number}")));
+        let taken: Vec<PathBuf> = others.take_while(|path| fs::File::create(path).is_ok()).collect();
+        assert!(taken.len() > 100, "{taken:?}");
+        taken
+    }
+
     fn free(&self) {
         fs::remove_file(self.filling()).expect("the filling is there");
     }
@@ -178,12 +186,16 @@ impl Stage {
     }
 
     fn command(&self) -> Command {
-        let endpoint = format!("http://{}", self.sandbox.address());
-        let mut arguments = vec!["run"];
-        self.options.iter().for_each(|option| arguments.extend(["-o", option]));
-        let mut command = command(self.folder.path(), &endpoint, &arguments);
+        let mut command = self.command_of(&["run"]);
         command.stderr(Stdio::piped());
         command
+    }
+
+    fn command_of(&self, what: &[&str]) -> Command {
+        let endpoint = format!("http://{}", self.sandbox.address());
+        let mut arguments = what.to_vec();
+        self.options.iter().for_each(|option| arguments.extend(["-o", option]));
+        command(self.folder.path(), &endpoint, &arguments)
     }
 
     fn start(&self) -> (Daemon, Log) {
@@ -216,8 +228,7 @@ impl Stage {
 
     /// How many events wait, as the daemon says.
     fn pending(&self) -> u64 {
-        let endpoint = format!("http://{}", self.sandbox.address());
-        let output = command(self.folder.path(), &endpoint, &["status", "--json"]).output().expect("it runs");
+        let output = self.command_of(&["status", "--json"]).output().expect("it runs");
         let status = output.stdout.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let status: serde_json::Value = serde_json::from_slice(status).expect("a status");
         status["pending"].as_u64().expect("a number")
@@ -456,9 +467,7 @@ fn a_disk_that_takes_no_more_files_takes_removals() {
     let (mut daemon, log) = stage.start();
     let mut acknowledged = burst(stage.folder.path(), "before", 600, 100).queued;
     assert_eq!(acknowledged.len(), 600);
-    let others = || (0_u32..).map(|number| disk.path().join(format!("other{number}")));
-    let taken = others().take_while(|path| fs::File::create(path).is_ok()).count();
-    assert!(taken > 100, "{taken}");
+    let others = disk.take_all_files();
     // It may find room again at once, in files that it no longer needs itself.
     let answers = burst(stage.folder.path(), "full", 10, 100);
     assert!(answers.full > 0);
@@ -471,9 +480,35 @@ fn a_disk_that_takes_no_more_files_takes_removals() {
     assert!(status.success(), "{status}: {said:#?}");
     assert!(!says(&said, "the disk is full under the database"), "{said:#?}");
     let (daemon, log) = stage.start();
-    others().take(taken).for_each(|path| fs::remove_file(path).expect("a file can be removed"));
+    others.iter().for_each(|path| fs::remove_file(path).expect("a file can be removed"));
     acknowledged.extend(stage.taken_in_again("after"));
     stage.end(&queue, daemon, log, &acknowledged);
+}
+
+#[test]
+fn a_disk_that_takes_no_more_files_is_told() {
+    let Some(disk) = Small::mount_with("size=64m,nr_inodes=200") else { return };
+    let stage = Stage::new(&disk.path().join("queue"), 2 * MIB, MIB);
+    let (mut daemon, _log) = stage.start();
+    drop(connect(stage.folder.path()));
+    let told = |what: &str| {
+        let output = stage.command_of(&[what]).output().expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, out) = told("check");
+    assert!(code == Some(0) && !out.contains("more file"), "{out}");
+    let (code, out) = told("status");
+    assert!(code == Some(0) && out.contains(": running, ") && !out.contains("more file"), "{out}");
+
+    disk.take_all_files();
+    assert_eq!(burst(stage.folder.path(), "full", 1, 100).full, 1);
+    let (code, out) = told("check");
+    let found = out.lines().find(|line| line.starts_with("FAILED   queue.path "));
+    assert!(code == Some(1) && found.is_some_and(|line| line.contains(", and 8 must stay free: ")), "{out}");
+    let (code, out) = told("status");
+    assert!(code == Some(0) && out.contains(": full, ") && out.contains(" free, room for "), "{out}");
+    assert!(out.contains("are answered storage_full\n    df -i '"), "{out}");
+    assert!(terminate(&mut daemon.0).success());
 }
 
 /// The same as an ordinary user sees it: no segment can be begun any more.

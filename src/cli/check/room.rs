@@ -7,15 +7,15 @@ use super::report::Finding;
 use crate::cli::operate::{bytes, some};
 use crate::config::{Config, Queue};
 use crate::daemon::{self, Files};
-use crate::queue::{FILE_FACTOR, free, reserve_bytes, used_bytes};
+use crate::queue::{FILE_FACTOR, Free, MIN_FREE_FILES, free, reserve_bytes, used_bytes};
 use crate::wire::submission::MAX_NOTIFICATIONS;
 
 /// The free disk beside what the queue wants of it.
 pub(super) fn disk(queue: &Queue) -> Vec<Finding> {
     const KEY: &str = "queue.min_free";
     let place = nearest(&queue.path);
-    let free = match free(&place) {
-        Ok(free) => free.bytes,
+    let Free { bytes: free, files } = match free(&place) {
+        Ok(free) => free,
         Err(error) => {
             let told = format!("the free space of {} is unknown: {error}", place.display());
             return vec![Finding::failed(KEY, told, "df -h")];
@@ -39,6 +39,14 @@ pub(super) fn disk(queue: &Queue) -> Vec<Finding> {
         ),
         false => Finding::ok(KEY, room),
     }];
+    if let Some(files) = files.filter(|files| *files < MIN_FREE_FILES) {
+        let told = format!(
+            "the disk of {} has room for {}, and {MIN_FREE_FILES} must stay free: submissions are answered storage_full",
+            place.display(),
+            some(files, "more file", "more files")
+        );
+        findings.push(Finding::failed("queue.path", told, "df -i; remove some files"));
+    }
     let most = queue.max_bytes.saturating_mul(FILE_FACTOR);
     let (most_text, limit) = (bytes(most), bytes(queue.max_bytes));
     let fits = free.saturating_add(used).saturating_sub(least);

@@ -140,6 +140,9 @@ fn rows(figures: &Figures) -> Vec<(&'static str, String)> {
     };
     let disk = |bytes_: Option<u64>| bytes_.map_or("unknown".to_owned(), bytes);
     let (used, free) = (disk(figures.disk_used_bytes), disk(figures.disk_free_bytes));
+    let files = figures.disk_free_files.filter(|_| figures.lacks_files());
+    let files =
+        files.map_or(String::new(), |files| format!(", room for {}", some(files, "more file", "more files")));
     let Figures { accepted, delivered, dead, expired, quarantined, pending, .. } = figures;
     let account = format!(
         "{} accepted = {} delivered + {} dead + {} expired + {} quarantined + {} pending",
@@ -163,7 +166,7 @@ fn rows(figures: &Figures) -> Vec<(&'static str, String)> {
                 some(figures.in_flight as u64, "request under way", "requests under way")
             ),
         ),
-        ("disk", format!("{used} used, {free} free")),
+        ("disk", format!("{used} used, {free} free{files}")),
         (
             "dead",
             format!(
