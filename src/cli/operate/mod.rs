@@ -3,6 +3,7 @@
 //! With `--json` the lines of the admin socket are printed as they come; without it, for people. What the daemon tells came
 //! from outside once, so control characters are made visible.
 
+mod alike;
 mod arguments;
 mod client;
 mod lists;

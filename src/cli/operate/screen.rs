@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 
+use super::alike;
 use super::text::{bytes, count, some, span};
 use crate::admin::protocol::{HostLine, Status};
 use crate::event::Visible;
@@ -67,13 +68,16 @@ fn screen(status: &Status, colours: bool) -> String {
     if !status.hosts.is_empty() {
         let _written = writeln!(text, "\n{:<10}{:>10} {:>10}  STATE", "HOST", "SESSIONS", "UNDER WAY");
     }
-    for host in &status.hosts {
+    for (host, names) in alike::hosts(status) {
         let name = Visible(&host.host).to_string();
         let colour = if host.state == "open" { Colour::Good } else { Colour::Bad };
-        let (state, rest) = standing(host);
+        let (state, rest) = standing(&host);
         let state = paint(colour, &Visible(state).to_string());
         let rest = Visible(&rest);
         let _written = writeln!(text, "{name:<10}{:>10} {:>10}  {state}{rest}", host.waiting, host.in_flight);
+        if !names.is_empty() {
+            let _written = writeln!(text, "{:<33}{}", "", Visible(&names.join(", ")));
+        }
         if let Some(error) = host.error.as_ref().filter(|error| !error.is_empty()) {
             let _written = writeln!(text, "{:<33}{}", "", Visible(error));
         }
@@ -92,8 +96,11 @@ fn screen(status: &Status, colours: bool) -> String {
     if !status.advice.is_empty() {
         text.push_str("\nto do\n");
     }
-    for advice in &status.advice {
+    for (advice, names) in alike::advice(status) {
         let _written = writeln!(text, "- {}\n    {}", Visible(&advice.about), Visible(&advice.run));
+        if !names.is_empty() {
+            let _written = writeln!(text, "    the same goes for {}", Visible(&names.join(", ")));
+        }
     }
     text
 }
@@ -245,6 +252,37 @@ mod tests {
         ] {
             let status = Status { hosts: vec![host(state, since, wait)], ..Status::default() };
             assert!(screen(&status, false).contains(&format!("  {told}\n")), "{told}");
+        }
+    }
+
+    #[test]
+    fn many_hosts_in_the_same_trouble_take_a_few_lines() {
+        let host = |number: u32| HostLine {
+            host: number.to_string(),
+            state: "paused: it refuses everything".to_owned(),
+            since_s: Some(3.0),
+            error: Some("HTTP 400".to_owned()),
+            wait_s: Some(7.0),
+            waiting: 1,
+            in_flight: 0,
+        };
+        let advice = |number: u32| Advice {
+            about: format!("{number} refuses everything: see what all events share, then"),
+            run: format!("target-notifyd dead list; target-notifyd resume --host '{number}'"),
+        };
+        let few = |many: std::ops::Range<u32>| {
+            let hosts = many.clone().map(host).collect();
+            screen(&Status { hosts, advice: many.map(advice).collect(), ..Status::default() }, false)
+        };
+        let (one, all) = (few(20..21), few(20..52));
+        assert_eq!(all.lines().count(), one.lines().count() + 2, "{all}");
+        for line in [
+            "\n32 hosts          32          0  paused 3.0s ago, since it refuses everything; a probe in 7.0s\n",
+            "  20, 21, 22, 23, ",
+            " HTTP 400\n",
+            "\n    the same goes for 21, 22, ",
+        ] {
+            assert!(all.contains(line), "{line:?}: {all}");
         }
     }
 
