@@ -72,6 +72,8 @@ pub(super) enum CommitError {
     Unlocked(PathBuf),
     #[error(transparent)]
     Open(Box<OpenError>),
+    #[error("it cannot be opened again: {0}")]
+    Descriptors(String),
     #[error("it holds more than {0} bytes")]
     Large(u64),
     #[error("the database was opened again after the disk was full, and does not hold what it held")]
@@ -96,11 +98,13 @@ impl CommitError {
         }
     }
 
-    /// Whether this process, or the machine, may have no more files open.
+    /// Whether no more files may be open: nothing is wrong with the disk then.
     pub(super) fn lacks_descriptors(&self) -> bool {
-        let (Self::Engine(sled::Error::Io(error)) | Self::Sync(error)) = self else { return false };
-        let errno = error.raw_os_error().map(Errno::from_raw);
-        matches!(errno, Some(Errno::EMFILE | Errno::ENFILE))
+        match self {
+            Self::Engine(sled::Error::Io(error)) | Self::Sync(error) => lacks_descriptors(error),
+            Self::Descriptors(_) => true,
+            _ => false,
+        }
     }
 
     /// Leaves the mark of a failed disk where the system may take pages for clean that never reached the disk.
@@ -141,6 +145,11 @@ pub(super) fn met_full_disk(error: &sled::Error) -> bool {
 /// Whether there is no room on the disk, or the quota is used up.
 pub(super) fn is_full(error: &io::Error) -> bool {
     [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded].contains(&error.kind())
+}
+
+/// Whether this process, or the machine, may have no more files open.
+pub(super) fn lacks_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE))
 }
 
 impl From<JournalError> for CommitError {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::engine::lacks_descriptors;
 use crate::event::{Account, noun, unwritable};
 
 /// Why the queue cannot be opened.
@@ -131,7 +132,10 @@ pub enum OpenError {
 impl OpenError {
     /// Says of an answer of the system that the folder `path` cannot be used because of it.
     pub(super) fn folder(path: &Path) -> impl Fn(io::Error) -> Self + Copy {
-        move |source| Self::Folder { path: path.to_owned(), source }
+        move |source| match lacks_descriptors(&source) {
+            true => Self::Descriptors { path: path.to_owned(), message: source.to_string() },
+            false => Self::Folder { path: path.to_owned(), source },
+        }
     }
 }
 

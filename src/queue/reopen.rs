@@ -118,6 +118,7 @@ impl Writer {
         loop {
             match Engine::open(path, &self.folder) {
                 Err(OpenError::Full { .. }) => {}
+                Err(OpenError::Descriptors { message, .. }) => return Err(CommitError::Descriptors(message)),
                 opened => return opened.map_err(|error| CommitError::Open(Box::new(error))),
             }
             // Another start would fare no better: here producers are answered meanwhile. Those of the commit are told

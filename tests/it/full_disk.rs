@@ -293,6 +293,19 @@ impl Faulty {
         let (daemon, log) = started(&mut command);
         Self { _disk: disk, queue, stage, daemon, log }
     }
+
+    /// Waits for the end of a daemon that may open no more files: it takes the disk for sound, and loses nothing.
+    fn end_for_want_of_files(mut self, acknowledged: &BTreeSet<String>) -> Vec<serde_json::Value> {
+        let status = self.daemon.0.wait().expect("the daemon ends");
+        let log = self.log.all();
+        assert_eq!(status.code(), Some(74), "{log:#?}");
+        let told =
+            log.iter().any(|line| line["error"].as_str().is_some_and(|error| error.contains("LimitNOFILE=")));
+        assert!(told && !self.queue.join("failed").exists(), "{log:#?}");
+        let balance = balance(&self.queue);
+        assert!(balance.pending() >= acknowledged.len() as u64, "{balance:?}");
+        log
+    }
 }
 
 fn started(command: &mut Command) -> (Daemon, Log) {
@@ -598,23 +611,27 @@ fn the_engine_may_meet_the_full_disk_at_any_write() {
 
 #[test]
 fn a_limit_of_open_files_is_no_failed_disk() {
-    let Faulty { _disk, queue, stage, mut daemon, log } = Faulty::start(0, 0, "open@/journal:20:EMFILE:ever");
+    let faulty = Faulty::start(0, 0, "open@/journal:20:EMFILE:ever");
     let mut acknowledged = BTreeSet::new();
     for round in 0.. {
-        let answers = burst(stage.folder.path(), &format!("b{round}"), 256, 4_000);
+        let answers = burst(faulty.stage.folder.path(), &format!("b{round}"), 256, 4_000);
         acknowledged.extend(answers.queued);
         if answers.unknown > 0 {
             break;
         }
     }
-    let status = daemon.0.wait().expect("the daemon ends");
-    let log = log.all();
-    assert_eq!(status.code(), Some(74), "{log:#?}");
-    let told =
-        log.iter().any(|line| line["error"].as_str().is_some_and(|error| error.contains("LimitNOFILE=")));
-    assert!(told && !queue.join("failed").exists(), "{log:#?}");
-    let balance = balance(&queue);
-    assert!(balance.pending() >= acknowledged.len() as u64, "{balance:?}");
+    faulty.end_for_want_of_files(&acknowledged);
+}
+
+/// The same where the database is opened again after a full disk.
+#[test]
+fn a_limit_of_open_files_after_a_full_disk_is_no_failed_disk() {
+    let full = "write@/journal:8:ENOSPC,write@/journal:8:ENOSPC";
+    let faulty = Faulty::start(2 * MIB, MIB, &format!("{full},open@/db:11:EMFILE:ever"));
+    // The daemon ends within it.
+    let answers = burst(faulty.stage.folder.path(), "b", 10_000, 100);
+    let log = faulty.end_for_want_of_files(&answers.queued);
+    assert!(says(&log, "the disk is full under the database") && !says(&log, AGAIN), "{log:#?}");
 }
 
 /// Starts a daemon that cannot open its queue, and gives its exit code and what it said.
