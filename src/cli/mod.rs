@@ -8,6 +8,7 @@ mod manual;
 mod operate;
 mod reload;
 mod run;
+mod runtime;
 mod send;
 mod signals;
 mod store;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use self::run::Environment;
+use self::runtime::{leave, runtime};
 use self::signals::{on_ends, on_signals};
 use crate::config::{Config, Problems, Sources, duration_from};
 use crate::demo;
@@ -284,25 +286,17 @@ fn start<F: Future<Output = Exit>>(config: &Config, work: impl FnOnce(Config, Lo
             return Exit::Configuration;
         }
     };
-    match tokio::runtime::Runtime::new() {
+    match runtime() {
         Ok(runtime) => {
             let exit = runtime.block_on(work(config.clone(), logging));
             leave(runtime);
             exit
         }
         Err(error) => {
-            error!(event = "runtime_failed", %error, "the runtime cannot be made; check the limits with ulimit -a");
+            error!(event = "runtime_failed", %error, "the threads of the runtime cannot be started. Check the limits: ulimit -a, and TasksMax= of the service");
             Exit::Disk
         }
     }
-}
-
-/// Leaves the threads of a runtime to the end of the process, in which all that had to end in order has. What may still last
-/// is a look-up of a name that was given up: the system takes half a minute and more for one, and no end has to wait for that.
-/// Nor are the others told to end: glibc reads the memory of a thread that it lets go of, which is gone where the thread ends
-/// in that moment.
-fn leave(runtime: tokio::runtime::Runtime) {
-    Box::leak(Box::new(runtime));
 }
 
 async fn show(settings: io::Result<demo::Settings>, json: bool) -> Exit {

@@ -261,6 +261,40 @@ fn what_belongs_to_another_user_is_told_as_that() {
     }
 }
 
+/// A user of whom nobody else has a process.
+const ALONE: u32 = 65_533;
+
+#[test]
+fn too_few_threads_end_a_command_that_says_so() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let folder = folder();
+    let Some(as_another) = as_another(folder.path()) else { return };
+    let open = std::fs::Permissions::from_mode(0o777);
+    std::fs::set_permissions(folder.path(), open).expect("it is ours");
+    let run_with = |threads: u32, arguments: &[&str]| {
+        let command = as_another(arguments);
+        let mut limited = Command::new("prlimit");
+        limited.arg(format!("--nproc={threads}")).arg(command.get_program()).args(command.get_args());
+        limited.uid(ALONE).gid(ALONE).current_dir("/");
+        let Output { status, stdout, stderr } = limited.output().expect("prlimit runs");
+        (status.code(), format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr)))
+    };
+    // With a dozen the queue can be opened, and no more.
+    let cases = [1, 2, 3, 4, 5, 6, 8, 12].map(|threads| ("run", threads));
+    for (what, threads) in cases.into_iter().chain([("sandbox", 1), ("sandbox", 3), ("sandbox", 6)]) {
+        let (code, told) = run_with(threads, &[what]);
+        assert!(code == Some(74) && told.contains("TasksMax="), "{what}, {threads}: {code:?}: {told}");
+    }
+    let (code, told) = run_with(2, &["check", "--online"]);
+    assert!(code == Some(1) && told.contains("raise the limit: ulimit -u"), "{code:?}: {told}");
+    // These need none beside their own.
+    for (arguments, expected) in [(&["check"][..], 0), (&["send", "/dev/null"], 0), (&["status"], 69)] {
+        let (code, told) = run_with(1, arguments);
+        assert!(code == Some(expected), "{arguments:?}: {code:?}: {told}");
+    }
+}
+
 #[test]
 fn exit_codes_tell_what_is_wrong() {
     let folder = folder();

@@ -18,7 +18,8 @@ use nix::unistd::{Uid, User};
 
 use self::report::{Finding, Report, State};
 use super::run::settings;
-use super::{Exit, ended, leave, told};
+use super::runtime::{leave, runtime};
+use super::{Exit, ended, told};
 use crate::config::{Config, Origin, Problem, Problems, Sources};
 use crate::delivery::{self, Transport, TransportError, authorities};
 use crate::event::Account;
@@ -53,14 +54,18 @@ pub(super) fn run(sources: &Sources, arguments: &Arguments) -> Exit {
     let unusable = unusable(&config, &problems);
     let transport = config.transport_settings(&account(&config));
     if arguments.online && Transport::new(transport.clone()).is_ok() {
-        match tokio::runtime::Runtime::new() {
+        match runtime() {
             Ok(runtime) => {
                 let reach =
                     network::Reach { settings: &transport, location_hint: config.target.location_hint };
                 findings.extend(runtime.block_on(network::findings(&reach)));
                 leave(runtime);
             }
-            Err(error) => findings.push(Finding::failed("target.endpoint", error, "ulimit -a")),
+            Err(error) => findings.push(Finding::failed(
+                "target.endpoint",
+                format!("it is not looked at, for want of threads: {error}"),
+                "raise the limit: ulimit -u",
+            )),
         }
     }
     // Certificates were looked at above.
