@@ -41,7 +41,7 @@ pub(super) fn expect_file(path: &Path) -> io::Result<()> {
         () if kind.is_socket() => "a socket",
         () => "a device",
     };
-    Err(io::Error::other(format!("{} is {is}, and a file belongs there", path.display())))
+    Err(io::Error::other(format!("{} is {is}, and a file belongs there: move it away", path.display())))
 }
 
 /// As [`expect_file`], of all files of a database. Folders that the queue does not know are left alone.

@@ -22,7 +22,7 @@ use super::pages::Pages;
 use super::reopen::Pause;
 use super::salvage::{SalvageError, put_away, repair_itself};
 use super::scan::Count;
-use super::space::{Probe, Space, free};
+use super::space::{Probe, Space, expect_reserve, free};
 use super::store::Store;
 use super::view::View;
 use super::writer::Writer;
@@ -65,6 +65,8 @@ impl Queue {
             warn!(event = "queue_exposed", %path, "every user of this machine can enter the queue's folder: its events can be read, and its lock be taken; chmod 0700 makes it the daemon's own, or set another queue.path");
         }
         let failed = OpenError::folder(&settings.path);
+        // No room would ever show for it: producers would be turned away for good.
+        expect_reserve(&settings.path).map_err(failed)?;
         let mut space = Space::new(&settings.path, settings.min_free, settings.reserve, probe);
         // Before the engine opens: on a full disk it cannot, without the reserve's room.
         space.room(0);

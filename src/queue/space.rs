@@ -261,6 +261,14 @@ pub fn free(path: &Path) -> io::Result<Free> {
     })
 }
 
+/// Errs where something else than a file lies in the place of the reserve.
+///
+/// # Errors
+/// What lies there.
+pub fn expect_reserve(root: &Path) -> io::Result<()> {
+    expect_file(&root.join(RESERVE))
+}
+
 /// The bytes of the reserve in the queue's folder `root`; none where it has none.
 #[must_use]
 pub fn reserve_bytes(root: &Path) -> u64 {

@@ -152,6 +152,19 @@ fn everything_that_is_wrong_is_told_in_one_go() {
 }
 
 #[test]
+fn what_lies_in_the_place_of_the_reserve_is_told() {
+    let folder = TempDir::new().expect("a folder");
+    let reserve = folder.path().join("queue/reserve");
+    std::fs::create_dir_all(&reserve).expect("a folder");
+    let why = format!("{} is a folder, and a file belongs there: move it away", reserve.display());
+    let (code, _, told) = ended(command(folder.path(), NOBODY, &["run"]));
+    assert!(code == Some(74) && told.contains(&why), "{code:?} {told}");
+    let (code, out, _) = ended(check(folder.path(), NOBODY, &[]));
+    let found = out.lines().find(|line| line.starts_with("FAILED   queue.path "));
+    assert!(code == Some(1) && found.is_some_and(|line| line.contains(&why)), "{code:?} {out}");
+}
+
+#[test]
 fn a_queue_that_is_smaller_than_a_submission_may_be_is_told() {
     let folder = TempDir::new().expect("a folder");
     let small = ["-o", "queue.max_bytes=4KiB", "-o", "queue.max_events=1"];

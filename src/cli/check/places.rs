@@ -9,7 +9,7 @@ use nix::unistd::{AccessFlags, Uid, access};
 use super::name;
 use super::report::Finding;
 use crate::config::MAX_SOCKET_PATH_BYTES;
-use crate::queue::{exposed, failed_before};
+use crate::queue::{expect_reserve, exposed, failed_before};
 
 /// The most entries of the queue's folder that are looked at.
 const MAX_ENTRIES: usize = 1_000;
@@ -78,6 +78,9 @@ pub(super) fn queue(path: &Path, user: Uid) -> Vec<Finding> {
         findings.push(Finding::warning(KEY, told, format!("chmod 0700 {}", path.display())));
     }
     findings.extend(inside(path, owner));
+    if let Err(error) = expect_reserve(path) {
+        findings.push(Finding::failed(KEY, error, "as it is, a start ends with 74"));
+    }
     if failed_before(path) {
         let told = "the disk failed before: the next start copies what can be read into a new database";
         findings.push(Finding::warning(KEY, told, "journalctl -k shows what the disk said"));
