@@ -212,6 +212,25 @@ impl Stage {
         arrive(&self.sandbox, ids);
     }
 
+    /// Submits `count` large lines again and again until their answers are such that it is enough; what was acknowledged.
+    fn submit_until(
+        &self,
+        name: &str,
+        count: usize,
+        is_enough: impl Fn(&Answers) -> bool,
+    ) -> BTreeSet<String> {
+        let mut acknowledged = BTreeSet::new();
+        for round in 0..500 {
+            let answers = burst(self.folder.path(), &format!("{name}{round}"), count, 4_000);
+            let enough = is_enough(&answers);
+            acknowledged.extend(answers.queued);
+            if enough {
+                return acknowledged;
+            }
+        }
+        panic!("{name}: it is never enough");
+    }
+
     /// Submits until an event is taken in again.
     fn taken_in_again(&self, name: &str) -> BTreeSet<String> {
         let until = Instant::now() + LIMIT;
@@ -344,14 +363,10 @@ fn filled(min_free: u64, reserve: u64, but: u64) {
     assert_eq!(acknowledged.len(), 400);
     disk.fill(but);
     // Until there is no room: then the engine has met the full disk, or was kept from it.
-    for round in 0.. {
-        let answers = burst(stage.folder.path(), &format!("full{round}"), 256, 4_000);
-        acknowledged.extend(answers.queued);
+    acknowledged.extend(stage.submit_until("full", 256, |answers| {
         assert!(answers.unknown == 0 || reserve == 0, "with a reserve every line is answered");
-        if answers.full + answers.unknown > 0 {
-            break;
-        }
-    }
+        answers.full + answers.unknown > 0
+    }));
     if reserve > 0 {
         // Killed and started on the full disk, it opens, and delivers what it has.
         daemon.0.kill().expect("the daemon is there");
@@ -398,14 +413,7 @@ fn filled_by_itself(place: &str) {
     let mut command = stage.command();
     command.env("TARGET_NOTIFYD_FAILPOINT", place);
     let (mut daemon, mut log) = started(&mut command);
-    let mut acknowledged = BTreeSet::new();
-    for round in 0.. {
-        let answers = burst(stage.folder.path(), &format!("full{round}"), 256, 4_000);
-        acknowledged.extend(answers.queued);
-        if answers.full > 0 {
-            break;
-        }
-    }
+    let mut acknowledged = stage.submit_until("full", 256, |answers| answers.full > 0);
     // Somebody else takes most of what it has to leave.
     disk.fill(3 * MIB);
     stage.heal();
@@ -548,27 +556,13 @@ fn a_crash_while_a_mostly_empty_database_is_made_smaller_loses_nothing() {
         let mut command = stage.command();
         command.args(["-o", "queue.max_bytes=32MiB"]).env("TARGET_NOTIFYD_FAILPOINT", place);
         let (mut daemon, log) = started(&mut command);
-        let mut acknowledged = BTreeSet::new();
-        for round in 0.. {
-            let answers = burst(stage.folder.path(), &format!("full{round}"), 256, 4_000);
-            acknowledged.extend(answers.queued);
-            if answers.full > 0 {
-                break;
-            }
-        }
+        let mut acknowledged = stage.submit_until("full", 256, |answers| answers.full > 0);
         stage.heal();
         stage.taken(&acknowledged);
         // Somebody else takes what the journal gives back.
         disk.fill(6 * MIB);
         // Producers that come back, until it dies.
-        for round in 0.. {
-            let answers = burst(stage.folder.path(), &format!("back{round}"), 64, 4_000);
-            acknowledged.extend(answers.queued);
-            if answers.unknown > 0 {
-                break;
-            }
-            assert!(round < 500, "{place}: it does not come by there");
-        }
+        acknowledged.extend(stage.submit_until("back", 64, |answers| answers.unknown > 0));
         daemon.0.wait().expect("the daemon is gone");
         drop(log.all());
         let (daemon, log) = stage.start();
@@ -612,14 +606,7 @@ fn the_engine_may_meet_the_full_disk_at_any_write() {
 #[test]
 fn a_limit_of_open_files_is_no_failed_disk() {
     let faulty = Faulty::start(0, 0, "open@/journal:20:EMFILE:ever");
-    let mut acknowledged = BTreeSet::new();
-    for round in 0.. {
-        let answers = burst(faulty.stage.folder.path(), &format!("b{round}"), 256, 4_000);
-        acknowledged.extend(answers.queued);
-        if answers.unknown > 0 {
-            break;
-        }
-    }
+    let acknowledged = faulty.stage.submit_until("b", 256, |answers| answers.unknown > 0);
     faulty.end_for_want_of_files(&acknowledged);
 }
 
