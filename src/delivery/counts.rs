@@ -7,7 +7,7 @@ use crate::event::{Answer, Failure};
 use crate::schedule::{Verdict, verdict};
 
 /// The upper bounds of the buckets that latencies are counted in, in milliseconds; a last bucket has none.
-pub const LATENCY_BOUNDS_MS: [u64; 20] = [
+const LATENCY_BOUNDS_MS: [u64; 20] = [
     2, 5, 10, 20, 30, 50, 75, 100, 150, 200, 300, 500, 750, 1_000, 2_000, 3_000, 5_000, 10_000, 30_000,
     60_000,
 ];
@@ -141,7 +141,7 @@ impl Counts {
     }
 }
 
-/// How long requests took, in the buckets of [`LATENCY_BOUNDS_MS`].
+/// How long requests took, in the buckets of `LATENCY_BOUNDS_MS`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Latency {
     /// How many fell into each bucket.

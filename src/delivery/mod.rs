@@ -17,7 +17,7 @@ mod transport;
 
 pub use self::ask::{Ask, Manner, Operation};
 pub use self::clients::idle_connections;
-pub use self::counts::{Counts, Kind, LATENCY_BOUNDS_MS, Latency};
+pub use self::counts::{Counts, Kind, Latency};
 pub use self::feed::{Fate, Feed, Heard};
 pub use self::flusher::{Backlog, Edge, Flusher, KnownVisitors};
 pub use self::probe::{NoWay, addresses, connect};

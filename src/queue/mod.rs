@@ -69,7 +69,6 @@ pub use self::folder::{exposed, failed_before};
 pub use self::journal::journal_bytes;
 pub use self::ledger::Ledger;
 use self::recent::Kept;
-pub use self::recent::MAX_RECENT_BYTES;
 pub use self::scan::Scan;
 pub use self::space::{FILE_FACTOR, Free, MIN_FREE_FILES, expect_reserve, free, reserve_bytes, used_bytes};
 pub use self::store::Store;

@@ -18,7 +18,7 @@ use crate::event::{Event, Moment, Seq};
 
 /// What the events that were read last may hold together, in bytes; and those that were stored last, where nothing is
 /// to spare.
-pub const MAX_RECENT_BYTES: usize = 4 * 1_024 * 1_024;
+pub(super) const MAX_RECENT_BYTES: usize = 4 * 1_024 * 1_024;
 
 /// What an event takes beside its notification and its envelope, in bytes.
 const EVENT_BYTES: usize = 256;
@@ -29,8 +29,8 @@ const RUN_EVENTS: usize = 64;
 /// The most bytes of a run, but for a last event that goes beyond.
 const RUN_BYTES: usize = 64 * 1_024;
 
-/// How long an event that was stored keeps its place where others want it: what goes out at all mostly did by then.
-/// Before that the newer ones have to wait, since they go out later.
+/// How long an event that was stored keeps its place while newer ones want it: most events have gone out by then. Until
+/// then it is the newer ones that get no place, since they go out later.
 const KEPT_FOR: Duration = Duration::from_secs(10);
 
 /// The events that were stored last, and those that were read last for what goes out next, with their pages.

@@ -119,16 +119,6 @@ impl Ledger {
             })
         })
     }
-
-    /// The ids of each session in the order of their first takings.
-    #[must_use]
-    pub fn by_session(&self) -> HashMap<&str, Vec<&str>> {
-        let mut sessions: HashMap<&str, Vec<&str>> = HashMap::with_capacity(self.sessions.len());
-        for record in self.records() {
-            sessions.entry(record.session).or_default().push(record.id);
-        }
-        sessions
-    }
 }
 
 /// A ledger with what is needed to write it.

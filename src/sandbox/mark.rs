@@ -7,8 +7,6 @@ use serde_json::{Map, Value};
 use uuid::Builder;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_128_with_seed};
 
-use crate::event::Cluster;
-
 /// A 64-bit hash that stands for an impression id or for a request's shared members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mark(pub u64);
@@ -53,12 +51,6 @@ impl Mark {
         }
         Self(hash.digest())
     }
-}
-
-/// The cluster that the sandbox names in its answers to a session; always two digits.
-#[must_use]
-pub fn home_cluster(session: &str) -> Option<Cluster> {
-    Cluster::parse(&home(session).to_string())
 }
 
 /// The number of the cluster that is a session's home.

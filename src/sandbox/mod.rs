@@ -36,7 +36,7 @@ use tokio_util::task::TaskTracker;
 pub use self::check::POISON;
 pub use self::faults::Faults;
 pub use self::ledger::{Ledger, Record, Totals};
-pub use self::mark::{Mark, home_cluster};
+pub use self::mark::Mark;
 use self::server::{State, accept};
 
 /// How a sandbox is set up.

@@ -8,7 +8,7 @@ use crate::event::Host;
 /// The upper bounds of the columns, in minutes; a last column has none.
 pub const AGE_MINUTES: [u64; 9] = [5, 10, 20, 40, 80, 160, 320, 640, 1_280];
 /// The columns of the table.
-pub const AGE_COLUMNS: usize = AGE_MINUTES.len() + 1;
+const AGE_COLUMNS: usize = AGE_MINUTES.len() + 1;
 /// The most hosts with a row of their own; those beyond share one.
 const MAX_ROWS: usize = 64;
 

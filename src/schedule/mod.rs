@@ -18,7 +18,7 @@ mod stitch;
 mod tests;
 mod verdict;
 
-pub use self::ages::{AGE_COLUMNS, AGE_MINUTES, Ages};
+pub use self::ages::{AGE_MINUTES, Ages};
 pub use self::backoff::{Backoff, Random};
 pub use self::control::{
     Changed, Controls, MAX_HOLDS, MAX_PAUSES, MAX_REASON_BYTES, Pause, Selection, cut_reason,

@@ -18,7 +18,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use self::page::{Apart, PAGE_BYTES, PAGE_EVENTS, Page, PageBuilder};
+pub use self::page::{Apart, PAGE_EVENTS, Page, PageBuilder};
 use self::page::{EventShape, PageShape, envelope_shape};
 use crate::event::{DeadReason, Event, Moment, Seq};
 

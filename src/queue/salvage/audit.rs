@@ -12,7 +12,7 @@ use crate::queue::keys::PageKey;
 use crate::queue::ledger::Ledger;
 
 /// The most damaged records that are told one by one.
-pub const MAX_TOLD: usize = 1_000;
+const MAX_TOLD: usize = 1_000;
 
 /// A record that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub struct Audit {
     pub damaged_events: u64,
     /// Dead letters that can be read.
     pub letters: u64,
-    /// Records that cannot be read, the first [`MAX_TOLD`].
+    /// Records that cannot be read, the first `MAX_TOLD`.
     pub damaged: Vec<Damaged>,
     /// Records that cannot be read, in all.
     pub damaged_records: u64,

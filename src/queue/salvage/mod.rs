@@ -7,7 +7,7 @@
 //!   the record that says so is lost, and is sent again with its id;
 //! - [`repair()`] changes the folder by one rename: a crash leaves the old queue or the new one. The old database is
 //!   kept in quarantine;
-//! - a running daemon holds the lock, so that neither meets it.
+//! - a running daemon holds the lock, so that neither a look nor a repair runs beside it.
 
 mod audit;
 mod bytes;
@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 
-pub use self::audit::{Audit, Damaged, MAX_TOLD, check};
+pub use self::audit::{Audit, Damaged, check};
 pub use self::repair::{Repaired, repair};
 pub(super) use self::repair::{put_away, repair_itself};
 pub(super) use self::sight::{Known, log_end, would_lose};

@@ -1,6 +1,7 @@
 //! What of the events is in memory.
 
 use super::*;
+use crate::queue::recent::MAX_RECENT_BYTES;
 
 #[tokio::test]
 async fn what_is_read_as_the_next_is_in_memory_once() {

@@ -14,7 +14,7 @@ use crate::wire::hash;
 pub const PAGE_EVENTS: usize = 64;
 /// The most bytes of a page, but for one with a single event: the storage engine writes larger values to files that it
 /// never syncs.
-pub const PAGE_BYTES: usize = 6_800;
+pub(super) const PAGE_BYTES: usize = 6_800;
 /// What an event takes in a page beside its id and its notification, at most.
 const EVENT_OVERHEAD: usize = 24;
 /// What an envelope takes in a page beside its session and its members, at most.

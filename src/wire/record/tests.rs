@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::page::PAGE_BYTES;
 use super::*;
 use crate::event::{Cluster, Entry, Envelope, EventId, Owner, SessionId, Visitor};
 use crate::wire::hash;
