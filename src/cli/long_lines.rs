@@ -1,5 +1,6 @@
-//! Exported lines that are longer than a daemon of this configuration takes: what the daemon filled in stands in them, too. They
-//! are whole, and are told, so that nobody learns of them only where they are to be taken in again.
+//! Exported lines that are longer than a daemon of this configuration takes, since what the daemon filled in stands in
+//! them, too. They are printed whole, and told of at once, so that nobody learns of them only when they are to be taken
+//! in again.
 
 use super::operate::some;
 use crate::event::noun;

@@ -71,7 +71,7 @@ struct Arguments {
     command: Command,
 }
 
-/// The first of these in the order of `--help`: a command's own options come first.
+/// Where the options of all commands begin in `--help`: behind the command's own.
 const BEHIND: usize = 100;
 
 #[derive(Debug, Args)]

@@ -32,8 +32,9 @@ pub(super) fn on_signals(shutdown: CancellationToken) -> io::Result<()> {
     Ok(())
 }
 
-/// SIGTERM, SIGINT and SIGHUP end what has a daemon and a folder of its own, the terminal's end, too. Those that follow change
-/// nothing: what is left is to end that daemon and to remove that folder, and takes a moment.
+/// SIGTERM, SIGINT and SIGHUP, which the end of the terminal sends, end a command that has a daemon and a folder of its
+/// own. Further signals change nothing: all that is left is to end that daemon and to remove that folder, which takes a
+/// moment.
 pub(super) fn on_ends(shutdown: &CancellationToken) -> io::Result<()> {
     for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
         // Under nohup it is to outlive the terminal.

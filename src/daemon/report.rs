@@ -20,9 +20,9 @@ const EXPIRY_FROM: &str = "expiry-from";
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The most dead letters that a look reads.
 const LETTERS_A_LOOK: usize = 1_024;
-/// A pass over the dead letters begins this many times in the time that they are kept,
+/// How many passes over the dead letters fit into the time that these are kept.
 const PASSES: u32 = 20;
-/// and at least this often.
+/// The longest rest after a pass.
 const MAX_REST: Duration = Duration::from_secs(3_600);
 
 /// The task that reports.

@@ -47,8 +47,8 @@ pub(super) struct Taken<'c> {
 }
 
 impl Clients {
-    /// Makes them with `builder`, which is given how many requests to a host each has under way at most, of
-    /// `concurrency` together.
+    /// Makes each of them with `builder`, which is told how many of `concurrency` requests to a host that one has under
+    /// way at most.
     pub(super) fn new(
         concurrency: usize,
         builder: impl Fn(usize) -> Result<ClientBuilder, TransportError>,

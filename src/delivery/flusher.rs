@@ -34,7 +34,7 @@ const SCAN_EVENTS: usize = 1_024;
 /// What the scheduler's index leaves of its memory is told when it changed by this much, in bytes.
 pub(super) const SPARE_STEP: u64 = 1_024 * 1_024;
 
-/// The shortest time between two looks at whether delivery is stuck, doubled.
+/// Twice the shortest time between two looks at whether delivery is stuck.
 const SHORTEST_LOOK: Duration = Duration::from_millis(20);
 
 /// Where events are kept; the queue, seen from here.
@@ -42,7 +42,7 @@ pub trait Backlog: Clone + Send + Sync + 'static {
     /// Why it no longer works.
     type Error: std::fmt::Display + Send;
     /// The unsettled events from `from` on, at least about `max` if there are as many, and where the next scan begins.
-    /// Where that `is_next`, they are soon wanted.
+    /// `is_next` says that they are what goes out next.
     fn scan(
         &self,
         from: Seq,
@@ -51,7 +51,7 @@ pub trait Backlog: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<(Vec<Entry>, Seq), Self::Error>> + Send;
     /// The events `seqs`, each `None` where it cannot be read.
     fn load(&self, seqs: Vec<Seq>) -> impl Future<Output = Result<Vec<Option<Event>>, Self::Error>> + Send;
-    /// Whether it works on all the same, and only could not read this.
+    /// Whether only this could not be read, and the store works on.
     fn works_on(&self, error: &Self::Error) -> bool;
     /// Whether somebody waits to hear what became of one of these.
     fn watches(&self, seqs: &[Seq]) -> bool;

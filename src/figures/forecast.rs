@@ -45,7 +45,8 @@ pub(super) fn drained(figures: &Figures) -> Option<f64> {
     (rate > 0.0).then(|| (figures.pending as f64 / rate).ceil())
 }
 
-/// Seconds until a limit is reached if nothing goes out, and which; none at all only where it is reached.
+/// Seconds until a limit is reached if nothing goes out, and which limit that is; 0 only where it is reached already,
+/// and `None` where nothing comes in.
 pub(super) fn fits(figures: &Figures, limits: &Limits) -> (Option<f64>, &'static str) {
     // The larger one: an outage lasts, and what came in a quarter of an hour ago may come again.
     let rate = figures.rate_in.m1.max(figures.rate_in.m15);

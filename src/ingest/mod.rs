@@ -5,7 +5,8 @@
 //! - a line is answered `queued` only after the [`Admission`] said that it is stored; where the commit was lost, the
 //!   connection closes without a reply, which means "outcome unknown";
 //! - a producer that closes without having read its replies loses nothing but these;
-//! - whoever says so writes a short reply himself, where everything before it is written: the queue's thread, on its way;
+//! - a short reply is written by the very thread that stored its line, where everything before it is written; any other
+//!   by the connection's task;
 //! - memory is bounded: a line by `max_line`; long lines together by `buffer_max_bytes`, until their replies are written;
 //!   what one connection has in work by [`MAX_BATCH_BYTES`], the replies that wait on it by [`MAX_REPLY_BYTES`], the
 //!   receipts on all of them by [`MAX_SLIP_BYTES`]. At a limit the connection is no longer read.

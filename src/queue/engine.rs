@@ -81,9 +81,8 @@ pub(super) enum CommitError {
 }
 
 impl CommitError {
-    /// Whether the engine met a full disk, or a quota: then what lies in the cache of the system is what lies on the
-    /// disk. Not where the sync met it: what the system could not place is gone then, as with any other sync that
-    /// failed.
+    /// Whether the engine met a full disk, or a quota, as it wrote: the system has lost nothing that it took before. A
+    /// sync that met it does not count: what the system had no room for is gone then, as after any other failed sync.
     pub(super) fn disk_full(&self) -> bool {
         matches!(self, Self::Engine(error) if met_full_disk(error))
     }
@@ -472,9 +471,9 @@ fn tops(db: &Db) -> Option<BTreeMap<u8, Vec<u8>>> {
     Some(tops)
 }
 
-/// Moves the snapshots of a database into quarantine, so that the engine replays the whole log. Not where it would then
-/// not find the end of it: what an open frees is gone from the log at once, and only the snapshot that this open made
-/// tells that nothing is missing there.
+/// Moves the snapshots of a database into quarantine, so that the engine replays the whole log. Not where the engine
+/// would then not find the end of the log: what an open frees is gone from the log at once, and only the snapshot that
+/// this open made says that nothing is missing there.
 fn set_snapshots_aside(path: &Path, folder: &Folder) -> Result<(), CommitError> {
     let known = Known { recovered: 0, ..known(path)? };
     if let [Some(loss)] = salvage::would_lose(path, [known])? {

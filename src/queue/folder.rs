@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! lock            held by the one instance that uses the queue
-//! events.N        the database, with its journal (`journal.M`) and the engine's files; the highest N counts. With the
-//!                 number of another one in `replaces` it holds all of that
+//! events.N        a database, with its journal (`journal.M`) and the engine's files; the highest N counts. A file
+//!                 `replaces` in it has the number of another one, all of which it holds
 //! events.new      a database under construction; worth nothing until it is renamed
 //! reserve         blocks that are given up when the disk is full
 //! failed          a sync failed: the next start copies every readable record into a new database
@@ -31,7 +31,7 @@ const MODE: u32 = 0o700;
 const ENTERED_BY_OTHERS: u32 = 0o001;
 /// The mark of a failed disk.
 const FAILED: &str = "failed";
-/// The file of a database that says which other one it holds all of.
+/// The file of a database that has the number of another one, all of which it holds.
 const REPLACES: &str = "replaces";
 /// The folder of what was set aside.
 pub(super) const QUARANTINE: &str = "quarantine";

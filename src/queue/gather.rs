@@ -43,10 +43,10 @@ impl LastCommit {
 }
 
 impl Writer {
-    /// Waits for the connections that were answered last to send again, at most as long as a commit takes; half as long
-    /// each time that they do not, since then they do not wait for the answer before they send. Without it producers
-    /// that wait for each reply fall into two groups, each of which waits for the other's commit. A connection of which
-    /// something is there already is not waited for.
+    /// Waits for the connections that were answered last to send again, at most for the time that the last commit took.
+    /// Each time that they do not send, the next wait is halved: they do not wait for one answer before they send the
+    /// next line. Without the wait, producers that wait for each reply fall into two groups, each of which waits for
+    /// the other's commit. A connection of which something is there already is not waited for.
     pub(super) fn gather(&mut self, waiting: &mut Waiting<'_>) {
         let (mut missing, mut lines, mut seen) = (self.last.producers.clone(), 0, 0);
         let until = Instant::now() + self.last.time.min(LONGEST_GATHER) / (1 << self.halvings);

@@ -14,11 +14,12 @@ use sled::IVec;
 use self::key::Key;
 use super::frame::{Frame, Kind};
 
-/// How many records move into the engine at once: few enough for the pages that they change to stay in its cache. It
-/// changes them in no order, and frees none of what it reads or replaces before it is done with all.
+/// How many records move into the engine at once: few enough for the pages that they change to stay in the engine's
+/// cache. The engine changes pages in no particular order, and frees nothing that it reads or replaces before it is
+/// done with all of them.
 const MOVED_AT_ONCE: usize = 256;
-/// What moving a record costs beside its bytes, in bytes: the engine reads a page for it and writes what changes. Moves
-/// are measured in that, not the journal's size.
+/// What moving a record costs beside its bytes, in bytes: the engine reads a page for it and writes what changes. It
+/// counts for what is moved at a time, and not for the size of the journal.
 const RECORD_COST: usize = 1_024;
 
 /// What a removal takes in the journal, in bytes, but for the longest keys.

@@ -240,7 +240,8 @@ impl Journal {
     }
 
     /// What counts of the oldest segment, where writing it again costs less than `max` bytes ([`Left::cost`]), and is
-    /// little beside the segment, so that it does not go round for ever; else nothing. Of many removals it is only some.
+    /// little beside the segment, so that it does not go round for ever; else nothing. Where there are many removals,
+    /// it is only the first of them.
     pub(super) fn rest_of_oldest(&self, max: usize) -> Vec<(Vec<u8>, Found)> {
         let (state, index) = (self.state(), self.index());
         let Some((oldest, segment)) = state.tail.oldest() else { return Vec::new() };

@@ -18,7 +18,7 @@ pub(super) type Record = (IVec, Value);
 /// The records from a key on, and before another one.
 pub(super) struct Merged<'e> {
     open: &'e Open,
-    /// `None` is beyond all.
+    /// The records end before this key; `None`: they go on to the last one.
     before: Option<Vec<u8>>,
     /// Where the next look begins; `None` behind the end.
     from: Option<Bound<Vec<u8>>>,

@@ -12,18 +12,18 @@ use crate::failpoint::reach;
 
 /// How many bytes each commit moves at least out of a full journal into the engine: each time takes a sync.
 const MOVE_LEAST: usize = 1_024 * 1_024;
-/// How many times its own bytes and changes it moves, so that the journal shrinks to its size.
+/// How many times its own bytes and changes a commit moves, so that the journal shrinks to its size.
 const MOVE_SHARE: usize = 2;
 /// The most that a commit moves for its number of changes ([`index::cost`]): an engine page for each takes longer than
 /// the commit.
 const MOVE_FOR_CHANGES: usize = 4 * MOVE_LEAST;
-/// How many times as much it moves at most, where the journal is larger than it may be: removals take few of its bytes
-/// and much to move, so that more may come than goes.
+/// How many times as much it moves at most where the journal is larger than it may be. Removals are small in the
+/// journal and costly to move: with less, more could come than goes.
 const MOVE_TIMES: usize = 8;
 /// On a disk short of room a segment is given up only if moving its values costs less than this ([`index::cost`]);
 /// otherwise the engine takes more room than is won.
 const LITTLE: usize = 64 * 1_024;
-/// What it costs to see that a removal was made.
+/// What it costs to see that the engine has made a removal already.
 const MADE_COST: usize = 64;
 
 /// When the engine makes the removals that the journal has.

@@ -11,7 +11,7 @@ use crate::wire::record::{Apart, PAGE_EVENTS, Page};
 /// The most pages remembered; others are read again.
 const REMEMBERED_PAGES: usize = 16_384;
 
-/// The most pages kept that scans found, the last ones.
+/// The most pages kept that scans found: those that were found last.
 const FOUND_PAGES: usize = 4_096;
 
 /// Which events of a page are settled.

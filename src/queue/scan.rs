@@ -14,8 +14,8 @@ use super::{Command, Store};
 use crate::event::{Entry, Event, Seq};
 use crate::wire::record::{PAGE_EVENTS, Page};
 
-/// What one scan keeps in memory of that which goes out next, in bytes, but for a last page that goes beyond: what is
-/// behind it is read when it goes out. What the scan before has kept may still be there.
+/// The most bytes that one scan keeps in memory of what goes out next, but for a last page that goes beyond; what lies
+/// behind is read when it goes out. Half, since what the scan before has kept may still be there.
 const MAX_NEXT_BYTES: usize = MAX_RECENT_BYTES / 2;
 
 /// How many pages the comparison with the counters goes through at once, beside the scans: the database may be opened

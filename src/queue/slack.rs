@@ -12,7 +12,7 @@ use rustix::thread::set_current_timer_slack;
 /// How late the timers of the engine's threads may be, in nanoseconds: a minute. Nothing but their look for work counts
 /// on them.
 const SLACK_NANOS: Option<NonZeroU64> = NonZeroU64::new(60 * 1_000_000_000);
-/// How late those of a thread may be that waits for something, in nanoseconds: the system's own slack.
+/// How late the timers of a thread may be that waits for something, in nanoseconds: the system's own slack.
 const NO_SLACK_NANOS: Option<NonZeroU64> = NonZeroU64::new(50_000);
 
 /// Runs `starts`, with slack for all threads that it starts. It must not wait for a time itself, nor call this.

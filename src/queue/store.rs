@@ -11,8 +11,6 @@ use super::inbox::Sender;
 use super::keys::{DEAD, MEMBERS, PageKey, numbered, seq_of};
 use super::pages::page_record;
 use super::recent::Kept;
-#[cfg(doc)]
-use super::recent::MAX_RECENT_BYTES;
 use super::scan::Count;
 use super::view::View;
 use super::{Command, Counts, Ledger, Requeued, Settings};
@@ -44,7 +42,8 @@ impl Store {
         seqs.iter().map(|seq| kept.take(*seq)).collect()
     }
 
-    /// From now on what was stored last may hold as many bytes of memory; at least [`MAX_RECENT_BYTES`], though.
+    /// From now on the events that were stored last may hold this many bytes of memory, or `MAX_RECENT_BYTES` where
+    /// that is more.
     pub fn spare(&self, bytes: u64) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.spare(usize::try_from(bytes).unwrap_or(usize::MAX));

@@ -8,8 +8,8 @@
 //! A batch of sled is two writes: a manifest of a few bytes, and at once what it speaks of. So the sync of a small
 //! write waits a moment for the next one, which covers both.
 //!
-//! A linker that takes the system's function instead is possible: [`in_effect`] tells, and then [`super::engine`] syncs
-//! by itself after each flush, as good as that gets.
+//! Where the linker takes the system's function all the same, which [`in_effect`] tells, [`super::engine`] syncs by
+//! itself after each flush: nothing better is left then.
 
 use std::collections::BTreeMap;
 use std::ffi::{c_int, c_uint};

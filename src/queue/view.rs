@@ -16,7 +16,7 @@ pub(super) struct View(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     engine: RwLock<Engine>,
-    /// How often the database was opened again; `None` where it never will be any more.
+    /// How often the database was opened again; `None` once nobody will open it again.
     opened: Mutex<Option<u64>>,
     again: Condvar,
 }
@@ -58,7 +58,7 @@ impl View {
         self.0.again.notify_all();
     }
 
-    /// How often the database was opened again so far; `None` where nobody does any more.
+    /// How often the database was opened again so far; `None` once nobody will open it again.
     pub(super) fn times_opened(&self) -> Option<u64> {
         *self.opened()
     }

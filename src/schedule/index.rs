@@ -173,8 +173,8 @@ impl Index {
         }
     }
 
-    /// The index is nearly empty: a crowd no longer delays the next pass. It starts at once if the cursor is at the
-    /// tail and the last pass brought something back.
+    /// The index is nearly empty, so that a crowd no longer delays the next pass. That starts at once if the cursor is
+    /// at the tail and the last pass brought something back.
     pub(super) fn rest_less(&mut self) {
         self.rests = u32::from(!self.seen.brought || self.cursor < self.tail);
     }

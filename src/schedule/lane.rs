@@ -143,8 +143,8 @@ impl LaneState {
         (count, grows(settings, count, bytes))
     }
 
-    /// Whether its last event, which was just added, left the moment at which its next batch is due: the batch takes it
-    /// in and grows on, or ended before it. `false` where that would have to be looked at closely.
+    /// Whether its next batch is due at the same moment as before its last event, which was just added: the batch takes
+    /// that event in and may grow on, or had ended before it. `false` where only a closer look could tell.
     pub(super) fn is_due_as_before(&self, settings: &Settings) -> bool {
         let (Some(first), Some(last)) = (self.events.front(), self.events.back()) else { return false };
         let before = self.events.len() - 1;

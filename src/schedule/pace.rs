@@ -6,7 +6,7 @@ use crate::event::Moment;
 
 /// The length of one count.
 const COUNTED_FOR: Duration = Duration::from_secs(1);
-/// The mean of this many counts tells: answers come in bursts where each takes its time.
+/// The mean of this many counts can be relied on: answers come in bursts where each takes its time.
 const COUNTS: u32 = 4;
 
 /// Counts what begins in each [`COUNTED_FOR`].
@@ -19,7 +19,7 @@ pub(super) struct Pace {
     last: Option<u128>,
     /// The mean of the counts before that, the later ones weighing more.
     mean: u128,
-    /// How many counts there were, as far as that matters.
+    /// How many counts there were, up to [`COUNTS`].
     counts: u32,
 }
 
@@ -62,7 +62,7 @@ impl Pace {
         (self.from, self.begun, self.last) = (Some(now), 0, Some(last));
     }
 
-    /// When it may show.
+    /// When the count under way ends, and may show that something lasts.
     pub(super) fn shows_at(&self) -> Option<Moment> {
         self.from.map(|from| from.after(COUNTED_FOR))
     }

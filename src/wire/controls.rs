@@ -79,7 +79,7 @@ pub fn decode(record: &[u8]) -> Result<Controls, Damage> {
     Ok(controls)
 }
 
-/// The record of the ids of sessions; of those that are too much for it the first.
+/// The record of the ids of sessions: of the first ones, as many as fit.
 #[must_use]
 pub fn encode_sessions(sessions: &[SessionId]) -> Vec<u8> {
     let mut bytes = 0_usize;

@@ -14,11 +14,11 @@ const EVENT_BYTES: u64 = 256;
 /// What a lane costs, in bytes.
 const LANE_BYTES: u64 = 384;
 
-/// Lanes that are due last for long if they do so for more seconds than this.
+/// Due lanes last for long if it takes more seconds than this to send to all of them.
 const LONG: u128 = 5;
 /// For each request that may be under way this many due lanes are enough.
 const LANES_A_SLOT: usize = 4;
-/// What is read while the index has no more events than this goes out next: that many stay in memory.
+/// What is read while the index has at most this many events goes out next, and stays in memory until then.
 pub(super) const NEXT_EVENTS: usize = 4_096;
 
 impl Scheduler {
