@@ -15,18 +15,16 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
-use uuid::Uuid;
+use tracing::warn;
 
 use super::ask::{Ask, Manner, Operation};
-use super::feed::{self, Feed};
+use super::feed::Feed;
+use super::sending::{About, Answered, Sending, Unsent, Watched};
 use super::told::Told;
 use super::{Counts, notice};
-use crate::event::{
-    Added, Burial, Cluster, Entry, Event, Host, Lane, Moment, Outcome, Seq, SessionId, Visitor,
-};
-use crate::schedule::{Attempt, Reading, Remembered, Scheduler, Settled};
-use crate::wire::{Identifiers, receipt, request};
+use crate::event::{Added, Burial, Entry, Event, Host, Lane, Moment, Outcome, Seq, SessionId, Visitor};
+use crate::schedule::{Reading, Remembered, Scheduler, Settled};
+use crate::wire::{Identifiers, receipt};
 
 /// The most events that one scan asks for.
 const SCAN_EVENTS: usize = 1_024;
@@ -114,22 +112,6 @@ pub struct Flusher<B, E> {
 /// The `tntId`s that answers gave, by session and stored `id` object.
 pub type KnownVisitors = Remembered<(Lane, Visitor), Arc<str>>;
 
-/// The answer to an attempt that somebody waits for.
-struct Watched {
-    session: SessionId,
-    body: Option<Vec<u8>>,
-}
-
-/// Whom an attempt is about.
-#[derive(Clone)]
-struct About {
-    lane: Lane,
-    /// The cluster that is asked.
-    asked: Option<Cluster>,
-    /// The visitor, where the stored events bring no `tntId`, and the one that Target gave.
-    visitor: Option<(Visitor, Option<Arc<str>>)>,
-}
-
 /// What happened while the flusher slept.
 enum Happened<E> {
     Sent(u64, Box<Result<Answered, Unsent>>),
@@ -141,28 +123,6 @@ enum Happened<E> {
     Woke,
     Stop,
     Over,
-}
-
-/// What came of a request that went out.
-struct Answered {
-    /// It went out with its first `keep` readable events.
-    keep: usize,
-    /// These cannot be read.
-    gone: Vec<Seq>,
-    outcome: Outcome,
-    about: About,
-    watched: Option<Watched>,
-    heard: Option<feed::Request>,
-}
-
-/// Why an attempt did not go out.
-enum Unsent {
-    /// The disk did not give its events; perhaps it does another time.
-    Unread { first: Option<Seq>, detail: String },
-    /// None of them can be read.
-    Gone(Vec<Seq>),
-    /// The store no longer works.
-    StoreFailed(String),
 }
 
 type Work<E> = FuturesUnordered<BoxFuture<'static, Happened<E>>>;
@@ -289,19 +249,23 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
     /// Starts everything that is due.
     fn plan(&mut self, now: Moment, work: &Work<B::Error>, told: &mut Told) {
         while let Some(attempt) = self.scheduler.poll_attempt(now) {
-            let (backlog, edge) = (self.backlog.clone(), self.edge.clone());
-            let (id, identifiers, lane) = (attempt.id, *self.identifiers.borrow(), attempt.lane);
-            let (counts, feed) = (Arc::clone(&self.counts), self.feed.clone());
+            let (id, lane) = (attempt.id, attempt.lane);
+            let sending = Sending {
+                backlog: self.backlog.clone(),
+                edge: self.edge.clone(),
+                identifiers: *self.identifiers.borrow(),
+                counts: Arc::clone(&self.counts),
+                feed: self.feed.clone(),
+            };
             let known = |visitor| (visitor, self.known.get(now, &(lane, visitor)).cloned());
             let asked = match attempt.host {
                 Host::Edge(cluster) => Some(cluster),
                 Host::Client => None,
             };
             let about = About { lane, asked, visitor: attempt.visitor.map(known) };
-            work.push(Box::pin(async move {
-                let sent = send(&backlog, &edge, attempt, about, identifiers, &counts, &feed).await;
-                Happened::Sent(id, Box::new(sent))
-            }));
+            work.push(Box::pin(
+                async move { Happened::Sent(id, Box::new(sending.send(attempt, about).await)) },
+            ));
         }
         // After that: what is due then waits for slots.
         if let Some(Reading { from, is_next }) = self.scheduler.poll_read(now) {
@@ -380,72 +344,4 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
             Happened::Durable(all, backlog.settle(delivered, buried, answer).await)
         }));
     }
-}
-
-/// The events that can be read, and the numbers of those that are gone.
-async fn load<B: Backlog>(backlog: &B, seqs: Vec<Seq>) -> Result<(Vec<Event>, Vec<Seq>), Unsent> {
-    let loaded = match backlog.load(seqs.clone()).await {
-        Ok(loaded) => loaded,
-        Err(error) if backlog.works_on(&error) => {
-            return Err(Unsent::Unread { first: seqs.first().copied(), detail: error.to_string() });
-        }
-        Err(error) => return Err(Unsent::StoreFailed(error.to_string())),
-    };
-    let (mut events, mut gone) = (Vec::new(), Vec::new());
-    for (seq, event) in seqs.into_iter().zip(loaded) {
-        match event {
-            Some(event) => events.push(event),
-            None => gone.push(seq),
-        }
-    }
-    Ok((events, gone))
-}
-
-/// Loads the events of an attempt, and sends those that go together.
-async fn send<B: Backlog, E: Edge>(
-    backlog: &B,
-    edge: &E,
-    attempt: Attempt,
-    mut about: About,
-    identifiers: Identifiers,
-    counts: &Counts,
-    feed: &Feed,
-) -> Result<Answered, Unsent> {
-    let Attempt { seqs, host, .. } = attempt;
-    let watches = backlog.watches(&seqs);
-    let (mut events, gone) = load(backlog, seqs).await?;
-    let Some(first) = events.first() else { return Err(Unsent::Gone(gone)) };
-    let envelope = Arc::clone(&first.envelope);
-    // Equal fingerprints brought them together; what decides is that the envelopes are equal to the byte.
-    let keep = events.iter().take_while(|event| event.envelope == envelope).count();
-    events.truncate(keep);
-    let request_id = Uuid::new_v4().to_string();
-    // The visitor is that of the first event, which may be one that cannot be read: then the answer is about another
-    // one.
-    about.visitor = about.visitor.filter(|(visitor, _)| envelope.visitor == Some(*visitor));
-    let tnt_id = about.visitor.as_ref().and_then(|(_, tnt_id)| tnt_id.as_deref());
-    let body = request::body(
-        &envelope.members,
-        tnt_id,
-        events.iter().map(|event| &*event.notification),
-        &request_id,
-    );
-    let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
-    let began = Instant::now();
-    let (outcome, body) = edge.attempt(host, &envelope.session, &request_id, body, &ids).await;
-    let took = began.elapsed();
-    counts.add(&outcome.answer, took);
-    debug!(
-        event = "request", request = %request_id, session = %identifiers.show(envelope.session.as_str()), %host, events = keep,
-        answer = ?outcome.answer, detail = %outcome.detail,
-        "a request was answered"
-    );
-    let watched = watches.then(|| Watched { session: envelope.session.clone(), body });
-    let heard = feed.is_heard().then(|| feed::Request {
-        session: envelope.session.clone(),
-        host,
-        events: events.iter().map(|event| (event.seq, event.id.clone())).collect(),
-        took,
-    });
-    Ok(Answered { keep, gone, outcome, about, watched, heard })
 }

@@ -9,6 +9,7 @@ mod lookup;
 mod notice;
 mod probe;
 mod proxy;
+mod sending;
 mod settings;
 #[cfg(test)]
 mod simulation;
