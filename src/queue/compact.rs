@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::engine::{CommitError, Engine, LOG_SEGMENT_BYTES};
+use super::commit_error::CommitError;
+use super::engine::{Engine, LOG_SEGMENT_BYTES};
 use super::files::sync;
 use super::folder::{construction, current};
 use super::space::Free;

@@ -12,7 +12,8 @@ use std::path::Path;
 use tracing::error;
 
 use super::batch::Batch;
-use super::engine::{CommitError, Engine};
+use super::commit_error::CommitError;
+use super::engine::Engine;
 use super::new_database::NewDatabase;
 
 /// How many sequence numbers a stretch that cannot be read is passed over by: as many as a page may have. It grows the

@@ -14,32 +14,30 @@
 //! - a full disk is no failed disk: the engine is useless from then on, but opened again it holds what was committed.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use sled::Db;
-use thiserror::Error;
 use tracing::warn;
 
 use super::batch::Batch;
+use super::commit_error::CommitError;
 use super::error::OpenError;
-use super::files::{Identity, expect_files, sync_tree, with_prefix};
+use super::files::{Identity, expect_files, sync_tree};
 use super::folder::{Folder, failed_before};
 use super::index::{Found, Value};
-use super::journal::{Journal, JournalError};
-use super::keys;
+use super::journal::Journal;
 use super::merged::{Merged, Record};
 use super::moving::Removals;
 use super::nudge::Nudge;
 use super::replay::{Replay, replay};
 use super::salvage::{self, Known};
 use super::slack::with_slack;
-use super::synced;
+use super::{keys, snapshots, synced};
 use crate::failpoint::reach;
 
 /// What sled keeps in memory of the pages that it read, in bytes.
@@ -54,111 +52,6 @@ pub(super) const NOTES_OF_WRITTEN: usize = 3;
 pub(super) const NOTES_OF_READ: usize = 2;
 /// How long an open waits for the lock of a database that this process has just closed.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
-
-/// Why a database or a commit is not on stable storage.
-#[derive(Debug, Error)]
-pub(super) enum CommitError {
-    #[error("{}", said(.0))]
-    Engine(#[from] sled::Error),
-    #[error("the database could not be synced: {0}")]
-    Sync(#[from] io::Error),
-    #[error("the log is damaged: {0}")]
-    Damaged(String),
-    #[error("the engine panicked: {0}")]
-    Panic(String),
-    #[error("the database {} was removed or moved away under the daemon", .0.display())]
-    Gone(PathBuf),
-    #[error("the lock of {} was removed or replaced under the daemon", .0.display())]
-    Unlocked(PathBuf),
-    #[error(transparent)]
-    Open(Box<OpenError>),
-    #[error("it cannot be opened again: {0}")]
-    Descriptors(String),
-    #[error("it holds more than {0} bytes")]
-    Large(u64),
-    #[error("the database was opened again after the disk was full, and does not hold what it held")]
-    Lost,
-}
-
-impl CommitError {
-    /// Whether the engine met a full disk, or a quota, as it wrote: the system has lost nothing that it took before. A
-    /// sync that met it does not count: what the system had no room for is gone then, as after any other failed sync.
-    pub(super) fn disk_full(&self) -> bool {
-        matches!(self, Self::Engine(error) if met_full_disk(error))
-    }
-
-    /// Whether a file of it is another user's.
-    fn denied(&self) -> bool {
-        match self {
-            Self::Engine(sled::Error::Io(error)) | Self::Sync(error) => {
-                error.kind() == io::ErrorKind::PermissionDenied
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether no more files may be open: nothing is wrong with the disk then.
-    pub(super) fn lacks_descriptors(&self) -> bool {
-        match self {
-            Self::Engine(sled::Error::Io(error)) | Self::Sync(error) => lacks_descriptors(error),
-            Self::Descriptors(_) => true,
-            _ => false,
-        }
-    }
-
-    /// Leaves the mark of a failed disk where the system may take pages for clean that never reached the disk.
-    pub(super) fn mark_failed(&self, folder: &Folder) {
-        let input_or_output = matches!(self, Self::Engine(sled::Error::Io(_)) | Self::Sync(_));
-        if input_or_output && !self.disk_full() && !self.lacks_descriptors() {
-            folder.mark_failed(&self.to_string());
-        }
-    }
-
-    /// What that means for a start.
-    pub(super) fn at_open(&self, path: &Path) -> OpenError {
-        let (path, message) = (path.to_owned(), self.to_string());
-        match self {
-            Self::Damaged(message) => OpenError::Damaged { path, message: message.clone() },
-            _ if self.disk_full() => OpenError::Full { path, message },
-            _ if self.denied() => OpenError::Denied { path, message },
-            _ if self.lacks_descriptors() => OpenError::Descriptors { path, message },
-            _ => OpenError::Engine { path, message },
-        }
-    }
-}
-
-/// What the engine says, in an operator's words.
-pub(super) fn said(error: &sled::Error) -> String {
-    match error {
-        sled::Error::Io(error) => format!("the database could not be written or read: {error}"),
-        sled::Error::Corruption { .. } => "a part of it that was read is damaged".to_owned(),
-        other => format!("the engine failed: {other}"),
-    }
-}
-
-/// Whether the engine met a full disk.
-pub(super) fn met_full_disk(error: &sled::Error) -> bool {
-    matches!(error, sled::Error::Io(error) if is_full(error))
-}
-
-/// Whether there is no room on the disk, or the quota is used up.
-pub(super) fn is_full(error: &io::Error) -> bool {
-    [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded].contains(&error.kind())
-}
-
-/// Whether this process, or the machine, may have no more files open.
-pub(super) fn lacks_descriptors(error: &io::Error) -> bool {
-    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE))
-}
-
-impl From<JournalError> for CommitError {
-    fn from(error: JournalError) -> Self {
-        match error {
-            JournalError::Write(error) => Self::Engine(sled::Error::Io(error)),
-            JournalError::Sync(error) => Self::Sync(error),
-        }
-    }
-}
 
 /// The open database: the engine's one tree, covered by the journal.
 #[derive(Clone, Debug)]
@@ -185,15 +78,10 @@ impl Engine {
     pub(super) fn open(path: &Path, folder: &Folder) -> Result<Self, OpenError> {
         let failed = OpenError::folder(path);
         expect_files(path).map_err(failed)?;
-        // A snapshot that was being written when the power failed makes every open fail.
-        for (name, snapshot) in snapshots(path).map_err(failed)? {
-            if name.ends_with(".generating") {
-                fs::remove_file(&snapshot).map_err(failed)?;
-            }
-        }
+        snapshots::remove_unfinished(path).map_err(failed)?;
         if failed_before(folder.root()) {
             // A snapshot made since may speak of parts of the log that never reached the disk: the log alone counts.
-            set_snapshots_aside(path, folder).map_err(|error| error.at_open(path))?;
+            snapshots::set_aside(path, folder).map_err(|error| error.at_open(path))?;
         }
         let first = match open(path) {
             Ok(engine) => return Ok(engine),
@@ -207,7 +95,7 @@ impl Engine {
         // Before the second try, which may succeed without a trace of what the first one lost.
         first.mark_failed(folder);
         warn!(event = "snapshots_set_aside", path = %path.display(), error = %first, "the database did not open; trying again without its snapshots");
-        set_snapshots_aside(path, folder).and_then(|()| open(path)).map_err(|error| {
+        snapshots::set_aside(path, folder).and_then(|()| open(path)).map_err(|error| {
             error.mark_failed(folder);
             error.at_open(path)
         })
@@ -396,7 +284,7 @@ fn open(path: &Path) -> Result<Engine, CommitError> {
     // In one pass: an I/O error has to come out before sled looks, since what it cannot read it takes for absent. A new
     // database has no folder yet.
     let journal = if path.exists() { replay(path).map_err(sled::Error::Io)? } else { Replay::default() };
-    let known = Known { durable: journal.reached, ..known(path)? };
+    let known = Known { durable: journal.reached, ..snapshots::known(path)? };
     if let [Some(loss)] = salvage::would_lose(path, [known])? {
         return Err(CommitError::Damaged(loss.to_string()));
     }
@@ -471,36 +359,8 @@ fn tops(db: &Db) -> Option<BTreeMap<u8, Vec<u8>>> {
     Some(tops)
 }
 
-/// Moves the snapshots of a database into quarantine, so that the engine replays the whole log. Not where the engine
-/// would then not find the end of the log: what an open frees is gone from the log at once, and only the snapshot that
-/// this open made says that nothing is missing there.
-fn set_snapshots_aside(path: &Path, folder: &Folder) -> Result<(), CommitError> {
-    let known = Known { recovered: 0, ..known(path)? };
-    if let [Some(loss)] = salvage::would_lose(path, [known])? {
-        return Err(CommitError::Damaged(loss.to_string()));
-    }
-    for (_, snapshot) in snapshots(path)? {
-        folder.quarantine(&snapshot)?;
-    }
-    Ok(())
-}
-
-/// What the snapshots of a database tell of its log, by their names.
-pub(super) fn known(path: &Path) -> io::Result<Known> {
-    // A database that is made now has no folder yet.
-    let found = if path.exists() { snapshots(path)? } else { Vec::new() };
-    let places = found.iter().filter_map(|(place, _)| u64::from_str_radix(place, 16).ok());
-    let recovered = places.max().unwrap_or(0);
-    Ok(Known { recovered, reached: recovered, durable: 0 })
-}
-
 /// What a panic said.
 pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
-}
-
-/// The snapshots of a database: what follows `snap.` in their names, and their paths.
-fn snapshots(path: &Path) -> io::Result<Vec<(String, PathBuf)>> {
-    with_prefix(path, "snap.")
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::engine::CommitError;
+use super::commit_error::CommitError;
 use super::keys::{MEMBERS, PAGE, PageKey, cut, numbered, part, seq_of};
 use super::pages::walk;
 use super::plan::Plan;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::engine::lacks_descriptors;
+use super::commit_error::lacks_descriptors;
 use crate::event::{Account, noun, unwritable};
 
 /// Why the queue cannot be opened.

@@ -1,6 +1,6 @@
 //! Dead letters: how an event becomes one, and how it goes or comes back.
 
-use super::engine::CommitError;
+use super::commit_error::CommitError;
 use super::keys::{DEAD, cut, numbered, part};
 use super::open_page::OpenPage;
 use super::plan::Plan;

@@ -14,6 +14,7 @@
 
 mod alone;
 mod batch;
+mod commit_error;
 mod compact;
 mod copy;
 mod counts;
@@ -47,6 +48,7 @@ mod replay;
 pub mod salvage;
 mod scan;
 mod slack;
+mod snapshots;
 mod space;
 mod store;
 mod survey;

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::batch::Batch;
-use super::engine::{CommitError, NOTES_OF_WRITTEN, Open, is_full, let_go};
+use super::commit_error::{CommitError, is_full};
+use super::engine::{NOTES_OF_WRITTEN, Open, let_go};
 use super::index::Found;
 use super::journal::JournalError;
 use super::keys::META;

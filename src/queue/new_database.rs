@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::batch::Batch;
-use super::engine::{CommitError, Engine, LOG_SEGMENT_BYTES};
+use super::commit_error::CommitError;
+use super::engine::{Engine, LOG_SEGMENT_BYTES};
 
 /// The database, and what is written next.
 pub(super) struct NewDatabase {

@@ -10,7 +10,8 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{error, info, warn};
 
 use super::batch::Batch;
-use super::engine::{CommitError, Engine, create};
+use super::commit_error::CommitError;
+use super::engine::{Engine, create};
 use super::error::OpenError;
 use super::folder::{Folder, current, exposed, failed_before};
 use super::gather::LastCommit;

@@ -2,7 +2,7 @@
 
 use tracing::error;
 
-use super::engine::CommitError;
+use super::commit_error::CommitError;
 use super::keys::{self, MARK, MEMBERS, PAGE, PageKey, numbered};
 use super::pages::{self, page_of};
 use super::plan::Plan;

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
-use super::engine::{CommitError, Engine};
+use super::commit_error::CommitError;
+use super::engine::Engine;
 use super::error::OpenError;
 use super::gather::Waiting;
 use super::inbox::Waited;

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{oneshot, watch};
 
-use super::engine::{Engine, met_full_disk, said};
+use super::commit_error::{met_full_disk, said};
+use super::engine::Engine;
 use super::error::Failed;
 use super::inbox::Sender;
 use super::keys::{DEAD, MEMBERS, PageKey, numbered, seq_of};

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use tracing::error;
 
-use super::engine::{CommitError, Engine, panic_text};
+use super::commit_error::CommitError;
+use super::engine::{Engine, panic_text};
 use super::error::Failed;
 use super::folder::Folder;
 use super::gather::{LastCommit, Waiting};

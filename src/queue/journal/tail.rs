@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::{JournalError, SEGMENT_PREFIX};
 use crate::failpoint::reach;
 use crate::queue::batch::Batch;
-use crate::queue::engine::is_full;
+use crate::queue::commit_error::is_full;
 use crate::queue::files::{Identity, sync};
 
 /// The longest segment, in bytes: one gets longer than its share where the disk takes no more files. What a file has

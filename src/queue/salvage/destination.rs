@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use super::SalvageError;
-use crate::queue::engine::{CommitError, is_full};
+use crate::queue::commit_error::{CommitError, is_full};
 use crate::queue::error::OpenError;
 use crate::queue::folder::construction;
 use crate::queue::space::free;

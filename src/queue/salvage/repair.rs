@@ -10,7 +10,7 @@ use super::tree::Record;
 use super::{SalvageError, newest_with_records};
 use crate::event::{Account, Balance, Seq};
 use crate::failpoint::reach;
-use crate::queue::engine::CommitError;
+use crate::queue::commit_error::CommitError;
 use crate::queue::error::OpenError;
 use crate::queue::folder::{Folder, databases, failed_before};
 use crate::queue::keys::{meta, quarantine};

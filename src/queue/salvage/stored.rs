@@ -9,7 +9,6 @@ use super::log::BehindEnd;
 use super::sight::{Known, would_lose};
 use super::tree::{Record, Tree};
 use crate::event::{Account, Event, Seq};
-use crate::queue::engine::known;
 use crate::queue::error::OpenError;
 use crate::queue::files::expect_files;
 use crate::queue::keys::{DEAD, MARK, MEMBERS, META, PAGE, PageKey, QUARANTINE, meta, numbered, seq_of};
@@ -17,6 +16,7 @@ use crate::queue::ledger::Ledger;
 use crate::queue::migrations::NEWEST;
 use crate::queue::pages::read_mark;
 use crate::queue::replay::{Replay, replay};
+use crate::queue::snapshots::known;
 use crate::wire::record::{DeadLetter, Page, decode_dead, decode_members, open as unseal};
 
 /// All records of a database: those of the engine, and those of the journal, which cover them.

@@ -9,7 +9,8 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use crate::queue::batch::Batch;
-use crate::queue::engine::{CommitError, Engine};
+use crate::queue::commit_error::CommitError;
+use crate::queue::engine::Engine;
 use crate::queue::index::Found;
 use crate::queue::journal::Journal;
 use crate::queue::replay::{Replay, replay};

@@ -9,7 +9,8 @@ use tempfile::TempDir;
 
 use super::{Records, all_of, length};
 use crate::queue::batch::Batch;
-use crate::queue::engine::{CommitError, Engine};
+use crate::queue::commit_error::CommitError;
+use crate::queue::engine::Engine;
 use crate::queue::frame;
 use crate::queue::index::{Found, Index};
 use crate::queue::moving::Removals;

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use super::pair::{Answer, Pair};
 use super::*;
-use crate::queue::engine::CommitError;
+use crate::queue::commit_error::CommitError;
 use crate::queue::folder;
 use crate::queue::replay::replay;
 

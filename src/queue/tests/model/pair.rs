@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 use self::compare::{records_of, same};
 use super::naive::{MAX_EVENTS, Naive, No};
 use super::*;
-use crate::queue::engine::{CommitError, Engine};
+use crate::queue::commit_error::CommitError;
+use crate::queue::engine::Engine;
 use crate::queue::space::Free;
 
 const MIN_FREE: u64 = 1 << 24;
