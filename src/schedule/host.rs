@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::health::HostHealth;
 use super::notice::Cause;
 use super::pace::Pace;
+use super::width::Width;
 use crate::event::{Lane, Moment, Owner};
 
 /// How many answers tell whether a host is busy as a whole.
@@ -70,6 +71,8 @@ pub(super) struct HostState {
     pub(super) stopped: bool,
     /// How fast its events go out, where it may be that its lanes crowd the index.
     pub(super) pace: Pace,
+    /// How many requests it works at side by side, where that is fewer than the settings allow.
+    pub(super) width: Width,
     /// The probe under way.
     pub(super) probing: bool,
     /// The session whose probe failed last: it does not wait for this host before it was tried elsewhere.
@@ -127,6 +130,7 @@ impl HostState {
             is_untold: false,
             stopped: false,
             pace: Pace::default(),
+            width: Width::default(),
             probing: false,
             gave_up: None,
             probes: 0,
@@ -149,6 +153,18 @@ impl HostState {
             Gate::Open => Some(false),
             Gate::Shut { until, .. } => (until <= now && !self.probing).then_some(true),
         }
+    }
+
+    /// As [`Self::takes`], and whether its width has room for it. A probe goes out alone, whatever is under way.
+    pub(super) fn has_room(&self, now: Moment) -> Option<bool> {
+        self.takes(now).filter(|probe| *probe || self.width.has_room(self.in_flight))
+    }
+
+    /// A timeout opened its breaker, of a request before which so many were `answered`: fewer at a time are to show what it
+    /// can do.
+    pub(super) fn narrow(&mut self, now: Moment, answered: u64) {
+        let given_up = usize::try_from(self.failures.count).unwrap_or(usize::MAX);
+        self.width.narrow(now, answered, self.in_flight, given_up);
     }
 
     /// Whether it asks all to wait.

@@ -17,6 +17,7 @@ mod stitch;
 #[cfg(test)]
 mod tests;
 mod verdict;
+mod width;
 
 pub use self::ages::{AGE_MINUTES, Ages};
 pub use self::backoff::{Backoff, Random};

@@ -31,7 +31,7 @@ use super::pace::Pace;
 use super::revisits::Revisits;
 use super::{Random, Remembered, Settings, Verdict, verdict};
 use crate::event::{
-    Answer, Burial, Cluster, DeadReason, Entry, Host, Lane, Moment, Outcome, Owner, Seq, Visitor,
+    Answer, Burial, Cluster, DeadReason, Entry, Failure, Host, Lane, Moment, Outcome, Owner, Seq, Visitor,
 };
 
 use self::crowd::Crowd;
@@ -95,6 +95,8 @@ struct UnderWay {
     probe: bool,
     parked: bool,
     began: Moment,
+    /// How many its host had answered by then.
+    answered: u64,
 }
 
 /// Decides what is sent when, and what an outcome means. It knows no clock: the moment is an argument.
@@ -401,7 +403,9 @@ impl Scheduler {
             let share = Duration::from_secs(1) / self.settings.rate_limit;
             self.rate_from = self.rate_from.max(now).after(share);
         }
+        let mut answered = 0;
         if let Some(host) = self.hosts.get_mut(&host) {
+            answered = host.width.answered();
             host.in_flight += 1;
             host.probing |= probe;
             host.pace.note_begun(events.len());
@@ -411,7 +415,8 @@ impl Scheduler {
         let seqs = events.iter().map(|event| event.seq).collect();
         let visitor = events.first().and_then(|event| event.visitor);
         let parked = !from_lane;
-        self.under_way.insert(id, UnderWay { lane, events, host, probe, parked, began: now });
+        let under_way = UnderWay { lane, events, host, probe, parked, began: now, answered };
+        self.under_way.insert(id, under_way);
         if probe {
             // One tries it out; the others that came since that was due do not wait for it.
             self.fall_back(now, host);
@@ -425,6 +430,7 @@ impl Scheduler {
         if let Some(host) = self.hosts.get_mut(&attempt.host) {
             host.in_flight = host.in_flight.saturating_sub(1);
             host.probing &= !attempt.probe;
+            host.width.note_over(attempt.began);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What an answer says of its host: whether it takes requests, and whether all its lanes wait.
 
 use super::{
-    Answer, Cause, Duration, Gate, Host, Moment, Notice, Outcome, Owner, Scheduler, UnderWay, Verdict, Why,
+    Answer, Cause, Duration, Failure, Gate, Host, Moment, Notice, Outcome, Owner, Scheduler, UnderWay,
+    Verdict, Why,
 };
 
 /// The verdict on an outcome that counts for the breaker of its host.
@@ -21,6 +22,9 @@ impl Scheduler {
         }
         if judged != HOST_FAILED {
             host.note_answered();
+        }
+        if !matches!(outcome.answer, Answer::Failed(_)) {
+            host.width.note_answered(self.settings.concurrency);
         }
         if served && !attempt.probe && host.paused() == Some(Cause::Misconfigured) {
             // It was under way as the host was paused: the host serves others than those that it refused.
@@ -104,6 +108,9 @@ impl Scheduler {
         } else if judged == HOST_FAILED && host.count_failure(lane, self.settings.breaker_failures) {
             let (wait, detail) = (self.settings.breaker_open, outcome.detail.clone());
             host.shut(now, now.after(wait), wait, Why::Breaker, &detail);
+            if outcome.answer == Answer::Failed(Failure::Timeout) {
+                host.narrow(now, attempt.answered);
+            }
             self.notices.add(Notice::BreakerOpened { host: name, wait, detail });
             self.leave(now, name);
         }

@@ -53,7 +53,7 @@ impl Scheduler {
     /// The next host with work that it takes, and whether that is a probe; hosts take turns.
     pub(super) fn next_host(&mut self, now: Moment) -> Option<(Host, bool)> {
         let able = |(host, state): (&Host, &HostState)| {
-            let probe = state.takes(now)?;
+            let probe = state.has_room(now)?;
             (!state.queue.is_empty()).then_some((*host, probe, state.in_flight))
         };
         let after = self.hosts.range((std::ops::Bound::Excluded(self.turn), std::ops::Bound::Unbounded));

@@ -53,7 +53,7 @@ impl Scheduler {
             let old = self.under_way.values().all(|one| now.since(one.began) > self.settings.slot_limit);
             return old.then_some(Stuck::Slots);
         }
-        let due = self.hosts.values().any(|host| host.takes(now).is_some() && !host.queue.is_empty());
+        let due = self.hosts.values().any(|host| host.has_room(now).is_some() && !host.queue.is_empty());
         let due = due && !self.all_paused();
         (due && self.rate_from <= now && now.since(self.last_begun) > after).then_some(Stuck::Due)
     }

@@ -337,3 +337,43 @@ fn who_cannot_fall_back_since_an_operator_stopped_the_clients_own_host_probes_it
         assert_eq!(sim.delivered.len(), 20, "{resumes}");
     }
 }
+
+#[test]
+fn a_host_that_is_too_slow_for_all_slots_gets_what_it_answers_in_time() {
+    let (timeout, work) = (secs(10), Duration::from_millis(200));
+    let mut free_from = Moment::ZERO;
+    let mut sim = Sim::new(34, settings(), move |now, _, entries, _| {
+        // One after the other, and what was given up is worked through all the same.
+        free_from = free_from.max(now).after(work);
+        match free_from.since(now) {
+            wait if wait > timeout => (timeout, Answer::Failed(Failure::Timeout)),
+            wait => (wait, all_listed(entries)),
+        }
+    });
+    for number in 0..400 {
+        sim.add(entry(number), true);
+    }
+    // It could be done in 80 s.
+    sim.run(sim.after(secs(160)));
+    assert_eq!(sim.delivered.len(), 400);
+    assert!(sim.attempts.len() < 500, "{} requests", sim.attempts.len());
+}
+
+#[test]
+fn sessions_that_hang_beside_others_make_their_host_no_narrower() {
+    let hanging: BTreeSet<Lane> = (0..8).map(|number| entry(number).lane).collect();
+    let mut sim =
+        Sim::new(35, settings(), move |_, attempt, entries, _| match hanging.contains(&attempt.lane) {
+            true => (secs(10), Answer::Failed(Failure::Timeout)),
+            false => (ANSWER, all_listed(entries)),
+        });
+    for number in 0..8 {
+        sim.add(entry(number), true);
+    }
+    for number in 100..700 {
+        let (from, seq) = (sim.now, sim.add(entry(number), true));
+        sim.run(sim.after(Duration::from_millis(100)));
+        // As they time out all at once, the breaker may open for a moment.
+        assert!(seq.0 < 80 || within(&sim, &[Seq(seq.0 - 50)], from, secs(0)), "{seq}");
+    }
+}
