@@ -129,6 +129,7 @@ pub(super) fn host_line(now: Moment, view: &HostView) -> HostLine {
         wait_s: until.map(|until| seconds(until.since(now))),
         waiting: view.waiting,
         in_flight: view.in_flight,
+        at_most: view.at_most,
     }
 }
 

@@ -45,7 +45,9 @@ pub(super) fn log(notice: &Notice) {
             event = "breaker_opened", %host, wait = %shown(*wait), %detail,
             "the host fails: its sessions wait, and one request probes it. Nothing is lost; if it stays so: target-notifyd status"
         ),
-        Notice::HostServes { host } => info!(event = "host_serves", %host, "the host serves again"),
+        Notice::HostServes { host, at_most } => {
+            info!(event = "host_serves", %host, at_most, "the host serves again");
+        }
         Notice::HostPaused { host, cause: Cause::Misconfigured, detail } => error!(
             event = "host_paused", %host, %detail,
             "the host is paused: it refuses the account. Check target.client, target.organization_id, target.property_token and the endpoints with target-notifyd check; events are kept, and target-notifyd resume tries at once"

@@ -33,6 +33,8 @@ pub enum Notice {
     HostServes {
         /// Which.
         host: Host,
+        /// The most requests under way at first, where that is fewer than the settings allow since it timed out.
+        at_most: Option<usize>,
     },
     /// A host is paused until a probe succeeds.
     HostPaused {

@@ -113,6 +113,9 @@ pub struct HostLine {
     pub waiting: usize,
     /// Requests under way.
     pub in_flight: usize,
+    /// The most under way, where that is fewer than `delivery.concurrency` since it timed out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_most: Option<usize>,
 }
 
 /// A pause that an operator made.

@@ -67,6 +67,7 @@ mod tests {
             wait_s: Some(wait_s),
             waiting: 2,
             in_flight: 1,
+            at_most: None,
         };
         let advice = |about: &str| Advice { about: about.to_owned(), run: String::new() };
         let status = Status {

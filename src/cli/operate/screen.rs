@@ -116,7 +116,10 @@ fn standing(host: &HostLine) -> (&str, String) {
             (state, format!("{since}, since {why}{until}"))
         }
         // Of a breaker, "open" means that the host fails.
-        None if host.state == "open" => ("serves", String::new()),
+        None if host.state == "open" => {
+            let few = |most| format!(", {most} requests at a time at most for now: it timed out with more");
+            ("serves", host.at_most.map_or(String::new(), few))
+        }
         None => {
             (host.state.as_str(), told(host.since_s, " for ", "") + &told(host.wait_s, ", again in ", ""))
         }
@@ -237,6 +240,7 @@ mod tests {
             wait_s,
             waiting: 0,
             in_flight: 0,
+            at_most: None,
         };
         for (state, since, wait, told) in [
             ("open", None, None, "serves"),
@@ -253,6 +257,12 @@ mod tests {
             let status = Status { hosts: vec![host(state, since, wait)], ..Status::default() };
             assert!(screen(&status, false).contains(&format!("  {told}\n")), "{told}");
         }
+        let narrow = HostLine { at_most: Some(4), ..host("open", None, None) };
+        let screen = screen(&Status { hosts: vec![narrow], ..Status::default() }, false);
+        assert!(
+            screen.contains("  serves, 4 requests at a time at most for now: it timed out with more\n"),
+            "{screen}"
+        );
     }
 
     #[test]
@@ -265,6 +275,7 @@ mod tests {
             wait_s: Some(7.0),
             waiting: 1,
             in_flight: 0,
+            at_most: None,
         };
         let advice = |number: u32| Advice {
             about: format!("{number} refuses everything: see what all events share, then"),
@@ -297,6 +308,7 @@ mod tests {
             wait_s: Some(1.0),
             waiting: 1,
             in_flight: 0,
+            at_most: None,
         };
         let pause = Pause { host: "all".to_owned(), reason: hostile.clone(), since_s: 5.0, left_s: None };
         let status = Status {

@@ -119,7 +119,8 @@ impl Scheduler {
     fn reopen(&mut self, now: Moment, name: Host) {
         let Some(host) = self.hosts.get_mut(&name) else { return };
         if host.reopen() {
-            self.notices.add(Notice::HostServes { host: name });
+            let at_most = host.width.most();
+            self.notices.add(Notice::HostServes { host: name, at_most });
         }
         if let Some(until) = host.opens().filter(|until| *until > now) {
             self.notices.add(Notice::HostBusy { host: name, wait: until.since(now) });

@@ -89,6 +89,8 @@ pub struct HostView {
     pub waiting: usize,
     /// Requests under way.
     pub in_flight: usize,
+    /// The most under way, where that is fewer than the settings allow since it timed out.
+    pub at_most: Option<usize>,
     /// Why it takes nothing, if so.
     pub hindrance: Option<Hindrance>,
     /// Since when it fails or is paused by its answers, and what the last one said.
@@ -171,6 +173,7 @@ impl Scheduler {
             host: *host,
             waiting: state.queue.len(),
             in_flight: state.in_flight,
+            at_most: state.width.most(),
             hindrance: self.hindrance(state),
             trouble: state.trouble.clone(),
         };

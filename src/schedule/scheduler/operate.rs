@@ -60,7 +60,8 @@ impl Scheduler {
             state.stopped = false;
             if state.resume() {
                 changed = true;
-                self.notices.add(Notice::HostServes { host: *name });
+                let at_most = state.width.most();
+                self.notices.add(Notice::HostServes { host: *name, at_most });
             }
         }
         if changed {
