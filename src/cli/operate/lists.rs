@@ -130,16 +130,7 @@ impl Printer {
                 )
             }
             Answer::Waiting { pending, hosts, note } => {
-                let why = |host: &HostLine| {
-                    let until =
-                        host.wait_s.map_or(String::new(), |wait| format!(", again in {}", span(wait)));
-                    format!("; {}: {}{until}", Visible(&host.host), Visible(&host.state))
-                };
-                let mut why: String = hosts.iter().map(why).collect();
-                if !note.is_empty() {
-                    why.push_str(&format!("; {}", Visible(&note)));
-                }
-                told(&format!("{}{why}", some(pending, "event waits", "events wait")));
+                told(&waiting(pending, &hosts, &note));
                 Ok(())
             }
             Answer::Done(done) => self.done(out, &done),
@@ -189,6 +180,19 @@ impl Printer {
         }
         if done.note.is_empty() { Ok(()) } else { writeln!(out, "{}", Visible(&done.note)) }
     }
+}
+
+/// How many events a flush waits for, and why they wait.
+fn waiting(pending: u64, hosts: &[HostLine], note: &str) -> String {
+    let mut text = some(pending, "event waits", "events wait");
+    for host in hosts {
+        let until = host.wait_s.map_or(String::new(), |wait| format!(", again in {}", span(wait)));
+        text.push_str(&format!("; {}: {}{until}", Visible(&host.host), Visible(&host.state)));
+    }
+    if !note.is_empty() {
+        text.push_str(&format!("; {}", Visible(note)));
+    }
+    text
 }
 
 /// The table of ages as `qshape` prints it: how many are younger than so many minutes.

@@ -129,21 +129,6 @@ fn standing(host: &HostLine) -> (&str, String) {
 fn rows(figures: &Figures) -> Vec<(&'static str, String)> {
     let sessions = some(figures.lanes as u64, "session", "sessions");
     let oldest = figures.oldest_s.map_or(String::new(), |age| format!(", the oldest {} old", span(age)));
-    let drained = match figures.drained_s {
-        _ if figures.pending == 0 => "nothing waits".to_owned(),
-        Some(seconds) => format!("in {} at the rates of the last minute", span(seconds)),
-        None => "not at the rates of the last minute".to_owned(),
-    };
-    let room = match figures.fits_s {
-        Some(0.0) => format!("none: {}", limit(&figures.full_first)),
-        Some(seconds) if seconds < 1.0 => {
-            format!("less than a second of an outage still fits, then {}", limit(&figures.full_first))
-        }
-        Some(seconds) => {
-            format!("{} of an outage still fit, then {}", span(seconds), limit(&figures.full_first))
-        }
-        None => "nothing comes in".to_owned(),
-    };
     let latency = match (figures.latency_p50_ms, figures.latency_p99_ms) {
         (Some(p50), Some(p99)) => format!("half within {p50:.1} ms, 99 % within {p99:.1} ms (5 minutes)"),
         _ => "no request in the last 5 minutes".to_owned(),
@@ -167,8 +152,8 @@ fn rows(figures: &Figures) -> Vec<(&'static str, String)> {
         ("pending", format!("{} ({sessions} in memory){oldest}", some(*pending, "event", "events"))),
         ("in", rates(&figures.rate_in)),
         ("out", rates(&figures.rate_out)),
-        ("drained", drained),
-        ("room", room),
+        ("drained", drained(figures)),
+        ("room", room(figures)),
         (
             "Target",
             format!(
@@ -197,6 +182,29 @@ fn rows(figures: &Figures) -> Vec<(&'static str, String)> {
         ),
         ("account", account),
     ]
+}
+
+/// How long until nothing waits.
+fn drained(figures: &Figures) -> String {
+    match figures.drained_s {
+        _ if figures.pending == 0 => "nothing waits".to_owned(),
+        Some(seconds) => format!("in {} at the rates of the last minute", span(seconds)),
+        None => "not at the rates of the last minute".to_owned(),
+    }
+}
+
+/// How much of an outage still fits.
+fn room(figures: &Figures) -> String {
+    match figures.fits_s {
+        Some(0.0) => format!("none: {}", limit(&figures.full_first)),
+        Some(seconds) if seconds < 1.0 => {
+            format!("less than a second of an outage still fits, then {}", limit(&figures.full_first))
+        }
+        Some(seconds) => {
+            format!("{} of an outage still fit, then {}", span(seconds), limit(&figures.full_first))
+        }
+        None => "nothing comes in".to_owned(),
+    }
 }
 
 fn limit(name: &str) -> &str {
