@@ -42,14 +42,7 @@ fn open(settings: Settings) -> Queue {
 }
 
 fn parse(line: &str) -> Submission {
-    let defaults = Defaults {
-        impression_id: false,
-        channel: true,
-        time_zone: None,
-        analytics_logging: false,
-        property_token: None,
-        environment_id: None,
-    };
+    let defaults = Defaults { channel: true, ..Defaults::default() };
     Submission::parse(line.as_bytes(), &defaults, 1).unwrap()
 }
 

@@ -1,14 +1,7 @@
 use super::*;
 
 fn plain() -> Defaults {
-    Defaults {
-        impression_id: false,
-        channel: true,
-        time_zone: None,
-        analytics_logging: false,
-        property_token: None,
-        environment_id: None,
-    }
+    Defaults { channel: true, ..Defaults::default() }
 }
 
 fn parsed(line: &str, defaults: &Defaults) -> Submission {
