@@ -155,14 +155,20 @@ impl Engine {
 
     /// Writes `batch`, and returns once it is on stable storage.
     pub(super) fn commit(&self, batch: Batch) -> Result<(), CommitError> {
-        self.commit_with(batch, Removals::Soon)
+        self.commit_with(batch, Removals::Soon, usize::MAX)
     }
 
-    /// As [`Engine::commit`]; `removals` is about those of earlier commits.
-    pub(super) fn commit_with(&self, batch: Batch, removals: Removals) -> Result<(), CommitError> {
+    /// As [`Engine::commit`]; `removals` is about those of earlier commits, and `room` about what moves, as in
+    /// [`Open::make_room`].
+    pub(super) fn commit_with(
+        &self,
+        batch: Batch,
+        removals: Removals,
+        room: usize,
+    ) -> Result<(), CommitError> {
         let open = self.opened()?;
         // Before the commit: where this fails, nothing of the commit was written.
-        open.make_room(&self.path, &batch, removals)?;
+        open.make_room(&self.path, &batch, removals, room)?;
         #[cfg(test)]
         super::tests::model::disk_fails(&self.path, false)?;
         open.journal.commit(batch)?;

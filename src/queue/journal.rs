@@ -207,6 +207,14 @@ impl Journal {
         self.index_mut().forget_removals(keys);
     }
 
+    /// Whether an engine that has this much room can be given the oldest segment, or has a part of it: no part gives
+    /// anything back before the whole does.
+    pub(super) fn oldest_fits(&self, room: usize) -> bool {
+        let state = self.state();
+        let oldest = state.tail.oldest().map(|(number, _)| number).unwrap_or_default();
+        !state.moved.is_empty() || self.index().left(oldest).values_cost <= room
+    }
+
     /// The next records of the oldest segment for the engine, about `max` bytes; empty where it has them all.
     pub(super) fn next_to_move(&self, max: usize) -> Vec<(Vec<u8>, Found)> {
         let mut state = self.state();

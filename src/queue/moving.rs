@@ -38,17 +38,23 @@ pub(super) enum Removals {
 
 impl Open {
     /// Has the engine make removals, and moves what is left of the oldest segments of a full journal: enough that it
-    /// does not grow by `batch`.
+    /// does not grow by `batch`. On a disk that is short of room the engine gets what costs `room` at most ([`index::cost`]),
+    /// and the journal may stay as large as it is: nobody appends to it then.
     pub(super) fn make_room(
         &self,
         path: &Path,
         batch: &Batch,
         removals: Removals,
+        room: usize,
     ) -> Result<(), CommitError> {
         let bytes = MOVE_LEAST.max(batch.bytes().saturating_mul(MOVE_SHARE));
         let changes = index::cost(0, batch.count()).saturating_mul(MOVE_SHARE).min(MOVE_FOR_CHANGES);
         let times = self.journal.times_full().clamp(1, MOVE_TIMES);
-        let mut max = bytes.saturating_add(changes).saturating_mul(times);
+        let least = bytes.saturating_add(changes);
+        let is_short = removals == Removals::Late;
+        // Where events are taken in there is room for the least, but perhaps not for many times as much.
+        let room = if is_short { room } else { room.max(least) };
+        let mut max = least.saturating_mul(times).min(room);
         let mut given_up = false;
         while max > 0 && (removals == Removals::Soon || self.journal.is_full()) {
             let keys = self.journal.next_to_remove();
@@ -56,7 +62,7 @@ impl Open {
                 max = max.saturating_sub(self.remove(&keys)?);
                 continue;
             }
-            if !self.journal.is_full() {
+            if !self.journal.is_full() || (is_short && !self.journal.oldest_fits(room)) {
                 break;
             }
             let records = self.journal.next_to_move(max);

@@ -317,7 +317,7 @@ fn stamp(
     }
     let mut batch = Batch::default();
     batch.insert(meta("target"), seal(&(&account.client, &account.organization)));
-    engine.commit_with(batch, Removals::Late).map_err(|error| {
+    engine.commit_with(batch, Removals::Late, 0).map_err(|error| {
         error.mark_failed(folder);
         damaged(engine, "target", error.to_string())
     })?;

@@ -185,6 +185,13 @@ impl Space {
         if self.full || self.last_free.bytes < REMOVAL_ROOM { Removals::Late } else { Removals::Soon }
     }
 
+    /// What may move into the engine, by what it costs there ([`cost`](super::index::cost)): it writes up to twice that,
+    /// and removals keep their room.
+    pub(super) fn room_to_move(&self) -> usize {
+        let room = self.last_free.bytes.saturating_sub(REMOVAL_ROOM) / 2;
+        if self.full { 0 } else { usize::try_from(room).unwrap_or(usize::MAX) }
+    }
+
     /// The engine met the full disk, whatever the free space says: nothing is appended until there is room for certain.
     /// Says whether there was a reserve to give up.
     pub(super) fn fill(&mut self) -> bool {

@@ -326,7 +326,8 @@ impl Writer {
             plan.reach("planned");
             let began = Instant::now();
             let removals = if self.space.is_short() { Removals::Late } else { Removals::Soon };
-            self.engine.commit_with(std::mem::take(&mut plan.batch), removals)?;
+            let batch = std::mem::take(&mut plan.batch);
+            self.engine.commit_with(batch, removals, self.space.room_to_move())?;
             self.last = LastCommit::of(&plan.lines, began.elapsed());
             plan.reach("committed");
             self.told.counts.commit();

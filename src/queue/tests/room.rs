@@ -96,6 +96,32 @@ async fn a_disk_that_the_queue_has_filled_itself_has_room_once_it_is_empty() {
     }
 }
 
+/// A reload may ask for a smaller journal on a disk that the larger one has filled: its segments have no room beside
+/// themselves, and go as they are delivered.
+#[tokio::test]
+async fn a_journal_that_is_to_be_smaller_leaves_room_on_a_full_disk() {
+    static LEAST: AtomicU64 = AtomicU64::new(u64::MAX);
+    let probe = |path: &Path| {
+        let free = (32 * MIB).saturating_sub(used_bytes(path)?);
+        LEAST.fetch_min(free, Ordering::Relaxed);
+        Ok::<_, io::Error>(Free::of_bytes(free))
+    };
+    let folder = TempDir::new().unwrap();
+    let settings = sharing(folder.path(), 512 * MIB);
+    let queue = open_on(&settings, probe);
+    let store = queue.store();
+    fill(&queue).await;
+    store.limit(Settings { journal_bytes: MIB, ..settings });
+    let all = seqs(&store).await;
+    for some in all.chunks(20) {
+        store.settle(some.iter().map(|seq| Seq(*seq)).collect(), vec![]).await.unwrap();
+    }
+    come_back(&queue, "all is delivered").await;
+    let least = LEAST.load(Ordering::Relaxed);
+    assert!(least > 2 * MIB, "{least} bytes were left");
+    queue.shutdown().await.unwrap();
+}
+
 /// What waits, what is dead and what is kept by name is all in the smaller database, which the larger one gave way to.
 #[tokio::test]
 async fn a_database_that_is_made_smaller_holds_what_it_held() {

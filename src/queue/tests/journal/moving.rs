@@ -51,7 +51,7 @@ fn removals_move_before_what_is_left_of_older_segments() {
     for some in first.chunks(20) {
         let mut batch = Batch::default();
         some.iter().for_each(|number| batch.remove(key(*number)));
-        engine.commit_with(batch, Removals::Late).unwrap();
+        engine.commit_with(batch, Removals::Late, usize::MAX).unwrap();
     }
     assert_eq!((open.db.len(), open.journal.index().removals()), (moved, 1_500));
     commit(&engine, rest, 20, |batch, key| batch.remove(key));
@@ -112,7 +112,7 @@ impl Churn {
             batch.insert(&key, &value);
             self.now.insert(key, value);
         }
-        self.engine.commit_with(batch, removals).unwrap();
+        self.engine.commit_with(batch, removals, usize::MAX).unwrap();
         if self.rounds.is_multiple_of(20) {
             self.look();
         }
