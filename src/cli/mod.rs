@@ -26,7 +26,7 @@ use tracing::{error, info};
 use self::run::Environment;
 use self::runtime::{leave, runtime};
 use self::signals::{on_ends, on_signals};
-use crate::config::{Config, Problems, Sources, duration_from};
+use crate::config::{Config, Problem, Problems, Sources, duration_from};
 use crate::demo;
 use crate::event::Visible;
 use crate::sandbox::{self, Sandbox};
@@ -116,7 +116,7 @@ enum Command {
     },
 }
 
-/// Commands that go by a sound configuration, but need no account.
+/// Commands that go by a configuration, but need no account.
 #[derive(Debug, Subcommand)]
 enum Configured {
     /// Submit lines to the running daemon and print its replies.
@@ -168,6 +168,17 @@ enum Configured {
     },
 }
 
+impl Configured {
+    /// The key that it goes by, if that is all it needs: the daemon can be asked whatever else is wrong.
+    fn only_key(&self) -> Option<&'static str> {
+        match self {
+            Self::Send { .. } => Some("ingest.socket"),
+            Self::Operate(_) => Some("admin.socket"),
+            _ => None,
+        }
+    }
+}
+
 /// Does what the command line says.
 #[must_use]
 pub fn main() -> Exit {
@@ -184,7 +195,14 @@ pub fn main() -> Exit {
         Command::Check(arguments) => check::run(&sources(configuration), &arguments),
         Command::Configured(command) => {
             let sources = sources(configuration);
-            match Config::load(&sources) {
+            let loaded = match command.only_key() {
+                None => Config::load(&sources),
+                Some(key) => Config::for_key(&sources, key).map(|(config, beside)| {
+                    warn_of(&beside, sources.instance.as_deref());
+                    config
+                }),
+            };
+            match loaded {
                 Ok(config) => configured(&config, sources, command),
                 Err(problems) => wrong(&problems),
             }
@@ -253,6 +271,18 @@ fn instance(text: &str) -> Result<String, String> {
 fn wrong(problems: &Problems) -> Exit {
     told(&problems.to_string());
     Exit::Configuration
+}
+
+/// Tells that something is wrong that the command of `instance` can do without.
+fn warn_of(problems: &[Problem], instance: Option<&str>) {
+    let Some(Problem { origin, key, .. }) = problems.first() else { return };
+    let more = match problems.len() - 1 {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    let warning =
+        format!("warning: {origin}: {} is wrong{more}; target-notifyd check tells all", Visible(key));
+    told(&operate::of_instance(&warning, instance));
 }
 
 /// Writes to standard error what comes before there is a log. Its paths come from outside, its lines' ends from us.

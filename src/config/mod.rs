@@ -105,6 +105,22 @@ impl Config {
         }
     }
 
+    /// The configuration of `sources` for a command that goes by `key` alone, and what is wrong beside it: defaults stand
+    /// there.
+    ///
+    /// # Errors
+    /// [`Problems`] holds everything that is wrong where some of it may be about `key`, or is of `-o`.
+    pub fn for_key(sources: &Sources, key: &str) -> Result<(Self, Vec<Problem>), Problems> {
+        match Self::load(sources) {
+            Ok(config) => Ok((config, Vec::new())),
+            Err(problems) if problems.concern(key) => Err(problems),
+            Err(problems) => match Self::despite(sources) {
+                Some(config) => Ok((config, problems.0)),
+                None => Err(problems),
+            },
+        }
+    }
+
     /// The configuration of `sources` with the default in the place of every value that is wrong, to look at the rest; `None`
     /// would take a default that is wrong.
     #[must_use]

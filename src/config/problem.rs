@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 
+use super::nearest::nearest;
 use crate::event::Visible;
 
 /// Where a value was set. The order is the order in which problems are told, and of precedence: later wins.
@@ -74,6 +75,16 @@ impl Problems {
                 Err(Self(problems))
             }
         }
+    }
+
+    /// Whether one of them may be about `key`: it names it, or may have been meant for it, or nobody knows. What is wrong in
+    /// the command's own `-o` always may: it is mended by who types it.
+    pub(super) fn concern(&self, key: &str) -> bool {
+        self.0.iter().any(|problem| {
+            let section = key.split_once('.').is_some_and(|(section, _)| section == problem.key);
+            let meant = nearest(&problem.key).is_some_and(|near| near.full == key);
+            problem.key.is_empty() || section || meant || matches!(problem.origin, Origin::Override(_))
+        })
     }
 
     /// Whether the file as a whole cannot be read, so that nobody knows what it sets.

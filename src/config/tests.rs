@@ -143,6 +143,39 @@ fn all_problems_are_told_at_once_with_their_places() {
 }
 
 #[test]
+fn a_command_of_one_key_goes_on_whatever_is_wrong_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.toml");
+    let socket = |text: &str, argument: &str| {
+        std::fs::write(&file, text).unwrap();
+        let overrides = Some(argument).filter(|one| !one.is_empty()).map(str::to_owned).into_iter().collect();
+        let sources = Sources { file: file.clone(), file_required: true, overrides, ..Sources::default() };
+        Config::for_key(&sources, "admin.socket").map(|(config, beside)| (config.admin.socket, beside.len()))
+    };
+    let beside = "[batch]\nlingr = 1\n[queue]\nmax_age = 2\n[admin]\nmetrics_listen = \"x\"\n";
+    for (text, argument, expected) in [
+        ("", "", ("/run/target-notifyd/admin.sock", 0)),
+        (beside, "", ("/run/target-notifyd/admin.sock", 3)),
+        (&format!("{beside}socket = \"/a/s\"\n"), "", ("/a/s", 3)),
+        (beside, "admin.socket=/b/s", ("/b/s", 3)),
+    ] {
+        assert_eq!(socket(text, argument), Ok((expected.0.into(), expected.1)), "{text} {argument}");
+    }
+    for (text, argument) in [
+        ("[admin]\nsocket = 5\n", ""),
+        // What may have been meant for it: another daemon would be asked.
+        ("[admin]\nsokcet = \"/a/s\"\n", ""),
+        ("[admni]\nsocket = \"/a/s\"\n", ""),
+        ("admin = \"/a/s\"\n", ""),
+        ("this is no TOML", ""),
+        ("", "admin.path=/a/s"),
+        ("[admin]\nsocket = 5\n", "admin.socket=/b/s"),
+    ] {
+        assert!(socket(text, argument).is_err(), "{text} {argument}");
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_told_alone() {
     let folder = tempfile::tempdir().unwrap();
     let told = |file: std::path::PathBuf, file_required| {

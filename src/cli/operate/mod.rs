@@ -51,7 +51,7 @@ pub(super) fn run(config: &Config, instance: Option<&str>, command: Operate) -> 
 }
 
 /// A text with the commands in it for `instance`: copied as they stand they would reach another daemon.
-fn of_instance(text: &str, instance: Option<&str>) -> String {
+pub(super) fn of_instance(text: &str, instance: Option<&str>) -> String {
     let Some(name) = instance else { return text.to_owned() };
     let mut text = text.to_owned();
     for what in ["status", "restart"] {

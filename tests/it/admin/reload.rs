@@ -1,5 +1,6 @@
 //! What a reload changes is in force everywhere at once, and again as it was once it is changed back.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use serde_json::{Value, json};
 use target_notifyd::sandbox::Faults;
 
 use super::machine::{Machine, refusing};
-use crate::process::{LIMIT, connect};
+use crate::process::{LIMIT, command, connect};
 
 /// The sessions that a command names.
 fn sessions(machine: &Machine, arguments: &[&str]) -> Vec<String> {
@@ -39,6 +40,53 @@ fn operators_see_the_ids_that_the_log_shows() {
     assert_eq!(places.map(|place| sessions(&machine, place)), hashes);
     assert_eq!(held(&machine), format!("session {}", hashes[0][0]));
     assert!(machine.told(&["queue", "show", &hashes[0][0]]).contains('1'));
+    machine.stop();
+}
+
+#[test]
+fn a_daemon_whose_file_is_wrong_can_be_looked_at_all_the_same() {
+    let machine = Machine::start(Faults::default(), &[]);
+    let folder = machine.folder.path();
+    let lines = folder.join("lines");
+    fs::write(&lines, click("s", false, 1)).expect("a file");
+    let send = ["send", lines.to_str().expect("a path")];
+    // With a file in which something stands in the place of something else.
+    let ended = |arguments: &[&str], (sound, wrong): (&str, &str)| {
+        let mut asked = command(folder, &machine.endpoint, arguments);
+        let text = fs::read_to_string(folder.join("config.toml")).expect("a configuration");
+        assert!(text.contains(sound), "{text}");
+        fs::write(folder.join("config.toml"), text.replace(sound, wrong)).expect("a configuration");
+        let output = asked.output().expect("it runs");
+        (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+    };
+    let other = ("linger = \"10ms\"", "linger = 7\nmax_evnts = 1");
+    for arguments in [
+        &["status", "--json"][..],
+        &["queue"],
+        &["queue", "release", "--all"],
+        &["dead", "list"],
+        &["pause", "--reason", "a rehearsal"],
+        &["resume"],
+        &["flush"],
+        &send,
+    ] {
+        let (code, told) = ended(arguments, other);
+        let warned = "batch.linger is wrong, and 1 more; target-notifyd check tells all\n";
+        assert!(code == Some(0) && told.ends_with(warned), "{arguments:?}: {code:?} {told}");
+        assert!(told.starts_with("warning: ") && told.lines().count() == 1, "{arguments:?}: {told}");
+    }
+    let (code, told) = ended(&["--instance", "shop", "status"], other);
+    assert!(code == Some(0) && told.contains("; target-notifyd --instance shop check tells"), "{told}");
+    let sockets = ["admin.sock", "notify.sock"].map(|name| format!("\"{}\"", folder.join(name).display()));
+    for (arguments, own) in [(&["status"][..], &sockets[0]), (&send, &sockets[1])] {
+        for wrong in [(own.as_str(), "7"), ("[batch]", "[batch")] {
+            let (code, told) = ended(arguments, wrong);
+            assert!(code == Some(78) && !told.contains("warning"), "{arguments:?}: {code:?} {told}");
+        }
+    }
+    for strict in ["run", "check", "sandbox"] {
+        assert_eq!(ended(&[strict], other).0, Some(78), "{strict}");
+    }
     machine.stop();
 }
 
