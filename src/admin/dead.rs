@@ -111,6 +111,18 @@ impl<'f> Pages<'f> {
         Ok(Some(taken))
     }
 
+    /// What became of them, of which so many were `changed`.
+    fn done(&self, changed: u64, dry_run: bool) -> Done {
+        Done {
+            count: Some(if dry_run { self.count } else { changed }),
+            missing: self.missing.len() as u64,
+            changed: changed > 0,
+            dry_run,
+            note: self.note(),
+            ..Done::default()
+        }
+    }
+
     /// Names the numbers that were asked for and of which there is no letter, as the filters have it.
     fn note(&self) -> String {
         let named: Vec<String> = self.missing.iter().take(NAMED).map(Seq::to_string).collect();
@@ -201,8 +213,7 @@ pub(super) async fn requeue(office: &Office, peer: &Peer, which: &Which, dry_run
         let message = format!("{moved} of {} dead letters were requeued, then: {refusal}", pages.count);
         return Err(Refusal::of("limit", message).into());
     }
-    let count = if dry_run { pages.count } else { moved };
-    Ok(Done { count: Some(count), changed: moved > 0, dry_run, note: pages.note(), ..Done::default() })
+    Ok(pages.done(moved, dry_run))
 }
 
 pub(super) async fn delete(office: &Office, peer: &Peer, which: &Which, dry_run: bool) -> Answered {
@@ -234,8 +245,7 @@ pub(super) async fn delete(office: &Office, peer: &Peer, which: &Which, dry_run:
     if deleted > 0 {
         room(office).await?;
     }
-    let count = if dry_run { pages.count } else { deleted };
-    Ok(Done { count: Some(count), changed: deleted > 0, dry_run, note: pages.note(), ..Done::default() })
+    Ok(pages.done(deleted, dry_run))
 }
 
 pub(super) async fn export(office: &Office, peer: &mut Peer, which: &Which) -> Answered {

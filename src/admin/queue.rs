@@ -291,7 +291,15 @@ pub(super) async fn set_aside(
     };
     let note = if busy > 0 { format!("{busy} {left} left alone") } else { String::new() };
     let sessions = sessions.count();
-    Ok(Done { count: Some(dropped), sessions, left_out: Some(busy), changed, dry_run, note })
+    Ok(Done {
+        count: Some(dropped),
+        sessions,
+        left_out: Some(busy),
+        changed,
+        dry_run,
+        note,
+        ..Done::default()
+    })
 }
 
 /// Refuses a page of `count` events that do not fit beside the dead letters that are held; `before` of those that are meant

@@ -265,6 +265,9 @@ pub struct Done {
     /// Events or dead letters that were not shown, or not touched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_out: Option<u64>,
+    /// Numbers that were named, and of which there is no dead letter.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub missing: u64,
     /// Whether anything was changed.
     pub changed: bool,
     /// Whether the command only counted.

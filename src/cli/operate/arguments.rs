@@ -223,7 +223,7 @@ pub(in crate::cli) enum DeadCommand {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Changed {
-    /// By their numbers.
+    /// By their numbers; the exit code is 1 where one is no dead letter, and the others are done all the same.
     numbers: Vec<u64>,
     #[command(flatten)]
     filter: Filter,

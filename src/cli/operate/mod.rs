@@ -120,7 +120,7 @@ fn exchange(
             Answer::Error { code, message } => {
                 Some(Err(ClientError::Refused { code: code.clone(), message: message.clone() }))
             }
-            Answer::Done(_) if printer.incomplete() => Some(Ok(Exit::Refused)),
+            Answer::Done(done) if printer.incomplete() || done.missing > 0 => Some(Ok(Exit::Refused)),
             Answer::Done(_) => Some(Ok(Exit::Success)),
             _ => None,
         };

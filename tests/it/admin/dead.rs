@@ -57,14 +57,16 @@ fn dead_letters_are_found_shown_exported_requeued_and_deleted() {
     );
     assert_eq!(machine.command(&["dead", "show", "99"]).0, 1);
     for (what, done) in [("delete", "deleted"), ("requeue", "requeued")] {
-        assert_eq!(
-            machine.told(&["dead", what, &number(&list[0]), "98", "99", "--dry-run"]),
-            format!("1 dead letter: would be {done}\nno such dead letter: 98, 99\n")
-        );
-        assert_eq!(
-            machine.told(&["dead", what, "99"]),
-            format!("0 dead letters: {done}\nno such dead letter: 99\n")
-        );
+        let out = format!("1 dead letter: would be {done}\nno such dead letter: 98, 99\n");
+        let dry = ["dead", what, &number(&list[0]), "98", "99", "--dry-run"];
+        assert_eq!(machine.command(&dry), (1, out, String::new()));
+        let out = format!("0 dead letters: {done}\nno such dead letter: 99\n");
+        assert_eq!(machine.command(&["dead", what, "99"]), (1, out, String::new()));
+        let (code, out, _) = machine.command(&["dead", what, "98", "99", "--json"]);
+        let line: Value = serde_json::from_str(&out).expect("JSON");
+        assert_eq!((code, &line["missing"], &line["changed"]), (1, &json!(2), &json!(false)), "{out}");
+        // A filter that takes nothing was answered.
+        assert_eq!(machine.told(&["dead", what, "--reason", "expired"]), format!("0 dead letters: {done}\n"));
     }
     // What would change letters has to say which.
     for wrong in [&["dead", "delete"][..], &["dead", "requeue"], &["dead", "delete", "1", "--all"]] {
@@ -78,7 +80,9 @@ fn dead_letters_are_found_shown_exported_requeued_and_deleted() {
     machine.heal();
     let dry = ["dead", "requeue", &number(&list[0]), &number(&list[1]), "--dry-run"];
     assert_eq!(machine.told(&dry), "2 dead letters: would be requeued\n");
-    assert_eq!(machine.told(&dry[..4]), "2 dead letters: requeued\n");
+    // What is there goes all the same.
+    let (code, out, _) = machine.command(&[&dry[..4], &["99"]].concat());
+    assert_eq!((code, &*out), (1, "2 dead letters: requeued\nno such dead letter: 99\n"));
     machine.until(|status| status["delivered"] == 2);
     assert_eq!(machine.told(&["dead", "requeue", "--all"]), "1 dead letter: requeued\n");
     let lines = machine.folder.path().join("letters.jsonl");
