@@ -89,11 +89,12 @@ impl Config {
     /// be read.
     pub fn to_run(sources: &Sources) -> Result<(Self, Account), Problems> {
         match Self::load(sources) {
-            Ok(config) => config.account().map(|account| (config, account)),
+            Ok(config) => placed_account(&config, sources).map(|account| (config, account)),
             // What is in the file nobody knows: the account perhaps.
             Err(problems) if problems.hide_the_file() => Err(problems),
             Err(Problems(mut problems)) => {
-                let missing = Self::despite(sources).and_then(|config| config.account().err());
+                let missing =
+                    Self::despite(sources).and_then(|config| placed_account(&config, sources).err());
                 // One that is wrong is told as such alone.
                 let new = |one: &Problem| problems.iter().all(|problem| problem.key != one.key);
                 let missing: Vec<_> =
@@ -289,6 +290,20 @@ impl Config {
         let Retry { initial, max, multiplier, .. } = self.retry;
         Backoff { initial, max, multiplier }
     }
+}
+
+/// The account of the configuration of `sources`. A key that is set, to nothing, is told with its place.
+fn placed_account(config: &Config, sources: &Sources) -> Result<Account, Problems> {
+    config.account().map_err(|Problems(mut missing)| {
+        let given = sources.in_force();
+        for problem in &mut missing {
+            if let Some(one) = given.iter().find(|one| one.key == problem.key) {
+                problem.origin = one.origin.clone();
+            }
+        }
+        missing.sort();
+        Problems(missing)
+    })
 }
 
 /// A size or number that is held in memory.

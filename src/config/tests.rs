@@ -193,6 +193,21 @@ fn a_file_that_cannot_be_read_is_told_alone() {
 }
 
 #[test]
+fn an_account_that_is_set_to_nothing_is_told_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.toml");
+    for (beside, wrong) in [("", 0), ("\n[batch]\nlinger = 7", 1)] {
+        std::fs::write(&file, format!("[target]\norganization_id = \"\"{beside}")).unwrap();
+        let environment = vec![("TARGET_NOTIFYD_TARGET__CLIENT".to_owned(), String::new())];
+        let sources = Sources { file: file.clone(), environment, ..Sources::default() };
+        let told = Config::to_run(&sources).map(|_| ()).unwrap_err().to_string();
+        assert!(told.contains("/config.toml:2: target.organization_id is required to run"), "{told}");
+        assert!(told.contains("\nTARGET_NOTIFYD_TARGET__CLIENT: target.client is required to run"), "{told}");
+        assert_eq!(told.lines().count(), 2 + wrong, "{told}");
+    }
+}
+
+#[test]
 fn a_token_in_a_file_is_taken_whole_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token");

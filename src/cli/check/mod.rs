@@ -24,6 +24,9 @@ use crate::config::{Config, Origin, Problem, Problems, Sources};
 use crate::delivery::{self, Transport, TransportError, authorities};
 use crate::event::Account;
 
+/// The keys of the account.
+const ACCOUNT: [&str; 2] = ["target.client", "target.organization_id"];
+
 /// What of the machine is looked at.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -118,7 +121,9 @@ fn unusable(config: &Config, known: &[Problem]) -> Vec<TransportError> {
     let settings = config.transport_settings(&account(config));
     let certificates = settings.ca_file.as_deref().and_then(|path| authorities(path).err());
     // Where a value is wrong its default was looked at, which may not go with the others.
-    let guessed = known.iter().any(|one| one.key.starts_with("target.") && one.origin != Origin::Unset);
+    // Any account goes with them.
+    let goes = |key: &str| !key.starts_with("target.") || ACCOUNT.contains(&key);
+    let guessed = known.iter().any(|one| !goes(&one.key));
     let rest = (!guessed).then(|| Transport::new(delivery::Settings { ca_file: None, ..settings }).err());
     certificates.into_iter().chain(rest.flatten()).collect()
 }
