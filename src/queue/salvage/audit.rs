@@ -48,7 +48,7 @@ pub struct Audit {
     pub damaged_records: u64,
     /// Records that a daemon moved aside before; their events are counted as quarantined.
     pub quarantined: u64,
-    /// Places of the engine's log that cannot be read, before its end.
+    /// Places of the engine's log that cannot be read, before its end; what a crash left of its last commit is none.
     pub gaps: u64,
     /// Places of the journal that cannot be read; what a power cut left of its last commit is none.
     pub journal_gaps: u64,
@@ -109,7 +109,7 @@ impl Audit {
         if self.gaps > 0 {
             let gaps = self.gaps;
             wrong.push(format!(
-                "the engine's log has {gaps} places that cannot be read: a daemon that starts repairs it, as store repair does, where something behind them is in use"
+                "the engine's log has {gaps} places that cannot be read: a daemon that starts repairs it, as store repair does"
             ));
         }
         if self.journal_gaps > 0 {

@@ -22,6 +22,9 @@ use crate::wire::record::{DeadLetter, Page, decode_dead, decode_members, open as
 /// All records of a database: those of the engine, and those of the journal, which cover them.
 pub(super) struct Stored {
     tree: Tree,
+    /// Whether the engine would give up something behind what cannot be read of its log, or did so. Else a crash left
+    /// that, and nothing is wrong.
+    is_log_damaged: bool,
     journal: Replay,
     path: PathBuf,
 }
@@ -91,10 +94,11 @@ impl Stored {
         let known = Known { durable: journal.reached, ..known(database).map_err(unread)? };
         let sure = failed.then_some(known.reached.max(known.durable));
         let tree = |behind_end| Tree::open(database, behind_end, sure).map_err(unread);
-        let stored = |tree| Self { tree, journal, path: database.to_owned() };
+        let [without_snapshots, loss] = would_lose(database, [Known::default(), known]).map_err(unread)?;
+        let is_log_damaged = loss.is_some();
+        let stored = |tree| Self { tree, is_log_damaged, journal, path: database.to_owned() };
         // The engine would drop what can be read, and never did: it does not open such a log.
-        let losses = would_lose(database, [Known::default(), known]).map_err(unread)?;
-        if losses.iter().any(Option::is_some) {
+        if is_log_damaged || without_snapshots.is_some() {
             return Ok(stored(tree(BehindEnd::Kept)?));
         }
         let mut stored = stored(tree(BehindEnd::Dropped)?);
@@ -106,8 +110,9 @@ impl Stored {
         // No daemon went on from here, but one may have tried to start: the engine gave up what is behind the damage
         // then.
         let dropped = std::mem::replace(&mut stored.tree, tree(BehindEnd::Kept)?);
-        if stored.schema()?.is_none() {
-            stored.tree = dropped;
+        match stored.schema()? {
+            Some(_) => stored.is_log_damaged = true,
+            None => stored.tree = dropped,
         }
         Ok(stored)
     }
@@ -125,9 +130,9 @@ impl Stored {
         Ok(self.from(Vec::new()).next().transpose().map_err(|error| self.failed(error))?.is_none())
     }
 
-    /// The places of the engine's log, before its end, that cannot be read.
+    /// The places of the engine's log, before its end, that cannot be read, where it is damaged.
     pub(super) fn gaps(&self) -> u64 {
-        self.tree.gaps
+        if self.is_log_damaged { self.tree.gaps } else { 0 }
     }
 
     /// The bytes of the pages with records, and of their changes, and of the journal.

@@ -15,6 +15,7 @@ use crate::queue::commit_error::CommitError;
 use crate::queue::engine::{Engine, LOG_SEGMENT_BYTES};
 use crate::queue::keys::{self, MARK, MEMBERS, numbered};
 use crate::queue::replay::replay;
+use crate::queue::snapshots::known;
 use crate::queue::tests::append;
 use crate::queue::{Queue, Settings};
 use crate::schedule::Random;
@@ -308,6 +309,36 @@ async fn damage_of_what_moved_last_is_not_taken_for_a_tear() {
     let balance = queue.store().ledger().balance;
     assert_eq!((balance.accepted, balance.pending()), (2_400, kept), "{balance:?}");
     queue.shutdown().await.unwrap();
+}
+
+/// A crash also tears what the engine writes over, and has no use for any more: no start repairs that, and nobody has to.
+#[tokio::test]
+async fn a_place_is_told_only_where_something_is_behind_it() {
+    let folder = TempDir::new().unwrap();
+    let queue = open(folder.path());
+    for commit in 0..40 {
+        let lines = (commit * 20..commit * 20 + 20).map(|number| submission(number, 3_000)).collect();
+        append(&queue, lines).await;
+    }
+    queue.store().settle((1..=15_000).map(Seq).collect(), vec![]).await.unwrap();
+    queue.shutdown().await.unwrap();
+    let log = database(folder.path());
+    let sound = fs::read(log.join("db")).unwrap();
+    let known = Known { durable: replay(&log).unwrap().reached, ..known(&log).unwrap() };
+    let (mut harmless, mut harmful) = (0, 0);
+    for message in written(&log).iter().step_by(29) {
+        let mut damaged = sound.clone();
+        damaged[message.end - 1] ^= 1;
+        fs::write(log.join("db"), damaged).unwrap();
+        let [loss] = would_lose(&log, [known]).unwrap();
+        let audit = check(folder.path()).unwrap();
+        assert_eq!(audit.gaps > 0, loss.is_some(), "{}: {loss:?}, {:?}", message.lsn, audit.wrong());
+        match loss {
+            Some(_) => harmful += 1,
+            None => harmless += usize::from(audit.wrong().is_empty()),
+        }
+    }
+    assert!(harmless > 0 && harmful > 0, "{harmless}, {harmful}");
 }
 
 #[tokio::test]
