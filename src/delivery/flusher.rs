@@ -161,7 +161,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
         let mut looks = self.looks();
         let (mut stuck, mut spare) = (None, 0);
         // Dropped with every end, which tells what was only counted.
-        let mut told = Told::default();
+        let mut told = Told::new(self.identifiers.clone());
         self.scheduler.handle_tail(*tail.borrow_and_update());
         loop {
             let now = (self.now)();

@@ -7,6 +7,7 @@ use tracing::{error, info, warn};
 
 use crate::event::Host;
 use crate::schedule::{Cause, MAX_PARKED, Notice, Status, Stuck};
+use crate::wire::Identifiers;
 
 /// Logs that delivery is stuck, or goes on, where that changed.
 pub(super) fn stuck(found: Option<Stuck>, before: Option<Stuck>, status: Status) {
@@ -34,33 +35,33 @@ fn shown(wait: Duration) -> FormattedDuration {
     format_duration(Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)))
 }
 
-/// Logs one notice.
-pub(super) fn log(notice: &Notice) {
+/// Logs one notice; what a host said in it shows no more than `identifiers` allows.
+pub(super) fn log(notice: &Notice, identifiers: Identifiers) {
     match notice {
         Notice::BreakerOpened { host: host @ Host::Edge(_), wait, detail } => warn!(
-            event = "breaker_opened", %host, wait = %shown(*wait), %detail,
+            event = "breaker_opened", %host, wait = %shown(*wait), detail = %identifiers.said(detail),
             "the host fails: its sessions go to the client's own host, and one request probes it. Nothing is lost; if it stays so: target-notifyd status"
         ),
         Notice::BreakerOpened { host, wait, detail } => warn!(
-            event = "breaker_opened", %host, wait = %shown(*wait), %detail,
+            event = "breaker_opened", %host, wait = %shown(*wait), detail = %identifiers.said(detail),
             "the host fails: its sessions wait, and one request probes it. Nothing is lost; if it stays so: target-notifyd status"
         ),
         Notice::HostServes { host, at_most } => {
             info!(event = "host_serves", %host, at_most, "the host serves again");
         }
         Notice::HostPaused { host, cause: Cause::Misconfigured, detail } => error!(
-            event = "host_paused", %host, %detail,
+            event = "host_paused", %host, detail = %identifiers.said(detail),
             "the host is paused: it refuses the account. Check target.client, target.organization_id, target.property_token and the endpoints with target-notifyd check; events are kept, and target-notifyd resume tries at once"
         ),
         Notice::HostPaused { host, cause: Cause::Fuse, detail } => error!(
-            event = "host_paused", %host, %detail,
+            event = "host_paused", %host, detail = %identifiers.said(detail),
             "the host is paused: it refuses everything, which is not the events' fault. Events are kept, and single ones probe it; target-notifyd dead list shows what was refused, target-notifyd resume tries at once"
         ),
         Notice::HostBusy { host, wait } => {
             warn!(event = "host_busy", %host, wait = %shown(*wait), "the host is busy, and asked all sessions to wait");
         }
         Notice::Parked { seq, detail } => warn!(
-            event = "parked", %seq, %detail,
+            event = "parked", %seq, detail = %identifiers.said(detail),
             "an event fails by itself: it is parked, tried again at most every retry.max, and holds nothing back; target-notifyd queue shows it"
         ),
         Notice::ParkedFull { seq } => error!(

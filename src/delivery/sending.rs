@@ -84,7 +84,7 @@ impl<B: Backlog, E: Edge> Sending<B, E> {
         self.counts.add(&outcome.answer, took);
         debug!(
             event = "request", request = %request_id, session = %self.identifiers.show(envelope.session.as_str()), %host, events = keep,
-            answer = ?outcome.answer, detail = %outcome.detail,
+            answer = ?outcome.answer, detail = %self.identifiers.said(&outcome.detail),
             "a request was answered"
         );
         let watched = watches.then(|| Watched { session: envelope.session.clone(), body });

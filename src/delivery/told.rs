@@ -5,11 +5,13 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tracing::{error, warn};
 
 use super::notice;
 use crate::event::{Burial, DeadReason, Moment, Seq};
 use crate::schedule::Notice;
+use crate::wire::Identifiers;
 
 /// How many of a kind are told one by one in [`EVERY`].
 const BY_NAME: u64 = 10;
@@ -34,8 +36,10 @@ enum Kind {
 const KINDS: usize = Kind::HostBusy as usize + 1;
 
 /// What was told since the minute began.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Told {
+    /// How visitors' ids appear in what a host said.
+    identifiers: watch::Receiver<Identifiers>,
     /// The end of the minute, if one has begun.
     until: Option<Moment>,
     seen: [u64; KINDS],
@@ -46,6 +50,10 @@ pub(super) struct Told {
 }
 
 impl Told {
+    pub(super) fn new(identifiers: watch::Receiver<Identifiers>) -> Self {
+        Self { identifiers, until: None, seen: [0; KINDS], other: 0, last: None }
+    }
+
     /// Tells what the scheduler has to say.
     pub(super) fn notice(&mut self, now: Moment, told: &Notice) {
         let kind = match told {
@@ -61,10 +69,10 @@ impl Told {
                 return;
             }
             // There are as many as hosts.
-            _ => return notice::log(told),
+            _ => return notice::log(told, *self.identifiers.borrow()),
         };
         if self.count(now, kind) {
-            notice::log(told);
+            notice::log(told, *self.identifiers.borrow());
         }
     }
 
@@ -90,8 +98,9 @@ impl Told {
                 DeadReason::Refused | DeadReason::Dropped => Kind::Refused,
             };
             if self.count(now, kind) {
+                let detail = self.identifiers.borrow().said(&one.detail);
                 error!(
-                    event = "dead_letter", seq = %one.seq, reason = %one.reason, detail = %one.detail,
+                    event = "dead_letter", seq = %one.seq, reason = %one.reason, %detail,
                     "an event was set aside as a dead letter; target-notifyd dead show with its seq shows it, target-notifyd dead requeue sends it again"
                 );
             } else {
@@ -201,9 +210,13 @@ mod tests {
     #[test]
     fn a_flood_is_told_by_its_first_and_then_in_numbers_each_minute_and_at_the_end() {
         let at = |seconds: u64| Moment::from_millis(seconds * 1_000);
-        let buried = |seq, reason| Burial { seq: Seq(seq), reason, detail: "bad token".to_owned() };
+        let buried = |seq, reason| Burial {
+            seq: Seq(seq),
+            reason,
+            detail: "bad token 4q2+zhWFJ3kcAlhjaT6eZdIXW==".to_owned(),
+        };
         let lines = lines(|| {
-            let mut told = Told::default();
+            let mut told = Told::new(watch::channel(Identifiers::None).1);
             assert_eq!(told.due(), None);
             for seq in 0..1_000 {
                 told.letters(at(1), &[buried(seq, DeadReason::Refused)]);
@@ -225,6 +238,7 @@ mod tests {
         });
         let of = |event: &str| lines.iter().filter(|line| line["event"] == event).collect::<Vec<_>>();
         assert_eq!((of("dead_letter").len(), of("parked_full").len()), (10 + 1 + 10, 10));
+        assert!(of("dead_letter").iter().all(|line| line["detail"] == "bad token …"), "{lines:?}");
         let letters: Vec<_> =
             of("dead_letters").iter().map(|line| (&line["refused"], &line["expired"])).collect();
         assert_eq!(letters, [(&990.into(), &0.into()), (&0.into(), &2.into())]);

@@ -1,9 +1,13 @@
 //! How visitors' ids appear in the log, and to operators.
 
+use std::fmt;
+
 use xxhash_rust::xxh3::Xxh3;
 
 /// The hexadecimal digits of a hash.
 const HASH_DIGITS: usize = 12;
+/// From so many characters on, a word with a digit is taken for a token or an id.
+const OPAQUE_CHARS: usize = 24;
 
 /// How visitors' ids appear in the log, and to operators (`log.identifiers`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +37,44 @@ impl Identifiers {
         }
     }
 
+    /// What Target said, as it may appear in the log: it may repeat the ids and tokens of a request.
+    #[must_use]
+    pub fn said<'t>(&self, text: &'t str) -> Said<'t> {
+        Said { text, whole: *self == Self::Plain }
+    }
+
     /// Whether `name` looks like a hash.
     #[must_use]
     pub fn is_hash(name: &str) -> bool {
         name.len() == HASH_DIGITS && name.bytes().all(|byte| byte.is_ascii_hexdigit())
     }
+}
+
+/// Displayed with "…" in the place of each word that looks like a token or an id, unless those are plain.
+#[derive(Clone, Copy, Debug)]
+pub struct Said<'t> {
+    text: &'t str,
+    whole: bool,
+}
+
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.whole {
+            return f.write_str(self.text);
+        }
+        for part in self.text.split_inclusive(|one| !of_word(one)) {
+            let (word, rest) = part.split_at(part.trim_end_matches(|one| !of_word(one)).len());
+            let opaque = word.len() >= OPAQUE_CHARS && word.bytes().any(|byte| byte.is_ascii_digit());
+            f.write_str(if opaque { "…" } else { word })?;
+            f.write_str(rest)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether tokens and ids hold such a character. A point ends a word: the names of hosts would be opaque, too.
+fn of_word(character: char) -> bool {
+    character.is_ascii_alphanumeric() || matches!(character, '+' | '/' | '=' | '_' | '-')
 }
 
 #[cfg(test)]
@@ -55,5 +92,27 @@ mod tests {
             (Identifiers::Plain.show("v"), Identifiers::None.show("v")),
             ("v".to_owned(), "-".to_owned())
         );
+    }
+    #[test]
+    fn what_target_said_keeps_its_sentences_and_no_id() {
+        let (session, token) = ("0a1b2c3d4e5f60718293a4b5c6d7e8f9", "4q2+zhWFJ3k/cAlhjaT6eZ_9-dIXW==");
+        for (said, shown) in [
+            (format!("Invalid token [{token}]"), "Invalid token […]"),
+            (format!("session {session}: tntId {session}.35_0, again"), "session …: tntId ….35_0, again"),
+            (token.to_owned(), "…"),
+            (
+                "certificate not valid for name \"mboxedge35.tt.omtrdc.net\"; see notifications[0].tokens"
+                    .to_owned(),
+                "certificate not valid for name \"mboxedge35.tt.omtrdc.net\"; see notifications[0].tokens",
+            ),
+            (
+                "Notification display without a timestamp… 400".to_owned(),
+                "Notification display without a timestamp… 400",
+            ),
+        ] {
+            assert_eq!(Identifiers::Hash([1; 16]).said(&said).to_string(), shown);
+            assert_eq!(Identifiers::None.said(&said).to_string(), shown);
+            assert_eq!(Identifiers::Plain.said(&said).to_string(), said);
+        }
     }
 }
