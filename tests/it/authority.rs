@@ -55,6 +55,17 @@ pub(crate) fn self_signed(name: &str) -> TlsAcceptor {
     acceptor(certificate, &key, &[])
 }
 
+/// A server whose certificate is an authority's own, as `openssl req -x509` makes it, and that as a file.
+pub(crate) fn authority_itself(name: &str, folder: &TempDir) -> (TlsAcceptor, PathBuf) {
+    let key = KeyPair::generate().expect("a key");
+    let mut params = params(name, Validity::Now);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let certificate = params.self_signed(&key).expect("a certificate");
+    let path = folder.path().join("itself.pem");
+    std::fs::write(&path, certificate.pem()).expect("a file");
+    (acceptor(certificate.der().clone(), &key, &[]), path)
+}
+
 fn params(name: &str, validity: Validity) -> CertificateParams {
     let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
     match validity {

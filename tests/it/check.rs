@@ -9,8 +9,10 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
-use tokio::net::TcpSocket;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket};
 
+use crate::authority::{Authority, Validity, authority_itself};
 use crate::process::{Log, NOBODY, cannot_write, command, connect, terminate};
 use crate::tls::{Terminator, noted, proxy};
 
@@ -353,4 +355,52 @@ async fn the_way_to_target_is_tried_without_sending_anything() {
     terminator.task.abort();
     proxying.abort();
     sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_handshake_that_failed_what_helps_is_told() {
+    let folder = TempDir::new().expect("a folder");
+    let ours = Authority::new("Ours");
+    let (itself, own_file) = authority_itself("127.0.0.1", &folder);
+    let for_now = |name, validity| Some(ours.server(name, validity, &[]));
+    for (acceptor, ca_file, why, helps) in [
+        (Some(itself), Some(own_file), "CaUsedAsEndEntity", "give it one with CA:FALSE"),
+        (for_now("127.0.0.1", Validity::Now), None, "UnknownIssuer", "goes into target.ca_file"),
+        (
+            for_now("127.0.0.1", Validity::Past),
+            Some(ours.file(&folder)),
+            "expired",
+            "valid now and for this name",
+        ),
+        (
+            for_now("127.0.0.9", Validity::Now),
+            Some(ours.file(&folder)),
+            "not valid for",
+            "valid now and for this name",
+        ),
+        (None, None, "corrupt message", "whether this port serves https"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let endpoint = format!("https://{}", listener.local_addr().expect("an address"));
+        let serving = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                match &acceptor {
+                    Some(acceptor) => drop(acceptor.accept(stream).await),
+                    None => {
+                        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+                        let _ = stream.read_to_end(&mut Vec::new()).await;
+                    }
+                }
+            }
+        });
+        let limit = format!("target.connect_timeout={AMPLE}");
+        let mut command = check(folder.path(), &endpoint, &["--online", "-o", &limit]);
+        command.args(
+            ca_file.iter().flat_map(|path| ["-o".into(), format!("target.ca_file={}", path.display())]),
+        );
+        let (code, out, _) = tokio::task::spawn_blocking(move || ended(command)).await.expect("no panic");
+        assert!(code == Some(1) && out.contains(why) && out.contains(helps), "{why}: {out}");
+        assert_eq!(out.contains("goes into target.ca_file"), why == "UnknownIssuer", "{out}");
+        serving.abort();
+    }
 }

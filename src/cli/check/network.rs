@@ -112,10 +112,7 @@ async fn connection(settings: &Settings, key: &'static str, url: &str, proxy: Op
             &format!("no answer within {limit} (target.connect_timeout)"),
             "check the firewall, and target.proxy where one is needed",
         ),
-        Ok(Err(NoWay { failure: Failure::Tls, detail })) => failed(
-            &detail,
-            "a certificate of an authority of your own, a proxy's perhaps, goes into target.ca_file",
-        ),
+        Ok(Err(NoWay { failure: Failure::Tls, detail })) => failed(&detail, after_tls(&detail)),
         Ok(Err(NoWay { failure: Failure::Dns, detail })) => {
             failed(&detail, "check the name, and /etc/resolv.conf")
         }
@@ -123,5 +120,19 @@ async fn connection(settings: &Settings, key: &'static str, url: &str, proxy: Op
             failed(&detail, "check the address, the firewall, and target.proxy where one is needed")
         }
         Err(error) => failed(&error.to_string(), "check target.proxy and target.ca_file"),
+    }
+}
+
+/// What helps after a handshake that failed, of which TLS says `why`.
+fn after_tls(why: &str) -> &'static str {
+    if why.contains("CaUsedAsEndEntity") {
+        // As `openssl req -x509` makes it: in target.ca_file it may be already.
+        "the server shows an authority's own certificate (CA:TRUE): give it one with CA:FALSE, or one that the authority signed"
+    } else if why.contains("UnknownIssuer") {
+        "a certificate of an authority of your own, a proxy's perhaps, goes into target.ca_file"
+    } else if why.contains("invalid peer certificate") {
+        "the server needs a certificate that is valid now and for this name; timedatectl shows whether the clock is right"
+    } else {
+        "see whether this port serves https, with TLS 1.2 or 1.3, and what is on the way; a proxy goes into target.proxy"
     }
 }
