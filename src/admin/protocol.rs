@@ -137,7 +137,7 @@ pub enum Request {
     },
     /// Send nothing to a host, or to any.
     Pause {
-        /// `client`, or the digits of an edge cluster; absent: all hosts.
+        /// `client`, or the digits of an edge cluster, also as `edge 35`; absent: all hosts.
         #[serde(default)]
         host: Option<String>,
         /// For how many milliseconds; absent: until it is resumed.
