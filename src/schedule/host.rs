@@ -160,13 +160,6 @@ impl HostState {
         self.takes(now).filter(|probe| *probe || self.width.has_room(self.in_flight))
     }
 
-    /// A timeout opened its breaker, of a request before which so many were `answered`: fewer at a time are to show what it
-    /// can do.
-    pub(super) fn narrow(&mut self, now: Moment, answered: u64) {
-        let given_up = usize::try_from(self.failures.count).unwrap_or(usize::MAX);
-        self.width.narrow(now, answered, self.in_flight, given_up);
-    }
-
     /// Whether it asks all to wait.
     pub(super) fn is_asking(&self, now: Moment) -> bool {
         self.asked_until > now

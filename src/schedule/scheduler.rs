@@ -97,6 +97,8 @@ struct UnderWay {
     began: Moment,
     /// How many its host had answered by then.
     answered: u64,
+    /// How many of its host's were under way then, itself among them.
+    beside: usize,
 }
 
 /// Decides what is sent when, and what an outcome means. It knows no clock: the moment is an argument.
@@ -403,10 +405,10 @@ impl Scheduler {
             let share = Duration::from_secs(1) / self.settings.rate_limit;
             self.rate_from = self.rate_from.max(now).after(share);
         }
-        let mut answered = 0;
+        let (mut answered, mut beside) = (0, 0);
         if let Some(host) = self.hosts.get_mut(&host) {
-            answered = host.width.answered();
             host.in_flight += 1;
+            (answered, beside) = (host.width.answered(), host.in_flight);
             host.probing |= probe;
             host.pace.note_begun(events.len());
         }
@@ -415,7 +417,7 @@ impl Scheduler {
         let seqs = events.iter().map(|event| event.seq).collect();
         let visitor = events.first().and_then(|event| event.visitor);
         let parked = !from_lane;
-        let under_way = UnderWay { lane, events, host, probe, parked, began: now, answered };
+        let under_way = UnderWay { lane, events, host, probe, parked, began: now, answered, beside };
         self.under_way.insert(id, under_way);
         if probe {
             // One tries it out; the others that came since that was due do not wait for it.

@@ -9,8 +9,11 @@
 
 use crate::event::Moment;
 
-/// How many it begins with, at most: one that hangs by itself holds up no other.
+/// How many it begins with, at most: a few that hang leave room for others.
 const BEGINS_WITH: usize = 4;
+/// Fewer side by side are not too many: the backoff of their lanes spreads them, and a quiet host that was down is as wide
+/// as before.
+const A_CROWD: usize = 2 * BEGINS_WITH;
 
 /// The width of one host: what bounds its requests beside the settings.
 #[derive(Debug, Default)]
@@ -21,8 +24,8 @@ pub(super) struct Width {
     quickly_to: usize,
     /// All answers.
     answered: u64,
-    /// Answers since it grew last.
-    answers: usize,
+    /// Those of them since it grew last.
+    since_grown: usize,
     /// When it narrowed last.
     narrowed: Moment,
     /// Requests that were under way then and still are: they do not count.
@@ -45,26 +48,28 @@ impl Width {
         self.answered
     }
 
-    /// A timeout opened the breaker, of a request before which so many were `answered`: `in_flight` are under way still, and
-    /// so many more were `given_up`.
-    pub(super) fn narrow(&mut self, now: Moment, answered: u64, in_flight: usize, given_up: usize) {
-        let under_way = in_flight.saturating_add(given_up);
-        if self.answered.saturating_sub(answered) >= under_way as u64 {
+    /// A timeout opened the breaker. Its request began after `answered` answers, with `beside` under way; `in_flight` are
+    /// still.
+    pub(super) fn narrow(&mut self, now: Moment, answered: u64, in_flight: usize, beside: usize) {
+        // Those that were given up with it are no longer under way.
+        let under_way = beside.max(in_flight.saturating_add(1));
+        let is_crowd = under_way >= self.most.map_or(A_CROWD, |most| most.min(A_CROWD));
+        if !is_crowd || self.answered.saturating_sub(answered) >= under_way as u64 {
             return;
         }
         let too_many = self.most.unwrap_or(usize::MAX).min(under_way);
         self.quickly_to = (too_many / 2).max(1);
         self.most = Some(self.quickly_to.min(BEGINS_WITH));
-        (self.answers, self.narrowed, self.earlier) = (0, now, in_flight);
+        (self.since_grown, self.narrowed, self.earlier) = (0, now, in_flight);
     }
 
     /// An answer came; beyond `limit` the settings bind.
     pub(super) fn note_answered(&mut self, limit: usize) {
         self.answered += 1;
         let Some(most) = self.most else { return };
-        self.answers += 1;
-        if most < self.quickly_to || self.answers >= most {
-            self.answers = 0;
+        self.since_grown += 1;
+        if most < self.quickly_to || self.since_grown >= most {
+            self.since_grown = 0;
             self.most = Some(most + 1).filter(|most| *most < limit);
         }
     }
@@ -87,7 +92,7 @@ mod tests {
     fn it_begins_with_few_and_grows_slower_near_what_was_too_many() {
         let mut width = Width::default();
         assert!(width.has_room(1_000));
-        width.narrow(Moment::ZERO, 0, 59, 5);
+        width.narrow(Moment::ZERO, 0, 59, 64);
         let mut answers_for_each = Vec::new();
         while let Some(most) = width.most() {
             let answers = (1..).find(|_| {
@@ -106,7 +111,7 @@ mod tests {
     fn what_was_under_way_before_takes_nobodys_place() {
         let mut width = Width::default();
         let narrowed = Moment::from_millis(5);
-        width.narrow(narrowed, 0, 10, 5);
+        width.narrow(narrowed, 0, 10, 15);
         assert!(width.has_room(13) && !width.has_room(14));
         width.note_over(narrowed.after(Duration::from_millis(1)));
         assert!(width.has_room(13));
@@ -120,7 +125,7 @@ mod tests {
             let mut width = Width::default();
             let before = width.answered();
             (0..answers).for_each(|_| width.note_answered(64));
-            width.narrow(Moment::ZERO, before, 10, 5);
+            width.narrow(Moment::ZERO, before, 10, 15);
             assert_eq!(width.most().is_some(), narrows, "{answers}");
         }
     }
@@ -128,10 +133,21 @@ mod tests {
     #[test]
     fn it_never_shuts() {
         let mut width = Width::default();
-        for _ in 0..10 {
-            width.narrow(Moment::ZERO, width.answered(), 1, 0);
-            assert_eq!(width.most(), Some(1));
-            assert!(width.has_room(1) && !width.has_room(2));
+        width.narrow(Moment::ZERO, 0, 63, 64);
+        for expected in [2, 1, 1] {
+            let most = width.most().unwrap();
+            width.narrow(Moment::ZERO, width.answered(), 0, most);
+            assert_eq!(width.most(), Some(expected));
+            assert!(width.has_room(0) && !width.has_room(expected));
+        }
+    }
+
+    #[test]
+    fn a_few_side_by_side_are_not_too_many() {
+        for (beside, narrows) in [(A_CROWD - 1, false), (A_CROWD, true)] {
+            let mut width = Width::default();
+            width.narrow(Moment::ZERO, 0, 0, beside);
+            assert_eq!(width.most().is_some(), narrows, "{beside}");
         }
     }
 }

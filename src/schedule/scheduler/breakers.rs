@@ -109,7 +109,7 @@ impl Scheduler {
             let (wait, detail) = (self.settings.breaker_open, outcome.detail.clone());
             host.shut(now, now.after(wait), wait, Why::Breaker, &detail);
             if outcome.answer == Answer::Failed(Failure::Timeout) {
-                host.narrow(now, attempt.answered);
+                host.width.narrow(now, attempt.answered, host.in_flight, attempt.beside);
             }
             self.notices.add(Notice::BreakerOpened { host: name, wait, detail });
             self.leave(now, name);

@@ -59,7 +59,7 @@ impl Scheduler {
         let after = self.hosts.range((std::ops::Bound::Excluded(self.turn), std::ops::Bound::Unbounded));
         let able: Vec<_> = after.chain(self.hosts.range(..=self.turn)).filter_map(able).collect();
         let within = able.iter().find(|(_, _, in_flight)| *in_flight < self.settings.host_concurrency);
-        // The bound of a host binds only while another has work due.
+        // The bound of a host binds only while another has work due, and could take it.
         let (host, probe, _) = *within.or_else(|| able.first().filter(|_| able.len() == 1))?;
         self.turn = host;
         Some((host, probe))
@@ -96,9 +96,9 @@ impl Scheduler {
     }
 
     /// Moves the lanes back whose edge host takes requests again, and that wait for the client's own host. Where that
-    /// one takes them they stay.
+    /// one has room for them they stay.
     pub(super) fn come_back(&mut self, now: Moment) {
-        let Some(own) = self.hosts.get(&Host::Client).filter(|own| own.takes(now) != Some(false)) else {
+        let Some(own) = self.hosts.get(&Host::Client).filter(|own| own.has_room(now) != Some(false)) else {
             return;
         };
         let back: BTreeSet<Lane> =

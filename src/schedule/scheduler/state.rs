@@ -1,12 +1,12 @@
 //! The state of delivery: in numbers, by host, and whether it is stuck.
 
-use super::{Host, Moment, Scheduler};
+use super::{Host, HostState, Moment, Scheduler, UnderWay};
 use crate::schedule::HostHealth;
 
 /// How delivery is stuck.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stuck {
-    /// Every slot was taken for longer than any request may last.
+    /// Every slot, or every one that a host has, was taken for longer than any request may last.
     Slots,
     /// Work is due, and nothing was attempted.
     Due,
@@ -49,9 +49,16 @@ impl Scheduler {
             // The store owes these, and not for too long yet.
             return None;
         }
+        let is_old = |one: &UnderWay| now.since(one.began) > self.settings.slot_limit;
         if !self.has_slot() {
-            let old = self.under_way.values().all(|one| now.since(one.began) > self.settings.slot_limit);
-            return old.then_some(Stuck::Slots);
+            return self.under_way.values().all(is_old).then_some(Stuck::Slots);
+        }
+        let is_jammed = |(name, host): (&Host, &HostState)| {
+            let is_full = host.takes(now) == Some(false) && host.has_room(now).is_none();
+            is_full && self.under_way.values().filter(|one| one.host == *name).all(is_old)
+        };
+        if self.hosts.iter().any(|host| !host.1.queue.is_empty() && is_jammed(host)) {
+            return Some(Stuck::Slots);
         }
         let due = self.hosts.values().any(|host| host.has_room(now).is_some() && !host.queue.is_empty());
         let due = due && !self.all_paused();

@@ -231,6 +231,28 @@ fn delivery_is_stuck_when_every_slot_is_taken_for_too_long_or_what_is_due_is_not
 }
 
 #[test]
+fn delivery_is_stuck_when_every_slot_that_a_host_has_is_taken_for_too_long() {
+    let mut sent = 0;
+    let mut sim = Sim::new(36, settings(), move |_, _, entries, _| {
+        sent += 1;
+        match sent {
+            // All of the first round time out, so that the host begins anew with few.
+            1..=64 => (secs(10), Answer::Failed(Failure::Timeout)),
+            65 => (ANSWER, all_listed(entries)),
+            _ => (secs(1_000), all_listed(entries)),
+        }
+    });
+    for number in 0..100 {
+        sim.add(entry(number), true);
+    }
+    sim.run(sim.after(secs(60)));
+    assert_eq!(sim.attempts.len(), 70);
+    let last = sim.attempts.last().unwrap().0;
+    assert_eq!(sim.scheduler.stuck(last.after(secs(70))), None);
+    assert_eq!(sim.scheduler.stuck(last.after(secs(71))), Some(Stuck::Slots));
+}
+
+#[test]
 fn what_is_stuck_goes_by_the_settings_in_force() {
     let patient = Settings { concurrency: 1, linger: Duration::ZERO, ..settings() };
     let hasty = Settings { slot_limit: secs(3), stuck_after: secs(2), ..patient.clone() };

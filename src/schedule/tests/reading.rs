@@ -122,7 +122,7 @@ fn what_was_not_read_yet_lingers_no_more_after_a_flush() {
 }
 
 /// An index of some 1,600 lanes of one event.
-fn narrow() -> Settings {
+fn small_index() -> Settings {
     Settings { linger: Duration::ZERO, index_max_bytes: 1 << 20, ..settings() }
 }
 
@@ -130,7 +130,7 @@ fn narrow() -> Settings {
 fn a_slow_host_with_more_lanes_than_the_index_holds_hides_no_other() {
     for (first, each, seed) in [(false, 1, 7), (true, 1, 8), (false, 3, 9)] {
         let mut sim =
-            with_latencies(seed, narrow(), |host| match Some(host) == cluster(35).map(Host::Edge) {
+            with_latencies(seed, small_index(), |host| match Some(host) == cluster(35).map(Host::Edge) {
                 true => secs(2),
                 false => ANSWER,
             });
@@ -172,7 +172,7 @@ fn a_slow_host_with_more_lanes_than_the_index_holds_hides_no_other() {
 #[test]
 fn a_busy_host_with_more_lanes_than_the_index_holds_hides_no_other() {
     for edge_routing in [true, false] {
-        let settings = Settings { edge_routing, ..narrow() };
+        let settings = Settings { edge_routing, ..small_index() };
         let healed = Moment::from_millis(1_000_000).after(secs(3_600));
         let mut sim = Sim::new(15, settings, move |now, attempt, entries, _| {
             match now < healed && (attempt.host != Host::Client || !edge_routing) {
@@ -201,13 +201,13 @@ fn a_busy_host_with_more_lanes_than_the_index_holds_hides_no_other() {
 fn a_few_lanes_with_more_events_than_the_index_holds_hide_no_other() {
     // Each event needs a request of its own: eight lanes of a host that is slow, forty with a quick one, and more than
     // are enough for an edge host, with others for another one.
-    let all_to_one = Settings { edge_routing: false, ..narrow() };
+    let all_to_one = Settings { edge_routing: false, ..small_index() };
     for (seed, lanes, each, settings, latency) in [
         (17, 8, 2_000, all_to_one.clone(), Duration::from_millis(500)),
         (18, 40, 1_000, all_to_one, secs(1)),
-        (19, 400, 50, narrow(), secs(2)),
-        (21, 700, 30, narrow(), secs(1)),
-        (20, 1, 20_000, narrow(), ANSWER),
+        (19, 400, 50, small_index(), secs(2)),
+        (21, 700, 30, small_index(), secs(1)),
+        (20, 1, 20_000, small_index(), ANSWER),
     ] {
         let mut sim = with_latencies(seed, settings, move |host| match host {
             Host::Client => latency,
@@ -244,7 +244,7 @@ fn a_few_lanes_with_more_events_than_the_index_holds_hide_no_other() {
 #[test]
 fn what_was_left_on_the_disk_is_not_read_anew_for_each_page_of_what_is_new() {
     let down = |attempt: &Attempt| attempt.host == Host::Client;
-    let mut sim = Sim::new(16, narrow(), move |_, attempt, entries, _| match down(attempt) {
+    let mut sim = Sim::new(16, small_index(), move |_, attempt, entries, _| match down(attempt) {
         true => (ANSWER, Answer::Failed(Failure::Connect)),
         false => (ANSWER, all_listed(entries)),
     });
@@ -264,7 +264,7 @@ fn what_was_left_on_the_disk_is_not_read_anew_for_each_page_of_what_is_new() {
 fn nothing_is_left_on_the_disk_for_others_where_there_are_none_or_it_goes_soon() {
     let quick = |_| Duration::from_millis(500);
     for (edge_routing, latency) in [(false, secs(2)), (true, quick(Host::Client))] {
-        let settings = Settings { edge_routing, ..narrow() };
+        let settings = Settings { edge_routing, ..small_index() };
         let mut sim = with_latencies(10, settings, move |_| latency);
         for number in 0..10_000 {
             sim.add(entry(number), false);
@@ -280,7 +280,7 @@ fn nothing_is_left_on_the_disk_for_others_where_there_are_none_or_it_goes_soon()
 
 #[test]
 fn nothing_is_left_on_the_disk_for_others_in_a_pause_of_all() {
-    let mut sim = with_latencies(14, narrow(), |_| ANSWER);
+    let mut sim = with_latencies(14, small_index(), |_| ANSWER);
     let pause = Pause { reason: String::new(), since: sim.now, until: None };
     let _paused = sim.scheduler.pause_host(sim.now, None, pause);
     // Slowly enough for it to show that nothing goes out.
