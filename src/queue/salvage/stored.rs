@@ -130,9 +130,10 @@ impl Stored {
         Ok(self.from(Vec::new()).next().transpose().map_err(|error| self.failed(error))?.is_none())
     }
 
-    /// The places of the engine's log, before its end, that cannot be read, where it is damaged.
+    /// The places of the engine's log, before its end, that cannot be read, where it is damaged: one at least, since it may
+    /// seem to end where the damage is.
     pub(super) fn gaps(&self) -> u64 {
-        if self.is_log_damaged { self.tree.gaps } else { 0 }
+        if self.is_log_damaged { self.tree.gaps.max(1) } else { 0 }
     }
 
     /// The bytes of the pages with records, and of their changes, and of the journal.
