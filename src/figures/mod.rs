@@ -22,7 +22,7 @@ use self::fruitless::Fruitless;
 use crate::delivery::{self, Ask, Latency};
 use crate::event::{Balance, Clock, Host, Moment, Seq};
 use crate::ingest;
-use crate::queue::{self, Failed, Free, Ledger, MIN_FREE_FILES, Store};
+use crate::queue::{self, Failed, Free, Ledger, Store};
 use crate::schedule::{HostHealth, Scheduler, Status};
 
 /// How often a sample is taken.
@@ -107,7 +107,7 @@ impl Figures {
     /// Whether the disk has room for so few more files that nothing is taken in, however many bytes are free.
     #[must_use]
     pub fn lacks_files(&self) -> bool {
-        self.disk_free_files.is_some_and(|files| files < MIN_FREE_FILES)
+        queue::too_few_files(self.disk_free_files)
     }
 }
 

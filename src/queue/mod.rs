@@ -72,7 +72,9 @@ pub use self::journal::journal_bytes;
 pub use self::ledger::Ledger;
 use self::recent::Kept;
 pub use self::scan::Scan;
-pub use self::space::{FILE_FACTOR, Free, MIN_FREE_FILES, expect_reserve, free, reserve_bytes, used_bytes};
+pub use self::space::{
+    FILE_FACTOR, Free, MIN_FREE_FILES, expect_reserve, free, reserve_bytes, too_few_files, used_bytes,
+};
 pub use self::store::Store;
 pub use self::survey::{Sighting, Survey};
 use crate::event::{Added, Burial, Moment, Seq};

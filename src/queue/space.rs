@@ -34,6 +34,12 @@ pub const MIN_FREE_FILES: u64 = 8;
 /// The file that holds the reserve.
 const RESERVE: &str = "reserve";
 
+/// Whether room for so many more files is too little for anything to be appended; a file system that counts none has enough.
+#[must_use]
+pub fn too_few_files(free: Option<u64>) -> bool {
+    free.is_some_and(|files| files < MIN_FREE_FILES)
+}
+
 /// Tells what is free on the file system that a path lies on; a test puts its own in.
 pub(super) type Probe = fn(&Path) -> io::Result<Free>;
 
@@ -54,7 +60,7 @@ impl Free {
 
     /// Whether it is files that there are too few of.
     pub(super) fn lacks_files(self) -> bool {
-        self.files.is_some_and(|files| files < MIN_FREE_FILES)
+        too_few_files(self.files)
     }
 
     /// Why nothing is appended, where `min_free` bytes are to stay free.

@@ -7,7 +7,7 @@ use super::report::Finding;
 use crate::cli::operate::{bytes, some};
 use crate::config::{Config, Queue};
 use crate::daemon::{self, Files};
-use crate::queue::{FILE_FACTOR, Free, MIN_FREE_FILES, free, reserve_bytes, used_bytes};
+use crate::queue::{FILE_FACTOR, Free, MIN_FREE_FILES, free, reserve_bytes, too_few_files, used_bytes};
 use crate::wire::submission::MAX_NOTIFICATIONS;
 
 /// The free disk beside what the queue wants of it.
@@ -39,7 +39,7 @@ pub(super) fn disk(queue: &Queue) -> Vec<Finding> {
         ),
         false => Finding::ok(KEY, room),
     }];
-    if let Some(files) = files.filter(|files| *files < MIN_FREE_FILES) {
+    if let Some(files) = files.filter(|_| too_few_files(files)) {
         let told = format!(
             "the disk of {} has room for {}, and {MIN_FREE_FILES} must stay free: submissions are answered storage_full",
             place.display(),
