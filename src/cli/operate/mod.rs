@@ -35,9 +35,10 @@ pub(super) fn run(config: &Config, instance: Option<&str>, command: Operate) -> 
             return Exit::Usage;
         }
     };
+    let exchange = Exchange { config, instance, request: &request, json };
     let ended = match watch {
-        None => exchange(config, instance, &request, json, false),
-        Some(every) => watched(config, instance, &request, json, every),
+        None => exchange.once(false),
+        Some(every) => exchange.repeated(every),
     };
     ended.unwrap_or_else(|error| {
         // A refusal is a line of the answer, which is printed as it came.
@@ -76,62 +77,62 @@ fn answer_of_instance(mut answer: Answer, instance: Option<&str>) -> Answer {
     answer
 }
 
-/// Asks again and again, until somebody ends this. Whoever watches a restart wants to see its end: once there was an answer, a
-/// daemon that is away is told once, and waited for.
-fn watched(
-    config: &Config,
-    instance: Option<&str>,
-    request: &Request,
+/// What is asked of which daemon, and how its answer is printed.
+struct Exchange<'a> {
+    config: &'a Config,
+    instance: Option<&'a str>,
+    request: &'a Request,
     json: bool,
-    every: Duration,
-) -> Result<Exit, ClientError> {
-    let (mut answered, mut away) = (false, false);
-    loop {
-        match exchange(config, instance, request, json, true) {
-            Ok(Exit::Success) => (answered, away) = (true, false),
-            Err(error) if answered && error.may_pass() => {
-                if !away {
-                    let every = humantime::format_duration(every);
-                    told(&format!("no answer, and the daemon is asked again every {every}: {error}"));
-                }
-                away = true;
-            }
-            ended => return ended,
-        }
-        // The pace of a screen, not a wait for something.
-        thread::sleep(every);
-    }
 }
 
-fn exchange(
-    config: &Config,
-    instance: Option<&str>,
-    request: &Request,
-    json: bool,
-    again: bool,
-) -> Result<Exit, ClientError> {
-    let within = matches!(request, Request::Status {}).then_some(STATUS_WITHIN);
-    let mut client = Client::ask(&config.admin.socket, request, within)?;
-    let mut printer = Printer::new(request, again, config.ingest.max_line);
-    let mut out = io::stdout().lock();
-    loop {
-        let (line, answer) = client.answer()?;
-        let end = match &answer {
-            Answer::Error { code, message } => {
-                Some(Err(ClientError::Refused { code: code.clone(), message: message.clone() }))
+impl Exchange<'_> {
+    /// Asks again and again, until somebody ends this. Whoever watches a restart wants to see its end: once there was an answer, a
+    /// daemon that is away is told once, and waited for.
+    fn repeated(&self, every: Duration) -> Result<Exit, ClientError> {
+        let (mut answered, mut away) = (false, false);
+        loop {
+            match self.once(true) {
+                Ok(Exit::Success) => (answered, away) = (true, false),
+                Err(error) if answered && error.may_pass() => {
+                    if !away {
+                        let every = humantime::format_duration(every);
+                        told(&format!("no answer, and the daemon is asked again every {every}: {error}"));
+                    }
+                    away = true;
+                }
+                ended => return ended,
             }
-            Answer::Done(done) if printer.incomplete() || done.missing > 0 => Some(Ok(Exit::Refused)),
-            Answer::Done(_) => Some(Ok(Exit::Success)),
-            _ => None,
-        };
-        match json {
-            true => out.write_all(line.as_bytes()),
-            false => printer.print(&mut out, answer_of_instance(answer, instance)),
+            // The pace of a screen, not a wait for something.
+            thread::sleep(every);
         }
-        .and_then(|()| out.flush())
-        .map_err(ClientError::Output)?;
-        if let Some(end) = end {
-            return end;
+    }
+
+    /// Asks once; `again` says that the answer takes the place of the one before on the screen.
+    fn once(&self, again: bool) -> Result<Exit, ClientError> {
+        let Self { config, instance, request, json } = *self;
+        let within = matches!(request, Request::Status {}).then_some(STATUS_WITHIN);
+        let mut client = Client::ask(&config.admin.socket, request, within)?;
+        let mut printer = Printer::new(request, again, config.ingest.max_line);
+        let mut out = io::stdout().lock();
+        loop {
+            let (line, answer) = client.answer()?;
+            let end = match &answer {
+                Answer::Error { code, message } => {
+                    Some(Err(ClientError::Refused { code: code.clone(), message: message.clone() }))
+                }
+                Answer::Done(done) if printer.incomplete() || done.missing > 0 => Some(Ok(Exit::Refused)),
+                Answer::Done(_) => Some(Ok(Exit::Success)),
+                _ => None,
+            };
+            match json {
+                true => out.write_all(line.as_bytes()),
+                false => printer.print(&mut out, answer_of_instance(answer, instance)),
+            }
+            .and_then(|()| out.flush())
+            .map_err(ClientError::Output)?;
+            if let Some(end) = end {
+                return end;
+            }
         }
     }
 }
