@@ -205,10 +205,13 @@ fn no_room_for_dead_letters_is_told_where_one_was_to_be_set_aside_alone() {
     runtime.block_on(sandbox.stop());
 }
 
-/// A command as another user, whom root alone can become; `None` where nobody can.
+/// A command as another user, whom root alone can become, and who may write to `folder`; `None` where nobody can.
 #[expect(clippy::print_stderr, reason = "a test says what it did not try")]
 fn as_another(folder: &Path) -> Option<impl Fn(&[&str]) -> Command> {
+    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::CommandExt;
+    let open = std::fs::Permissions::from_mode(0o777);
+    std::fs::set_permissions(folder, open).expect("it is ours");
     let as_another = move |arguments: &[&str]| {
         let mut command = command(folder, NOBODY, arguments);
         command.uid(ANOTHER).gid(ANOTHER).current_dir("/");
@@ -229,8 +232,6 @@ fn what_belongs_to_another_user_is_told_as_that() {
     use std::os::unix::fs::{PermissionsExt, chown};
     let folder = folder();
     let Some(as_another) = as_another(folder.path()) else { return };
-    let open = std::fs::Permissions::from_mode(0o777);
-    std::fs::set_permissions(folder.path(), open).expect("it is ours");
     let run_as_another = || run(&mut as_another(&["run"]));
 
     let socket = folder.path().join("notify.sock");
@@ -266,12 +267,9 @@ const ALONE: u32 = 65_533;
 
 #[test]
 fn too_few_threads_end_a_command_that_says_so() {
-    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::CommandExt;
     let folder = folder();
     let Some(as_another) = as_another(folder.path()) else { return };
-    let open = std::fs::Permissions::from_mode(0o777);
-    std::fs::set_permissions(folder.path(), open).expect("it is ours");
     let run_with = |threads: u32, arguments: &[&str]| {
         let command = as_another(arguments);
         let mut limited = Command::new("prlimit");

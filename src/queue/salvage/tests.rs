@@ -55,6 +55,14 @@ fn submission(number: u64, large: usize) -> Submission {
     Submission::parse(line.as_bytes(), &Defaults::default(), 1).unwrap()
 }
 
+/// So many commits, each of 20 submissions with a large envelope.
+async fn fill(queue: &Queue, commits: u64) {
+    for commit in 0..commits {
+        let lines = (commit * 20..commit * 20 + 20).map(|number| submission(number, 3_000)).collect();
+        append(queue, lines).await;
+    }
+}
+
 /// 30 submissions of 20 events, the last ten of them with a large envelope; every fifth event is delivered, every
 /// seventh dead.
 async fn made(path: &Path) {
@@ -273,10 +281,7 @@ fn nothing_counts_of_a_batch_that_was_given_up_at_the_end() {
 async fn damage_of_what_moved_last_is_not_taken_for_a_tear() {
     let folder = TempDir::new().unwrap();
     let queue = open(folder.path());
-    for commit in 0..6 {
-        let lines = (commit * 20..commit * 20 + 20).map(|number| submission(number, 3_000)).collect();
-        append(&queue, lines).await;
-    }
+    fill(&queue, 6).await;
     queue.shutdown().await.unwrap();
     let (log, before) = (database(folder.path()), read(folder.path()).0);
     assert_eq!(before.len(), 2_400);
@@ -316,10 +321,7 @@ async fn damage_of_what_moved_last_is_not_taken_for_a_tear() {
 async fn a_place_is_told_only_where_something_is_behind_it() {
     let folder = TempDir::new().unwrap();
     let queue = open(folder.path());
-    for commit in 0..40 {
-        let lines = (commit * 20..commit * 20 + 20).map(|number| submission(number, 3_000)).collect();
-        append(&queue, lines).await;
-    }
+    fill(&queue, 40).await;
     queue.store().settle((1..=15_000).map(Seq).collect(), vec![]).await.unwrap();
     queue.shutdown().await.unwrap();
     let log = database(folder.path());
