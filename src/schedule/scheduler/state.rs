@@ -55,9 +55,10 @@ impl Scheduler {
         }
         let is_jammed = |(name, host): (&Host, &HostState)| {
             let is_full = host.takes(now) == Some(false) && host.has_room(now).is_none();
-            is_full && self.under_way.values().filter(|one| one.host == *name).all(is_old)
+            let mut own = self.under_way.values().filter(|one| one.host == *name);
+            is_full && !host.queue.is_empty() && own.all(is_old)
         };
-        if self.hosts.iter().any(|host| !host.1.queue.is_empty() && is_jammed(host)) {
+        if self.hosts.iter().any(is_jammed) {
             return Some(Stuck::Slots);
         }
         let due = self.hosts.values().any(|host| host.has_room(now).is_some() && !host.queue.is_empty());
