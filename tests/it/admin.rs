@@ -8,12 +8,15 @@ mod reload;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use target_notifyd::admin::protocol::{Answer, Done};
 use target_notifyd::sandbox::Faults;
 use tempfile::TempDir;
 
@@ -130,6 +133,40 @@ fn nobody_answers_without_a_daemon() {
         assert_eq!(output.status.code(), Some(69), "{arguments:?}: {told}");
         assert!(told.contains("admin.sock") && told.contains("is the daemon running?"), "{told}");
     }
+}
+
+/// Answers one request on the admin socket of `folder`, and is not there for another one.
+fn answer_once(folder: &Path, answers: &[Answer]) -> JoinHandle<()> {
+    let socket = folder.join("admin.sock");
+    let listener = UnixListener::bind(&socket).expect("a socket");
+    let lines = answers.iter().map(|answer| serde_json::to_string(answer).expect("JSON") + "\n");
+    let lines = lines.collect::<String>();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("somebody asks");
+        drop(listener);
+        fs::remove_file(socket).expect("it lies there");
+        BufReader::new(&stream).read_line(&mut String::new()).expect("a request");
+        stream.write_all(lines.as_bytes()).expect("the command reads");
+    })
+}
+
+#[test]
+fn a_watched_instance_that_goes_away_is_named_in_what_is_to_be_looked_at() {
+    let folder = TempDir::new().expect("a folder");
+    let daemon = answer_once(folder.path(), &[Answer::Status(Box::default()), Answer::Done(Done::default())]);
+    let mut watch =
+        command(folder.path(), NOBODY, &["--instance", "shop", "status", "--watch", "--every", "1ms"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+    let mut told = String::new();
+    let away = watch.stderr.take().expect("a pipe");
+    BufReader::new(away).read_line(&mut told).expect("text");
+    assert!(told.contains("the daemon running? systemctl status target-notifyd@shop tells"), "{told}");
+    watch.kill().expect("it waits");
+    watch.wait().expect("it is gone");
+    daemon.join().expect("no panic");
 }
 
 #[test]

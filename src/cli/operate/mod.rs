@@ -96,7 +96,8 @@ impl Exchange<'_> {
                 Err(error) if answered && error.may_pass() => {
                     if !away {
                         let every = humantime::format_duration(every);
-                        told(&format!("no answer, and the daemon is asked again every {every}: {error}"));
+                        let text = format!("no answer, and the daemon is asked again every {every}: {error}");
+                        told(&of_instance(&text, self.instance));
                     }
                     away = true;
                 }
