@@ -170,6 +170,24 @@ fn a_watched_instance_that_goes_away_is_named_in_what_is_to_be_looked_at() {
 }
 
 #[test]
+fn a_letter_that_cannot_be_exported_shows_in_the_exit_code() {
+    let folder = TempDir::new().expect("a folder");
+    let letter = |refused: Option<&str>| Answer::Submission {
+        seq: 7,
+        line: "{}".to_owned(),
+        refused: refused.map(str::to_owned),
+    };
+    for (refused, code) in [(None, 0), (Some("it is too long"), 1)] {
+        for form in [&["dead", "export"][..], &["dead", "export", "--json"]] {
+            let daemon = answer_once(folder.path(), &[letter(refused), Answer::Done(Done::default())]);
+            let output = command(folder.path(), NOBODY, form).output().expect("it runs");
+            assert_eq!(output.status.code(), Some(code), "{form:?}: {output:?}");
+            daemon.join().expect("no panic");
+        }
+    }
+}
+
+#[test]
 fn an_answer_that_cannot_be_written_is_a_failure_and_a_reader_who_has_enough_is_none() {
     let machine = Machine::start(Faults::default(), &[]);
     for arguments in [&["status"][..], &["queue", "--json"], &["dead", "list"], &["flush"]] {

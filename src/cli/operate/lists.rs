@@ -37,9 +37,7 @@ pub(super) struct Printer {
     again: bool,
     /// The kind of the answer before.
     before: Option<&'static str>,
-    /// Letters that could not be exported.
-    refused: u64,
-    /// Lines that were, and that a daemon would not take.
+    /// Exported lines that a daemon would not take.
     long: LongLines,
 }
 
@@ -67,12 +65,7 @@ impl Printer {
             | Request::DeadShow { .. }
             | Request::Tail { .. } => Deed::Show,
         };
-        Self { deed, again, before: None, refused: 0, long: LongLines::new(max_line) }
-    }
-
-    /// Whether something that was asked for could not be given.
-    pub(super) fn incomplete(&self) -> bool {
-        self.refused > 0
+        Self { deed, again, before: None, long: LongLines::new(max_line) }
     }
 
     pub(super) fn print(&mut self, out: &mut impl Write, answer: Answer) -> io::Result<()> {
@@ -113,7 +106,6 @@ impl Printer {
                 writeln!(out, "{line}")
             }
             Answer::Submission { seq, refused: Some(why), .. } => {
-                self.refused += 1;
                 told(&format!(
                     "dead letter {seq} is not exported: {}; dead requeue keeps it as it is",
                     Visible(&why)

@@ -115,13 +115,16 @@ impl Exchange<'_> {
         let mut client = Client::ask(&config.admin.socket, request, within)?;
         let mut printer = Printer::new(request, again, config.ingest.max_line);
         let mut out = io::stdout().lock();
+        // Whether a letter could not be exported.
+        let mut is_refused = false;
         loop {
             let (line, answer) = client.answer()?;
+            is_refused |= matches!(&answer, Answer::Submission { refused: Some(_), .. });
             let end = match &answer {
                 Answer::Error { code, message } => {
                     Some(Err(ClientError::Refused { code: code.clone(), message: message.clone() }))
                 }
-                Answer::Done(done) if printer.incomplete() || done.missing > 0 => Some(Ok(Exit::Refused)),
+                Answer::Done(done) if is_refused || done.missing > 0 => Some(Ok(Exit::Refused)),
                 Answer::Done(_) => Some(Ok(Exit::Success)),
                 _ => None,
             };
