@@ -97,7 +97,22 @@ pub(super) struct Space {
     last_free: Free,
     /// Whether the engine met the full disk, and no room has shown for certain since.
     full: bool,
+    told: Told,
     probe: Probe,
+}
+
+/// What every commit meets again while it lasts: how it was told last, until it is over.
+#[derive(Debug, Default)]
+struct Told {
+    /// The free space is unknown.
+    unknown: Option<io::ErrorKind>,
+    /// The reserve cannot be made.
+    unmade: Option<io::ErrorKind>,
+}
+
+/// Whether `error` is to be told, which is so once for each kind in a row; `before` is how it was told last.
+fn is_news(before: &mut Option<io::ErrorKind>, error: &io::Error) -> bool {
+    before.replace(error.kind()) != Some(error.kind())
 }
 
 impl Space {
@@ -111,6 +126,7 @@ impl Space {
             short: false,
             last_free: Free::of_bytes(0),
             full: false,
+            told: Told::default(),
             probe,
         };
         space.limit(min_free, reserve);
@@ -121,6 +137,8 @@ impl Space {
     /// smaller one no longer needs is free at once.
     pub(super) fn limit(&mut self, min_free: u64, reserve: u64) {
         self.min_free = min_free;
+        // Whoever changes them is told whether that helped.
+        self.told.unmade = None;
         if reserve < self.reserve && self.held {
             let path = self.root.join(RESERVE);
             let shrunk = match reserve {
@@ -151,11 +169,13 @@ impl Space {
             Ok(free) => free,
             Err(error) => {
                 self.last_free = Free::of_bytes(0);
-                warn!(event = "free_unknown", %error, path = %self.root.display(), "the free space is unknown; nothing is taken in. Check the file system: df -h, journalctl -k");
+                if is_news(&mut self.told.unknown, &error) {
+                    warn!(event = "free_unknown", %error, path = %self.root.display(), "the free space is unknown; nothing is taken in. Check the file system: df -h, journalctl -k");
+                }
                 return Room::RemovalsOnly(self.last_free);
             }
         };
-        self.last_free = free;
+        (self.last_free, self.told.unknown) = (free, None);
         // The journal takes a batch, and moves about twice as much into the engine, which opens a segment ahead. Where
         // it moves more, and meets the full disk, the database is opened again with the reserve.
         let needed = bytes.saturating_mul(3).saturating_add(LOG_SEGMENT_BYTES as u64);
@@ -252,9 +272,11 @@ impl Space {
             if self.reserve == 0 { fs::remove_file(&path) } else { Ok(()) }
         });
         match made.and_then(|()| sync(&self.root)) {
-            Ok(()) => (self.held, self.full) = (true, false),
+            Ok(()) => (self.held, self.full, self.told.unmade) = (true, false, None),
             Err(error) => {
-                warn!(event = "reserve_failed", %error, path = %path.display(), "the reserve cannot be made. See what takes the disk with df -h, and free some, or lower queue.reserve");
+                if is_news(&mut self.told.unmade, &error) {
+                    warn!(event = "reserve_failed", %error, path = %path.display(), "the reserve cannot be made. See what takes the disk with df -h, and free some, or lower queue.reserve");
+                }
                 // A part of it would only take room away; whether it goes is told by the next attempt.
                 let _gone = fs::remove_file(&path);
             }
@@ -323,6 +345,7 @@ pub fn used_bytes(path: &Path) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     const MIB: u64 = 1_024 * 1_024;
@@ -425,6 +448,39 @@ mod tests {
         fs::remove_dir(folder.path().join(RESERVE)).unwrap();
         FREE.store(100 * MIB, Ordering::Relaxed);
         assert_eq!((space.room(1_000), space.removals()), (Room::Enough, Removals::Soon));
+    }
+
+    #[test]
+    fn what_every_commit_meets_is_told_once_until_it_is_over() {
+        static FREE: AtomicU64 = AtomicU64::new(100 * MIB);
+        let folder = tempfile::tempdir().unwrap();
+        let reserve = folder.path().join(RESERVE);
+        let log = folder.path().join("log");
+        let writer = Arc::new(File::create(&log).unwrap());
+        let subscriber = tracing_subscriber::fmt().json().with_writer(writer).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let mut space = Space::new(folder.path(), 4 * MIB, MIB, |_| match FREE.load(Ordering::Relaxed) {
+                u64::MAX => Err(io::ErrorKind::NotFound.into()),
+                bytes => Ok(Free::of_bytes(bytes)),
+            });
+            for _spell in 0..2 {
+                fs::create_dir(&reserve).unwrap();
+                for bytes in [100 * MIB, u64::MAX] {
+                    FREE.store(bytes, Ordering::Relaxed);
+                    let rooms = [(); 3].map(|()| space.room(1_000));
+                    assert!(rooms.iter().all(|room| *room != Room::Enough), "{bytes}: {rooms:?}");
+                }
+                fs::remove_dir(&reserve).unwrap();
+                for (bytes, enough) in [(100 * MIB, true), (0, false)] {
+                    FREE.store(bytes, Ordering::Relaxed);
+                    assert_eq!((space.room(1_000) == Room::Enough, reserve.exists()), (enough, enough));
+                }
+            }
+        });
+        let log = fs::read_to_string(log).unwrap();
+        for event in ["free_unknown", "reserve_failed"] {
+            assert_eq!(log.matches(event).count(), 2, "{event}: {log}");
+        }
     }
 
     fn removals(bytes: u64) -> Room {
