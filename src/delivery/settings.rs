@@ -14,6 +14,11 @@ use super::transport::told;
 /// A peer may take this long for an HTTP/2 ping, however short `target.connect_timeout` is.
 const SHORTEST_PING: Duration = Duration::from_secs(1);
 
+/// A connection that carries no request for this long is closed. Load balancers close it after 60 s (AWS ALB) or 75 s
+/// (nginx): with the client's own 90 s, the first request after a pause could meet a connection that is being closed,
+/// and nobody knows then whether it was taken.
+pub(super) const LONGEST_IDLE: Duration = Duration::from_secs(50);
+
 /// What to do about a file without certificates.
 pub const GIVE_PEM: &str = "give it certificates as PEM";
 
@@ -97,6 +102,7 @@ pub(super) fn builder(settings: &Settings, lookup: Lookup) -> Result<ClientBuild
     let mut builder = Client::builder()
         .timeout(settings.timeout)
         .connect_timeout(settings.connect_timeout)
+        .pool_idle_timeout(LONGEST_IDLE)
         .dns_resolver(lookup)
         // Over HTTP/2 a request that times out leaves its connection open. One that fell silent would take every
         // later request: a ping that nobody answers, sent while a request waits, ends it.

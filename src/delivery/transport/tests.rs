@@ -1,4 +1,6 @@
-use super::super::settings::authorities;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::super::settings::{LONGEST_IDLE, authorities};
 use super::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -28,11 +30,16 @@ async fn send(settings: Settings) -> Outcome {
 /// The next connection, once its request was read, and the request's head.
 async fn asked(listener: &TcpListener) -> (TcpStream, String) {
     let (mut stream, _) = listener.accept().await.unwrap();
+    let head = read_request(&mut stream).await.unwrap();
+    (stream, head)
+}
+
+async fn read_request(stream: &mut TcpStream) -> io::Result<String> {
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n{}") {
-        request.push(stream.read_u8().await.unwrap());
+        request.push(stream.read_u8().await?);
     }
-    (stream, String::from_utf8(request).unwrap())
+    Ok(String::from_utf8(request).unwrap())
 }
 
 /// Answers one request with `answer` as it is and closes; returns the request's head and the outcome.
@@ -249,6 +256,51 @@ async fn a_proxy_that_is_not_reached_is_named() {
     assert_eq!(outcome.answer, Answer::Failed(Failure::Connect));
     let expected = format!("through the proxy {address} of HTTPS_PROXY: ");
     assert!(outcome.detail.starts_with(&expected), "{}", outcome.detail);
+}
+
+/// Answers every request with a 204 and keeps its connection; the number of the connection that had the last one.
+async fn keeping() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let last = Arc::new(AtomicUsize::new(0));
+    let noting = Arc::clone(&last);
+    tokio::spawn(async move {
+        for number in 1.. {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let noting = Arc::clone(&noting);
+            tokio::spawn(async move {
+                while read_request(&mut stream).await.is_ok() {
+                    noting.store(number, Ordering::Relaxed);
+                    stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+                }
+            });
+        }
+    });
+    (endpoint, last)
+}
+
+#[tokio::test]
+async fn a_connection_that_was_idle_for_long_carries_no_more_requests() {
+    let (endpoint, last) = keeping().await;
+    let (transport, session) = (Transport::new(settings(endpoint)).unwrap(), SessionId::new("s").unwrap());
+    let connection = async || {
+        let sent = transport.attempt(Host::Client, &session, "r", b"{}".to_vec(), &["a"]).await.0;
+        assert_eq!(sent.answer, Answer::Accepted);
+        last.load(Ordering::Relaxed)
+    };
+    let mut kept = connection().await;
+    // It is kept a moment after its answer.
+    for tries in 0.. {
+        assert!(tries < 1_000, "no connection is kept");
+        let before = std::mem::replace(&mut kept, connection().await);
+        if kept == before {
+            break;
+        }
+    }
+    tokio::time::pause();
+    tokio::time::advance(LONGEST_IDLE + Duration::from_secs(1)).await;
+    tokio::time::resume();
+    assert_ne!(connection().await, kept);
 }
 
 #[test]
