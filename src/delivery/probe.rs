@@ -15,7 +15,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::lookup::{self, Lookup};
-use super::settings::{Settings, TransportError, builder};
+use super::settings::{Authorities, Settings, TransportError, builder};
 use super::transport::{failure, told};
 use crate::event::Failure;
 use crate::wire::response;
@@ -50,7 +50,7 @@ pub async fn addresses(host: &str, connect_timeout: Duration) -> Result<(Vec<IpA
 /// [`TransportError`]: the settings are wrong; in the inner result [`NoWay`]: no connection was made.
 pub async fn connect(settings: &Settings, url: &str) -> Result<Result<Duration, NoWay>, TransportError> {
     let made = Arc::new(AtomicBool::new(false));
-    let client = builder(settings, Lookup::new(settings.connect_timeout))?
+    let client = builder(settings, &Authorities::of(settings)?, Lookup::new(settings.connect_timeout))?
         .connector_layer(Stop(Arc::clone(&made)))
         .build()?;
     let began = Instant::now();

@@ -97,9 +97,14 @@ pub enum TransportError {
     Client(#[from] reqwest::Error),
 }
 
-/// What makes a client that `settings` ask for; all that have clones of a `lookup` share its limit.
-pub(super) fn builder(settings: &Settings, lookup: Lookup) -> Result<ClientBuilder, TransportError> {
-    let mut builder = Client::builder()
+/// What makes a client that `settings` ask for, with what was read of their file of `authorities`; all that have clones of
+/// a `lookup` share its limit.
+pub(super) fn builder(
+    settings: &Settings,
+    authorities: &Authorities,
+    lookup: Lookup,
+) -> Result<ClientBuilder, TransportError> {
+    let builder = Client::builder()
         .timeout(settings.timeout)
         .connect_timeout(settings.connect_timeout)
         .pool_idle_timeout(LONGEST_IDLE)
@@ -108,14 +113,39 @@ pub(super) fn builder(settings: &Settings, lookup: Lookup) -> Result<ClientBuild
         // later request: a ping that nobody answers, sent while a request waits, ends it.
         .http2_keep_alive_interval(settings.timeout / 4)
         .http2_keep_alive_timeout(settings.connect_timeout.max(SHORTEST_PING))
-        .redirect(redirect::Policy::none());
-    if let Some(path) = &settings.ca_file {
-        builder = builder.tls_certs_merge(certificates(path)?);
-    }
+        .redirect(redirect::Policy::none())
+        .tls_certs_merge(authorities.0.iter().cloned());
     Ok(match &settings.proxy {
         Some(proxy) => builder.proxy(proxy.rule()?),
         None => builder.no_proxy(),
     })
+}
+
+/// Further root certificates, as they were read (`target.ca_file`).
+pub(super) struct Authorities(Vec<Certificate>);
+
+impl Authorities {
+    /// Reads those that `settings` name; none where they name none.
+    pub(super) fn of(settings: &Settings) -> Result<Self, TransportError> {
+        settings.ca_file.as_deref().map_or_else(|| Ok(Self(Vec::new())), Self::read)
+    }
+
+    fn read(path: &Path) -> Result<Self, TransportError> {
+        let pem =
+            std::fs::read(path).map_err(|source| TransportError::CaFile { path: path.to_owned(), source })?;
+        let wrong = |what| TransportError::Certificates { path: path.to_owned(), what };
+        let bad = |error: reqwest::Error| {
+            wrong(format!("holds a certificate that cannot be used ({})", told(&error)))
+        };
+        let found = Certificate::from_pem_bundle(&pem).map_err(bad)?;
+        if found.is_empty() {
+            return Err(wrong("holds no certificate".to_owned()));
+        }
+        // A block that is no certificate shows only when a client is built with it; built here, so that the error names
+        // the file.
+        Client::builder().tls_certs_only(found.clone()).build().map_err(bad)?;
+        Ok(Self(found))
+    }
 }
 
 /// How many root certificates the file at `path` adds (`target.ca_file`).
@@ -123,23 +153,7 @@ pub(super) fn builder(settings: &Settings, lookup: Lookup) -> Result<ClientBuild
 /// # Errors
 /// [`TransportError`]: it cannot be read, or one of them cannot be used, or there is none.
 pub fn authorities(path: &Path) -> Result<usize, TransportError> {
-    certificates(path).map(|found| found.len())
-}
-
-fn certificates(path: &Path) -> Result<Vec<Certificate>, TransportError> {
-    let pem =
-        std::fs::read(path).map_err(|source| TransportError::CaFile { path: path.to_owned(), source })?;
-    let wrong = |what| TransportError::Certificates { path: path.to_owned(), what };
-    let bad =
-        |error: reqwest::Error| wrong(format!("holds a certificate that cannot be used ({})", told(&error)));
-    let found = Certificate::from_pem_bundle(&pem).map_err(bad)?;
-    if found.is_empty() {
-        return Err(wrong("holds no certificate".to_owned()));
-    }
-    // A block that is no certificate shows only when a client is built with it; built here, so that the error names the
-    // file.
-    Client::builder().tls_certs_only(found.clone()).build().map_err(bad)?;
-    Ok(found)
+    Authorities::read(path).map(|Authorities(found)| found.len())
 }
 
 /// `value` as a URL that may be used.

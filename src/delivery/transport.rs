@@ -20,7 +20,7 @@ use super::Edge;
 use super::clients::Clients;
 use super::lookup::Lookup;
 use super::proxy::Proxy;
-use super::settings::{Settings, TransportError, builder, checked};
+use super::settings::{Authorities, Settings, TransportError, builder, checked};
 use crate::event::{Answer, Failure, Host, Known, Outcome, SessionId};
 use crate::wire::response;
 
@@ -48,9 +48,10 @@ impl Transport {
             checked("target.edge_endpoint", &edge.replace("{cluster}", "0"), settings.allow_http)?;
         }
         let own = resource(own, &settings);
-        let lookup = Lookup::new(settings.connect_timeout);
+        let (authorities, lookup) = (Authorities::of(&settings)?, Lookup::new(settings.connect_timeout));
         // With fewer, connections would be made and ended all the time while all slots go to one host.
-        let made = |share| Ok(builder(&settings, lookup.clone())?.pool_max_idle_per_host(share));
+        let made =
+            |share| Ok(builder(&settings, &authorities, lookup.clone())?.pool_max_idle_per_host(share));
         let clients = Arc::new(Clients::new(settings.concurrency, made)?);
         Ok(Self { clients, settings, own })
     }
