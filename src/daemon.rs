@@ -187,7 +187,7 @@ impl Daemon {
             went: Arc::clone(&went),
             asks: ask,
         });
-        let (reloader, reloads) = Reloader::new();
+        let (reloader, reloads) = Reloader::new(transport.clone());
         let manager = service.manager;
         Ok(Self {
             settings,

@@ -6,10 +6,12 @@
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::spawn_blocking;
+use tracing::{info, warn};
 
 use super::report::Pace;
 use super::{Settings, descriptors, identifiers};
-use crate::delivery::{Ask, Manner};
+use crate::delivery::{Ask, Manner, Transport};
 use crate::figures::{Limits, Meter};
 use crate::ingest;
 use crate::queue::{Failed, Store};
@@ -17,7 +19,10 @@ use crate::wire::Identifiers;
 
 /// Hands new settings to a running daemon.
 #[derive(Clone, Debug)]
-pub struct Reloader(mpsc::Sender<Reload>);
+pub struct Reloader {
+    reloads: mpsc::Sender<Reload>,
+    transport: Transport,
+}
 
 /// New settings, and who waits until they are in force.
 pub(super) struct Reload {
@@ -27,15 +32,38 @@ pub(super) struct Reload {
 
 impl Reloader {
     /// One reload waits at a time.
-    pub(super) fn new() -> (Self, mpsc::Receiver<Reload>) {
-        let (sender, receiver) = mpsc::channel(1);
-        (Self(sender), receiver)
+    pub(super) fn new(transport: Transport) -> (Self, mpsc::Receiver<Reload>) {
+        let (reloads, receiver) = mpsc::channel(1);
+        (Self { reloads, transport }, receiver)
     }
 
     /// Puts `settings` in force, and returns once they are; `false` where the daemon ends.
     pub async fn reload(&self, settings: Settings) -> bool {
         let (done, in_force) = oneshot::channel();
-        self.0.send(Reload { settings, done }).await.is_ok() && in_force.await.is_ok()
+        let sent = self.reloads.send(Reload { settings, done }).await;
+        let is_done = sent.is_ok() && in_force.await.is_ok();
+        if is_done {
+            self.read_authorities_again().await;
+        }
+        is_done
+    }
+
+    /// Here, and not where the daemon waits for its end: a disk may never answer. A file that cannot be used holds up nothing
+    /// else of a reload, since what was read of it before works on.
+    async fn read_authorities_again(&self) {
+        let transport = self.transport.clone();
+        match spawn_blocking(move || transport.read_authorities_again()).await {
+            Ok(Ok(true)) => info!(
+                event = "certificates_changed",
+                "target.ca_file was read again: connections that are made from now on go by its certificates"
+            ),
+            Ok(Err(error)) => warn!(
+                event = "certificates_kept", %error,
+                "the certificates that were read before stay in force. Mend target.ca_file, then: target-notifyd check, systemctl reload target-notifyd"
+            ),
+            // Nothing is new, or the runtime ends.
+            Ok(Ok(false)) | Err(_) => {}
+        }
     }
 }
 

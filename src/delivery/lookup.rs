@@ -33,7 +33,7 @@ pub(super) enum LookupError {
 }
 
 /// Asks the system for addresses.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Lookup {
     limit: Duration,
     places: Arc<Semaphore>,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use reqwest::{Certificate, Client, ClientBuilder, Url, redirect};
 use thiserror::Error;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::lookup::Lookup;
 use super::proxy::Proxy;
@@ -46,7 +47,7 @@ pub struct Settings {
     /// The most bytes of an answer after decompression (`delivery.max_answer`).
     pub max_answer: usize,
     /// As many requests are under way at a time, and as many connections to a host are kept for later ones
-    /// (`delivery.concurrency`). A reload changes the former alone: the HTTP clients are made once.
+    /// (`delivery.concurrency`). A reload changes the former alone: the HTTP clients are made for what the start had.
     pub concurrency: usize,
 }
 
@@ -114,7 +115,7 @@ pub(super) fn builder(
         .http2_keep_alive_interval(settings.timeout / 4)
         .http2_keep_alive_timeout(settings.connect_timeout.max(SHORTEST_PING))
         .redirect(redirect::Policy::none())
-        .tls_certs_merge(authorities.0.iter().cloned());
+        .tls_certs_merge(authorities.certificates.iter().cloned());
     Ok(match &settings.proxy {
         Some(proxy) => builder.proxy(proxy.rule()?),
         None => builder.no_proxy(),
@@ -122,12 +123,17 @@ pub(super) fn builder(
 }
 
 /// Further root certificates, as they were read (`target.ca_file`).
-pub(super) struct Authorities(Vec<Certificate>);
+#[derive(Default)]
+pub(super) struct Authorities {
+    certificates: Vec<Certificate>,
+    /// Of all that was read: what is read later may be compared with it.
+    pub(super) fingerprint: u64,
+}
 
 impl Authorities {
     /// Reads those that `settings` name; none where they name none.
     pub(super) fn of(settings: &Settings) -> Result<Self, TransportError> {
-        settings.ca_file.as_deref().map_or_else(|| Ok(Self(Vec::new())), Self::read)
+        settings.ca_file.as_deref().map_or_else(|| Ok(Self::default()), Self::read)
     }
 
     fn read(path: &Path) -> Result<Self, TransportError> {
@@ -137,14 +143,14 @@ impl Authorities {
         let bad = |error: reqwest::Error| {
             wrong(format!("holds a certificate that cannot be used ({})", told(&error)))
         };
-        let found = Certificate::from_pem_bundle(&pem).map_err(bad)?;
-        if found.is_empty() {
+        let certificates = Certificate::from_pem_bundle(&pem).map_err(bad)?;
+        if certificates.is_empty() {
             return Err(wrong("holds no certificate".to_owned()));
         }
         // A block that is no certificate shows only when a client is built with it; built here, so that the error names
         // the file.
-        Client::builder().tls_certs_only(found.clone()).build().map_err(bad)?;
-        Ok(Self(found))
+        Client::builder().tls_certs_only(certificates.clone()).build().map_err(bad)?;
+        Ok(Self { certificates, fingerprint: xxh3_64(&pem) })
     }
 }
 
@@ -153,7 +159,7 @@ impl Authorities {
 /// # Errors
 /// [`TransportError`]: it cannot be read, or one of them cannot be used, or there is none.
 pub fn authorities(path: &Path) -> Result<usize, TransportError> {
-    Authorities::read(path).map(|Authorities(found)| found.len())
+    Authorities::read(path).map(|found| found.certificates.len())
 }
 
 /// `value` as a URL that may be used.

@@ -10,7 +10,7 @@ mod tests;
 
 use std::error::Error;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
@@ -30,10 +30,28 @@ const PATH: &str = "/rest/v1/delivery";
 /// Sends requests over pooled connections, several to a host; over HTTP/2 where the server offers it.
 #[derive(Clone, Debug)]
 pub struct Transport {
-    clients: Arc<Clients>,
+    /// A lock: a reload makes others, while the attempts take them.
+    made: Arc<RwLock<Made>>,
+    lookup: Lookup,
     settings: Settings,
     /// Where requests to the client's own host go, but for their session.
     own: Url,
+}
+
+/// The HTTP clients, and of which certificates they were made.
+#[derive(Clone, Debug)]
+struct Made {
+    clients: Arc<Clients>,
+    fingerprint: u64,
+}
+
+impl Made {
+    fn new(settings: &Settings, authorities: &Authorities, lookup: &Lookup) -> Result<Self, TransportError> {
+        // With fewer, connections would be made and ended all the time while all slots go to one host.
+        let made = |share| Ok(builder(settings, authorities, lookup.clone())?.pool_max_idle_per_host(share));
+        let clients = Arc::new(Clients::new(settings.concurrency, made)?);
+        Ok(Self { clients, fingerprint: authorities.fingerprint })
+    }
 }
 
 impl Transport {
@@ -48,12 +66,29 @@ impl Transport {
             checked("target.edge_endpoint", &edge.replace("{cluster}", "0"), settings.allow_http)?;
         }
         let own = resource(own, &settings);
-        let (authorities, lookup) = (Authorities::of(&settings)?, Lookup::new(settings.connect_timeout));
-        // With fewer, connections would be made and ended all the time while all slots go to one host.
-        let made =
-            |share| Ok(builder(&settings, &authorities, lookup.clone())?.pool_max_idle_per_host(share));
-        let clients = Arc::new(Clients::new(settings.concurrency, made)?);
-        Ok(Self { clients, settings, own })
+        let lookup = Lookup::new(settings.connect_timeout);
+        let made = Made::new(&settings, &Authorities::of(&settings)?, &lookup)?;
+        Ok(Self { made: Arc::new(RwLock::new(made)), lookup, settings, own })
+    }
+
+    /// Reads the file of further root certificates again (`target.ca_file`). Where something else is in it, attempts that
+    /// begin later go by that, over connections of their own; says whether it is so. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`TransportError`]: it cannot be used, and what was read before stays in force.
+    pub fn read_authorities_again(&self) -> Result<bool, TransportError> {
+        let authorities = Authorities::of(&self.settings)?;
+        if authorities.fingerprint == self.made().fingerprint {
+            return Ok(false);
+        }
+        let made = Made::new(&self.settings, &authorities, &self.lookup)?;
+        *self.made.write().unwrap_or_else(PoisonError::into_inner) = made;
+        Ok(true)
+    }
+
+    fn made(&self) -> Made {
+        // Nothing under this lock panics.
+        self.made.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What an operator is told of a request that failed: where no connection was made, with the proxy in between.
@@ -137,7 +172,8 @@ impl Edge for Transport {
         };
         // Without TLS the proxy itself may answer in the place of Target.
         let answering = if url.scheme() == "http" { self.proxy(&url) } else { None };
-        let client = self.clients.take(host);
+        let Made { clients, .. } = self.made();
+        let client = clients.take(host);
         let sent = client
             .post(url)
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))

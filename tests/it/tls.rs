@@ -1,5 +1,6 @@
 //! TLS, HTTP/2 and a proxy on the way to Target.
 
+use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -7,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use target_notifyd::daemon::Settings;
+use target_notifyd::daemon::{Daemon, Settings};
 use target_notifyd::delivery::Proxy;
 use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
@@ -46,7 +47,7 @@ impl Terminator {
     pub(crate) async fn start(folder: &TempDir, sandbox: &Sandbox) -> Self {
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
         let ca_file = folder.path().join("ca.pem");
-        std::fs::write(&ca_file, made.cert.pem()).expect("a file");
+        fs::write(&ca_file, made.cert.pem()).expect("a file");
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
         let mut config = rustls::ServerConfig::builder()
             .with_no_client_auth()
@@ -142,6 +143,38 @@ async fn http_2_is_spoken_where_the_server_offers_it_and_an_unknown_authority_is
     let protocols: Vec<String> =
         noted(&terminator.seen).into_iter().filter(|seen| seen != "no handshake").collect();
     assert!(!protocols.is_empty() && protocols.iter().all(|protocol| protocol == "h2"), "{protocols:?}");
+    terminator.task.abort();
+    sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn authorities_that_are_read_again_are_in_force_for_later_requests() {
+    let (folder, sandbox) = stage();
+    let terminator = Terminator::start(&folder, &sandbox).await;
+    let (settings, own) = (terminator.settings(&folder), fs::read(&terminator.ca_file).expect("a file"));
+    let another = Authority::new("another authority");
+    assert_eq!(another.file(&folder), terminator.ca_file);
+    let daemon = Daemon::open(settings.clone()).await.expect("the daemon opens");
+    let reloader = daemon.reloader();
+    let running = Running::of(daemon, settings.ingest.socket.clone());
+    let refused = || noted(&terminator.seen).iter().filter(|seen| *seen == "no handshake").count();
+    let refused_more_than = async |before| {
+        while refused() <= before {
+            tokio::task::yield_now().await;
+        }
+    };
+    running.submit(vec![display("s", "1")]).await;
+    refused_more_than(0).await;
+    fs::write(&terminator.ca_file, own).expect("a file");
+    assert!(reloader.reload(settings.clone()).await);
+    assert_eq!(running.settled(1).await.delivered, 1);
+    // The connection that it went over is one of what was read before.
+    another.file(&folder);
+    assert!(reloader.reload(settings.clone()).await);
+    let before = refused();
+    running.submit(vec![display("s", "2")]).await;
+    refused_more_than(before).await;
+    assert_eq!(running.stop().await.pending(), 1);
     terminator.task.abort();
     sandbox.stop().await;
 }

@@ -348,6 +348,28 @@ fn a_file_without_a_certificate_is_told_by_its_name() {
 }
 
 #[test]
+fn a_file_of_authorities_is_read_again_and_a_bad_one_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ca.pem");
+    let write = |text: &str| std::fs::write(&path, text).unwrap();
+    let authority = || rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap().cert.pem();
+    write(&authority());
+    let ca_file = Some(path.clone());
+    let transport = Transport::new(Settings { ca_file, ..settings("https://a.example".to_owned()) }).unwrap();
+    let at_first = transport.made().clients;
+    assert!(!transport.read_authorities_again().unwrap());
+    for bad in ["", "no certificate"] {
+        write(bad);
+        transport.read_authorities_again().unwrap_err();
+    }
+    assert!(Arc::ptr_eq(&transport.made().clients, &at_first));
+    write(&authority());
+    assert!(transport.clone().read_authorities_again().unwrap());
+    assert!(!Arc::ptr_eq(&transport.made().clients, &at_first));
+    assert!(!transport.read_authorities_again().unwrap());
+}
+
+#[test]
 fn clear_text_goes_to_loopback_only() {
     for good in ["https://{client}.example", "http://localhost:1", "http://[::1]:1", "http://127.0.0.2"] {
         let settings = Settings { client: "a".to_owned(), ..settings(good.to_owned()) };

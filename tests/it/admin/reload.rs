@@ -6,8 +6,10 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use target_notifyd::sandbox::Faults;
+use tempfile::TempDir;
 
 use super::machine::{Machine, refusing};
+use crate::authority::Authority;
 use crate::process::{LIMIT, command, connect};
 
 /// The sessions that a command names.
@@ -87,6 +89,25 @@ fn a_daemon_whose_file_is_wrong_can_be_looked_at_all_the_same() {
     for strict in ["run", "check", "sandbox"] {
         assert_eq!(ended(&[strict], other).0, Some(78), "{strict}");
     }
+    machine.stop();
+}
+
+#[test]
+fn a_file_of_certificates_is_read_again_and_one_that_cannot_be_is_told() {
+    let folder = TempDir::new().expect("a folder");
+    let file = Authority::new("an authority").file(&folder);
+    let machine = Machine::start(Faults::default(), &["-o", &format!("target.ca_file={}", file.display())]);
+    let after_reload = || {
+        machine.reload(&[]);
+        let log = fs::read_to_string(machine.folder.path().join("log")).expect("a log");
+        ["certificates_changed", "certificates_kept"].map(|event| log.matches(event).count())
+    };
+    assert_eq!(after_reload(), [0, 0]);
+    fs::remove_file(&file).expect("it lies there");
+    assert_eq!(after_reload(), [0, 1]);
+    Authority::new("another authority").file(&folder);
+    assert_eq!(after_reload(), [1, 1]);
+    assert_eq!(after_reload(), [1, 1]);
     machine.stop();
 }
 
