@@ -79,12 +79,7 @@ async fn in_memory(office: &Office, limit: usize) -> Result<Listing, Refusal> {
     let mut lanes = Vec::with_capacity(views.len());
     for page in views.chunks(PAGE_EVENTS) {
         let seqs: Vec<Seq> = page.iter().map(|view| view.first).collect();
-        let sessions = office
-            .read(move |store| {
-                let events = store.load(&seqs)?;
-                Ok(events.into_iter().map(|event| Some(event?.envelope.session.clone())).collect::<Vec<_>>())
-            })
-            .await?;
+        let sessions = office.read(move |store| store.sessions(&seqs)).await?;
         lanes.extend(page.iter().zip(sessions).map(|(view, session)| {
             let LaneView { first, arrived, host, count, .. } = *view;
             (view.lane, Found { session, first, arrived, host, events: count as u64 })

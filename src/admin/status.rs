@@ -85,10 +85,9 @@ async fn held(office: &Office, known: &Known) -> Result<Vec<Hold>, Refusal> {
     // A hold knows a session by its hash in the queue, which is not the one that is shown: an event of it tells the id, and
     // where none waits the record of those that are held.
     let firsts = known.first_held.clone();
-    let events = office.read(move |store| store.load(&firsts)).await?;
+    let sessions = office.read(move |store| store.sessions(&firsts)).await?;
     let held = office.held_sessions().await?;
-    let names: BTreeMap<Lane, String> = (events.iter().flatten())
-        .map(|event| &event.envelope.session)
+    let names: BTreeMap<Lane, String> = (sessions.iter().flatten())
         .chain(&held)
         .map(|session| (hash::lane(session), office.show(session.as_str())))
         .collect();

@@ -15,7 +15,7 @@ use super::recent::Kept;
 use super::scan::Count;
 use super::view::View;
 use super::{Command, Counts, Ledger, Requeued, Settings};
-use crate::event::{Burial, Event, Moment, Seq};
+use crate::event::{Burial, Event, Moment, Seq, SessionId};
 use crate::wire::record::{DeadLetter, Page, decode_dead, decode_members};
 
 /// The most dead letters that one commit makes events again.
@@ -74,6 +74,14 @@ impl Store {
             }
         }
         Ok(events)
+    }
+
+    /// The sessions of the events `seqs`, each `None` where it cannot be read. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`Failed`]: the engine cannot read.
+    pub fn sessions(&self, seqs: &[Seq]) -> Result<Vec<Option<SessionId>>, Failed> {
+        self.read(|engine| seqs.iter().map(|seq| session_of(engine, *seq)).collect())
     }
 
     /// Settles events: returns once that is durable. What is not in the queue, or settled before, is passed over.
@@ -289,6 +297,13 @@ pub(super) struct Read {
     pub(super) events: Vec<Option<Event>>,
     /// The page, where it or the envelope that it refers to is damaged.
     pub(super) unreadable: Option<PageKey>,
+}
+
+fn session_of(engine: &Engine, seq: Seq) -> Result<Option<SessionId>, sled::Error> {
+    let Some((key, record)) = page_record(engine, seq)? else { return Ok(None) };
+    let position = usize::try_from(seq.0 - key.first.0).unwrap_or(usize::MAX);
+    let session = Page::decode(&record).ok().and_then(|page| page.session(position));
+    Ok(session.and_then(|text| SessionId::new(text).ok()))
 }
 
 /// Reads `first` and those of the `seqs` behind it that lie in the same page, at least one.

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::batch::Batch;
 use super::engine::Engine;
 use super::*;
-use crate::event::{Account, Balance, DeadReason, Event};
+use crate::event::{Account, Balance, DeadReason, Event, SessionId};
 use crate::wire::defaults::Defaults;
 use crate::wire::reply::{Appended, Unavailable};
 
@@ -107,6 +107,9 @@ async fn events_come_back_as_they_were_over_a_restart() {
         assert_eq!(event.envelope, submission.envelope);
         assert_eq!(event.arrived, Moment::from_millis(1));
     }
+    let sessions = store.sessions(&[104, 3, 109, 4, 0].map(Seq)).unwrap();
+    let named: Vec<_> = sessions.iter().map(|session| session.as_ref().map(SessionId::as_str)).collect();
+    assert_eq!(named, [Some("large-events"), Some("small"), None, Some("large-envelope"), None]);
     assert_eq!(store.load(&[Seq(0), Seq(109)]).unwrap(), vec![None, None]);
     // Those of a page are read together, wherever they stand among others.
     let mixed: Vec<u64> = (0..=60).flat_map(|step| [60 + step, 60 - step, 60 + step]).collect();
