@@ -10,7 +10,7 @@ use super::connection::{Answered, End, Peer};
 use super::names::{self, seconds};
 use super::office::{Office, Refusal};
 use super::protocol::{Answer, Done, Letter, Which};
-use super::{MAX_LISTED, PAGE_EVENTS};
+use super::{MAX_LISTED, PAGE_BYTES, PAGE_EVENTS};
 use crate::event::{DeadReason, Host, Moment, Seq, noun};
 use crate::schedule::Settings;
 use crate::wire::record::DeadLetter;
@@ -95,11 +95,9 @@ impl<'f> Pages<'f> {
     /// The next page, which may be empty; `None` where there is no more.
     async fn next(&mut self, office: &Office) -> Result<Option<Vec<DeadLetter>>, Refusal> {
         let Some(from) = self.from.take() else { return Ok(None) };
-        let letters = office.read(move |store| store.dead(from, PAGE_EVENTS)).await?;
+        let letters = office.read(move |store| store.dead_page(from, PAGE_EVENTS, PAGE_BYTES)).await?;
         let Some(last) = letters.last().map(|letter| letter.event.seq) else { return Ok(None) };
-        let over = letters.len() < PAGE_EVENTS
-            || last >= self.end
-            || self.filter.seqs.last().is_some_and(|wanted| last >= *wanted);
+        let over = last >= self.end || self.filter.seqs.last().is_some_and(|wanted| last >= *wanted);
         self.from = (!over).then(|| last.next());
         let (end, filter) = (self.end, self.filter);
         let taken = letters.into_iter().filter(|one| one.event.seq < end && filter.takes(office, one));

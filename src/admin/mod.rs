@@ -5,8 +5,8 @@
 //!
 //! Guarantees:
 //! - only root and the daemon's own user are served, whatever the socket's mode is;
-//! - memory is bounded at any backlog: what is listed is read in pages of [`PAGE_EVENTS`], each written before the next one is
-//!   read, and every list has a most; a slow or silent peer holds nothing but its own connection;
+//! - memory is bounded at any backlog: what is listed is read in pages of [`PAGE_EVENTS`] and [`PAGE_BYTES`], each written before
+//!   the next one is read, and every list has a most; a slow or silent peer holds nothing but its own connection;
 //! - nothing here settles an event but `queue drop`, which makes dead letters of what nobody is sending;
 //! - a change is durable before it is answered `done`.
 
@@ -42,6 +42,8 @@ pub const WRITE_STALL: Duration = Duration::from_secs(30);
 pub const MAX_LISTED: usize = 10_000;
 /// The events or dead letters that are read and held at a time.
 pub const PAGE_EVENTS: usize = 1_024;
+/// The bytes of them, after which a page has no more.
+pub const PAGE_BYTES: usize = 8 * 1_024 * 1_024;
 
 /// How the socket is made (`[admin]` in the configuration).
 #[derive(Clone, Debug)]

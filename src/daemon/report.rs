@@ -186,13 +186,13 @@ impl Reporter {
             return;
         }
         let from = aging.from;
-        let Ok(letters) = blocking(move || store.dead(from, LETTERS_A_LOOK)).await else { return };
+        let Ok(letters) = blocking(move || store.dead_since(from, LETTERS_A_LOOK)).await else { return };
         match letters.last() {
-            Some(last) if letters.len() >= LETTERS_A_LOOK => aging.from = last.event.seq.next(),
+            Some((last, _)) if letters.len() >= LETTERS_A_LOOK => aging.from = last.next(),
             _ => *aging = Aging { from: Seq(0), due: now.after((max_age / PASSES).min(MAX_REST)) },
         }
-        let old = letters.iter().filter(|letter| now.since(letter.at) > max_age);
-        let old: Vec<Seq> = old.map(|letter| letter.event.seq).collect();
+        let old = letters.iter().filter(|(_, at)| now.since(*at) > max_age);
+        let old: Vec<Seq> = old.map(|(seq, _)| *seq).collect();
         if !old.is_empty() {
             let count = old.len();
             match self.store.delete_dead(old).await {

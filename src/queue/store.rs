@@ -183,7 +183,24 @@ impl Store {
     /// # Errors
     /// [`Failed`]: the engine cannot read.
     pub fn dead(&self, from: Seq, max: usize) -> Result<Vec<DeadLetter>, Failed> {
-        self.read(|engine| dead_in(engine, from, max))
+        self.dead_page(from, max, usize::MAX)
+    }
+
+    /// As [`Store::dead`], and no more once these have `max_bytes` together; the first is there whatever it has, so that
+    /// none is behind an empty page.
+    ///
+    /// # Errors
+    /// [`Failed`]: the engine cannot read.
+    pub fn dead_page(&self, from: Seq, max: usize, max_bytes: usize) -> Result<Vec<DeadLetter>, Failed> {
+        self.read(|engine| dead_in(engine, from, max, max_bytes, |letter| letter))
+    }
+
+    /// When those letters that [`Store::dead`] gives were set aside.
+    ///
+    /// # Errors
+    /// [`Failed`]: the engine cannot read.
+    pub fn dead_since(&self, from: Seq, max: usize) -> Result<Vec<(Seq, Moment)>, Failed> {
+        self.read(|engine| dead_in(engine, from, max, usize::MAX, |letter| (letter.event.seq, letter.at)))
     }
 
     /// The sequence number behind the last durable event.
@@ -269,25 +286,38 @@ impl Store {
     }
 }
 
-/// Up to `max` dead letters from `from` on.
-fn dead_in(engine: &Engine, from: Seq, max: usize) -> Result<Vec<DeadLetter>, sled::Error> {
-    let mut letters = Vec::new();
-    let mut open: Option<(Seq, Vec<u8>)> = None;
-    let close = |open: Option<(Seq, Vec<u8>)>, letters: &mut Vec<DeadLetter>| {
-        letters.extend(open.and_then(|(_, record)| decode_dead(&record).ok()));
+/// What `keep` keeps of up to `max` dead letters from `from` on, and of no more once they have `max_bytes`.
+fn dead_in<T>(
+    engine: &Engine,
+    from: Seq,
+    max: usize,
+    max_bytes: usize,
+    keep: impl Fn(DeadLetter) -> T,
+) -> Result<Vec<T>, sled::Error> {
+    let (mut letters, mut bytes) = (Vec::new(), 0);
+    let mut close = |open: Option<(Seq, Vec<u8>)>| {
+        if let Some((_, record)) = open
+            && let Ok(letter) = decode_dead(&record)
+        {
+            bytes += record.len();
+            letters.push(keep(letter));
+        }
+        letters.len() >= max || bytes >= max_bytes
     };
+    let mut open: Option<(Seq, Vec<u8>)> = None;
     for record in engine.from(numbered(DEAD, from)) {
         let (key, value) = record?;
         let Some(seq) = seq_of(DEAD, &key) else { break };
         match &mut open {
             Some((same, parts)) if *same == seq => parts.extend_from_slice(&value),
-            _ => close(open.replace((seq, value.to_vec())), &mut letters),
-        }
-        if letters.len() >= max {
-            return Ok(letters);
+            _ => {
+                if close(open.replace((seq, value.to_vec()))) {
+                    return Ok(letters);
+                }
+            }
         }
     }
-    close(open, &mut letters);
+    close(open);
     Ok(letters)
 }
 

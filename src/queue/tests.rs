@@ -174,6 +174,31 @@ async fn a_dead_letter_has_all_that_it_takes_to_send_it_again() {
 }
 
 #[tokio::test]
+async fn a_page_of_dead_letters_ends_where_it_has_enough_bytes() {
+    let folder = TempDir::new().unwrap();
+    let queue = open(settings(folder.path()));
+    let store = queue.store();
+    append(&queue, vec![submission("a", 5, 10_000, 10)]).await;
+    let burial = |seq| Burial { seq: Seq(seq), reason: DeadReason::Refused, detail: String::new() };
+    store.settle(vec![], (1..=5).map(burial).collect()).await.unwrap();
+    let all = store.dead(Seq(0), 9).unwrap();
+    assert_eq!(all.len(), 5);
+    for (max_bytes, expected) in [(1, &[1; 5][..]), (15_000, &[2, 2, 1]), (usize::MAX, &[5])] {
+        let (mut from, mut letters, mut pages) = (Seq(0), Vec::new(), Vec::new());
+        loop {
+            let page = store.dead_page(from, 9, max_bytes).unwrap();
+            let Some(last) = page.last() else { break };
+            from = last.event.seq.next();
+            pages.push(page.len());
+            letters.extend(page);
+        }
+        assert_eq!((pages.as_slice(), &letters), (expected, &all), "{max_bytes}");
+    }
+    let since: Vec<_> = all.iter().map(|letter| (letter.event.seq, letter.at)).collect();
+    assert_eq!(store.dead_since(Seq(2), 3).unwrap(), since[1..4]);
+}
+
+#[tokio::test]
 async fn a_requeued_letter_is_the_same_event_at_the_end_of_the_queue() {
     let folder = TempDir::new().unwrap();
     let settings = Settings { max_events: 5, ..settings(folder.path()) };

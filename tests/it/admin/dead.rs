@@ -1,14 +1,15 @@
 //! Dead letters.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use target_notifyd::sandbox::Mark;
+use target_notifyd::sandbox::{Faults, Mark};
 
 use super::machine::{Machine, SLOW, refusing};
 use super::{ask, next};
-use crate::process::LIMIT;
+use crate::process::{LIMIT, connect};
 
 #[test]
 fn dead_letters_are_found_shown_exported_requeued_and_deleted() {
@@ -97,6 +98,39 @@ fn dead_letters_are_found_shown_exported_requeued_and_deleted() {
         .map(|id| (id.to_owned(), Some(Mark::of_impression(&format!("i{id}"))), 1))
         .into();
     assert_eq!(taken, expected);
+    machine.stop();
+}
+
+/// So many, of the size of the longest lines, are more than the daemon reads at a time.
+#[test]
+fn letters_that_are_large_are_all_there() {
+    let machine = Machine::start(Faults::default(), &[]);
+    machine.told(&["pause", "--reason", "a rehearsal"]);
+    let state = "x".repeat(1_000_000);
+    let mut stream = connect(machine.folder.path());
+    let mut replies = BufReader::new(stream.try_clone().expect("a socket can be shared")).lines();
+    for number in 0..20 {
+        let event = json!({
+            "session_id": "a", "id": number.to_string(), "type": "click", "mbox": { "name": "home", "state": state }
+        });
+        stream.write_all(format!("{event}\n").as_bytes()).expect("the daemon reads");
+        let reply = replies.next().expect("a reply").expect("text");
+        assert!(reply.contains("queued"), "{reply}");
+    }
+    let numbers = |arguments: &[&str]| -> Vec<u64> {
+        machine.json(arguments).iter().filter_map(|line| line["seq"].as_u64()).collect()
+    };
+    let all: Vec<u64> = (1..=20).collect();
+    machine.until_known(20);
+    assert_eq!(
+        machine.told(&["queue", "drop", "--all", "--reason", "a rehearsal"]),
+        "20 events of 1 session: set aside as dead letters\n"
+    );
+    for what in ["list", "export"] {
+        assert_eq!(numbers(&["dead", what]), all, "{what}");
+    }
+    assert_eq!(machine.told(&["dead", "delete", "--all"]), "20 dead letters: deleted\n");
+    assert_eq!(machine.status()["dead_held"], 0);
     machine.stop();
 }
 
