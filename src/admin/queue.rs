@@ -10,8 +10,8 @@ use super::office::{Office, Refusal};
 use super::protocol::{self, Answer, Done, Of};
 use super::select::{Pages, Sessions};
 use super::status::host_or_all;
-use super::{MAX_LISTED, PAGE_EVENTS};
-use crate::event::{Burial, DeadReason, Entry, Host, Lane, Moment, Seq, SessionId, noun};
+use super::{MAX_LISTED, PAGE_BYTES, PAGE_EVENTS};
+use crate::event::{Burial, DeadReason, Entry, Event, Host, Lane, Moment, Seq, SessionId, noun};
 use crate::queue::Store;
 use crate::schedule::{
     AGE_MINUTES, Ages, Cause, Extent, Hindrance, LaneView, Settings, Standing, cut_reason,
@@ -211,17 +211,18 @@ pub(super) async fn show(office: &Office, peer: &mut Peer, session: &str, limit:
         let seqs: Vec<Seq> = own.map(|one| one.entry.seq).collect();
         count += seqs.len() as u64;
         let room = usize::try_from(limit - shown).unwrap_or(usize::MAX);
-        let wanted: Vec<Seq> = seqs.into_iter().take(room).collect();
-        for event in office.read(move |store| store.load(&wanted)).await?.into_iter().flatten() {
-            shown += 1;
-            let line = protocol::Event {
-                seq: event.seq.0,
-                id: event.id.as_str().to_owned(),
-                age_s: seconds(office.clock.now().since(event.arrived)),
-                host: settings.own_host(event.envelope.cluster).to_string(),
-                notification: serde_json::from_slice(&event.notification).unwrap_or_default(),
-            };
-            peer.tell(&Answer::Event(line)).await?;
+        let mut wanted: Vec<Seq> = seqs.into_iter().take(room).collect();
+        while !wanted.is_empty() {
+            let some = office.read(move |store| {
+                let events = store.load_some(&wanted, PAGE_BYTES)?;
+                Ok((wanted.split_off(events.len()), events))
+            });
+            let (rest, events) = some.await?;
+            wanted = rest;
+            for event in events.into_iter().flatten() {
+                shown += 1;
+                peer.tell(&Answer::Event(event_line(office, &settings, &event))).await?;
+            }
         }
     }
     if count == 0 {
@@ -229,6 +230,16 @@ pub(super) async fn show(office: &Office, peer: &mut Peer, session: &str, limit:
         return Err(Refusal::of("not_found", message).into());
     }
     Ok(Done { count: Some(count), left_out: Some(count - shown), ..Done::default() })
+}
+
+fn event_line(office: &Office, settings: &Settings, event: &Event) -> protocol::Event {
+    protocol::Event {
+        seq: event.seq.0,
+        id: event.id.as_str().to_owned(),
+        age_s: seconds(office.clock.now().since(event.arrived)),
+        host: settings.own_host(event.envelope.cluster).to_string(),
+        notification: serde_json::from_slice(&event.notification).unwrap_or_default(),
+    }
 }
 
 /// Makes dead letters of events, but for those that are being sent.

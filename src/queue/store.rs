@@ -11,7 +11,7 @@ use super::error::Failed;
 use super::inbox::Sender;
 use super::keys::{DEAD, MEMBERS, PageKey, numbered, seq_of};
 use super::pages::page_record;
-use super::recent::Kept;
+use super::recent::{Kept, kept_bytes};
 use super::scan::Count;
 use super::view::View;
 use super::{Command, Counts, Ledger, Requeued, Settings};
@@ -56,12 +56,24 @@ impl Store {
     /// # Errors
     /// [`Failed`]: the engine cannot read.
     pub fn load(&self, seqs: &[Seq]) -> Result<Vec<Option<Event>>, Failed> {
+        self.load_some(seqs, usize::MAX)
+    }
+
+    /// As [`Store::load`], for the first of `seqs`: no more once they have `max_bytes` together, and at least one.
+    ///
+    /// # Errors
+    /// [`Failed`]: the engine cannot read.
+    pub fn load_some(&self, seqs: &[Seq], max_bytes: usize) -> Result<Vec<Option<Event>>, Failed> {
         let (events, unreadable) = self.read(|engine| {
             let (mut events, mut unreadable, mut rest) = (Vec::with_capacity(seqs.len()), Vec::new(), seqs);
-            while let Some(first) = rest.first() {
+            let mut bytes = 0;
+            while let Some(first) = rest.first()
+                && bytes < max_bytes
+            {
                 let read = read_events(engine, *first, rest)?;
                 unreadable.extend(read.unreadable);
                 rest = rest.get(read.events.len()..).unwrap_or_default();
+                bytes += read.events.iter().flatten().map(kept_bytes).sum::<usize>();
                 events.extend(read.events);
             }
             Ok((events, unreadable))

@@ -111,6 +111,11 @@ async fn events_come_back_as_they_were_over_a_restart() {
     let named: Vec<_> = sessions.iter().map(|session| session.as_ref().map(SessionId::as_str)).collect();
     assert_eq!(named, [Some("large-events"), Some("small"), None, Some("large-envelope"), None]);
     assert_eq!(store.load(&[Seq(0), Seq(109)]).unwrap(), vec![None, None]);
+    // Each of the large ones lies in a page of its own.
+    let large = [104, 105, 106].map(Seq);
+    for (max_bytes, expected) in [(1, 1), (20_000, 1), (30_000, 2), (usize::MAX, 3)] {
+        assert_eq!(store.load_some(&large, max_bytes).unwrap(), events[103..103 + expected], "{max_bytes}");
+    }
     // Those of a page are read together, wherever they stand among others.
     let mixed: Vec<u64> = (0..=60).flat_map(|step| [60 + step, 60 - step, 60 + step]).collect();
     let alone = mixed.iter().map(|seq| store.load(&[Seq(*seq)]).unwrap().remove(0));

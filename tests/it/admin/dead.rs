@@ -103,7 +103,7 @@ fn dead_letters_are_found_shown_exported_requeued_and_deleted() {
 
 /// So many, of the size of the longest lines, are more than the daemon reads at a time.
 #[test]
-fn letters_that_are_large_are_all_there() {
+fn events_and_letters_that_are_large_are_all_shown() {
     let machine = Machine::start(Faults::default(), &[]);
     machine.told(&["pause", "--reason", "a rehearsal"]);
     let state = "x".repeat(1_000_000);
@@ -122,6 +122,7 @@ fn letters_that_are_large_are_all_there() {
     };
     let all: Vec<u64> = (1..=20).collect();
     machine.until_known(20);
+    assert_eq!(numbers(&["queue", "show", "a"]), all);
     assert_eq!(
         machine.told(&["queue", "drop", "--all", "--reason", "a rehearsal"]),
         "20 events of 1 session: set aside as dead letters\n"
