@@ -94,20 +94,25 @@ async fn name(settings: &Settings, key: &'static str, url: &str) -> Finding {
 
 async fn connection(settings: &Settings, key: &'static str, url: &str, proxy: Option<&Proxy>) -> Finding {
     let through = proxy.map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default();
-    let what = if url.starts_with("https://") { "TLS handshake with" } else { "connection without TLS to" };
+    let is_tls = url.starts_with("https://");
+    let what = if is_tls { "TLS handshake with" } else { "connection without TLS to" };
     let limit = humantime::format_duration(settings.connect_timeout);
     let failed = |why: &str, act: &str| {
         Finding::failed(key, format!("no {what} {}{through}: {why}", authority(url)), act)
     };
     match connect(settings, url).await {
-        Ok(Ok(took)) => {
-            let told = format!(
-                "{what} {}{through}: done in {} ms; nothing was sent",
-                authority(url),
-                took.as_millis()
-            );
-            Finding::ok(key, told)
-        }
+        Ok(Ok(took)) => match proxy {
+            // Without TLS it is not asked for the way before there is a request.
+            Some(proxy) if !is_tls => Finding::warning(
+                key,
+                format!("the proxy {proxy} is reached; whether {} is, a first request shows", authority(url)),
+                "target-notifyd tail --outcome retry shows what is answered, once events are sent",
+            ),
+            _ => {
+                let (whom, took) = (authority(url), took.as_millis());
+                Finding::ok(key, format!("{what} {whom}{through}: done in {took} ms; nothing was sent"))
+            }
+        },
         Ok(Err(NoWay { failure: Failure::Timeout, .. })) => failed(
             &format!("no answer within {limit} (target.connect_timeout)"),
             "check the firewall, and target.proxy where one is needed",
