@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -27,9 +27,29 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Answers until it is dropped.
 pub(super) struct Server {
     pub(super) address: SocketAddr,
-    requests: Arc<AtomicU64>,
-    events: watch::Receiver<u64>,
+    taken: Arc<Taken>,
     _stop: DropGuard,
+}
+
+/// What it has taken.
+#[derive(Default)]
+struct Taken {
+    requests: AtomicU64,
+    events: AtomicU64,
+    /// How many events somebody waits for; 0 while nobody does.
+    wanted: AtomicU64,
+    enough: Notify,
+}
+
+impl Taken {
+    /// Counts a request. Whoever waits is woken by the last one only: that is processor time that the daemon lacks.
+    fn add(&self, events: u64) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let all = self.events.fetch_add(events, Ordering::SeqCst) + events;
+        if (1..=all).contains(&self.wanted.load(Ordering::SeqCst)) {
+            self.enough.notify_one();
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -55,32 +75,27 @@ impl Server {
     pub(super) async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let (stop, requests) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));
-        let (taken, events) = watch::channel(0);
-        tokio::spawn(accept(listener, Arc::clone(&requests), taken, stop.clone()));
-        Ok(Self { address, requests, events, _stop: stop.drop_guard() })
+        let (taken, stop) = (Arc::<Taken>::default(), CancellationToken::new());
+        tokio::spawn(accept(listener, Arc::clone(&taken), stop.clone()));
+        Ok(Self { address, taken, _stop: stop.drop_guard() })
     }
 
     pub(super) fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
+        self.taken.requests.load(Ordering::Relaxed)
     }
 
     /// Waits until it has taken `count` events.
     pub(super) async fn taken(&mut self, count: u64) -> Result<(), TrialError> {
-        // The sender lives as long as the server.
-        let _ended = self.events.wait_for(|taken| *taken >= count).await;
+        self.taken.wanted.store(count, Ordering::SeqCst);
+        while self.taken.events.load(Ordering::SeqCst) < count {
+            self.taken.enough.notified().await;
+        }
         Ok(())
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    requests: Arc<AtomicU64>,
-    taken: watch::Sender<u64>,
-    stop: CancellationToken,
-) {
+async fn accept(listener: TcpListener, taken: Arc<Taken>, stop: CancellationToken) {
     let connections = TaskTracker::new();
-    let taken = Arc::new(taken);
     loop {
         // A connection that is not accepted goes with the listener.
         let accepted = tokio::select! {
@@ -93,10 +108,9 @@ async fn accept(
         };
         // Without it small answers wait for the client's acknowledgements.
         let _slower = stream.set_nodelay(true);
-        let (requests, taken, stop) = (Arc::clone(&requests), Arc::clone(&taken), stop.clone());
+        let (taken, stop) = (Arc::clone(&taken), stop.clone());
         connections.spawn(async move {
-            let service =
-                service_fn(move |request| serve(request, Arc::clone(&requests), Arc::clone(&taken)));
+            let service = service_fn(move |request| serve(request, Arc::clone(&taken)));
             let builder = auto::Builder::new(TokioExecutor::new());
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             // A client that goes away has its own counts.
@@ -110,11 +124,7 @@ async fn accept(
     connections.wait().await;
 }
 
-async fn serve(
-    request: Request<Incoming>,
-    requests: Arc<AtomicU64>,
-    taken: Arc<watch::Sender<u64>>,
-) -> Result<Response<Full<Bytes>>, hyper::Error> {
+async fn serve(request: Request<Incoming>, taken: Arc<Taken>) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let body = request.into_body().collect().await?.to_bytes();
     let Ok(Delivery { notifications }) = serde_json::from_slice(&body) else {
         let mut refusal = Response::new(Full::default());
@@ -124,7 +134,6 @@ async fn serve(
     let count = notifications.len() as u64;
     let answer = Answer { status: 200, client: "acmecorp", notifications };
     let answer = serde_json::to_vec(&answer).unwrap_or_default();
-    requests.fetch_add(1, Ordering::Relaxed);
-    taken.send_modify(|taken| *taken += count);
+    taken.add(count);
     Ok(Response::new(Full::from(answer)))
 }
