@@ -12,10 +12,13 @@ use tokio::task::JoinSet;
 
 use super::load::Lines;
 use super::{TrialError, rate, system};
-use crate::queue;
+use crate::{delivery, queue};
 
 /// A reply as long as the daemon's.
 const STORED: &[u8] = b"{\"status\":\"queued\",\"ids\":[\"0-1000000\"],\"session_id\":\"session-1000000\"}\n";
+
+/// Where the clients post.
+const RESOURCE: &str = "/rest/v1/delivery?client=acmecorp&sessionId=bare";
 
 /// What a loop did that appends and syncs.
 pub(super) struct Appended {
@@ -130,6 +133,28 @@ pub(super) async fn parse(bytes: usize, time: Duration) -> Result<f64, TrialErro
     Ok(parsed.await?)
 }
 
+/// A body of `events` events of `bytes`.
+fn body(bytes: usize, events: usize) -> String {
+    let one =
+        |number: usize| format!(r#"{{"id":"bare-{number}","x":"{}"}}"#, "x".repeat(bytes.saturating_sub(30)));
+    let notifications = (0..events).map(one).collect::<Vec<_>>().join(",");
+    format!(r#"{{"context":{{"channel":"web"}},"notifications":[{notifications}]}}"#)
+}
+
+/// Requests a second of the HTTP library's client alone, which neither stores nor schedules nor settles anything:
+/// `connections` at a time post bodies of `events` events of `bytes`.
+pub(super) async fn library(
+    address: SocketAddr,
+    bytes: usize,
+    events: usize,
+    connections: usize,
+    time: Duration,
+) -> Result<f64, TrialError> {
+    let (url, body, began) = (format!("http://{address}{RESOURCE}"), body(bytes, events), Instant::now());
+    let answers = delivery::client_alone(&url, &body, connections, time).await;
+    Ok(rate(answers.map_err(system("the HTTP library's request failed"))?, began.elapsed()))
+}
+
 /// Requests a second of bare HTTP clients on `connections` that post bodies of `events` events of `bytes`.
 pub(super) async fn http(
     address: SocketAddr,
@@ -139,12 +164,9 @@ pub(super) async fn http(
     time: Duration,
 ) -> Result<f64, TrialError> {
     let failed = |error| system("the bare client's request failed")(error);
-    let one =
-        |number: usize| format!(r#"{{"id":"bare-{number}","x":"{}"}}"#, "x".repeat(bytes.saturating_sub(30)));
-    let notifications = (0..events).map(one).collect::<Vec<_>>().join(",");
-    let body = format!(r#"{{"context":{{"channel":"web"}},"notifications":[{notifications}]}}"#);
+    let body = body(bytes, events);
     let request = format!(
-        "POST /rest/v1/delivery?client=acmecorp&sessionId=bare HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST {RESOURCE} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     let mut tasks: JoinSet<Result<(u64, Duration), TrialError>> = JoinSet::new();

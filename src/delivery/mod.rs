@@ -1,5 +1,6 @@
 //! The way to Target: requests out, outcomes back. This folder alone names reqwest.
 
+mod alone;
 mod ask;
 mod clients;
 mod counts;
@@ -16,6 +17,7 @@ mod simulation;
 mod told;
 mod transport;
 
+pub use self::alone::client_alone;
 pub use self::ask::{Ask, Manner, Operation};
 pub use self::clients::idle_connections;
 pub use self::counts::{Counts, Kind, Latency};
