@@ -1,16 +1,20 @@
-//! The way to Target, tried without sending anything: a name's addresses, and a connection with its TLS handshake.
+//! The way to Target, tried without a request: a name's addresses, and a connection with its TLS handshake.
 //!
 //! The connection is made by the very client that delivers: its proxy, its root certificates, its limits. It is given
-//! up as soon as it stands, before any request is written to it.
+//! up as soon as it stands, before any request is written to it. Where both sides agreed on HTTP/2, it stands once the
+//! other side has begun to speak that.
 
 use std::error::Error;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
+use hyper::rt::{Read, Write};
+use hyper_util::client::legacy::connect::Connection;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -19,6 +23,13 @@ use super::settings::{Authorities, Settings, TransportError, builder};
 use super::transport::{failure, told};
 use crate::event::Failure;
 use crate::wire::response;
+
+/// How we begin to speak HTTP/2, with settings that have nothing in them.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// How long the head of a frame of HTTP/2 is.
+const HEAD_BYTES: usize = 9;
+/// The type of a frame of settings, with which the other side begins.
+const SETTINGS: u8 = 4;
 
 /// Why there is no connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,18 +60,21 @@ pub async fn addresses(host: &str, connect_timeout: Duration) -> Result<(Vec<IpA
 /// # Errors
 /// [`TransportError`]: the settings are wrong; in the inner result [`NoWay`]: no connection was made.
 pub async fn connect(settings: &Settings, url: &str) -> Result<Result<Duration, NoWay>, TransportError> {
-    let made = Arc::new(AtomicBool::new(false));
+    let made = Made::default();
     let client = builder(settings, &Authorities::of(settings)?, Lookup::new(settings.connect_timeout))?
         .connector_layer(Stop(Arc::clone(&made)))
         .build()?;
     let began = Instant::now();
     let asked = client.head(url).send().await;
     let took = began.elapsed();
-    Ok(match asked {
-        _ if made.load(Ordering::Relaxed) => Ok(took),
-        Err(error) => Err(NoWay { failure: failure(&error), detail: response::printable(&told(&error)) }),
+    Ok(match (made.get(), asked) {
+        (Some(Ok(())), _) => Ok(took),
+        (Some(Err(detail)), _) => Err(NoWay { failure: Failure::Reset, detail: detail.clone() }),
+        (None, Err(error)) => {
+            Err(NoWay { failure: failure(&error), detail: response::printable(&told(&error)) })
+        }
         // Without a connection there is no answer.
-        Ok(_) => Ok(took),
+        (None, Ok(_)) => Ok(took),
     })
 }
 
@@ -69,9 +83,12 @@ fn sentence(error: &(dyn Error + 'static)) -> String {
     response::printable(&causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
 }
 
+/// Whether the connection that was made may carry requests, or why not; nothing until it was.
+type Made = Arc<OnceLock<Result<(), String>>>;
+
 /// Notes that a connection was made, and ends the request there.
 #[derive(Clone)]
-struct Stop(Arc<AtomicBool>);
+struct Stop(Made);
 
 impl<S> Layer<S> for Stop {
     type Service = Stopping<S>;
@@ -84,12 +101,13 @@ impl<S> Layer<S> for Stop {
 #[derive(Clone)]
 struct Stopping<S> {
     inner: S,
-    made: Arc<AtomicBool>,
+    made: Made,
 }
 
 impl<S, R> Service<R> for Stopping<S>
 where
     S: Service<R, Error = Box<dyn Error + Send + Sync>>,
+    S::Response: Connection + Read + Write + Send + Unpin,
     S::Future: Send + 'static,
 {
     type Response = S::Response;
@@ -103,9 +121,30 @@ where
     fn call(&mut self, request: R) -> Self::Future {
         let (connecting, made) = (self.inner.call(request), Arc::clone(&self.made));
         Box::pin(async move {
-            drop(connecting.await?);
-            made.store(true, Ordering::Relaxed);
+            let connection = connecting.await?;
+            let stands = match connection.connected().is_negotiated_h2() {
+                true => speaks_http_2(connection).await,
+                false => Ok(()),
+            };
+            // It is made once.
+            let _before = made.set(stands);
             Err("the connection was only tried".into())
         })
     }
+}
+
+/// Begins to speak HTTP/2; an error says what the other side does instead.
+async fn speaks_http_2(connection: impl Read + Write + Unpin) -> Result<(), String> {
+    let (mut stream, mut head) = (TokioIo::new(connection), [0; HEAD_BYTES]);
+    let exchanged = async {
+        stream.write_all(PREFACE).await?;
+        stream.flush().await?;
+        stream.read_exact(&mut head).await
+    };
+    let why = match exchanged.await {
+        Ok(_) if matches!(head, [_, _, _, SETTINGS, ..]) => return Ok(()),
+        Ok(_) => format!("it begins with {}", response::printable(&String::from_utf8_lossy(&head))),
+        Err(error) => error.to_string(),
+    };
+    Err(format!("HTTP/2 was agreed on in the TLS handshake, and is not spoken then: {why}"))
 }

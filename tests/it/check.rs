@@ -368,6 +368,41 @@ async fn the_way_to_target_is_tried_without_sending_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_speak_what_its_handshake_offers_is_told() {
+    let (folder, ours) = (TempDir::new().expect("a folder"), Authority::new("Ours"));
+    let authority = format!("target.ca_file={}", ours.file(&folder).display());
+    for (answer, why) in [
+        (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "it begins with HTTP/1.1"),
+        (b"", "early eof"),
+        (b"\0\0\0\x04\0\0\0\0\0", ""),
+    ] {
+        let acceptor = ours.server("127.0.0.1", Validity::Now, &["h2"]);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let endpoint = format!("https://{}", listener.local_addr().expect("an address"));
+        let serving = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let mut stream = acceptor.accept(stream).await.expect("a handshake");
+            let mut preface = [0; 24];
+            stream.read_exact(&mut preface).await.expect("HTTP/2 begins");
+            assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+            stream.write_all(answer).await.expect("it is read");
+            // It may be given up by now.
+            let _ended = stream.shutdown().await;
+        });
+        let limit = format!("target.connect_timeout={AMPLE}");
+        let command = check(folder.path(), &endpoint, &["--online", "-o", &limit, "-o", &authority]);
+        let (code, out, _) = tokio::task::spawn_blocking(move || ended(command)).await.expect("no panic");
+        serving.await.expect("no panic");
+        match why {
+            "" => assert!(code == Some(0) && out.contains("no request was sent"), "{out}"),
+            _ => {
+                assert!(code == Some(1) && out.contains(why) && out.contains("offer http/1.1 alone"), "{out}")
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_a_handshake_that_failed_what_helps_is_told() {
     let folder = TempDir::new().expect("a folder");
     let ours = Authority::new("Ours");

@@ -1,4 +1,4 @@
-//! The way to Target: names, and connections with their TLS handshakes. Nothing is sent. And where metrics are to be served.
+//! The way to Target: names, and connections with their TLS handshakes. No request is sent. And where metrics are to be served.
 
 use std::io;
 use std::net::IpAddr;
@@ -110,7 +110,7 @@ async fn connection(settings: &Settings, key: &'static str, url: &str, proxy: Op
             ),
             _ => {
                 let (whom, took) = (authority(url), took.as_millis());
-                Finding::ok(key, format!("{what} {whom}{through}: done in {took} ms; nothing was sent"))
+                Finding::ok(key, format!("{what} {whom}{through}: done in {took} ms; no request was sent"))
             }
         },
         Ok(Err(NoWay { failure: Failure::Timeout, .. })) => failed(
@@ -118,6 +118,11 @@ async fn connection(settings: &Settings, key: &'static str, url: &str, proxy: Op
             "check the firewall, and target.proxy where one is needed",
         ),
         Ok(Err(NoWay { failure: Failure::Tls, detail })) => failed(&detail, after_tls(&detail)),
+        Ok(Err(NoWay { failure: Failure::Reset, detail })) => Finding::failed(
+            key,
+            format!("{}{through}: {detail}", authority(url)),
+            "have what ends TLS there offer http/1.1 alone (ALPN), or speak HTTP/2",
+        ),
         Ok(Err(NoWay { failure: Failure::Dns, detail })) => {
             failed(&detail, "check the name, and /etc/resolv.conf")
         }
