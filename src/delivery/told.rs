@@ -202,6 +202,9 @@ mod tests {
         let writer = kept.clone();
         let subscriber =
             tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || writer.clone());
+        // While there is one subscriber alone, the thread that comes to a line first decides for all whether it is told:
+        // perhaps another test's, which has none.
+        let _another = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
         tracing::subscriber::with_default(subscriber.finish(), work);
         let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()

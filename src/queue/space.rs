@@ -458,6 +458,9 @@ mod tests {
         let log = folder.path().join("log");
         let writer = Arc::new(File::create(&log).unwrap());
         let subscriber = tracing_subscriber::fmt().json().with_writer(writer).finish();
+        // While there is one alone, the thread that comes to a line first decides for all whether it is told: perhaps
+        // another test's, which has none.
+        let _another = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
         tracing::subscriber::with_default(subscriber, || {
             let mut space = Space::new(folder.path(), 4 * MIB, MIB, |_| match FREE.load(Ordering::Relaxed) {
                 u64::MAX => Err(io::ErrorKind::NotFound.into()),
