@@ -38,6 +38,11 @@ impl Batch {
         self.frames.len()
     }
 
+    /// How long its frames are together with the one that ends them.
+    pub(super) fn sealed_bytes(&self) -> u64 {
+        (self.frames.len() + frame::END_BYTES) as u64
+    }
+
     /// The frames of the commit `number`, with the one that ends it; `reached` as in [`End`].
     pub(super) fn sealed(mut self, number: u64, reached: u64) -> Vec<u8> {
         frame::put_end(&mut self.frames, End { count: self.count, reached });

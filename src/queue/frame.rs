@@ -13,6 +13,8 @@
 
 /// The bytes before a frame's key.
 const HEADER: usize = 21;
+/// What the end of a commit takes.
+pub(super) const END_BYTES: usize = HEADER + 12;
 /// The largest key and value together that are taken for such: far more than the queue writes.
 const MAX_RECORD_BYTES: usize = 1_024 * 1_024;
 

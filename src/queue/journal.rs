@@ -126,7 +126,7 @@ impl Journal {
     pub(super) fn commit(&self, batch: Batch) -> Result<(), JournalError> {
         let mut state = self.state();
         let segment_bytes = self.size.segment_bytes();
-        if state.tail.make_room(batch.bytes() as u64, segment_bytes)? {
+        if state.tail.make_room(batch.sealed_bytes(), segment_bytes)? {
             let (number, _) = state.tail.last();
             self.index_mut().add_file(number, state.tail.file());
         }

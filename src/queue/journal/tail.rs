@@ -187,7 +187,7 @@ impl Tail {
     ) -> Result<Written, JournalError> {
         let (number, at) = self.last();
         let (commit, changes) = (self.commit + 1, batch.count());
-        if batch.bytes() as u64 > MAX_SEGMENT_BYTES {
+        if batch.sealed_bytes() > MAX_SEGMENT_BYTES {
             return Err(JournalError::Write(io::ErrorKind::FileTooLarge.into()));
         }
         // The first commit of a segment, or after a start, may be the only one.

@@ -4,6 +4,7 @@ mod moving;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use tempfile::TempDir;
@@ -12,7 +13,7 @@ use crate::queue::batch::Batch;
 use crate::queue::commit_error::CommitError;
 use crate::queue::engine::Engine;
 use crate::queue::index::Found;
-use crate::queue::journal::Journal;
+use crate::queue::journal::{Journal, JournalError, MAX_SEGMENT_BYTES};
 use crate::queue::replay::{Replay, replay};
 use crate::schedule::Random;
 
@@ -153,6 +154,26 @@ fn zeros_lie_ahead_of_small_commits_and_go_with_their_segment() {
         commit(140_000);
     }
     assert_eq!(replay(path).unwrap().gaps, 0, "the first segment ends with its last commit");
+}
+
+/// What a start reads of a segment ends there: the end of a commit has to lie before that, or the commit never was.
+#[test]
+fn a_commit_that_is_longer_with_its_end_than_a_segment_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let journal = Journal::open(folder.path(), Replay::default(), None).unwrap();
+    let large = vec![7; 512 * 1_024];
+    let mut all = Batch::within(Vec::with_capacity(MAX_SEGMENT_BYTES as usize));
+    (0..511_u16).for_each(|key| all.insert(key.to_be_bytes(), &large));
+    let mut empty = Batch::default();
+    empty.insert([u8::MAX; 2], b"");
+    let rest = MAX_SEGMENT_BYTES as usize - all.bytes() - empty.bytes();
+    all.insert([u8::MAX; 2], &large[..rest]);
+    assert_eq!(all.bytes() as u64, MAX_SEGMENT_BYTES);
+    let refused = journal.commit(all);
+    assert!(matches!(refused, Err(JournalError::Write(error)) if error.kind() == ErrorKind::FileTooLarge));
+    let mut small = Batch::default();
+    small.insert(b"key", b"value");
+    assert_eq!(small.sealed_bytes(), small.sealed(1, 0).len() as u64);
 }
 
 /// Damage before the last commit is seen for what it is, and costs what it covers.
