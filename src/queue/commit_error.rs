@@ -28,6 +28,8 @@ pub(super) enum CommitError {
     #[error(transparent)]
     Open(Box<OpenError>),
     #[error("it cannot be opened again: {0}")]
+    Full(String),
+    #[error("it cannot be opened again: {0}")]
     Descriptors(String),
     #[error("it holds more than {0} bytes")]
     Large(u64),
@@ -39,7 +41,11 @@ impl CommitError {
     /// Whether the engine met a full disk, or a quota, as it wrote: the system has lost nothing that it took before. A
     /// sync that met it does not count: what the system had no room for is gone then, as after any other failed sync.
     pub(super) fn disk_full(&self) -> bool {
-        matches!(self, Self::Engine(error) if met_full_disk(error))
+        match self {
+            Self::Engine(error) => met_full_disk(error),
+            Self::Full(_) => true,
+            _ => false,
+        }
     }
 
     /// Whether a file of it is another user's.
@@ -106,11 +112,46 @@ pub(super) fn lacks_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE))
 }
 
+impl From<OpenError> for CommitError {
+    /// Of a database that was open before.
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Full { message, .. } => Self::Full(message),
+            OpenError::Descriptors { message, .. } => Self::Descriptors(message),
+            error => Self::Open(Box::new(error)),
+        }
+    }
+}
+
 impl From<JournalError> for CommitError {
     fn from(error: JournalError) -> Self {
         match error {
             JournalError::Write(error) => Self::Engine(sled::Error::Io(error)),
             JournalError::Sync(error) => Self::Sync(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The answers of the system leave the mark of a failed disk only where one may be behind them.
+    #[test]
+    fn what_a_database_met_is_the_same_when_it_is_opened_again() {
+        let path = Path::new("events.1");
+        let met = |error: Errno| CommitError::Engine(sled::Error::Io(error.into()));
+        for (error, is_full, lacks_files) in [
+            (Errno::ENOSPC, true, false),
+            (Errno::EDQUOT, true, false),
+            (Errno::EMFILE, false, true),
+            (Errno::ENFILE, false, true),
+            (Errno::EIO, false, false),
+        ] {
+            let again = CommitError::from(met(error).at_open(path));
+            for met in [met(error), again] {
+                assert_eq!((met.disk_full(), met.lacks_descriptors()), (is_full, lacks_files), "{met:?}");
+            }
         }
     }
 }

@@ -86,9 +86,9 @@ impl Writer {
         self.engine = view.replace(|| match Engine::open(made, &self.folder) {
             Ok(engine) => Ok(engine),
             Err(error) => {
-                told_of(&CommitError::Open(Box::new(error)), old);
+                told_of(&error.into(), old);
                 self.undo(made)?;
-                Engine::open(old, &self.folder).map_err(|error| CommitError::Open(Box::new(error)))
+                Engine::open(old, &self.folder).map_err(CommitError::from)
             }
         })?;
         reach("compact", "opened");

@@ -247,7 +247,7 @@ fn migrate(engine: &Engine, folder: &Folder, rehearse: bool) -> Result<(), OpenE
     }
     let broken = |error: CommitError| {
         error.mark_failed(folder);
-        damaged(engine, "migration", error.to_string())
+        unusable(engine, "migration", error)
     };
     let place = engine.meta("migration").map_err(|error| broken(error.into()))?.map(|place| place.to_vec());
     migrations::run(engine, steps(rehearse), schema, place).map_err(broken)
@@ -283,13 +283,13 @@ impl Records for Engine {
 }
 
 pub(super) fn ledger(engine: &Engine) -> Result<Ledger, OpenError> {
-    let value = engine.meta("ledger").map_err(|error| damaged(engine, "ledger", error.to_string()))?;
+    let unread = |error: sled::Error| unusable(engine, "ledger", error.into());
+    let value = engine.meta("ledger").map_err(unread)?;
     let value = value.ok_or_else(|| damaged(engine, "ledger", "it is not there".to_owned()))?;
     let mut ledger = Ledger::decode(&value).map_err(|error| damaged(engine, "ledger", error.to_string()))?;
     // Never reuse a number, whatever the counters say.
     let end = [numbered(PAGE, Seq(u64::MAX)), vec![u8::MAX; 3]].concat();
-    let last =
-        engine.last_in(&[PAGE][..]..=&*end).map_err(|error| damaged(engine, "ledger", error.to_string()))?;
+    let last = engine.last_in(&[PAGE][..]..=&*end).map_err(unread)?;
     if let Some((page, _)) = last.and_then(|(key, _)| PageKey::read(&key)) {
         ledger.next = ledger.next.max(page.next());
     }
@@ -319,7 +319,7 @@ fn stamp(
     batch.insert(meta("target"), seal(&(&account.client, &account.organization)));
     engine.commit_with(batch, Removals::Late, 0).map_err(|error| {
         error.mark_failed(folder);
-        damaged(engine, "target", error.to_string())
+        unusable(engine, "target", error)
     })?;
     warn!(
         event = "queue_adopted", from = %stamped.client, to = %account.client, pending, dead,
@@ -329,9 +329,17 @@ fn stamp(
 }
 
 fn required<T: serde::de::DeserializeOwned>(engine: &Engine, name: &str) -> Result<T, OpenError> {
-    let value = engine.meta(name).map_err(|error| damaged(engine, name, error.to_string()))?;
+    let value = engine.meta(name).map_err(|error| unusable(engine, name, error.into()))?;
     let value = value.ok_or_else(|| damaged(engine, name, "it is not there".to_owned()))?;
     unseal(&value).map_err(|error| damaged(engine, name, error.to_string()))
+}
+
+/// Why a record can be neither read nor written: the disk, or what is damaged in the engine.
+fn unusable(engine: &Engine, name: &str, error: CommitError) -> OpenError {
+    match error {
+        CommitError::Engine(sled::Error::Io(_)) | CommitError::Sync(_) => error.at_open(engine.path()),
+        error => damaged(engine, name, error.to_string()),
+    }
 }
 
 fn damaged(engine: &Engine, name: &str, message: String) -> OpenError {

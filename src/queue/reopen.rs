@@ -74,7 +74,7 @@ impl Writer {
         );
         let freed = self.space.fill();
         self.open_again(error, &mut plan, waiting)?;
-        let found = ledger(&self.engine).map_err(|error| CommitError::Open(Box::new(error)))?;
+        let found = ledger(&self.engine)?;
         info!(event = "queue_reopened", path = %path.display(), "the database is open again: it goes on with removals");
         if is_same(&found, &self.ledger) {
             self.take_back(plan, waiting);
@@ -119,8 +119,7 @@ impl Writer {
         loop {
             match Engine::open(path, &self.folder) {
                 Err(OpenError::Full { .. }) => {}
-                Err(OpenError::Descriptors { message, .. }) => return Err(CommitError::Descriptors(message)),
-                opened => return opened.map_err(|error| CommitError::Open(Box::new(error))),
+                opened => return Ok(opened?),
             }
             // Another start would fare no better: here producers are answered meanwhile. Those of the commit are told
             // that nobody knows, which may last.

@@ -621,6 +621,27 @@ fn a_limit_of_open_files_after_a_full_disk_is_no_failed_disk() {
     assert!(says(&log, "the disk is full under the database") && !says(&log, AGAIN), "{log:#?}");
 }
 
+/// The same where neither the smaller database that a mostly empty one is copied into can be opened, nor the old one again.
+#[test]
+fn a_limit_of_open_files_while_a_database_is_made_smaller_is_no_failed_disk() {
+    let Some(disk) = Small::mount(32 * MIB, 0) else { return };
+    let queue = disk.path().join("queue");
+    let stage = Stage::new(&queue, 12 * MIB, MIB);
+    let mut command = stage.command();
+    command.args(["-o", "queue.max_bytes=32MiB"]);
+    let fault = "open@events.2/conf:1:EMFILE:ever,open@events.1/conf:3:EMFILE:ever";
+    preload(&mut command, disk.path(), &stage.folder.path().join("record"), fault);
+    let (daemon, log) = started(&mut command);
+    let acknowledged = stage.submit_until("full", 256, |answers| answers.full > 0);
+    stage.heal();
+    stage.taken(&acknowledged);
+    disk.fill(6 * MIB);
+    stage.submit_until("back", 64, |answers| answers.unknown > 0);
+    let faulty = Faulty { _disk: TempDir::new().expect("a folder"), queue, stage, daemon, log };
+    let log = faulty.end_for_want_of_files(&BTreeSet::new());
+    assert!(says(&log, "the database is mostly empty, and could not be copied"), "{log:#?}");
+}
+
 /// Starts a daemon that cannot open its queue, and gives its exit code and what it said.
 fn refused(command: &mut Command) -> (Option<i32>, String) {
     let ended = command.output().expect("the daemon starts");
