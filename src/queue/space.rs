@@ -139,7 +139,9 @@ impl Space {
         self.min_free = min_free;
         // Whoever changes them is told whether that helped.
         self.told.unmade = None;
-        if reserve < self.reserve && self.held {
+        // It may be smaller than it was to be, where there was no room for more.
+        let there = reserve_bytes(&self.root);
+        if reserve < there {
             let path = self.root.join(RESERVE);
             let shrunk = match reserve {
                 0 => fs::remove_file(&path),
@@ -152,8 +154,7 @@ impl Space {
                 warn!(event = "reserve_kept", %error, path = %path.display(), "the reserve cannot be made smaller");
             }
         }
-        self.held &= reserve <= self.reserve;
-        self.held |= reserve == 0 && !self.full;
+        self.held = reserve <= there && !self.full;
         self.reserve = reserve;
     }
 
@@ -419,6 +420,24 @@ mod tests {
             FREE.store(0, Ordering::Relaxed);
             assert_eq!((space.room(1_000), reserve_bytes(folder.path())), (removals(0), 0));
             assert!(!space.fill(), "there is none any more");
+        }
+    }
+
+    /// One that was never made takes nothing with it.
+    #[test]
+    fn a_reserve_that_is_changed_back_is_there_still() {
+        static FREE: AtomicU64 = AtomicU64::new(0);
+        let probe = |_: &Path| Ok(Free::of_bytes(FREE.load(Ordering::Relaxed)));
+        for back_to in [MIB, MIB / 2, 0] {
+            let folder = tempfile::tempdir().unwrap();
+            FREE.store(100 * MIB, Ordering::Relaxed);
+            let mut space = Space::new(folder.path(), 4 * MIB, MIB, probe);
+            assert_eq!(space.room(1_000), Room::Enough);
+            FREE.store(4 * MIB, Ordering::Relaxed);
+            space.limit(4 * MIB, 9 * MIB);
+            assert_eq!((space.room(1_000), reserve_bytes(folder.path())), (removals(4 * MIB), MIB));
+            space.limit(4 * MIB, back_to);
+            assert_eq!((space.room(1_000), reserve_bytes(folder.path())), (Room::Enough, back_to));
         }
     }
 
