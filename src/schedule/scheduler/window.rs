@@ -44,9 +44,12 @@ impl Scheduler {
         }
         let due = able.filter(|host| !host.queue.is_empty());
         let alone = due.clone().count() == 1;
-        // With a slot to spare a host that has all it may have is no reason to wait.
-        let goes =
-            |host: &&HostState| alone || !self.has_slot() || host.in_flight < self.settings.host_concurrency;
+        // With a slot to spare a host that has all it may have is no reason to wait, where another one may have the slot.
+        let is_taken = |host: &HostState| {
+            let is_wide = host.width.has_room(host.in_flight) || !self.settings.edge_routing;
+            !is_wide || !alone && host.in_flight >= self.settings.host_concurrency
+        };
+        let goes = |host: &&HostState| !self.has_slot() || !is_taken(host);
         due.filter(goes).map(|host| host.queue.len()).sum()
     }
 

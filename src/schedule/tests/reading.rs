@@ -76,6 +76,38 @@ fn it_is_read_on_for_others_behind_a_slow_host() {
     }
 }
 
+/// A host that timeouts made narrow leaves slots to others, whatever is due for it.
+#[test]
+fn it_is_read_on_for_others_behind_a_narrow_host() {
+    for edge_routing in [true, false] {
+        let settings = Settings { linger: Duration::ZERO, edge_routing, ..settings() };
+        let mut sent = 0;
+        let mut sim = Sim::new(23, settings, move |_, attempt, entries, _| {
+            sent += u64::from(attempt.host == Host::Client);
+            match attempt.host {
+                // All of the first round time out, so that it begins anew with few.
+                Host::Client if sent <= 64 => (secs(10), Answer::Failed(Failure::Timeout)),
+                Host::Client if sent > 65 => (secs(1), all_listed(entries)),
+                _ => (ANSWER, all_listed(entries)),
+            }
+        });
+        for number in 0..100 {
+            sim.add(entry(number), false);
+        }
+        while sim.attempts.len() <= 65 {
+            sim.run(sim.after(ANSWER));
+        }
+        for number in 1_000..6_000 {
+            sim.add(entry(number), false);
+        }
+        let other = sim.add(Entry { cluster: cluster(36), ..entry(90_000) }, false);
+        sim.run(sim.after(Duration::from_millis(500)));
+        // Where all goes to the one host, nothing else could have the slots.
+        assert_eq!(sim.delivered.contains_key(&other), edge_routing);
+        assert!(edge_routing || sim.scheduler.status().indexed < 1_000);
+    }
+}
+
 #[test]
 fn it_is_read_on_while_there_are_slots_that_no_known_host_may_take() {
     let settings = Settings { linger: Duration::ZERO, host_concurrency: 4, ..settings() };
