@@ -8,8 +8,7 @@ use crate::queue::{Ledger, MAX_LIVE_COMMITS, Queue};
 
 /// The task that tells the flusher.
 pub(super) struct Teller {
-    /// None where somebody else took it.
-    live: Option<mpsc::Receiver<Added>>,
+    live: mpsc::Receiver<Added>,
     ledger: watch::Receiver<Ledger>,
     added: mpsc::Sender<Added>,
     tail: watch::Sender<Seq>,
@@ -26,8 +25,7 @@ impl Teller {
 
     /// Tells until `until`.
     pub(super) async fn run(self, until: CancellationToken) {
-        let Self { live, mut ledger, added, tail } = self;
-        let Some(mut live) = live else { return };
+        let Self { mut live, mut ledger, added, tail } = self;
         let mut told = Seq(0);
         loop {
             // Each arm may be dropped: commits stay in the channel, and the ledger is read as a whole.

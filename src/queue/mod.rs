@@ -126,8 +126,8 @@ pub type Now = Arc<dyn Fn() -> Moment + Send + Sync>;
 pub struct Queue {
     store: Store,
     appender: Appender,
-    /// What each commit adds, until it is taken.
-    live: Option<mpsc::Receiver<Added>>,
+    /// What each commit adds.
+    live: mpsc::Receiver<Added>,
     writer: std::thread::JoinHandle<()>,
 }
 
@@ -246,9 +246,10 @@ impl Queue {
         self.store.clone()
     }
 
-    /// What each commit adds; given out once. Commits that are not taken in time are left out.
-    pub fn live(&mut self) -> Option<mpsc::Receiver<Added>> {
-        self.live.take()
+    /// What each commit adds, for the first who asks; others hear of nothing. Commits that are not taken in time are left
+    /// out.
+    pub fn live(&mut self) -> mpsc::Receiver<Added> {
+        std::mem::replace(&mut self.live, mpsc::channel(1).1)
     }
 
     /// Commits what waits and closes the database; everything that is handed on later is lost.

@@ -148,7 +148,7 @@ impl Queue {
         };
         let thread = thread::Builder::new().name("queue-writer".to_owned());
         let writer = thread.spawn(move || writer.run(&asked))?;
-        Ok(Self { store, appender, live: Some(taken), writer })
+        Ok(Self { store, appender, live: taken, writer })
     }
 }
 

@@ -79,7 +79,7 @@ impl Pair {
         let now: Now = Arc::new(|| Moment::from_millis(CLOCK.load(Ordering::Relaxed)));
         let probe = |_: &Path| Ok::<_, io::Error>(Free::of_bytes(FREE.load(Ordering::Relaxed)));
         let mut queue = Queue::open_with(self.settings.clone(), &account("acme"), now, probe, false).unwrap();
-        self.live = queue.live();
+        self.live = Some(queue.live());
         self.queue = Some(queue);
         self.look_at_disk();
     }
