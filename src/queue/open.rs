@@ -1,6 +1,6 @@
 //! Opening the queue: in which order a start brings a folder, whatever state a crash left it in, to a queue that works.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -87,7 +87,7 @@ impl Queue {
         let replaced = folder.set_replaced_aside().map_err(failed)?;
         // Whether an earlier start left the mark, or this open did.
         if failed_before(folder.root()) {
-            engine = rebuild(&folder, engine)?;
+            engine = rebuild(&folder, &mut space, engine)?;
             folder.set_replaced_aside().map_err(failed)?;
         }
         migrate(&engine, &folder, rehearse)?;
@@ -162,7 +162,7 @@ struct Parts {
 }
 
 /// Makes the first database under another name, so that a power cut in the middle leaves nothing that looks like one.
-fn make(folder: &Folder, account: &Account, rehearse: bool) -> Result<std::path::PathBuf, OpenError> {
+fn make(folder: &Folder, account: &Account, rehearse: bool) -> Result<PathBuf, OpenError> {
     let failed = OpenError::folder(folder.root());
     let path = folder.clear_construction().map_err(failed)?;
     let values = [
@@ -178,36 +178,36 @@ fn make(folder: &Folder, account: &Account, rehearse: bool) -> Result<std::path:
 
 /// Copies what can be read after a failed sync: the system may show records that never reached the disk, and the copy
 /// writes them anew.
-fn rebuild(folder: &Folder, engine: Engine) -> Result<Engine, OpenError> {
+fn rebuild(folder: &Folder, space: &mut Space, engine: Engine) -> Result<Engine, OpenError> {
     let failed = OpenError::folder(folder.root());
     warn!(event = "database_copying", path = %engine.path().display(), "the disk failed before: what can be read is copied into a new database. Check the disk: journalctl -k");
-    let construction = folder.clear_construction().map_err(failed)?;
-    let broken = |path: &Path, error: CommitError| error.at_open(path);
-    let copied = engine.copy_to(&construction).map_err(|error| {
-        // Its room is needed; what cannot be removed is worth nothing, and the next one is made in its place.
-        let _unfinished = folder.clear_construction();
-        broken(&construction, error)
-    })?;
+    let (construction, records) = with_reserve(space, || copied(folder, &engine))?;
     drop(engine);
     reach("copy", "copied");
     let made = folder.finish(&construction).map_err(failed)?;
     // The rename makes the copy count. The mark goes only once the copy is open and no sync of it failed: a crash
     // before that only copies once more.
     reach("copy", "renamed");
-    let engine = Engine::new_at(&made).map_err(|error| broken(&made, error))?;
+    let engine = with_reserve(space, || Engine::new_at(&made).map_err(|error| error.at_open(&made)))?;
     folder.clear_failed().map_err(failed)?;
     reach("copy", "cleared");
-    info!(event = "database_copied", records = copied, path = %made.display(), "the database was copied");
+    info!(event = "database_copied", records, path = %made.display(), "the database was copied");
     Ok(engine)
 }
 
+/// A copy that nobody knows of yet, and how many records it has.
+fn copied(folder: &Folder, engine: &Engine) -> Result<(PathBuf, u64), OpenError> {
+    let construction = folder.clear_construction().map_err(OpenError::folder(folder.root()))?;
+    let records = engine.copy_to(&construction).map_err(|error| {
+        // Its room is needed; what cannot be removed is worth nothing, and the next one is made in its place.
+        let _unfinished = folder.clear_construction();
+        error.at_open(&construction)
+    })?;
+    Ok((construction, records))
+}
+
 fn open_or_mend(path: &Path, folder: &Folder, space: &mut Space) -> Result<Engine, OpenError> {
-    let opened = match Engine::open(path, folder) {
-        // What an open takes is not known before.
-        Err(OpenError::Full { .. }) if space.fill() => Engine::open(path, folder),
-        opened => opened,
-    };
-    match opened {
+    match with_reserve(space, || Engine::open(path, folder)) {
         Err(OpenError::Damaged { path, message }) => mend(folder, space, &path, message),
         opened => opened,
     }
@@ -236,7 +236,15 @@ fn mend(folder: &Folder, space: &mut Space, path: &Path, message: String) -> Res
     );
     // Told before: the start after a crash between the two tells of it once more, instead of nobody.
     put_away(folder, &repaired.replaced)?;
-    Engine::open(&repaired.database, folder)
+    with_reserve(space, || Engine::open(&repaired.database, folder))
+}
+
+/// What takes room of which nobody knows before how much: where the disk has none, once more without the reserve.
+fn with_reserve<T>(space: &mut Space, act: impl Fn() -> Result<T, OpenError>) -> Result<T, OpenError> {
+    match act() {
+        Err(OpenError::Full { .. }) if space.fill() => act(),
+        acted => acted,
+    }
 }
 
 fn migrate(engine: &Engine, folder: &Folder, rehearse: bool) -> Result<(), OpenError> {

@@ -253,8 +253,8 @@ impl Space {
 
     fn give_up(&mut self) {
         self.held = false;
-        match fs::remove_file(self.root.join(RESERVE)).and_then(|()| sync(&self.root)) {
-            Ok(()) => {
+        match give_reserve_up(&self.root) {
+            Ok(_) => {
                 warn!(event = "reserve_spent", path = %self.root.display(), "the disk is full: the reserve was given up for removals. See what takes it with df -h and df -i, and free some")
             }
             Err(error) => {
@@ -303,6 +303,14 @@ pub fn free(path: &Path) -> io::Result<Free> {
 /// What lies there.
 pub fn expect_reserve(root: &Path) -> io::Result<()> {
     expect_file(&root.join(RESERVE))
+}
+
+/// Gives up the reserve in the queue's folder `root`; whether there was one.
+pub(super) fn give_reserve_up(root: &Path) -> io::Result<bool> {
+    match fs::remove_file(root.join(RESERVE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        removed => removed.and_then(|()| sync(root)).map(|()| true),
+    }
 }
 
 /// The bytes of the reserve in the queue's folder `root`; none where it has none.

@@ -17,6 +17,7 @@ use crate::queue::keys::{meta, quarantine};
 use crate::queue::ledger::Ledger;
 use crate::queue::migrations::NEWEST;
 use crate::queue::new_database::NewDatabase;
+use crate::queue::space::give_reserve_up;
 use crate::wire::record::seal;
 
 /// What a repair came to.
@@ -49,7 +50,13 @@ pub fn repair(root: &Path, configured: Option<Account>) -> Result<Repaired, Salv
         return Err(SalvageError::NoDatabase(root.to_owned()));
     }
     let folder = Folder::lock(root)?;
-    let mut repaired = repaired(&folder, Asked::ByOperator { configured })?;
+    let asked = Asked::ByOperator { configured };
+    let repaired = match repaired(&folder, &asked) {
+        // The daemon makes it again once there is room.
+        Err(SalvageError::Full { .. }) if give_reserve_up(root).unwrap_or(false) => repaired(&folder, &asked),
+        repaired => repaired,
+    };
+    let mut repaired = repaired?;
     (repaired.replaced, repaired.others) = put_away(&folder, &repaired.replaced)?;
     Ok(repaired)
 }
@@ -57,7 +64,7 @@ pub fn repair(root: &Path, configured: Option<Account>) -> Result<Repaired, Salv
 /// As [`repair`], by the daemon itself: only where the records that the whole queue depends on can be read. The old
 /// database is for [`put_away`], once it was told.
 pub(in crate::queue) fn repair_itself(folder: &Folder) -> Result<Repaired, SalvageError> {
-    repaired(folder, Asked::ByDaemon)
+    repaired(folder, &Asked::ByDaemon)
 }
 
 /// Sets a database aside that was replaced, and any that lie beside it; where they lie then. Where a crash came before, the
@@ -85,12 +92,12 @@ enum Asked {
     ByDaemon,
 }
 
-fn repaired(folder: &Folder, asked: Asked) -> Result<Repaired, SalvageError> {
+fn repaired(folder: &Folder, asked: &Asked) -> Result<Repaired, SalvageError> {
     let root = folder.root();
     let (stored, empty) = newest_with_records(root)?;
     stored.check_schema(root)?;
     let configured = match asked {
-        Asked::ByOperator { configured } => configured,
+        Asked::ByOperator { configured } => configured.clone(),
         // Nor that an older database is to take the place of one without a record.
         Asked::ByDaemon if !empty.is_empty() || stored.ledger()?.is_none() || stored.schema()?.is_none() => {
             return Err(SalvageError::NoLedger(root.to_owned()));

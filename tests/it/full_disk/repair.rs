@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{MIB, Small, Stage, balance, burst, refused};
+use super::{MIB, Small, Stage, balance, burst, refused, started};
 use crate::damage::hide_a_segment;
 use crate::power::preload::preload;
 use crate::process::terminate;
@@ -29,7 +30,7 @@ fn files(queue: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 /// The start ends with 74 and says what to do, and the old database is as it was.
-fn ends_for_want_of_room(command: &mut std::process::Command, queue: &Path, what: &str) {
+fn ends_for_want_of_room(command: &mut Command, queue: &Path, what: &str) {
     let before = files(queue);
     let (code, said) = refused(command);
     assert_eq!(code, Some(74), "{what}: {said}");
@@ -81,6 +82,41 @@ fn a_repair_takes_the_room_of_the_reserve() {
     disk.free();
     let balance = balance(&queue);
     assert_eq!((balance.accepted, balance.quarantined), (acknowledged.len() as u64, 0), "{balance:?}");
+}
+
+/// So does one that an operator asks for, and the copy of a database whose disk failed.
+#[test]
+fn what_is_made_of_a_database_takes_the_room_of_the_reserve() {
+    let copying = "write@events.new/journal:1:ENOSPC";
+    for (by_operator, fault) in [(true, copying), (false, copying), (false, "open@events.3/conf:1:ENOSPC")] {
+        let disk = TempDir::new().expect("a folder");
+        let queue = disk.path().canonicalize().expect("a folder").join("queue");
+        let stage = Stage::new(&queue, 2 * MIB, MIB).with_a_small_journal();
+        let acknowledged = damaged(&stage, &queue);
+        assert!(queue.join("reserve").exists());
+        let once_full = |command: &mut Command| {
+            preload(command, disk.path(), &stage.folder.path().join("record"), fault);
+        };
+        let mut repair = stage.command_of(&["store", "repair"]);
+        if by_operator {
+            once_full(&mut repair);
+        }
+        let repaired = repair.output().expect("it runs");
+        assert!(repaired.status.success(), "{}", String::from_utf8_lossy(&repaired.stderr));
+        assert_eq!(queue.join("reserve").exists(), !by_operator);
+        let mut command = stage.command();
+        if !by_operator {
+            fs::write(queue.join("failed"), "input/output error").expect("a mark");
+            once_full(&mut command);
+        }
+        let (daemon, mut log) = started(&mut command);
+        if !by_operator {
+            log.says("the disk is full: the reserve was given up");
+            log.says("the database was copied");
+        }
+        stage.heal();
+        stage.end(&queue, daemon, log, &acknowledged);
+    }
 }
 
 /// The same as an ordinary user sees it, through calls that are made to fail.
