@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::inbox::{Receiver, Waited};
 use super::writer::Writer;
 use super::{Append, Command};
+use crate::wire::record::PAGE_EVENTS;
 use crate::wire::submission::Submission;
 
 /// The most events that one commit adds or settles, but for a last submission that goes beyond.
@@ -137,8 +138,13 @@ impl<'i> Waiting<'i> {
                     events += delivered.len() + burials.len();
                     others.push(command);
                 }
-                Command::Requeue { ref letters, .. } => {
+                Command::Requeue { ref letters, .. } | Command::Delete { ref letters, .. } => {
                     events += letters.len();
+                    others.push(command);
+                }
+                // It is written once more, whole.
+                Command::Quarantine(_) => {
+                    events += PAGE_EVENTS;
                     others.push(command);
                 }
                 Command::Stop if !left.is_empty() => left.push_back(command),
@@ -153,10 +159,23 @@ impl<'i> Waiting<'i> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Seq;
+    use crate::queue::inbox::inbox;
+    use crate::queue::keys::PageKey;
 
     #[test]
     fn who_writes_several_lines_at_once_is_not_waited_for() {
         let last = LastCommit::of(&BTreeMap::from([(1, 1), (2, 64), (3, 2), (4, 1)]), Duration::ZERO);
         assert_eq!(last.producers, BTreeSet::from([1, 4]));
+    }
+    /// A scan finds as many damaged pages as there are, while a commit is under way.
+    #[test]
+    fn a_commit_sets_as_many_pages_aside_as_it_may_have_events() {
+        let (_sender, receiver) = inbox();
+        let mut waiting = Waiting::new(&receiver);
+        let key = |first| PageKey { first: Seq(first), count: 64 };
+        waiting.put_back((0..100).map(|page| Command::Quarantine(key(page * 64))));
+        let (appends, others) = waiting.next_commit();
+        assert_eq!((appends.len(), others.len(), waiting.commands.len()), (0, 64, 36));
     }
 }
