@@ -8,9 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::files::numbered_paths;
-use super::frame::{self, End};
+use super::frame::{self, End, Frame};
 use super::index::Index;
 use super::journal::{MAX_SEGMENT_BYTES, SEGMENT_PREFIX, Segment};
+
+/// No commit has this number or a higher one.
+const MAX_COMMIT: u64 = 1 << 62;
 
 /// What a journal holds.
 #[derive(Debug, Default)]
@@ -63,7 +66,8 @@ impl Replay {
         let (mut gaps, mut since) = (0, 0);
         while at < bytes.len() {
             // Numbers only grow: a smaller one is what is left of something else.
-            let Some(frame) = frame::read(bytes, at).filter(|frame| frame.commit > self.commit) else {
+            let is_next = |frame: &Frame<'_>| frame.commit > self.commit && frame.commit < MAX_COMMIT;
+            let Some(frame) = frame::read(bytes, at).filter(is_next) else {
                 at += 1;
                 continue;
             };

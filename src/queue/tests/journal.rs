@@ -176,6 +176,22 @@ fn a_commit_that_is_longer_with_its_end_than_a_segment_is_refused() {
     assert_eq!(small.sealed_bytes(), small.sealed(1, 0).len() as u64);
 }
 
+/// The number of the next commit is one higher.
+#[test]
+fn the_highest_number_of_a_commit_is_nobodys() {
+    let folder = TempDir::new().unwrap();
+    let sealed = |number: u64| {
+        let mut batch = Batch::default();
+        batch.insert(b"key", number.to_be_bytes());
+        batch.sealed(number, 0)
+    };
+    let commits = [1, u64::MAX, 2, u64::MAX - 1].map(sealed).concat();
+    fs::write(folder.path().join("journal.1"), commits).unwrap();
+    let read = replay(folder.path()).unwrap();
+    assert_eq!((read.commit, read.gaps), (2, 1));
+    assert_eq!(records(&read).into_values().collect::<Vec<_>>(), [2_u64.to_be_bytes()]);
+}
+
 /// Damage before the last commit is seen for what it is, and costs what it covers.
 #[test]
 fn damage_is_found_and_the_rest_is_read() {
