@@ -19,6 +19,8 @@ pub(super) enum CommitError {
     Sync(#[from] io::Error),
     #[error("the log is damaged: {0}")]
     Damaged(String),
+    #[error("{} has {bytes} bytes, which the engine never wrote", path.display())]
+    Snapshot { path: PathBuf, bytes: u64 },
     #[error("the engine panicked: {0}")]
     Panic(String),
     #[error("the database {} was removed or moved away under the daemon", .0.display())]

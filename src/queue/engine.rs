@@ -297,6 +297,7 @@ fn open(path: &Path) -> Result<Engine, CommitError> {
     if journal.gaps > 0 {
         return Err(CommitError::Damaged(format!("{} places of the journal cannot be read", journal.gaps)));
     }
+    snapshots::expect_sizes(path)?;
     let db = open_sled(path)?;
     reach("open", "opened");
     sync_tree(path)?;

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Statx, StatxFlags, statx};
 
+/// The longest configuration of the engine that is read, in bytes: it writes some 60, and reads it whole.
+const MAX_CONF_BYTES: u64 = 64 * 1_024;
+
 /// What lies in `folder` under `prefix` and a number, in the order of the numbers.
 pub(super) fn numbered_paths(folder: &Path, prefix: &str) -> io::Result<Vec<(u64, PathBuf)>> {
     let found = with_prefix(folder, prefix)?.into_iter();
@@ -44,7 +47,8 @@ pub(super) fn expect_file(path: &Path) -> io::Result<()> {
     Err(io::Error::other(format!("{} is {is}, and a file belongs there: move it away", path.display())))
 }
 
-/// As [`expect_file`], of all files of a database. Folders that the queue does not know are left alone.
+/// As [`expect_file`], of all files of a database; nor may the engine's configuration be without end. Folders that the
+/// queue does not know are left alone.
 pub(super) fn expect_files(database: &Path) -> io::Result<()> {
     for entry in fs::read_dir(database)? {
         let entry = entry?;
@@ -54,6 +58,15 @@ pub(super) fn expect_files(database: &Path) -> io::Result<()> {
         if is_known || !entry.path().is_dir() {
             expect_file(&entry.path())?;
         }
+    }
+    let conf = database.join("conf");
+    let bytes = fs::metadata(&conf).map_or(0, |found| found.len());
+    if bytes > MAX_CONF_BYTES {
+        let path = conf.display();
+        let told = format!(
+            "{path} has {bytes} bytes, which the engine never wrote: move it away, and it is made anew"
+        );
+        return Err(io::Error::other(told));
     }
     Ok(())
 }

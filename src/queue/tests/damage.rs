@@ -350,3 +350,36 @@ async fn a_file_of_the_journal_without_end_is_read_as_far_as_one_is_written() {
     assert_eq!(queue.store().ledger().imbalance(), 0);
     queue.shutdown().await.unwrap();
 }
+
+/// The engine would read them whole.
+#[tokio::test]
+async fn a_snapshot_and_a_configuration_without_end_are_not_read() {
+    let folder = TempDir::new().unwrap();
+    let settings = settings(folder.path());
+    let queue = open(settings.clone());
+    append(&queue, vec![submission("a", 3, 10, 10)]).await;
+    queue.shutdown().await.unwrap();
+    let database = settings.path.join("events.1");
+    let without_end = |prefix: &str| {
+        let (name, path) = files::with_prefix(&database, prefix).unwrap().pop().unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_len(1 << 40).unwrap();
+        (name, path)
+    };
+    let (name, snapshot) = without_end("snap.");
+    let queue = open(settings.clone());
+    assert_eq!(seqs(&queue.store()).await, [1, 2, 3]);
+    queue.shutdown().await.unwrap();
+    let aside = settings.path.join(format!("quarantine/snap.{name}"));
+    assert_eq!(fs::metadata(aside).unwrap().len(), 1 << 40, "{}", snapshot.display());
+    assert!(!settings.path.join("failed").exists());
+
+    let (_, conf) = without_end("conf");
+    let opened = Queue::open(settings.clone(), &account("acme"), Arc::new(|| Moment::ZERO)).map(drop);
+    for told in [opened.unwrap_err().to_string(), check(&settings.path).unwrap_err().to_string()] {
+        assert!(told.contains("conf has 1099511627776 bytes") && told.contains("move it away"), "{told}");
+    }
+    fs::remove_file(conf).unwrap();
+    let queue = open(settings);
+    assert_eq!(seqs(&queue.store()).await, [1, 2, 3]);
+    queue.shutdown().await.unwrap();
+}
