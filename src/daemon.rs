@@ -5,6 +5,7 @@
 //! - at the end producers are answered first, then requests under way are waited for, then the queue is closed: nothing
 //!   that was acknowledged depends on any of it.
 
+mod aging;
 mod aside;
 mod descriptors;
 mod desk;

@@ -7,9 +7,10 @@ use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{Settings, blocking};
+use super::Settings;
+use super::aging::Aging;
 use crate::delivery::Ask;
-use crate::event::{Balance, Clock, Moment, Seq};
+use crate::event::{Balance, Clock, Moment};
 use crate::figures::{Meter, SAMPLE_EVERY};
 use crate::queue::{Failed, Ledger, Store};
 use crate::schedule::CLOCK_SLACK;
@@ -18,12 +19,6 @@ use crate::schedule::CLOCK_SLACK;
 const EXPIRY_FROM: &str = "expiry-from";
 /// How often the clock and the dead letters are looked after at least, however seldom the summary is told.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// The most dead letters that a look reads.
-const LETTERS_A_LOOK: usize = 1_024;
-/// How many passes over the dead letters fit into the time that these are kept.
-const PASSES: u32 = 20;
-/// The longest rest after a pass.
-const MAX_REST: Duration = Duration::from_secs(3_600);
 
 /// The task that reports.
 pub(super) struct Reporter {
@@ -94,7 +89,7 @@ impl Reporter {
                 _ = looks.tick() => {
                     self.look_at_clock(&mut stepped, pace.max_age).await;
                     if !pace.dead_max_age.is_zero() {
-                        self.delete_old(&mut aging, pace.dead_max_age).await;
+                        aging.delete_old(&self.store, self.clock.now(), pace.dead_max_age).await;
                     }
                 }
             }
@@ -178,43 +173,6 @@ impl Reporter {
             warn!(event = "clock_step_unkept", %error, "the step of the clock could not be noted for the next start: events may expire early after it; raise queue.max_age before");
         }
     }
-
-    /// Deletes dead letters that are older than `max_age`, of one page.
-    async fn delete_old(&self, aging: &mut Aging, max_age: Duration) {
-        let (store, now) = (self.store.clone(), self.clock.now());
-        if now < aging.due {
-            return;
-        }
-        let from = aging.from;
-        let Ok(letters) = blocking(move || store.dead_since(from, LETTERS_A_LOOK)).await else { return };
-        match letters.last() {
-            Some((last, _)) if letters.len() >= LETTERS_A_LOOK => aging.from = last.next(),
-            _ => *aging = Aging { from: Seq(0), due: now.after((max_age / PASSES).min(MAX_REST)) },
-        }
-        let old = letters.iter().filter(|(_, at)| now.since(*at) > max_age);
-        let old: Vec<Seq> = old.map(|(seq, _)| *seq).collect();
-        if !old.is_empty() {
-            let count = old.len();
-            match self.store.delete_dead(old).await {
-                Ok(count) => info!(
-                    event = "letters_aged",
-                    count, "dead letters older than queue.dead_max_age were deleted"
-                ),
-                Err(error) => {
-                    warn!(event = "letters_kept", %error, count, "old dead letters could not be deleted")
-                }
-            }
-        }
-    }
-}
-
-/// Where a pass over the dead letters is.
-#[derive(Default)]
-struct Aging {
-    /// Where its next page begins.
-    from: Seq,
-    /// When that is looked at.
-    due: Moment,
 }
 
 /// An interval whose first tick is over.
