@@ -45,7 +45,7 @@ use self::teller::Teller;
 use crate::admin::{self, AdminSocket, Office};
 use crate::config::IdentifierForm;
 use crate::delivery::{self, Ask, Feed, Flusher, KnownVisitors, Transport, TransportError};
-use crate::event::{Account, Clock};
+use crate::event::{Account, Clock, Moment};
 use crate::figures::{Limits, Meter, Sources};
 use crate::ingest::{self, BindError, Listener};
 use crate::queue::{self, Failed, Ledger, OpenError, Queue, Store};
@@ -250,7 +250,8 @@ impl Daemon {
             event = "started", socket = %self.listener.place(), pending = balance.pending(), accepted = balance.accepted,
             "the daemon takes events in"
         );
-        let scheduler = self.scheduler()?;
+        let set = report::clock_set(&self.store)?;
+        let scheduler = self.scheduler(set)?;
         let Self { settings, clock, mut queue, store, control, listener, transport, went, meter, .. } = self;
         let Self { administered, asks, manager, scraped, reloads, .. } = self;
 
@@ -293,7 +294,7 @@ impl Daemon {
         let door = Door { appender: queue.appender(), desk };
         serving.spawn(listener.run(door, move || clock.wall_ms(), closing.clone()));
 
-        let reporter = Reporter { store: store.clone(), clock, meter: meter.clone(), pace: paces };
+        let reporter = Reporter { store: store.clone(), clock, meter: meter.clone(), pace: paces, set };
         beside.spawn(reporter.run(stopped.clone()));
         if let Some(scraped) = scraped {
             beside.spawn(scraped.run(meter.clone(), stopped.clone()));
@@ -324,12 +325,13 @@ impl Daemon {
         })
     }
 
-    /// What decides, with what an earlier process has left to it.
-    fn scheduler(&self) -> Result<Scheduler, Failed> {
+    /// What decides, with what an earlier process has left to it, which last saw the clock `set`.
+    fn scheduler(&self, set: Option<Moment>) -> Result<Scheduler, Failed> {
         let now = self.clock.now();
         let mut scheduler = Scheduler::new(self.settings.schedule.clone(), now.as_micros());
-        if let Some(until) = report::expiry_from(&self.store)? {
-            scheduler.delay_expiry(until);
+        if let Some(set) = set {
+            // One that lies ahead was set back since.
+            scheduler.delay_expiry(set.min(now).after(self.settings.schedule.max_age));
         }
         scheduler.restore(now, admin::restored(&self.store)?);
         Ok(scheduler)

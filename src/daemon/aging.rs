@@ -1,4 +1,11 @@
 //! Dead letters that are too old (`queue.dead_max_age`): they are looked for page by page, in passes with rests between them.
+//!
+//! A letter has the moment at which it was set aside, by the clock of its process; what is deleted is gone for good. Where
+//! the wall clock was set meanwhile that moment says nothing, so:
+//! - an age counts from when the clock was last seen to be set, at the earliest;
+//! - a process begins with a rest: a clock that is wrong at boot is set right by then, which is seen.
+//!
+//! A clock that was set while no process ran, and stays as it is, cannot be told from time that went by.
 
 use std::time::Duration;
 
@@ -12,11 +19,10 @@ use crate::queue::Store;
 const LETTERS_A_LOOK: usize = 1_024;
 /// How many passes over the dead letters fit into the time that these are kept.
 const PASSES: u32 = 20;
-/// The longest rest after a pass.
+/// The longest rest before and after a pass.
 const MAX_REST: Duration = Duration::from_secs(3_600);
 
 /// Where a pass over the dead letters is.
-#[derive(Default)]
 pub(super) struct Aging {
     /// Where its next page begins.
     from: Seq,
@@ -25,8 +31,20 @@ pub(super) struct Aging {
 }
 
 impl Aging {
-    /// Deletes those of the next page that are older than `max_age`, if it is due.
-    pub(super) async fn delete_old(&mut self, store: &Store, now: Moment, max_age: Duration) {
+    /// Before the first page, at the end of a rest.
+    pub(super) fn after_rest(now: Moment, max_age: Duration) -> Self {
+        Self { from: Seq(0), due: now.after((max_age / PASSES).min(MAX_REST)) }
+    }
+
+    /// Deletes those of the next page that are older than `max_age`, if it is due; `set` is when the clock was last seen
+    /// to be set.
+    pub(super) async fn delete_old(
+        &mut self,
+        store: &Store,
+        now: Moment,
+        set: Option<Moment>,
+        max_age: Duration,
+    ) {
         if now < self.due {
             return;
         }
@@ -34,9 +52,9 @@ impl Aging {
         let Ok(letters) = blocking(move || reading.dead_since(from, LETTERS_A_LOOK)).await else { return };
         match letters.last() {
             Some((last, _)) if letters.len() >= LETTERS_A_LOOK => self.from = last.next(),
-            _ => *self = Self { from: Seq(0), due: now.after((max_age / PASSES).min(MAX_REST)) },
+            _ => *self = Self::after_rest(now, max_age),
         }
-        let old = letters.iter().filter(|(_, at)| now.since(*at) > max_age);
+        let old = letters.iter().filter(|(_, at)| age(now, *at, set) > max_age);
         let old: Vec<Seq> = old.map(|(seq, _)| *seq).collect();
         if !old.is_empty() {
             let count = old.len();
@@ -50,5 +68,46 @@ impl Aging {
                 }
             }
         }
+    }
+}
+
+/// How old a letter surely is that was set aside `at` then.
+fn age(now: Moment, at: Moment, set: Option<Moment>) -> Duration {
+    let from = match set {
+        // By a clock that was ahead, before it was set.
+        Some(set) if at > now => set,
+        Some(set) => at.max(set),
+        None => at,
+    };
+    now.since(from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_is_no_older_than_the_clock_is_right() {
+        let day = |days: u64| Moment::ZERO.after(Duration::from_secs(days * 86_400));
+        for (at, set, days) in [
+            (90, None, 10),
+            (110, None, 0),
+            (90, Some(95), 5),
+            (97, Some(95), 3),
+            (110, Some(95), 5),
+            (90, Some(100), 0),
+        ] {
+            let age = age(day(100), day(at), set.map(day));
+            assert_eq!(age, Duration::from_secs(days * 86_400), "{at}, {set:?}");
+        }
+    }
+
+    #[test]
+    fn a_pass_begins_after_a_part_of_the_age_and_an_hour_at_most() {
+        let seconds = |max_age| {
+            let max_age = Duration::from_secs(max_age);
+            Aging::after_rest(Moment::ZERO, max_age).due.since(Moment::ZERO).as_secs()
+        };
+        assert_eq!([20, 3_600, 86_400 * 365].map(seconds), [1, 180, 3_600]);
     }
 }

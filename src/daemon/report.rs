@@ -15,8 +15,10 @@ use crate::figures::{Meter, SAMPLE_EVERY};
 use crate::queue::{Failed, Ledger, Store};
 use crate::schedule::CLOCK_SLACK;
 
-/// The name under which the queue keeps the moment before which nothing expires.
-const EXPIRY_FROM: &str = "expiry-from";
+/// The name under which the queue keeps when the wall clock was last seen to be set, by how it was set then.
+const CLOCK_SET: &str = "clock-set";
+/// How often that is noted again: what is stored meanwhile seems as old to the next process as the note.
+const NOTE_EVERY: Duration = Duration::from_secs(3_600);
 /// How often the clock and the dead letters are looked after at least, however seldom the summary is told.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -26,6 +28,8 @@ pub(super) struct Reporter {
     pub(super) clock: Clock,
     pub(super) meter: Meter,
     pub(super) pace: watch::Receiver<Pace>,
+    /// When the clock was last seen to be set: ages count from there at the earliest.
+    pub(super) set: Option<Moment>,
 }
 
 /// What the reporter goes by; it may change.
@@ -47,9 +51,9 @@ impl Pace {
     }
 }
 
-/// Before when nothing may expire, where an earlier process saw the clock step.
-pub(super) fn expiry_from(store: &Store) -> Result<Option<Moment>, Failed> {
-    let kept: Option<[u8; 8]> = store.meta(EXPIRY_FROM)?.and_then(|bytes| bytes.try_into().ok());
+/// When an earlier process last saw the clock set, by the clock as it was then.
+pub(super) fn clock_set(store: &Store) -> Result<Option<Moment>, Failed> {
+    let kept: Option<[u8; 8]> = store.meta(CLOCK_SET)?.and_then(|bytes| bytes.try_into().ok());
     Ok(kept.map(|bytes| Moment::from_micros(u64::from_be_bytes(bytes))))
 }
 
@@ -59,13 +63,22 @@ impl Reporter {
         let mut pace = *self.pace.borrow_and_update();
         let (mut ticks, mut looks) = (begun(pace.interval).await, begun(pace.interval.min(LOOK_EVERY)).await);
         let mut samples = begun(SAMPLE_EVERY).await;
-        let (mut stepped, mut aging) = (false, Aging::default());
+        let now = self.clock.now();
+        if self.set.is_some_and(|set| set > now) {
+            // It was set back since, while nobody saw it.
+            self.set = Some(now);
+            self.keep_set().await;
+        }
+        let (mut noted, mut aging) = (None, Aging::after_rest(now, pace.dead_max_age));
         loop {
             // Ticks that are dropped come again, late at most.
             tokio::select! {
                 () = until.cancelled() => {
                     // The next process starts from the clock as it is now.
-                    self.look_at_clock(&mut stepped, pace.max_age).await;
+                    match noted {
+                        Some(_) => self.keep_set().await,
+                        None => self.look_at_clock(&mut noted, pace.max_age).await,
+                    }
                     return;
                 }
                 _ = samples.tick() => {
@@ -77,19 +90,21 @@ impl Reporter {
                     }
                 }
                 Ok(()) = self.pace.changed() => {
-                    let before = pace.interval;
+                    let before = pace;
                     pace = *self.pace.borrow_and_update();
-                    aging = Aging::default();
-                    if pace.interval != before {
+                    if pace.dead_max_age != before.dead_max_age {
+                        aging = Aging::after_rest(self.clock.now(), pace.dead_max_age);
+                    }
+                    if pace.interval != before.interval {
                         ticks = begun(pace.interval).await;
                         looks = begun(pace.interval.min(LOOK_EVERY)).await;
                     }
                 }
                 _ = ticks.tick() => self.summary().await,
                 _ = looks.tick() => {
-                    self.look_at_clock(&mut stepped, pace.max_age).await;
+                    self.look_at_clock(&mut noted, pace.max_age).await;
                     if !pace.dead_max_age.is_zero() {
-                        aging.delete_old(&self.store, self.clock.now(), pace.dead_max_age).await;
+                        aging.delete_old(&self.store, self.clock.now(), self.set, pace.dead_max_age).await;
                     }
                 }
             }
@@ -150,27 +165,34 @@ impl Reporter {
         }
     }
 
-    /// Looks whether the wall clock was set, which is noted once.
-    async fn look_at_clock(&self, stepped: &mut bool, max_age: Duration) {
-        if !*stepped && self.clock.step() > CLOCK_SLACK {
-            *stepped = true;
-            self.distrust_clock(max_age).await;
+    /// Looks whether the wall clock was set: what is stored seems older then, or younger, to the next process. It is told
+    /// once; `noted` is when it was noted last.
+    async fn look_at_clock(&mut self, noted: &mut Option<Moment>, max_age: Duration) {
+        let (now, step) = (self.clock.now(), self.clock.step());
+        match *noted {
+            None if step > CLOCK_SLACK => self.distrust_clock(now, step, max_age).await,
+            Some(at) if now.since(at) >= NOTE_EVERY => self.keep_set().await,
+            _ => return,
         }
+        *noted = Some(now);
     }
 
-    /// The wall clock was set: the age of what is stored cannot be told after a restart.
-    async fn distrust_clock(&self, max_age: Duration) {
-        let step = self.clock.step();
+    async fn distrust_clock(&mut self, now: Moment, step: Duration, max_age: Duration) {
         warn!(
             event = "clock_stepped", step = ?step,
-            "the clock was set by more than an hour: nothing expires for queue.max_age. Check the time service: timedatectl"
+            "the clock was set by more than an hour: nothing expires for queue.max_age, and no dead letter is too old for queue.dead_max_age. Check the time service: timedatectl"
         );
-        let until = self.clock.now().after(max_age);
-        // By the wall clock as it is now, which is what the next process starts from.
-        let kept = Moment::from_millis(self.clock.wall_ms()).after(max_age);
+        self.set = Some(now);
+        let until = now.after(max_age);
         let _ended = Ask::operate(self.meter.asks(), move |scheduler, _| scheduler.delay_expiry(until)).await;
-        if let Err(error) = self.store.put_meta(EXPIRY_FROM, kept.as_micros().to_be_bytes().to_vec()).await {
-            warn!(event = "clock_step_unkept", %error, "the step of the clock could not be noted for the next start: events may expire early after it; raise queue.max_age before");
+        self.keep_set().await;
+    }
+
+    /// Notes that the clock was set, by the wall clock as it is now, which is what the next process starts from.
+    async fn keep_set(&self) {
+        let now = Moment::from_millis(self.clock.wall_ms());
+        if let Err(error) = self.store.put_meta(CLOCK_SET, now.as_micros().to_be_bytes().to_vec()).await {
+            warn!(event = "clock_step_unkept", %error, "the step of the clock could not be noted for the next start: events may expire, and dead letters be deleted, early after it; raise queue.max_age and queue.dead_max_age before");
         }
     }
 }
@@ -218,22 +240,56 @@ mod tests {
     use super::*;
     use crate::daemon::stage::Stage;
 
+    fn reporter(stage: &Stage, clock: Clock, set: Option<Moment>) -> Reporter {
+        let hour = Duration::from_secs(3_600);
+        let pace = Pace { interval: 24 * hour, max_age: 48 * hour, dead_max_age: Duration::ZERO };
+        let (store, meter) = (stage.queue.store(), stage.meter(clock, mpsc::channel(1).0));
+        Reporter { store, clock, meter, pace: watch::channel(pace).1, set }
+    }
+
+    /// Runs a reporter to its end; what the queue then knows of the clock.
+    async fn reported(stage: &Stage, clock: Clock, set: Option<Moment>) -> Option<Moment> {
+        let ended = CancellationToken::new();
+        ended.cancel();
+        reporter(stage, clock, set).run(ended).await;
+        clock_set(&stage.queue.store()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_was_set_is_noted_again_each_hour() {
+        let stage = Stage::new();
+        let clock = Clock::start();
+        let mut reporter = reporter(&stage, clock, None);
+        for (minutes, is_noted) in [(59, false), (60, true)] {
+            let before = clock.now().since(Moment::ZERO) - Duration::from_secs(minutes * 60);
+            reporter.look_at_clock(&mut Some(Moment::ZERO.after(before)), Duration::ZERO).await;
+            assert_eq!(clock_set(&stage.queue.store()).unwrap().is_some(), is_noted, "{minutes}");
+        }
+        drop(reporter);
+        stage.queue.shutdown().await.unwrap();
+    }
+
     #[tokio::test]
     async fn a_clock_that_was_set_is_noted_at_the_end_at_the_latest() {
         let stage = Stage::new();
         let hour = Duration::from_secs(3_600);
-        let pace = Pace { interval: 24 * hour, max_age: 48 * hour, dead_max_age: Duration::ZERO };
-        let ended = CancellationToken::new();
-        ended.cancel();
         for (set_on, is_noted) in [(hour / 2, false), (8 * 24 * hour, true)] {
             let clock = Clock::behind(set_on);
-            let (store, meter) = (stage.queue.store(), stage.meter(clock, mpsc::channel(1).0));
-            let (_pace, paces) = watch::channel(pace);
-            Reporter { store, clock, meter, pace: paces }.run(ended.clone()).await;
-            let until = expiry_from(&stage.queue.store()).unwrap();
-            let expected = Moment::from_millis(clock.wall_ms()).after(47 * hour);
-            assert_eq!(until.is_some_and(|until| until > expected), is_noted, "{set_on:?}: {until:?}");
+            let set = reported(&stage, clock, None).await;
+            let wall = Moment::from_millis(clock.wall_ms());
+            assert_eq!(set.is_some_and(|set| wall.since(set) < hour), is_noted, "{set_on:?}: {set:?}");
         }
+        stage.queue.shutdown().await.unwrap();
+    }
+
+    /// What was noted lies ahead then, and would hold for as long as the clock was wrong.
+    #[tokio::test]
+    async fn a_clock_that_was_set_back_between_two_processes_is_noted_anew() {
+        let stage = Stage::new();
+        let (clock, day) = (Clock::start(), Duration::from_secs(86_400));
+        assert_eq!(reported(&stage, clock, Some(clock.now())).await, None, "the same is known");
+        let set = reported(&stage, clock, Some(clock.now().after(day))).await;
+        assert!(set.is_some_and(|set| set <= Moment::from_millis(clock.wall_ms())), "{set:?}");
         stage.queue.shutdown().await.unwrap();
     }
 }
