@@ -27,6 +27,10 @@ pub const FILE_FACTOR: u64 = 3;
 /// a batch.
 const REMOVAL_ROOM: u64 = 8 * LOG_SEGMENT_BYTES as u64;
 
+/// With less than this free even removals lack room, in bytes: the engine opens a segment ahead, and the journal has what they
+/// write.
+const LEAST_ROOM: u64 = 2 * LOG_SEGMENT_BYTES as u64;
+
 /// The fewest files that must be free for anything to be appended: the next segment of the journal is one, and the engine
 /// makes some as it opens.
 pub const MIN_FREE_FILES: u64 = 8;
@@ -180,7 +184,8 @@ impl Space {
         // The journal takes a batch, and moves about twice as much into the engine, which opens a segment ahead. Where
         // it moves more, and meets the full disk, the database is opened again with the reserve.
         let needed = bytes.saturating_mul(3).saturating_add(LOG_SEGMENT_BYTES as u64);
-        let is_spent = free.bytes < needed || free.files == Some(0);
+        // What is appended gets none of the reserve: it is refused where it has no room.
+        let is_spent = free.bytes < LEAST_ROOM || free.files == Some(0);
         let takes_more = |least: u64| free.bytes >= needed.max(least) && !free.lacks_files();
         if is_spent && self.has_reserve() {
             self.give_up();
@@ -389,6 +394,11 @@ mod tests {
             assert_eq!((space.room(1_000), reserve.exists()), (room, held), "{bytes} {files} free");
         }
         assert!(fs::metadata(&reserve).unwrap().blocks() * 512 >= MIB);
+        // What is too large for the disk is no reason to give it up, nor to turn others away.
+        let free = Free { bytes: 100 * MIB, files: Some(MIN_FREE_FILES) };
+        for (bytes, room) in [(40 * MIB, Room::RemovalsOnly(free)), (1_000, Room::Enough)] {
+            assert_eq!((space.room(bytes), reserve.exists()), (room, true), "{bytes}");
+        }
     }
 
     #[test]
