@@ -235,7 +235,7 @@ fn configured(config: &Config, sources: Sources, command: Configured) -> Exit {
         Configured::Operate(command) => operate::run(config, instance.as_deref(), command),
         Configured::Store { command } => store::run(config, command),
         Configured::Send { file, timeout, receipts } => {
-            send::run(&config.ingest.socket, &file, timeout, receipts)
+            send::run(&config.ingest.socket, instance.as_deref(), &file, timeout, receipts)
         }
         Configured::Demo { sessions, events, seed, json } => {
             let demo = |program| demo::Settings { program, overrides, sessions, events, seed };

@@ -22,6 +22,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use self::line::{Line, Outcome, group};
+use super::operate::of_instance;
 use super::{Exit, had_enough, told};
 use crate::event::VisibleJson;
 use crate::event::noun;
@@ -112,8 +113,15 @@ struct Try {
     failure: Option<SendError>,
 }
 
-/// Submits the lines of `file`, or of standard input for `-`, and prints the replies.
-pub(super) fn run(socket: &Path, file: &Path, timeout: Duration, receipts: bool) -> Exit {
+/// Submits the lines of `file`, or of standard input for `-`, to the daemon at `socket`, which is that of `instance`, and prints
+/// the replies.
+pub(super) fn run(
+    socket: &Path,
+    instance: Option<&str>,
+    file: &Path,
+    timeout: Duration,
+    receipts: bool,
+) -> Exit {
     let mut sender = Sender {
         socket,
         timeout,
@@ -128,7 +136,7 @@ pub(super) fn run(socket: &Path, file: &Path, timeout: Duration, receipts: bool)
     };
     let ended = sender.send(file);
     if let Err(error) = &ended {
-        told(&error.to_string());
+        told(&of_instance(&error.to_string(), instance));
     }
     if let Some(error) = &sender.output {
         told(&format!("standard output cannot be written: {error}; sending went on all the same"));

@@ -316,6 +316,14 @@ fn a_list_is_no_reply() {
 }
 
 #[test]
+fn an_instance_that_does_not_run_is_named_in_what_is_to_be_looked_at() {
+    let folder = TempDir::new().expect("a folder");
+    let sent = send(folder.path(), &["--instance", "shop", "--timeout", "0s"], &line("1"));
+    let told = "is the daemon running? systemctl status target-notifyd@shop tells";
+    assert!(sent.code == Some(69) && sent.told.contains(told), "{}", sent.told);
+}
+
+#[test]
 fn a_socket_that_may_not_be_opened_is_told_at_once() {
     let folder = TempDir::new().expect("a folder");
     let socket = folder.path().join("notify.sock");
