@@ -1,6 +1,7 @@
 //! How Target is reached: the settings, the HTTP client that they ask for, and what may be wrong with them.
 
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ const SHORTEST_PING: Duration = Duration::from_secs(1);
 /// (nginx): with the client's own 90 s, the first request after a pause could meet a connection that is being closed,
 /// and nobody knows then whether it was taken.
 pub(super) const LONGEST_IDLE: Duration = Duration::from_secs(50);
+
+/// The longest file of root certificates that is read, in bytes: all that a system trusts are a quarter of a mebibyte.
+const MAX_CA_FILE_BYTES: u64 = 4 * 1_024 * 1_024;
 
 /// What to do about a file without certificates.
 pub const GIVE_PEM: &str = "give it certificates as PEM";
@@ -138,7 +142,7 @@ impl Authorities {
 
     fn read(path: &Path) -> Result<Self, TransportError> {
         let pem =
-            std::fs::read(path).map_err(|source| TransportError::CaFile { path: path.to_owned(), source })?;
+            bytes_of(path).map_err(|source| TransportError::CaFile { path: path.to_owned(), source })?;
         let wrong = |what| TransportError::Certificates { path: path.to_owned(), what };
         let bad = |error: reqwest::Error| {
             wrong(format!("holds a certificate that cannot be used ({})", told(&error)))
@@ -152,6 +156,19 @@ impl Authorities {
         Client::builder().tls_certs_only(certificates.clone()).build().map_err(bad)?;
         Ok(Self { certificates, fingerprint: xxh3_64(&pem) })
     }
+}
+
+/// What the file at `path` holds. Who opens a FIFO waits, perhaps for ever, and a device may have no end: neither is read.
+fn bytes_of(path: &Path) -> io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_CA_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_CA_FILE_BYTES {
+        return Err(io::Error::other(format!("it is longer than {MAX_CA_FILE_BYTES} bytes")));
+    }
+    Ok(bytes)
 }
 
 /// How many root certificates the file at `path` adds (`target.ca_file`).

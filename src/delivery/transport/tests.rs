@@ -1,7 +1,10 @@
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::super::settings::{LONGEST_IDLE, authorities};
 use super::*;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -345,6 +348,23 @@ fn a_file_without_a_certificate_is_told_by_its_name() {
         assert!(error.to_string().contains(&path.display().to_string()), "{error}");
     }
     assert!(matches!(authorities(&folder.path().join("none")), Err(TransportError::CaFile { .. })));
+}
+
+#[test]
+fn a_file_of_authorities_that_may_have_no_end_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pipe, long) = (folder.path().join("pipe"), folder.path().join("long"));
+    mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+    std::fs::File::create(&long).unwrap().set_len(5 * 1_024 * 1_024).unwrap();
+    for (path, why) in [
+        (&*pipe, "it is no regular file"),
+        (folder.path(), "it is no regular file"),
+        (Path::new("/dev/zero"), "it is no regular file"),
+        (&*long, "it is longer than 4194304 bytes"),
+    ] {
+        let error = authorities(path).unwrap_err().to_string();
+        assert!(error.contains(why) && error.contains(&path.display().to_string()), "{error}");
+    }
 }
 
 #[test]
