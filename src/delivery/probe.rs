@@ -5,8 +5,9 @@
 //! other side has begun to speak that.
 
 use std::error::Error;
+use std::io;
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -67,9 +68,9 @@ pub async fn connect(settings: &Settings, url: &str) -> Result<Result<Duration, 
     let began = Instant::now();
     let asked = client.head(url).send().await;
     let took = began.elapsed();
-    Ok(match (made.get(), asked) {
-        (Some(Ok(())), _) => Ok(took),
-        (Some(Err(detail)), _) => Err(NoWay { failure: Failure::Reset, detail: detail.clone() }),
+    let made = made.lock().unwrap_or_else(PoisonError::into_inner).take();
+    Ok(match (made, asked) {
+        (Some(stands), _) => stands.map(|()| took),
         (None, Err(error)) => {
             Err(NoWay { failure: failure(&error), detail: response::printable(&told(&error)) })
         }
@@ -83,8 +84,14 @@ fn sentence(error: &(dyn Error + 'static)) -> String {
     response::printable(&causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
 }
 
-/// Whether the connection that was made may carry requests, or why not; nothing until it was.
-type Made = Arc<OnceLock<Result<(), String>>>;
+/// Whether the connection that was made may carry requests, or why not; nothing until it was. A lock: whoever asked looks
+/// once the connection is given up.
+type Made = Arc<Mutex<Option<Result<(), NoWay>>>>;
+
+fn note(made: &Made, stands: Result<(), NoWay>) {
+    // Nothing under this lock panics.
+    *made.lock().unwrap_or_else(PoisonError::into_inner) = Some(stands);
+}
 
 /// Notes that a connection was made, and ends the request there.
 #[derive(Clone)]
@@ -122,19 +129,21 @@ where
         let (connecting, made) = (self.inner.call(request), Arc::clone(&self.made));
         Box::pin(async move {
             let connection = connecting.await?;
-            let stands = match connection.connected().is_negotiated_h2() {
-                true => speaks_http_2(connection).await,
-                false => Ok(()),
+            let stands = if connection.connected().is_negotiated_h2() {
+                // The time for all of this may be over before anything comes.
+                note(&made, Err(unspoken("nothing came within target.connect_timeout")));
+                speaks_http_2(connection).await
+            } else {
+                Ok(())
             };
-            // It is made once.
-            let _before = made.set(stands);
+            note(&made, stands);
             Err("the connection was only tried".into())
         })
     }
 }
 
 /// Begins to speak HTTP/2; an error says what the other side does instead.
-async fn speaks_http_2(connection: impl Read + Write + Unpin) -> Result<(), String> {
+async fn speaks_http_2(connection: impl Read + Write + Unpin) -> Result<(), NoWay> {
     let (mut stream, mut head) = (TokioIo::new(connection), [0; HEAD_BYTES]);
     let exchanged = async {
         stream.write_all(PREFACE).await?;
@@ -144,7 +153,17 @@ async fn speaks_http_2(connection: impl Read + Write + Unpin) -> Result<(), Stri
     let why = match exchanged.await {
         Ok(_) if matches!(head, [_, _, _, SETTINGS, ..]) => return Ok(()),
         Ok(_) => format!("it begins with {}", response::printable(&String::from_utf8_lossy(&head))),
+        // With TLS 1.3 our end of a handshake is over before the other side's, which may ask for a certificate of ours.
+        Err(error) if error.get_ref().is_some_and(|error| error.is::<rustls::Error>()) => {
+            return Err(NoWay { failure: Failure::Tls, detail: error.to_string() });
+        }
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => "it closes the connection".to_owned(),
         Err(error) => error.to_string(),
     };
-    Err(format!("HTTP/2 was agreed on in the TLS handshake, and is not spoken then: {why}"))
+    Err(unspoken(&why))
+}
+
+fn unspoken(why: &str) -> NoWay {
+    let detail = format!("HTTP/2 was agreed on in the TLS handshake, and is not spoken then: {why}");
+    NoWay { failure: Failure::Reset, detail }
 }

@@ -371,10 +371,13 @@ async fn the_way_to_target_is_tried_without_sending_anything() {
 async fn a_server_that_does_not_speak_what_its_handshake_offers_is_told() {
     let (folder, ours) = (TempDir::new().expect("a folder"), Authority::new("Ours"));
     let authority = format!("target.ca_file={}", ours.file(&folder).display());
-    for (answer, why) in [
-        (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "it begins with HTTP/1.1"),
-        (b"", "early eof"),
-        (b"\0\0\0\x04\0\0\0\0\0", ""),
+    let (http_1, help) = (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "offer http/1.1 alone");
+    for (answer, is_clear, why, helps) in [
+        (http_1, false, "it begins with HTTP/1.1", help),
+        (b"", false, "it closes the connection", help),
+        // As TLS tells of a handshake that the other side ends with an alert.
+        (http_1, true, "corrupt message", "whether this port serves https"),
+        (b"\0\0\0\x04\0\0\0\0\0", false, "", "no request was sent"),
     ] {
         let acceptor = ours.server("127.0.0.1", Validity::Now, &["h2"]);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -385,7 +388,10 @@ async fn a_server_that_does_not_speak_what_its_handshake_offers_is_told() {
             let mut preface = [0; 24];
             stream.read_exact(&mut preface).await.expect("HTTP/2 begins");
             assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-            stream.write_all(answer).await.expect("it is read");
+            match is_clear {
+                true => stream.get_mut().0.write_all(answer).await.expect("it is read"),
+                false => stream.write_all(answer).await.expect("it is read"),
+            }
             // It may be given up by now.
             let _ended = stream.shutdown().await;
         });
@@ -393,13 +399,39 @@ async fn a_server_that_does_not_speak_what_its_handshake_offers_is_told() {
         let command = check(folder.path(), &endpoint, &["--online", "-o", &limit, "-o", &authority]);
         let (code, out, _) = tokio::task::spawn_blocking(move || ended(command)).await.expect("no panic");
         serving.await.expect("no panic");
-        match why {
-            "" => assert!(code == Some(0) && out.contains("no request was sent"), "{out}"),
-            _ => {
-                assert!(code == Some(1) && out.contains(why) && out.contains("offer http/1.1 alone"), "{out}")
-            }
+        let expected = i32::from(!why.is_empty());
+        assert!(code == Some(expected) && out.contains(why) && out.contains(helps), "{why}: {out}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_silent_after_its_handshake_is_not_told_as_one_without_a_handshake() {
+    let (folder, ours) = (TempDir::new().expect("a folder"), Authority::new("Ours"));
+    let authority = format!("target.ca_file={}", ours.file(&folder).display());
+    let acceptor = ours.server("127.0.0.1", Validity::Now, &["h2"]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let endpoint = format!("https://{}", listener.local_addr().expect("an address"));
+    let serving = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            // Where the time was too short for it there is none.
+            held.push(acceptor.accept(stream).await);
+        }
+    });
+    let mut told = String::new();
+    // The handshake has to be over by then, however slow the machine is.
+    for limit in ["100ms", "1s", "10s", AMPLE] {
+        let limit = format!("target.connect_timeout={limit}");
+        let command = check(folder.path(), &endpoint, &["--online", "-o", &limit, "-o", &authority]);
+        let (code, out, _) = tokio::task::spawn_blocking(move || ended(command)).await.expect("no panic");
+        assert_eq!(code, Some(1), "{out}");
+        told = out;
+        if told.contains("is not spoken then: nothing came within target.connect_timeout") {
+            break;
         }
     }
+    assert!(told.contains("HTTP/2 was agreed on") && !told.contains("no TLS handshake"), "{told}");
+    serving.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
