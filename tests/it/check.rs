@@ -339,13 +339,14 @@ async fn the_way_to_target_is_tried_without_sending_anything() {
     // Without TLS nobody asks a proxy for the way before there is a request.
     let accepting = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let proxied = format!("target.proxy=http://{}", accepting.local_addr().expect("an address"));
-    let clear = ["-o", "target.allow_http=true", "-o", &proxied];
+    let clear = ["--instance", "shop", "-o", "target.allow_http=true", "-o", &proxied];
     let (code, out, _) = tried("http://nowhere.invalid", AMPLE, &clear).await;
     assert!(code == Some(0) && !out.contains("nowhere.invalid through"), "{out}");
     assert!(
         out.contains("warning  target.endpoint ") && out.contains("whether nowhere.invalid is, a first"),
         "{out}"
     );
+    assert!(out.contains("target-notifyd --instance shop tail --outcome retry"), "{out}");
 
     // Who is bound and does not listen refuses; who listens and accepts nothing is silent.
     let socket = TcpSocket::new_v4().expect("a socket");

@@ -17,6 +17,7 @@ use clap::Args;
 use nix::unistd::{Uid, User};
 
 use self::report::{Finding, Report, State};
+use super::operate::of_instance;
 use super::run::settings;
 use super::runtime::{leave, runtime};
 use super::{Exit, ended, told};
@@ -76,6 +77,9 @@ pub(super) fn run(sources: &Sources, arguments: &Arguments) -> Exit {
     problems.extend(unusable.map(|error| refused(sources, error)));
     // What is wrong stands last, where it is read first.
     findings.sort_by_key(|finding| finding.state);
+    for finding in &mut findings {
+        finding.act = of_instance(&finding.act, sources.instance.as_deref());
+    }
     findings.iter().for_each(|finding| report.finding(finding));
     let failed = findings.iter().any(|finding| finding.state == State::Failed);
     let exit = match (problems.is_empty(), failed) {

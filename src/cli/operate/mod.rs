@@ -55,7 +55,7 @@ pub(super) fn run(config: &Config, instance: Option<&str>, command: Operate) -> 
 pub(super) fn of_instance(text: &str, instance: Option<&str>) -> String {
     let Some(name) = instance else { return text.to_owned() };
     let mut text = text.to_owned();
-    for what in ["status", "restart"] {
+    for what in ["status", "restart", "edit"] {
         let unit = format!("systemctl {what} target-notifyd");
         text = text.replace(&unit, &format!("{unit}@{name}"));
     }
@@ -153,6 +153,10 @@ mod tests {
                 "target-notifyd --instance shop dead export > letters.jsonl && target-notifyd --instance shop dead delete --all",
             ),
             ("systemctl restart target-notifyd", "systemctl restart target-notifyd@shop"),
+            (
+                "see systemctl status target-notifyd.socket, or systemctl edit target-notifyd",
+                "see systemctl status target-notifyd@shop.socket, or systemctl edit target-notifyd@shop",
+            ),
             (
                 "is it running? systemctl status target-notifyd tells",
                 "is it running? systemctl status target-notifyd@shop tells",
