@@ -90,6 +90,7 @@ impl Server {
         while self.taken.events.load(Ordering::SeqCst) < count {
             self.taken.enough.notified().await;
         }
+        self.taken.wanted.store(0, Ordering::SeqCst);
         Ok(())
     }
 }
