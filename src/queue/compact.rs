@@ -88,6 +88,8 @@ impl Writer {
             Err(error) => {
                 told_of(&error.into(), old);
                 self.undo(made)?;
+                // The old one may need its room, and waits for that without end where the disk is full.
+                let _unfinished = self.folder.clear_construction();
                 Engine::open(old, &self.folder).map_err(CommitError::from)
             }
         })?;

@@ -642,6 +642,32 @@ fn a_limit_of_open_files_while_a_database_is_made_smaller_is_no_failed_disk() {
     assert!(says(&log, "the database is mostly empty, and could not be copied"), "{log:#?}");
 }
 
+/// Where it is the full disk that keeps both from opening, the room of the copy is what the old one needs.
+#[test]
+fn a_full_disk_while_a_database_is_made_smaller_keeps_no_copy() {
+    let Some(disk) = Small::mount(32 * MIB, 0) else { return };
+    let queue = disk.path().join("queue");
+    let stage = Stage::new(&queue, 12 * MIB, MIB);
+    let mut command = stage.command();
+    command.args(["-o", "queue.max_bytes=32MiB"]);
+    let fault = "open@events.2/conf:1:ENOSPC:ever,open@events.1/conf:3:ENOSPC";
+    preload(&mut command, disk.path(), &stage.folder.path().join("record"), fault);
+    let (daemon, mut log) = started(&mut command);
+    let mut acknowledged = stage.submit_until("full", 256, |answers| answers.full > 0);
+    stage.heal();
+    stage.taken(&acknowledged);
+    disk.fill(6 * MIB);
+    while stage.pending() > 0 {}
+    // Where producers were turned away before, there is time to make it smaller.
+    for round in 0..3 {
+        acknowledged.extend(burst(stage.folder.path(), &format!("back{round}"), 1, 100).queued);
+    }
+    log.says("the database is mostly empty, and could not be copied");
+    log.says(AGAIN);
+    assert!(!queue.join("events.new").exists());
+    stage.end(&queue, daemon, log, &acknowledged);
+}
+
 /// Starts a daemon that cannot open its queue, and gives its exit code and what it said.
 fn refused(command: &mut Command) -> (Option<i32>, String) {
     let ended = command.output().expect("the daemon starts");
