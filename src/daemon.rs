@@ -250,7 +250,7 @@ impl Daemon {
             event = "started", socket = %self.listener.place(), pending = balance.pending(), accepted = balance.accepted,
             "the daemon takes events in"
         );
-        let set = report::clock_set(&self.store)?;
+        let set = report::clock_set(&self.store, self.settings.schedule.max_age)?;
         let scheduler = self.scheduler(set)?;
         let Self { settings, clock, mut queue, store, control, listener, transport, went, meter, .. } = self;
         let Self { administered, asks, manager, scraped, reloads, .. } = self;

@@ -17,6 +17,8 @@ use crate::schedule::CLOCK_SLACK;
 
 /// The name under which the queue keeps when the wall clock was last seen to be set, by how it was set then.
 const CLOCK_SET: &str = "clock-set";
+/// The name under which an older program kept the moment before which nothing expires: that one, and `queue.max_age`.
+const EXPIRY_FROM: &str = "expiry-from";
 /// How often that is noted again: what is stored meanwhile seems as old to the next process as the note.
 const NOTE_EVERY: Duration = Duration::from_secs(3_600);
 /// How often the clock and the dead letters are looked after at least, however seldom the summary is told.
@@ -51,10 +53,16 @@ impl Pace {
     }
 }
 
-/// When an earlier process last saw the clock set, by the clock as it was then.
-pub(super) fn clock_set(store: &Store) -> Result<Option<Moment>, Failed> {
-    let kept: Option<[u8; 8]> = store.meta(CLOCK_SET)?.and_then(|bytes| bytes.try_into().ok());
-    Ok(kept.map(|bytes| Moment::from_micros(u64::from_be_bytes(bytes))))
+/// When an earlier process last saw the clock set, by the clock as it was then. An older program kept when `max_age` was
+/// over after that.
+pub(super) fn clock_set(store: &Store, max_age: Duration) -> Result<Option<Moment>, Failed> {
+    let kept = |name| -> Result<Option<Moment>, Failed> {
+        let bytes: Option<[u8; 8]> = store.meta(name)?.and_then(|bytes| bytes.try_into().ok());
+        Ok(bytes.map(|bytes| Moment::from_micros(u64::from_be_bytes(bytes))))
+    };
+    let older =
+        kept(EXPIRY_FROM)?.map(|until| Moment::ZERO.after(until.since(Moment::ZERO).saturating_sub(max_age)));
+    Ok(kept(CLOCK_SET)?.max(older))
 }
 
 impl Reporter {
@@ -252,7 +260,7 @@ mod tests {
         let ended = CancellationToken::new();
         ended.cancel();
         reporter(stage, clock, set).run(ended).await;
-        clock_set(&stage.queue.store()).unwrap()
+        clock_set(&stage.queue.store(), Duration::ZERO).unwrap()
     }
 
     #[tokio::test]
@@ -263,7 +271,8 @@ mod tests {
         for (minutes, is_noted) in [(59, false), (60, true)] {
             let before = clock.now().since(Moment::ZERO) - Duration::from_secs(minutes * 60);
             reporter.look_at_clock(&mut Some(Moment::ZERO.after(before)), Duration::ZERO).await;
-            assert_eq!(clock_set(&stage.queue.store()).unwrap().is_some(), is_noted, "{minutes}");
+            let set = clock_set(&stage.queue.store(), Duration::ZERO).unwrap();
+            assert_eq!(set.is_some(), is_noted, "{minutes}");
         }
         drop(reporter);
         stage.queue.shutdown().await.unwrap();
@@ -279,6 +288,24 @@ mod tests {
             let wall = Moment::from_millis(clock.wall_ms());
             assert_eq!(set.is_some_and(|set| wall.since(set) < hour), is_noted, "{set_on:?}: {set:?}");
         }
+        stage.queue.shutdown().await.unwrap();
+    }
+
+    /// It kept the moment before which nothing expires.
+    #[tokio::test]
+    async fn what_an_older_program_noted_of_the_clock_is_read() {
+        let stage = Stage::new();
+        let (store, day) = (stage.queue.store(), Duration::from_secs(86_400));
+        let noted = |days: u32| Moment::ZERO.after(day * days);
+        let bytes = |at: Moment| at.as_micros().to_be_bytes().to_vec();
+        store.put_meta("expiry-from", bytes(noted(100))).await.unwrap();
+        assert_eq!(clock_set(&store, 2 * day).unwrap(), Some(noted(98)));
+        assert_eq!(clock_set(&store, 200 * day).unwrap(), Some(Moment::ZERO));
+        for (later, set) in [(97, 98), (99, 99)] {
+            store.put_meta(CLOCK_SET, bytes(noted(later))).await.unwrap();
+            assert_eq!(clock_set(&store, 2 * day).unwrap(), Some(noted(set)));
+        }
+        drop(store);
         stage.queue.shutdown().await.unwrap();
     }
 
