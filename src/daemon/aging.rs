@@ -24,6 +24,8 @@ const MAX_REST: Duration = Duration::from_secs(3_600);
 
 /// Where a pass over the dead letters is.
 pub(super) struct Aging {
+    /// When the process began.
+    began: Moment,
     /// Where its next page begins.
     from: Seq,
     /// When that is looked at.
@@ -31,9 +33,14 @@ pub(super) struct Aging {
 }
 
 impl Aging {
-    /// Before the first page, at the end of a rest.
-    pub(super) fn after_rest(now: Moment, max_age: Duration) -> Self {
-        Self { from: Seq(0), due: now.after((max_age / PASSES).min(MAX_REST)) }
+    /// Before the first page, which is due a rest after the process `began`.
+    pub(super) fn after_rest(began: Moment, max_age: Duration) -> Self {
+        Self { began, from: Seq(0), due: began.after(rest(max_age)) }
+    }
+
+    /// Goes by another age, from the first page on. A process that has rested since it began does not do so again.
+    pub(super) fn go_by(&mut self, max_age: Duration) {
+        *self = Self::after_rest(self.began, max_age);
     }
 
     /// Deletes those of the next page that are older than `max_age`, if it is due; `set` is when the clock was last seen
@@ -52,7 +59,7 @@ impl Aging {
         let Ok(letters) = blocking(move || reading.dead_since(from, LETTERS_A_LOOK)).await else { return };
         match letters.last() {
             Some((last, _)) if letters.len() >= LETTERS_A_LOOK => self.from = last.next(),
-            _ => *self = Self::after_rest(now, max_age),
+            _ => *self = Self { from: Seq(0), due: now.after(rest(max_age)), ..*self },
         }
         let old = letters.iter().filter(|(_, at)| age(now, *at, set) > max_age);
         let old: Vec<Seq> = old.map(|(seq, _)| *seq).collect();
@@ -69,6 +76,11 @@ impl Aging {
             }
         }
     }
+}
+
+/// How long nothing is looked at before and after a pass.
+fn rest(max_age: Duration) -> Duration {
+    (max_age / PASSES).min(MAX_REST)
 }
 
 /// How old a letter surely is that was set aside `at` then.
@@ -109,5 +121,16 @@ mod tests {
             Aging::after_rest(Moment::ZERO, max_age).due.since(Moment::ZERO).as_secs()
         };
         assert_eq!([20, 3_600, 86_400 * 365].map(seconds), [1, 180, 3_600]);
+    }
+
+    /// Whoever makes room for dead letters by a reload does not wait for that.
+    #[test]
+    fn another_age_begins_no_other_rest() {
+        let began = Moment::ZERO.after(Duration::from_secs(100));
+        let mut aging = Aging::after_rest(began, Duration::ZERO);
+        aging.from = Seq(7);
+        aging.due = began.after(MAX_REST * 9);
+        aging.go_by(Duration::from_secs(20));
+        assert_eq!((aging.from, aging.due), (Seq(0), began.after(Duration::from_secs(1))));
     }
 }

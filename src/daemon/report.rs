@@ -101,7 +101,7 @@ impl Reporter {
                     let before = pace;
                     pace = *self.pace.borrow_and_update();
                     if pace.dead_max_age != before.dead_max_age {
-                        aging = Aging::after_rest(self.clock.now(), pace.dead_max_age);
+                        aging.go_by(pace.dead_max_age);
                     }
                     if pace.interval != before.interval {
                         ticks = begun(pace.interval).await;
