@@ -462,6 +462,8 @@ fn an_end_on_a_full_disk_is_not_held_up_by_an_operator() {
     let stage = Stage::new(&queue, 0, 0);
     let (mut daemon, mut log) = stage.start();
     let acknowledged = burst(stage.folder.path(), "before", 400, 2_000).queued;
+    // What is being sent is not dropped, which all of it may be at first.
+    log.says("the host fails");
     disk.fill(0);
     let endpoint = format!("http://{}", stage.sandbox.address());
     let drop = ["queue", "drop", "--all", "--reason", "a rehearsal"];
