@@ -47,9 +47,10 @@ async fn whole(
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 50")]
     let typical = a_request.round().max(1.0) as usize;
     let (address, delivered) = (server.address, rate(events, time));
-    let bare = limits::http(address, bytes, typical, CONNECTIONS, settings.time).await?;
+    let body = limits::body(bytes, typical);
+    let bare = limits::http(address, &body, CONNECTIONS, settings.time).await?;
     report.beside(part, "delivered", "1/s", delivered, ("bare HTTP client", bare * typical as f64));
-    let library = limits::library(address, bytes, typical, CONNECTIONS, settings.time).await?;
+    let library = limits::library(address, &body, CONNECTIONS, settings.time).await?;
     report.beside(part, "delivered", "1/s", delivered, ("the HTTP library", library * typical as f64));
     report.add(part, "accepted", "1/s", rate(seen.events, seen.time));
     report.add(part, "requests", "1/s", rate(requests, time));

@@ -133,8 +133,8 @@ pub(super) async fn parse(bytes: usize, time: Duration) -> Result<f64, TrialErro
     Ok(parsed.await?)
 }
 
-/// A body of `events` events of `bytes`.
-fn body(bytes: usize, events: usize) -> String {
+/// A body of `events` events of `bytes`, for clients to post.
+pub(super) fn body(bytes: usize, events: usize) -> String {
     let one =
         |number: usize| format!(r#"{{"id":"bare-{number}","x":"{}"}}"#, "x".repeat(bytes.saturating_sub(30)));
     let notifications = (0..events).map(one).collect::<Vec<_>>().join(",");
@@ -142,29 +142,26 @@ fn body(bytes: usize, events: usize) -> String {
 }
 
 /// Requests a second of the HTTP library's client alone, which neither stores nor schedules nor settles anything:
-/// `connections` at a time post bodies of `events` events of `bytes`.
+/// `connections` at a time post `body`.
 pub(super) async fn library(
     address: SocketAddr,
-    bytes: usize,
-    events: usize,
+    body: &str,
     connections: usize,
     time: Duration,
 ) -> Result<f64, TrialError> {
-    let (url, body, began) = (format!("http://{address}{RESOURCE}"), body(bytes, events), Instant::now());
-    let answers = delivery::client_alone(&url, &body, connections, time).await;
+    let (url, began) = (format!("http://{address}{RESOURCE}"), Instant::now());
+    let answers = delivery::client_alone(&url, body, connections, time).await;
     Ok(rate(answers.map_err(system("the HTTP library's request failed"))?, began.elapsed()))
 }
 
-/// Requests a second of bare HTTP clients on `connections` that post bodies of `events` events of `bytes`.
+/// Requests a second of bare HTTP clients on `connections` that post `body`.
 pub(super) async fn http(
     address: SocketAddr,
-    bytes: usize,
-    events: usize,
+    body: &str,
     connections: usize,
     time: Duration,
 ) -> Result<f64, TrialError> {
     let failed = |error| system("the bare client's request failed")(error);
-    let body = body(bytes, events);
     let request = format!(
         "POST {RESOURCE} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
