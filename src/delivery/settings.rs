@@ -16,7 +16,7 @@ use super::transport::told;
 /// A peer may take this long for an HTTP/2 ping, however short `target.connect_timeout` is.
 const SHORTEST_PING: Duration = Duration::from_secs(1);
 
-/// A connection that carries no request for this long is closed. Load balancers close it after 60 s (AWS ALB) or 75 s
+/// A connection that carries no request for this long carries none any more, and is closed soon. Load balancers close it after 60 s (AWS ALB) or 75 s
 /// (nginx): with the client's own 90 s, the first request after a pause could meet a connection that is being closed,
 /// and nobody knows then whether it was taken.
 pub(super) const LONGEST_IDLE: Duration = Duration::from_secs(50);

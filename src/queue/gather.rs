@@ -168,6 +168,7 @@ mod tests {
         let last = LastCommit::of(&BTreeMap::from([(1, 1), (2, 64), (3, 2), (4, 1)]), Duration::ZERO);
         assert_eq!(last.producers, BTreeSet::from([1, 4]));
     }
+
     /// A scan finds as many damaged pages as there are, while a commit is under way.
     #[test]
     fn a_commit_sets_as_many_pages_aside_as_it_may_have_events() {

@@ -93,6 +93,7 @@ mod tests {
             ("v".to_owned(), "-".to_owned())
         );
     }
+
     #[test]
     fn what_target_said_keeps_its_sentences_and_no_id() {
         let (session, token) = ("0a1b2c3d4e5f60718293a4b5c6d7e8f9", "4q2+zhWFJ3k/cAlhjaT6eZ_9-dIXW==");
