@@ -94,6 +94,11 @@ impl<'i> Waiting<'i> {
         self.inbox.wait(count, until)
     }
 
+    /// Whether nothing was asked for by now that is in no commit yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.commands.is_empty() && self.inbox.is_empty()
+    }
+
     /// Takes in everything that was asked for by now.
     pub(super) fn take_in(&mut self) {
         self.commands.extend(self.inbox.take());

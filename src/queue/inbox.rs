@@ -103,6 +103,11 @@ impl Receiver {
         std::mem::take(&mut self.0.state().commands)
     }
 
+    /// Whether nothing was asked for by now.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.state().commands.is_empty()
+    }
+
     /// Waits until `count` commands are there, but not beyond `until`; without it as long as it takes.
     pub(super) fn wait(&self, count: usize, until: Option<Instant>) -> Waited {
         let mut state = self.0.state();

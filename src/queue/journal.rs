@@ -145,6 +145,11 @@ impl Journal {
         Ok(())
     }
 
+    /// Prepares the file for the next commits, where that is due; what is durable stays as it is.
+    pub(super) fn write_ahead(&self) -> Result<(), JournalError> {
+        self.state().tail.write_ahead(self.size.segment_bytes())
+    }
+
     /// An empty batch.
     pub(super) fn batch(&self) -> Batch {
         let mut frames = std::mem::take(&mut self.state().spare);

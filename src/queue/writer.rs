@@ -103,8 +103,16 @@ impl Writer {
             let (mut appends, asked) = waiting.next_commit();
             let mut plan = Plan { batch: self.engine.batch(), ledger: self.ledger, asked, ..Plan::default() };
             stop |= plan.has_stop();
-            match self.store(&mut plan, &mut appends) {
-                Ok(()) => self.publish(plan),
+            let stored = self.store(&mut plan, &mut appends).and_then(|()| {
+                self.publish(std::mem::take(&mut plan));
+                // On a disk that is short of room removals need it more.
+                match waiting.is_empty() && !stop && !self.space.is_tight() {
+                    true => self.engine.write_ahead(),
+                    false => Ok(()),
+                }
+            });
+            match stored {
+                Ok(()) => {}
                 Err(error) if error.disk_full() => {
                     stop = false;
                     waiting.put_back(appends.into_iter().map(Command::Append));

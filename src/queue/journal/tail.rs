@@ -24,6 +24,8 @@ const AHEAD_BYTES: u64 = 128 * 1_024;
 /// Zeros are written for this many commits where [`AHEAD_BYTES`] would not be enough: the commit that also syncs the
 /// zeros takes the longer, the more there are.
 const AHEAD_COMMITS: u64 = 8;
+/// With zeros for fewer commits than this, more are written as soon as nobody waits.
+const AHEAD_LEAST: u64 = 4;
 /// The largest commit that zeros are written for, in bytes: those of larger ones cost more than they save.
 const AHEAD_COMMIT_BYTES: u64 = 128 * 1_024;
 /// What the zeros are written from.
@@ -56,6 +58,8 @@ pub(super) struct Tail {
     changes: u32,
     /// Whether the next commit begins a segment, however small the last one is.
     pub(super) begins: bool,
+    /// How long the last commit is, where others like it may follow that zeros are written for; else 0.
+    like_it: u64,
 }
 
 /// A commit that is durable.
@@ -94,6 +98,7 @@ impl Tail {
             commit,
             changes: 0,
             begins: false,
+            like_it: 0,
         })
     }
 
@@ -202,9 +207,9 @@ impl Tail {
             self.ahead = self.ahead.max(end);
             return Err(JournalError::Write(error));
         }
-        if wants_zeros {
-            let ahead = AHEAD_BYTES.max(AHEAD_COMMITS * frames.len() as u64);
-            self.write_ahead(end, ahead, segment_bytes).map_err(JournalError::Write)?;
+        self.like_it = if wants_zeros { frames.len() as u64 } else { 0 };
+        if wants_zeros && end > self.ahead {
+            self.write_zeros(end, segment_bytes)?;
         }
         reach("commit", "written");
         self.file.sync_data().map_err(JournalError::Sync)?;
@@ -227,14 +232,24 @@ impl Tail {
         Ok(())
     }
 
-    /// Writes `ahead` bytes of zeros behind a commit that ends at `end`, where there are none any more. A full disk has
-    /// no room for them, and the commit needs none of them.
-    fn write_ahead(&mut self, end: u64, ahead: u64, segment_bytes: u64) -> io::Result<()> {
-        if end <= self.ahead {
+    /// Makes zeros durable where there are too few for the commits that may follow. Whoever commits does so while nobody
+    /// waits, so that no commit has to.
+    pub(super) fn write_ahead(&mut self, segment_bytes: u64) -> Result<(), JournalError> {
+        let (_, end) = self.last();
+        let least = (end + AHEAD_LEAST * self.like_it).min(segment_bytes);
+        if self.like_it == 0 || self.ahead >= least {
             return Ok(());
         }
-        let until = (end + ahead).min(segment_bytes);
-        self.ahead = end;
+        self.write_zeros(end, segment_bytes)?;
+        reach("journal", "ahead");
+        self.file.sync_data().map_err(JournalError::Sync)
+    }
+
+    /// Writes zeros behind a commit that ends at `end`, from where there are none any more. A full disk has no room for
+    /// them, and no commit needs them.
+    fn write_zeros(&mut self, end: u64, segment_bytes: u64) -> Result<(), JournalError> {
+        let until = (end + AHEAD_BYTES.max(AHEAD_COMMITS * self.like_it)).min(segment_bytes);
+        self.ahead = self.ahead.max(end);
         while self.ahead < until {
             let count = usize::try_from(until - self.ahead).unwrap_or(usize::MAX).min(ZEROS.len());
             match self.file.write_at(ZEROS.get(..count).unwrap_or_default(), self.ahead) {
@@ -242,7 +257,7 @@ impl Tail {
                 Ok(written) => self.ahead += written as u64,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if is_full(&error) => break,
-                Err(error) => return Err(error),
+                Err(error) => return Err(JournalError::Write(error)),
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 mod moving;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -154,6 +154,44 @@ fn zeros_lie_ahead_of_small_commits_and_go_with_their_segment() {
         commit(140_000);
     }
     assert_eq!(replay(path).unwrap().gaps, 0, "the first segment ends with its last commit");
+}
+
+/// While nobody waits they are written before a commit needs them, and are no more than those that a commit writes.
+#[test]
+fn zeros_are_written_early_while_nobody_waits() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path();
+    let journal = Journal::open(path, Replay::default(), None).unwrap();
+    let early = || {
+        journal.write_ahead().unwrap();
+        length(path, 1).unwrap()
+    };
+    let commit = |bytes| {
+        let mut batch = Batch::default();
+        batch.insert(b"key", vec![7; bytes]);
+        journal.commit(batch).unwrap();
+        replay(path).unwrap().bytes()
+    };
+    assert_eq!(early(), 0);
+    assert_eq!(commit(800), early(), "no zeros for what may be the only commit");
+    let mut written = 0;
+    for _ in 0..100 {
+        let (before, end) = (length(path, 1).unwrap(), commit(10_000));
+        assert!(end < before || written == 0, "a commit met the end of the zeros");
+        let after = early();
+        assert!(after == before || after == end + 128 * 1_024, "{before}, {end}, {after}");
+        written += usize::from(after > before);
+    }
+    assert!((8..=12).contains(&written), "each for about ten commits: {written}");
+    let before = length(path, 1).unwrap();
+    let end = commit(140_000);
+    assert_eq!(early(), end.max(before), "no zeros for so large a commit");
+    assert_eq!(replay(path).unwrap().gaps, 0);
+    // Whether they are durable nobody needs to know, but nobody may build on a file whose sync failed.
+    while commit(10_000) + 40_000 < length(path, 1).unwrap() {}
+    let real = journal.write_to(File::options().write(true).open("/dev/full").unwrap().into());
+    assert!(matches!(journal.write_ahead(), Err(JournalError::Sync(_))));
+    journal.write_to(real);
 }
 
 /// What a start reads of a segment ends there: the end of a commit has to lie before that, or the commit never was.

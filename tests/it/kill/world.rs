@@ -47,6 +47,8 @@ pub(super) struct World {
     down: bool,
     /// Whether a migration is rehearsed at each start.
     pub(super) migrates: bool,
+    /// The setting `queue.max_bytes`.
+    pub(super) max_bytes: &'static str,
 }
 
 /// How the daemon of a round comes to its end.
@@ -82,6 +84,8 @@ impl World {
             lost: BTreeSet::new(),
             down: false,
             migrates: false,
+            // So small a queue has a small journal, which moves on into the engine.
+            max_bytes: "16MiB",
         }
     }
 
@@ -97,11 +101,11 @@ impl World {
     /// Runs the daemon under load until its end, and looks at what it left.
     pub(super) fn round(&mut self, end: End, fault: &str) {
         let endpoint = format!("http://{}", self.sandbox.address());
+        let max_bytes = format!("queue.max_bytes={}", self.max_bytes);
         let mut run = command(
             self.folder.path(),
             &endpoint,
-            // So small a queue has a small journal, which moves on into the engine.
-            &["run", "-o", "queue.min_free=2MiB", "-o", "queue.reserve=1MiB", "-o", "queue.max_bytes=16MiB"],
+            &["run", "-o", "queue.min_free=2MiB", "-o", "queue.reserve=1MiB", "-o", &max_bytes],
         );
         if let End::At(place) | End::Once(place) = end {
             run.env("TARGET_NOTIFYD_FAILPOINT", place);
