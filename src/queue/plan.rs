@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::batch::Batch;
+use super::keys::PageKey;
 use super::pages::PageState;
 use super::{Command, Ledger, OnStored, Requeued};
 use crate::event::{DeadReason, Entry, Event, Seq};
 use crate::failpoint::reach;
 use crate::wire::reply::{Appended, Replier};
 
-/// A commit of as many bytes makes no more letters, nor events of letters: each takes as much as the event, and an
-/// operator names any number of them at once.
-const COMMIT_LETTER_BYTES: usize = 4 * 1_024 * 1_024;
+/// A commit of as many bytes makes no more letters, nor events of letters, and sets no more pages aside: each takes as much
+/// as the event, and an operator, or a scan, names any number of them at once.
+const COMMIT_COPIED_BYTES: usize = 4 * 1_024 * 1_024;
 
 /// What one commit is made of; nothing of it counts before it is durable.
 #[derive(Default)]
@@ -34,6 +35,8 @@ pub(super) struct Plan {
     pub(super) requeued: Vec<(Requeued, usize)>,
     /// How many letters each deletion among them found.
     pub(super) deletions: Vec<u64>,
+    /// Pages that cannot be read, and that it had no room for.
+    pub(super) put_off: Vec<PageKey>,
     /// Pages that it removes, by their first events.
     pub(super) removed: BTreeSet<Seq>,
     /// Large envelopes that go with them, by the first events of their submissions.
@@ -46,9 +49,9 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Whether it has no more room for letters, nor for events that were letters.
+    /// Whether it has no more room for letters, for events that were letters, nor for pages that cannot be read.
     pub(super) fn is_long(&self) -> bool {
-        self.batch.bytes() >= COMMIT_LETTER_BYTES
+        self.batch.bytes() >= COMMIT_COPIED_BYTES
     }
 
     /// Whether the end of the queue was asked for with it.

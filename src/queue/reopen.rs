@@ -84,7 +84,7 @@ impl Writer {
             }
         } else if is_same(&found, &plan.ledger) {
             // It was written whole before the engine met the full disk, and opening synced it.
-            self.publish(plan);
+            self.publish(plan, waiting);
         } else {
             return Err(CommitError::Lost);
         }

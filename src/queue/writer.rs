@@ -104,7 +104,7 @@ impl Writer {
             let mut plan = Plan { batch: self.engine.batch(), ledger: self.ledger, asked, ..Plan::default() };
             stop |= plan.has_stop();
             let stored = self.store(&mut plan, &mut appends).and_then(|()| {
-                self.publish(std::mem::take(&mut plan));
+                self.publish(std::mem::take(&mut plan), &mut waiting);
                 // On a disk that is short of room removals need it more.
                 match waiting.is_empty() && !stop && !self.space.is_tight() {
                     true => self.engine.write_ahead(),
@@ -215,6 +215,7 @@ impl Writer {
                 plan.requeued.push(requeued);
             }
             Command::Put { name, value, .. } => plan.batch.insert(meta(name), value.as_slice()),
+            Command::Quarantine(key) if plan.is_long() => plan.put_off.push(*key),
             Command::Quarantine(key) => self.quarantine(plan, *key)?,
             Command::Trim(key) => {
                 if !plan.removed.contains(&key.first) {
@@ -344,8 +345,12 @@ impl Writer {
         Ok(())
     }
 
-    /// `plan` is durable: only now anybody is told.
-    pub(super) fn publish(&mut self, plan: Plan) {
+    /// `plan` is durable: only now anybody is told. What it put off waits again, but for the next start where the queue
+    /// ends.
+    pub(super) fn publish(&mut self, plan: Plan, waiting: &mut Waiting<'_>) {
+        if !plan.has_stop() {
+            waiting.put_back(plan.put_off.iter().copied().map(Command::Quarantine));
+        }
         for page in plan.fresh {
             self.pages.remember(page);
         }

@@ -148,21 +148,61 @@ async fn an_envelope_that_goes_with_two_damaged_pages_at_once_is_counted_once() 
     let queue = open(settings);
     let store = queue.store();
     // Both are found while the writer is busy, so that one commit sets them aside.
+    let release = keep_busy(&queue).await;
+    assert_eq!(seqs(&store).await, vec![2, 4]);
+    release.send(()).unwrap();
+    store.pulse().await.unwrap();
+    assert_eq!((store.ledger().held_bytes, records(&store, b"v").len()), (held(&store), 1));
+    queue.shutdown().await.unwrap();
+}
+
+/// Each is written once more, whole; the journal takes no commit of more than a segment may have.
+#[tokio::test]
+async fn large_pages_that_cannot_be_read_are_set_aside_in_as_many_commits_as_they_need() {
+    for ends in [false, true] {
+        let folder = TempDir::new().unwrap();
+        let settings = settings(folder.path());
+        let queue = open(settings.clone());
+        for name in ["a", "b", "c", "d", "f"] {
+            append(&queue, vec![submission(name, 1, 3_000_000, 10)]).await;
+        }
+        queue.shutdown().await.unwrap();
+        damage_pages(&settings, &[1, 2, 3, 4, 5]);
+        let queue = open(settings.clone());
+        let (store, release) = (queue.store(), keep_busy(&queue).await);
+        let (mut ledger, before) = (store.watch(), store.counts().commits());
+        assert_eq!(seqs(&store).await, Vec::<u64>::new());
+        if ends {
+            let (ended, released) = tokio::join!(queue.shutdown(), async { release.send(()) });
+            assert!(ended.is_ok() && released.is_ok());
+            assert_eq!((store.counts().commits() - before, store.ledger().balance.quarantined), (1, 2));
+            drop(store);
+            let queue = open(settings);
+            let (mut ledger, store) = (queue.store().watch(), queue.store());
+            assert_eq!(seqs(&store).await, [6]);
+            ledger.wait_for(|ledger| ledger.balance.quarantined == 5).await.unwrap();
+            assert_eq!((store.ledger().imbalance(), store.ledger().held_bytes), (0, held(&store)));
+        } else {
+            release.send(()).unwrap();
+            ledger.wait_for(|ledger| ledger.balance.quarantined == 5).await.unwrap();
+            assert_eq!((store.counts().commits() - before, store.ledger().imbalance()), (3, 0));
+            queue.shutdown().await.unwrap();
+        }
+    }
+}
+
+/// Has the writer store an event, and wait then until it is released: what it is asked for meanwhile comes together.
+async fn keep_busy(queue: &Queue) -> mpsc::Sender<()> {
     let (release, released) = mpsc::channel();
     let (began, begun) = oneshot::channel();
     let busy = OnStored(Box::new(move |_| {
         began.send(()).unwrap();
         released.recv().unwrap();
     }));
-    let (replier, answers) = oneshot::channel::<Vec<Appended>>();
+    let (replier, _answers) = oneshot::channel::<Vec<Appended>>();
     queue.appender().append(1, vec![submission("e", 1, 10, 10)], vec![(0, busy)], Box::new(replier)).await;
     begun.await.unwrap();
-    assert_eq!(seqs(&store).await, vec![2, 4]);
-    release.send(()).unwrap();
-    assert_eq!(answers.await.unwrap(), vec![Appended::Stored]);
-    store.pulse().await.unwrap();
-    assert_eq!((store.ledger().held_bytes, records(&store, b"v").len()), (held(&store), 1));
-    queue.shutdown().await.unwrap();
+    release
 }
 
 /// An event with a large envelope is in pages of its own, and its envelope beside them.
