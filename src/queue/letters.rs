@@ -86,7 +86,7 @@ impl Writer {
     /// Why an event may not come back now.
     fn no_room(&mut self, ledger: &Ledger, bytes: u64) -> Option<String> {
         match self.space.room(bytes) {
-            Room::RemovalsOnly(free) => Some(free.refusal(self.settings.min_free)),
+            Room::RemovalsOnly(free) => Some(self.space.refusal(free)),
             Room::Enough if ledger.balance.pending() >= self.settings.max_events => Some(format!(
                 "the queue holds {} of at most {} events (queue.max_events)",
                 ledger.balance.pending(),

@@ -69,19 +69,6 @@ impl Free {
     pub(super) fn lacks_files(self) -> bool {
         too_few_files(self.files)
     }
-
-    /// Why nothing is appended, where `min_free` bytes are to stay free.
-    pub(super) fn refusal(self, min_free: u64) -> String {
-        let Self { bytes, files } = self;
-        match files.filter(|_| self.lacks_files()) {
-            Some(files) => {
-                format!("the disk has room for {files} more files, and {MIN_FREE_FILES} must stay free")
-            }
-            None => {
-                format!("the disk has {bytes} bytes free, and {min_free} must stay free (queue.min_free)")
-            }
-        }
-    }
 }
 
 /// What a commit may do.
@@ -102,6 +89,8 @@ pub(super) struct Space {
     short: bool,
     /// What was free at the last look.
     last_free: Free,
+    /// What had to be free then for what was to be appended, in bytes.
+    needed: u64,
     /// Whether the engine met the full disk, and no room has shown for certain since.
     full: bool,
     told: Told,
@@ -132,6 +121,7 @@ impl Space {
             held: true,
             short: false,
             last_free: Free::of_bytes(0),
+            needed: 0,
             full: false,
             told: Told::default(),
             probe,
@@ -173,6 +163,10 @@ impl Space {
 
     /// What a commit of `bytes` may do; gives the reserve up, or makes it again, as there is room.
     pub(super) fn room(&mut self, bytes: u64) -> Room {
+        // The journal takes a batch, and moves about twice as much into the engine, which opens a segment ahead. Where
+        // it moves more, and meets the full disk, the database is opened again with the reserve.
+        let needed = bytes.saturating_mul(3).saturating_add(LOG_SEGMENT_BYTES as u64);
+        self.needed = needed;
         let free = match (self.probe)(&self.root) {
             Ok(free) => free,
             Err(error) => {
@@ -184,23 +178,49 @@ impl Space {
             }
         };
         (self.last_free, self.told.unknown) = (free, None);
-        // The journal takes a batch, and moves about twice as much into the engine, which opens a segment ahead. Where
-        // it moves more, and meets the full disk, the database is opened again with the reserve.
-        let needed = bytes.saturating_mul(3).saturating_add(LOG_SEGMENT_BYTES as u64);
         // What is appended gets none of the reserve: it is refused where it has no room.
         let is_spent = free.bytes < LEAST_ROOM || free.files == Some(0);
         let takes_more = |least: u64| free.bytes >= needed.max(least) && !free.lacks_files();
         if is_spent && self.has_reserve() {
             self.give_up();
-        } else if !self.held && takes_more(self.min_free.saturating_add(self.reserve)) {
+        } else if !self.held && takes_more(self.least()) {
             self.make();
         }
-        let enough = self.held && takes_more(self.min_free);
+        let enough = self.held && takes_more(self.least());
         if self.short == enough {
             self.short = !enough;
             self.report(free);
         }
         if enough { Room::Enough } else { Room::RemovalsOnly(free) }
+    }
+
+    /// What must be free for anything to be appended, in bytes; more where the reserve has to be made first, which is given
+    /// up with less than [`LEAST_ROOM`].
+    fn least(&self) -> u64 {
+        match self.held {
+            true => self.min_free,
+            false => self.min_free.max(LEAST_ROOM).saturating_add(self.reserve),
+        }
+    }
+
+    /// Why nothing was appended after the last look, where this is free.
+    pub(super) fn refusal(&self, free: Free) -> String {
+        let (Free { bytes, files }, min_free) = (free, self.min_free);
+        let needed = self.needed.max(self.least());
+        match files.filter(|_| free.lacks_files()) {
+            Some(files) => {
+                format!("the disk has room for {files} more files, and {MIN_FREE_FILES} must stay free")
+            }
+            None if bytes < min_free => {
+                format!("the disk has {bytes} bytes free, and {min_free} must stay free (queue.min_free)")
+            }
+            None if bytes < needed => {
+                format!("the disk has {bytes} bytes free, and {needed} must be free for this")
+            }
+            None => {
+                format!("the disk has {bytes} bytes free, and no room all the same: a quota may be used up")
+            }
+        }
     }
 
     /// Whether the last look found too little room to append.
@@ -273,10 +293,11 @@ impl Space {
 
     fn make(&mut self) {
         let path = self.root.join(RESERVE);
-        // Without a reserve a trial of the room, since a quota shows in no other way.
+        // What goes beyond the reserve is a trial of the room, since a quota shows in no other way.
         let size = i64::try_from(self.reserve.max(LOG_SEGMENT_BYTES as u64)).unwrap_or(i64::MAX);
         let made = expect_file(&path).and_then(|()| File::create(&path)).and_then(|file| {
             posix_fallocate(file.as_fd(), 0, size)?;
+            file.set_len(self.reserve)?;
             file.sync_all()?;
             if self.reserve == 0 { fs::remove_file(&path) } else { Ok(()) }
         });

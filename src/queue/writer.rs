@@ -325,7 +325,7 @@ impl Writer {
     }
 
     pub(super) fn storage_full(&self, free: Free) -> Appended {
-        let message = free.refusal(self.settings.min_free);
+        let message = self.space.refusal(free);
         Appended::Refused { code: Unavailable::StorageFull, message, retry_after: RETRY_AFTER }
     }
 

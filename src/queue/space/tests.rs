@@ -41,6 +41,46 @@ fn the_reserve_is_given_up_for_removals_and_made_again_before_appends() {
     }
 }
 
+/// The disk without what the reserve takes of it.
+#[test]
+fn a_reserve_is_not_made_where_it_would_be_given_up_at_once() {
+    static DISK: AtomicU64 = AtomicU64::new(0);
+    let folder = tempfile::tempdir().unwrap();
+    let probe = |root: &Path| Ok(Free::of_bytes(DISK.load(Ordering::Relaxed) - reserve_bytes(root)));
+    let (min_free, reserve) = (MIB / 2, MIB / 4);
+    let mut space = Space::new(folder.path(), min_free, reserve, probe);
+    let least = MIB + reserve;
+    for (disk, held) in [(least - 1, 0), (least, reserve), (MIB + 1, 0), (least - 1, 0), (least, reserve)] {
+        DISK.store(disk, Ordering::Relaxed);
+        // The first look may find it there still.
+        space.room(1_000);
+        let rooms = [(); 3].map(|()| (space.room(1_000) == Room::Enough, reserve_bytes(folder.path())));
+        assert_eq!(rooms, [(held > 0, held); 3], "{disk}");
+    }
+}
+
+#[test]
+fn a_refusal_says_what_must_be_free() {
+    static FREE: AtomicU64 = AtomicU64::new(0);
+    let folder = tempfile::tempdir().unwrap();
+    let reserve = folder.path().join(RESERVE);
+    let probe = |_: &Path| Ok(Free::of_bytes(FREE.load(Ordering::Relaxed)));
+    let mut space = Space::new(folder.path(), 4 * MIB, MIB, probe);
+    let mut told = |free: u64, bytes: u64| {
+        FREE.store(free, Ordering::Relaxed);
+        assert_ne!(space.room(bytes), Room::Enough, "{free}");
+        space.refusal(Free::of_bytes(free))
+    };
+    let has = |free: u64, more: &str| format!("the disk has {free} bytes free, and {more}");
+    let below = "4194304 must stay free (queue.min_free)";
+    assert_eq!(told(4 * MIB - 1, 0), has(4 * MIB - 1, below));
+    // The reserve has to be made first.
+    assert_eq!(told(5 * MIB - 1, 0), has(5 * MIB - 1, "5242880 must be free for this"));
+    assert_eq!(told(8 * MIB, 3 * MIB), has(8 * MIB, "9961472 must be free for this"));
+    fs::create_dir(&reserve).unwrap();
+    assert_eq!(told(5 * MIB, 0), has(5 * MIB, "no room all the same: a quota may be used up"));
+}
+
 #[test]
 fn another_reserve_is_made_when_there_is_room_and_a_smaller_one_is_cut_at_once() {
     static FREE: AtomicU64 = AtomicU64::new(100 * MIB);
