@@ -104,6 +104,8 @@ struct Told {
     unknown: Option<io::ErrorKind>,
     /// The reserve cannot be made.
     unmade: Option<io::ErrorKind>,
+    /// It cannot be given up.
+    stuck: Option<io::ErrorKind>,
 }
 
 /// Whether `error` is to be told, which is so once for each kind in a row; `before` is how it was told last.
@@ -248,18 +250,15 @@ impl Space {
     }
 
     /// The engine met the full disk, whatever the free space says: nothing is appended until there is room for certain.
-    /// Says whether there was a reserve to give up.
+    /// Says whether the reserve was given up for that.
     pub(super) fn fill(&mut self) -> bool {
-        let had = self.has_reserve();
-        if had {
-            self.give_up();
-        }
+        let freed = self.has_reserve() && self.give_up();
         (self.held, self.full) = (false, true);
         if !self.short {
             self.short = true;
             self.report(self.free());
         }
-        had
+        freed
     }
 
     /// What is free, no byte where that is unknown.
@@ -279,14 +278,21 @@ impl Space {
         }
     }
 
-    fn give_up(&mut self) {
+    /// Gives the reserve up; `false` where it is not there, or cannot be.
+    fn give_up(&mut self) -> bool {
         self.held = false;
         match give_reserve_up(&self.root) {
-            Ok(_) => {
-                warn!(event = "reserve_spent", path = %self.root.display(), "the disk is full: the reserve was given up for removals. See what takes it with df -h and df -i, and free some")
+            Ok(true) => {
+                self.told.stuck = None;
+                warn!(event = "reserve_spent", path = %self.root.display(), "the disk is full: the reserve was given up for removals. See what takes it with df -h and df -i, and free some");
+                true
             }
+            Ok(false) => false,
             Err(error) => {
-                error!(event = "reserve_stuck", %error, path = %self.root.display(), "the disk is full, and the reserve cannot be given up. See what takes it with df -h and df -i, and free some; the daemon goes on by itself");
+                if is_news(&mut self.told.stuck, &error) {
+                    error!(event = "reserve_stuck", %error, path = %self.root.display(), "the disk is full, and the reserve cannot be given up. See what takes it with df -h and df -i, and free some; the daemon goes on by itself");
+                }
+                false
             }
         }
     }
@@ -302,7 +308,7 @@ impl Space {
             if self.reserve == 0 { fs::remove_file(&path) } else { Ok(()) }
         });
         match made.and_then(|()| sync(&self.root)) {
-            Ok(()) => (self.held, self.full, self.told.unmade) = (true, false, None),
+            Ok(()) => (self.held, self.full, self.told) = (true, false, Told::default()),
             Err(error) => {
                 if is_news(&mut self.told.unmade, &error) {
                     warn!(event = "reserve_failed", %error, path = %path.display(), "the reserve cannot be made. See what takes the disk with df -h, and free some, or lower queue.reserve");

@@ -1,6 +1,10 @@
 use super::*;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::unistd::{Uid, setfsuid};
 
 const MIB: u64 = 1_024 * 1_024;
 
@@ -172,13 +176,7 @@ fn what_every_commit_meets_is_told_once_until_it_is_over() {
     static FREE: AtomicU64 = AtomicU64::new(100 * MIB);
     let folder = tempfile::tempdir().unwrap();
     let reserve = folder.path().join(RESERVE);
-    let log = folder.path().join("log");
-    let writer = Arc::new(File::create(&log).unwrap());
-    let subscriber = tracing_subscriber::fmt().json().with_writer(writer).finish();
-    // While there is one alone, the thread that comes to a line first decides for all whether it is told: perhaps
-    // another test's, which has none.
-    let _another = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
-    tracing::subscriber::with_default(subscriber, || {
+    let log = logged(|| {
         let mut space = Space::new(folder.path(), 4 * MIB, MIB, |_| match FREE.load(Ordering::Relaxed) {
             u64::MAX => Err(io::ErrorKind::NotFound.into()),
             bytes => Ok(Free::of_bytes(bytes)),
@@ -197,10 +195,56 @@ fn what_every_commit_meets_is_told_once_until_it_is_over() {
             }
         }
     });
-    let log = fs::read_to_string(log).unwrap();
-    for event in ["free_unknown", "reserve_failed"] {
+    for event in ["free_unknown", "reserve_failed", "reserve_spent"] {
         assert_eq!(log.matches(event).count(), 2, "{event}: {log}");
     }
+}
+
+#[test]
+fn a_reserve_that_cannot_be_given_up_is_told_once_and_one_that_is_not_there_never() {
+    static FREE: AtomicU64 = AtomicU64::new(0);
+    let folder = tempfile::tempdir().unwrap();
+    let reserve = folder.path().join(RESERVE);
+    let probe = |_: &Path| Ok(Free::of_bytes(FREE.load(Ordering::Relaxed)));
+    let log = logged(|| {
+        let mut space = Space::new(folder.path(), 4 * MIB, MIB, probe);
+        for _spell in 0..2 {
+            FREE.store(100 * MIB, Ordering::Relaxed);
+            assert_eq!(space.room(1_000), Room::Enough);
+            FREE.store(0, Ordering::Relaxed);
+            let rooms = without_rights(folder.path(), || [(); 3].map(|()| (space.room(0), space.fill())));
+            assert_eq!((rooms, reserve.exists()), ([(removals(0), false); 3], true));
+            // Somebody else removes it.
+            fs::remove_file(&reserve).unwrap();
+            assert_eq!((space.room(0), space.fill()), (removals(0), false));
+        }
+    });
+    assert_eq!((log.matches("reserve_stuck").count(), log.contains("reserve_spent")), (2, false), "{log}");
+}
+
+/// What is logged meanwhile.
+fn logged(act: impl FnOnce()) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let writer = Arc::new(File::create(&log).unwrap());
+    let subscriber = tracing_subscriber::fmt().json().with_writer(writer).finish();
+    // While there is one alone, the thread that comes to a line first decides for all whether it is told: perhaps
+    // another test's, which has none.
+    let _another = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
+    tracing::subscriber::with_default(subscriber, act);
+    fs::read_to_string(log).unwrap()
+}
+
+/// Acts as one who may look into a folder, but not change what is in it.
+fn without_rights<T>(folder: &Path, act: impl FnOnce() -> T) -> T {
+    let chmod = |mode| fs::set_permissions(folder, Permissions::from_mode(mode)).unwrap();
+    chmod(0o555);
+    // Of this thread alone; an ordinary user stays who he is.
+    let own = setfsuid(Uid::from_raw(65_534));
+    let acted = act();
+    setfsuid(own);
+    chmod(0o755);
+    acted
 }
 
 fn removals(bytes: u64) -> Room {
