@@ -190,7 +190,7 @@ fn check(root: &Path, json: bool) -> Result<Exit, StoreError> {
 }
 
 fn repair(root: &Path, configured: Option<Account>, json: bool) -> Result<Exit, StoreError> {
-    let Repaired { found, database, replaced, others, missing, surplus, ledger } =
+    let Repaired { found, database, replaced, others, missing, surplus, ledger, reserve_spent } =
         &salvage::repair(root, configured)?;
     let untold = |error| match error {
         StoreError::Output(source) if !had_enough(&source) => {
@@ -206,6 +206,7 @@ fn repair(root: &Path, configured: Option<Account>, json: bool) -> Result<Exit, 
         all.insert("missing".to_owned(), json!(missing));
         all.insert("surplus".to_owned(), json!(surplus));
         all.insert("account".to_owned(), balance_json(&ledger.balance));
+        all.insert("reserve_spent".to_owned(), json!(reserve_spent));
         print(&json_line(all)).map_err(untold)?;
         return Ok(Exit::Success);
     }
@@ -227,6 +228,9 @@ fn repair(root: &Path, configured: Option<Account>, json: bool) -> Result<Exit, 
     text.push_str(&format!("old       {}: delete it once nothing is missed\n", shown(replaced)));
     for other in others {
         text.push_str(&format!("beside it {}: nothing was taken of it\n", shown(other)));
+    }
+    if *reserve_spent {
+        text.push_str("reserve   given up, since there was no other room: the daemon makes it again\n");
     }
     print(&text).map_err(untold)?;
     Ok(Exit::Success)

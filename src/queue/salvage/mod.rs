@@ -100,6 +100,19 @@ pub enum SalvageError {
     },
 }
 
+impl SalvageError {
+    /// Says of a disk without room that the reserve was given up for nothing.
+    fn without_reserve(self) -> Self {
+        match self {
+            Self::Full { path, needed, message } => {
+                let message = format!("{message}, even without the reserve, which was given up");
+                Self::Full { path, needed, message }
+            }
+            error => error,
+        }
+    }
+}
+
 /// The queue of a stopped daemon, open for reading.
 pub struct Stopped {
     stored: Stored,

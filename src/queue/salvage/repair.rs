@@ -37,6 +37,8 @@ pub struct Repaired {
     pub surplus: u64,
     /// The counters of the new database.
     pub ledger: Ledger,
+    /// Whether the reserve was given up, because there was no other room for it.
+    pub reserve_spent: bool,
 }
 
 /// Makes a new database of what can be read in `root`, which takes the place of the old one; where that no longer says
@@ -53,7 +55,10 @@ pub fn repair(root: &Path, configured: Option<Account>) -> Result<Repaired, Salv
     let asked = Asked::ByOperator { configured };
     let repaired = match repaired(&folder, &asked) {
         // The daemon makes it again once there is room.
-        Err(SalvageError::Full { .. }) if give_reserve_up(root).unwrap_or(false) => repaired(&folder, &asked),
+        Err(SalvageError::Full { .. }) if give_reserve_up(root).unwrap_or(false) => {
+            let repaired = repaired(&folder, &asked).map_err(SalvageError::without_reserve);
+            repaired.map(|repaired| Repaired { reserve_spent: true, ..repaired })
+        }
         repaired => repaired,
     };
     let mut repaired = repaired?;
@@ -145,7 +150,8 @@ fn make(folder: &Folder, stored: &Stored, account: &Account) -> Result<Repaired,
     let database = folder.finish(&path).map_err(|error| to.failed(error))?;
     // The rename made the new one count.
     let replaced = stored.path().to_owned();
-    Ok(Repaired { found: audit, database, replaced, others: Vec::new(), missing, surplus, ledger })
+    let (others, reserve_spent) = (Vec::new(), false);
+    Ok(Repaired { found: audit, database, replaced, others, missing, surplus, ledger, reserve_spent })
 }
 
 /// What is summed up for the new counters.

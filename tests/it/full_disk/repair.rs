@@ -103,7 +103,11 @@ fn what_is_made_of_a_database_takes_the_room_of_the_reserve() {
         }
         let repaired = repair.output().expect("it runs");
         assert!(repaired.status.success(), "{}", String::from_utf8_lossy(&repaired.stderr));
-        assert_eq!(queue.join("reserve").exists(), !by_operator);
+        let said = String::from_utf8_lossy(&repaired.stdout).into_owned();
+        assert_eq!(
+            (queue.join("reserve").exists(), said.contains("reserve   given up")),
+            (!by_operator, by_operator)
+        );
         let mut command = stage.command();
         if !by_operator {
             fs::write(queue.join("failed"), "input/output error").expect("a mark");
@@ -116,6 +120,21 @@ fn what_is_made_of_a_database_takes_the_room_of_the_reserve() {
         }
         stage.heal();
         stage.end(&queue, daemon, log, &acknowledged);
+    }
+}
+
+#[test]
+fn a_repair_by_an_operator_tells_of_a_reserve_that_was_not_enough() {
+    let disk = TempDir::new().expect("a folder");
+    let queue = disk.path().canonicalize().expect("a folder").join("queue");
+    let stage = Stage::new(&queue, 2 * MIB, MIB).with_a_small_journal();
+    damaged(&stage, &queue);
+    for is_told in [true, false] {
+        let mut repair = stage.command_of(&["store", "repair"]);
+        let fault = "write@events.new/journal:1:ENOSPC:ever";
+        preload(&mut repair, disk.path(), &stage.folder.path().join("record"), fault);
+        let (code, said) = refused(&mut repair);
+        assert_eq!((code, said.contains("the reserve, which was given up")), (Some(74), is_told), "{said}");
     }
 }
 
