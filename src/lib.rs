@@ -32,6 +32,7 @@ pub mod admin;
 pub mod bench;
 pub mod cli;
 pub mod config;
+mod contents;
 pub mod daemon;
 pub mod delivery;
 pub mod demo;

@@ -4,7 +4,7 @@
 //! of other programs.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::PathBuf;
 
 use toml::de::{DeTable, DeValue};
@@ -15,6 +15,7 @@ use super::problem::{Origin, Problem};
 use super::reader::{Key, Setting};
 use super::sections::keys;
 use super::value::Value;
+use crate::contents;
 
 /// How the variables of this program begin.
 const PREFIX: &str = "TARGET_NOTIFYD_";
@@ -95,7 +96,7 @@ impl Sources {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !self.file_required => return Ok(None),
             opened => opened?,
         };
-        text_of(file, MAX_FILE_BYTES).map(Some)
+        text(contents::of(file, MAX_FILE_BYTES)?).map(Some)
     }
 
     /// The settings of the file. A syntax error hides nothing but its own line.
@@ -160,13 +161,8 @@ impl Sources {
     }
 }
 
-/// The text of `file`, which has to be within `most` bytes.
-pub(super) fn text_of(file: File, most: u64) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most {
-        return Err(io::Error::other(format!("it is over {most} bytes")));
-    }
+/// What a file holds, as text.
+pub(super) fn text(bytes: Vec<u8>) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8"))
 }
 

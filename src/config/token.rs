@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use super::kinds::Read as ReadAs;
 use super::problem::Origin;
 use super::reader::Reader;
-use super::sources::text_of;
+use super::sources::text;
 use super::value::Value;
+use crate::contents;
 
 /// The most bytes of a token's file.
 const MAX_TOKEN_BYTES: u64 = 4_096;
@@ -102,7 +103,7 @@ fn kept(
 }
 
 fn read(path: &Path) -> io::Result<PropertyToken> {
-    let text = text_of(File::open(path)?, MAX_TOKEN_BYTES)?;
+    let text = text(contents::of(File::open(path)?, MAX_TOKEN_BYTES)?)?;
     PropertyToken::new(text.trim())
         .ok_or_else(|| io::Error::other("it holds no token of visible ASCII characters"))
 }

@@ -1,7 +1,6 @@
 //! How Target is reached: the settings, the HTTP client that they ask for, and what may be wrong with them.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::lookup::Lookup;
 use super::proxy::Proxy;
 use super::transport::told;
+use crate::contents;
 
 /// A peer may take this long for an HTTP/2 ping, however short `target.connect_timeout` is.
 const SHORTEST_PING: Duration = Duration::from_secs(1);
@@ -141,8 +141,8 @@ impl Authorities {
     }
 
     fn read(path: &Path) -> Result<Self, TransportError> {
-        let pem =
-            bytes_of(path).map_err(|source| TransportError::CaFile { path: path.to_owned(), source })?;
+        let read = contents::at(path, MAX_CA_FILE_BYTES);
+        let pem = read.map_err(|source| TransportError::CaFile { path: path.to_owned(), source })?;
         let wrong = |what| TransportError::Certificates { path: path.to_owned(), what };
         let bad = |error: reqwest::Error| {
             wrong(format!("holds a certificate that cannot be used ({})", told(&error)))
@@ -156,19 +156,6 @@ impl Authorities {
         Client::builder().tls_certs_only(certificates.clone()).build().map_err(bad)?;
         Ok(Self { certificates, fingerprint: xxh3_64(&pem) })
     }
-}
-
-/// What the file at `path` holds. Who opens a FIFO waits, perhaps for ever, and a device may have no end: neither is read.
-fn bytes_of(path: &Path) -> io::Result<Vec<u8>> {
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_CA_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_CA_FILE_BYTES {
-        return Err(io::Error::other(format!("it is longer than {MAX_CA_FILE_BYTES} bytes")));
-    }
-    Ok(bytes)
 }
 
 /// How many root certificates the file at `path` adds (`target.ca_file`).

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// The floor of each folder or file of `src/`, lowest first. The composition, which is one floor of the design, has its order, too:
 /// without one, parts of it import each other.
-const FLOORS: [(&str, u8); 20] = [
+const FLOORS: [(&str, u8); 21] = [
+    ("contents", 0),
     ("event", 0),
     ("failpoint", 0),
     ("schedule", 1),

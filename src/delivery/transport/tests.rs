@@ -360,7 +360,7 @@ fn a_file_of_authorities_that_may_have_no_end_is_not_read() {
         (&*pipe, "it is no regular file"),
         (folder.path(), "it is no regular file"),
         (Path::new("/dev/zero"), "it is no regular file"),
-        (&*long, "it is longer than 4194304 bytes"),
+        (&*long, "it is over 4194304 bytes"),
     ] {
         let error = authorities(path).unwrap_err().to_string();
         assert!(error.contains(why) && error.contains(&path.display().to_string()), "{error}");
