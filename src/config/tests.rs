@@ -2,6 +2,8 @@ use super::*;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use tracing::Level;
 
 fn load(file: Option<&str>, environment: &[(&str, &str)], overrides: &[&str]) -> Result<Config, Problems> {
@@ -217,6 +219,7 @@ fn a_token_in_a_file_is_taken_whole_or_not_at_all() {
         load(None, &[], &[&key]).map(|config| config.target.property_token)
     };
     let most = "t".repeat(4_096);
+    let key = "-o: target.property_token_file must name a readable file with a token: ";
     assert_eq!(read(&most).unwrap().unwrap().as_str(), most);
     assert_eq!(read(" s3cret\n").unwrap().unwrap().as_str(), "s3cret");
     for (text, why) in [
@@ -226,8 +229,15 @@ fn a_token_in_a_file_is_taken_whole_or_not_at_all() {
         (String::new(), "it holds no token of visible ASCII characters"),
     ] {
         let told = read(&text).unwrap_err().to_string();
-        let key = "-o: target.property_token_file must name a readable file with a token: ";
         assert!(told.starts_with(key) && told.ends_with(why), "{told}");
+    }
+    // Nobody writes into it: who opened it would wait.
+    std::fs::remove_file(&path).unwrap();
+    mkfifo(&path, Mode::S_IRWXU).unwrap();
+    for path in [path.as_path(), folder.path(), Path::new("/dev/zero")] {
+        let named = format!("target.property_token_file={}", path.display());
+        let told = load(None, &[], &[&named]).unwrap_err().to_string();
+        assert!(told.starts_with(key) && told.ends_with("it is no regular file"), "{told}");
     }
 }
 

@@ -1,7 +1,6 @@
 //! The property token, and where it may be read from.
 
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -103,7 +102,7 @@ fn kept(
 }
 
 fn read(path: &Path) -> io::Result<PropertyToken> {
-    let text = text(contents::of(File::open(path)?, MAX_TOKEN_BYTES)?)?;
+    let text = text(contents::at(path, MAX_TOKEN_BYTES)?)?;
     PropertyToken::new(text.trim())
         .ok_or_else(|| io::Error::other("it holds no token of visible ASCII characters"))
 }
