@@ -3,7 +3,11 @@
 //! Guarantees: a configuration with a problem changes nothing; the arguments and the environment of the start still win over
 //! the file; a key that takes a restart keeps the value that runs, and is named with every reload until then.
 
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+
 use tokio::signal::unix::Signal;
+use tokio::task::spawn_blocking;
 use tracing::{error, info, warn};
 
 use crate::config::{Changes, Config, Sources};
@@ -46,7 +50,9 @@ impl<F: Fn(&Config) -> Settings + Send + 'static> Reloads<F> {
     }
 
     async fn once(&mut self) -> Result<Changes, String> {
-        let (new, _) = Config::to_run(&self.sources).map_err(|problems| problems.to_string())?;
+        let sources = self.sources.clone();
+        // Not here: a disk may never answer, and would keep a thread of the daemon.
+        let new = spawn_blocking(move || read_again(&sources)).await.map_err(|error| error.to_string())??;
         let (config, changes) = self.running.reloaded(new);
         self.logging.change(&config.log).map_err(|error| error.to_string())?;
         if !self.reloader.reload((self.settings)(&config)).await {
@@ -55,6 +61,15 @@ impl<F: Fn(&Config) -> Settings + Send + 'static> Reloads<F> {
         self.running = config;
         Ok(changes)
     }
+}
+
+fn read_again(sources: &Sources) -> Result<Config, String> {
+    let file = &sources.file;
+    // As a shell makes one of `<(…)`. The start took what it held, and who opens one that has a name waits for a writer.
+    if fs::metadata(file).is_ok_and(|found| found.file_type().is_fifo()) {
+        return Err(format!("{} is a pipe, which is read at the start alone", file.display()));
+    }
+    Config::to_run(sources).map(|(config, _)| config).map_err(|problems| problems.to_string())
 }
 
 fn tell(changes: &Changes) {

@@ -4,13 +4,15 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::time::Instant;
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 use target_notifyd::sandbox::Faults;
 use tempfile::TempDir;
 
 use super::machine::{Machine, refusing};
 use crate::authority::Authority;
-use crate::process::{LIMIT, command, connect};
+use crate::process::{LIMIT, command, connect, hang_up};
 
 /// The sessions that a command names.
 fn sessions(machine: &Machine, arguments: &[&str]) -> Vec<String> {
@@ -108,6 +110,25 @@ fn a_file_of_certificates_is_read_again_and_one_that_cannot_be_is_told() {
     Authority::new("another authority").file(&folder);
     assert_eq!(after_reload(), [1, 1]);
     assert_eq!(after_reload(), [1, 1]);
+    machine.stop();
+}
+
+#[test]
+fn a_configuration_that_is_a_pipe_is_not_read_again_and_holds_up_no_later_reload() {
+    let machine = Machine::start(Faults::default(), &[]);
+    let (file, log) = (machine.folder.path().join("config.toml"), machine.folder.path().join("log"));
+    fs::remove_file(&file).expect("it lies there");
+    mkfifo(&file, Mode::S_IRWXU).expect("a FIFO");
+    hang_up(&machine.daemon);
+    let until = Instant::now() + LIMIT;
+    let told = || fs::read_to_string(&log).expect("a log");
+    while !told().contains("reload_failed") {
+        assert!(Instant::now() < until, "the reload waits: {}", told());
+        std::thread::yield_now();
+    }
+    assert!(told().contains("config.toml is a pipe, which is read at the start alone"), "{}", told());
+    fs::remove_file(&file).expect("it lies there");
+    machine.reload(&[]);
     machine.stop();
 }
 
