@@ -58,6 +58,10 @@ impl<F: Fn(&Config) -> Settings + Send + 'static> Reloads<F> {
         if !self.reloader.reload((self.settings)(&config)).await {
             return Err("the daemon ends".to_owned());
         }
+        // Where another file is named, the one that runs may be gone, which a restart makes good.
+        if !changes.restart.contains(&"target.ca_file") {
+            self.reloader.read_authorities_again().await;
+        }
         self.running = config;
         Ok(changes)
     }

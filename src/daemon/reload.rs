@@ -41,16 +41,14 @@ impl Reloader {
     pub async fn reload(&self, settings: Settings) -> bool {
         let (done, in_force) = oneshot::channel();
         let sent = self.reloads.send(Reload { settings, done }).await;
-        let is_done = sent.is_ok() && in_force.await.is_ok();
-        if is_done {
-            self.read_authorities_again().await;
-        }
-        is_done
+        sent.is_ok() && in_force.await.is_ok()
     }
 
-    /// Here, and not where the daemon waits for its end: a disk may never answer. A file that cannot be used holds up nothing
-    /// else of a reload, since what was read of it before works on.
-    async fn read_authorities_again(&self) {
+    /// Has the file of root certificates that runs read again, and tells what came of it.
+    ///
+    /// Not where the daemon waits for its end: a disk may never answer. A file that cannot be used holds up nothing else of a
+    /// reload, since what was read of it before works on.
+    pub async fn read_authorities_again(&self) {
         let transport = self.transport.clone();
         match spawn_blocking(move || transport.read_authorities_again()).await {
             Ok(Ok(true)) => info!(

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
 use std::time::Instant;
 
 use nix::sys::stat::Mode;
@@ -12,7 +13,7 @@ use tempfile::TempDir;
 
 use super::machine::{Machine, refusing};
 use crate::authority::Authority;
-use crate::process::{LIMIT, command, connect, hang_up};
+use crate::process::{LIMIT, Log, NOBODY, command, connect, hang_up, terminate};
 
 /// The sessions that a command names.
 fn sessions(machine: &Machine, arguments: &[&str]) -> Vec<String> {
@@ -111,6 +112,28 @@ fn a_file_of_certificates_is_read_again_and_one_that_cannot_be_is_told() {
     assert_eq!(after_reload(), [1, 1]);
     assert_eq!(after_reload(), [1, 1]);
     machine.stop();
+}
+
+#[test]
+fn a_file_of_certificates_that_is_named_no_more_is_not_read_again() {
+    let folder = TempDir::new().expect("a folder");
+    let certificates = Authority::new("an authority").file(&folder);
+    let mut run = command(folder.path(), NOBODY, &["run"]);
+    let file = folder.path().join("config.toml");
+    let without = fs::read_to_string(&file).expect("a configuration");
+    let named = format!("[target]\nca_file = \"{}\"\n", certificates.display());
+    fs::write(&file, without.replace("[target]\n", &named)).expect("a configuration");
+    let mut daemon = run.stderr(Stdio::piped()).spawn().expect("the daemon starts");
+    let mut log = Log::of(&mut daemon);
+    log.says("the daemon takes events in");
+    fs::write(&file, without).expect("a configuration");
+    fs::remove_file(certificates).expect("it lies there");
+    hang_up(&daemon);
+    log.says("the configuration was read again");
+    assert!(terminate(&mut daemon).success());
+    let told = log.all();
+    let warnings: Vec<&Value> = told.iter().filter(|line| line["level"] == "WARN").collect();
+    assert!(matches!(warnings.as_slice(), [one] if one["keys"] == "target.ca_file"), "{warnings:#?}");
 }
 
 #[test]
