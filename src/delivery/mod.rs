@@ -2,6 +2,7 @@
 
 mod alone;
 mod ask;
+mod authorities;
 mod clients;
 mod counts;
 mod feed;
@@ -19,11 +20,12 @@ mod transport;
 
 pub use self::alone::client_alone;
 pub use self::ask::{Ask, Manner, Operation};
+pub use self::authorities::authorities;
 pub use self::clients::idle_connections;
 pub use self::counts::{Counts, Kind, Latency};
 pub use self::feed::{Fate, Feed, Heard};
 pub use self::flusher::{Backlog, Edge, Flusher, KnownVisitors};
 pub use self::probe::{NoWay, addresses, connect};
 pub use self::proxy::Proxy;
-pub use self::settings::{GIVE_PEM, Settings, TransportError, authorities};
+pub use self::settings::{GIVE_PEM, Settings, TransportError};
 pub use self::transport::Transport;

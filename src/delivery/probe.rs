@@ -19,8 +19,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::authorities::Authorities;
 use super::lookup::{self, Lookup};
-use super::settings::{Authorities, Settings, TransportError, builder};
+use super::settings::{Settings, TransportError, builder};
 use super::transport::{failure, told};
 use crate::event::Failure;
 use crate::wire::response;

@@ -1,17 +1,15 @@
 //! How Target is reached: the settings, the HTTP client that they ask for, and what may be wrong with them.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use reqwest::{Certificate, Client, ClientBuilder, Url, redirect};
+use reqwest::{Client, ClientBuilder, Url, redirect};
 use thiserror::Error;
-use xxhash_rust::xxh3::xxh3_64;
 
+use super::authorities::Authorities;
 use super::lookup::Lookup;
 use super::proxy::Proxy;
-use super::transport::told;
-use crate::contents;
 
 /// A peer may take this long for an HTTP/2 ping, however short `target.connect_timeout` is.
 const SHORTEST_PING: Duration = Duration::from_secs(1);
@@ -20,9 +18,6 @@ const SHORTEST_PING: Duration = Duration::from_secs(1);
 /// (nginx): with the client's own 90 s, the first request after a pause could meet a connection that is being closed,
 /// and nobody knows then whether it was taken.
 pub(super) const LONGEST_IDLE: Duration = Duration::from_secs(50);
-
-/// The longest file of root certificates that is read, in bytes: all that a system trusts are a quarter of a mebibyte.
-const MAX_CA_FILE_BYTES: u64 = 4 * 1_024 * 1_024;
 
 /// What to do about a file without certificates.
 pub const GIVE_PEM: &str = "give it certificates as PEM";
@@ -124,46 +119,6 @@ pub(super) fn builder(
         Some(proxy) => builder.proxy(proxy.rule()?),
         None => builder.no_proxy(),
     })
-}
-
-/// Further root certificates, as they were read (`target.ca_file`).
-#[derive(Default)]
-pub(super) struct Authorities {
-    certificates: Vec<Certificate>,
-    /// Of all that was read: what is read later may be compared with it.
-    pub(super) fingerprint: u64,
-}
-
-impl Authorities {
-    /// Reads those that `settings` name; none where they name none.
-    pub(super) fn of(settings: &Settings) -> Result<Self, TransportError> {
-        settings.ca_file.as_deref().map_or_else(|| Ok(Self::default()), Self::read)
-    }
-
-    fn read(path: &Path) -> Result<Self, TransportError> {
-        let read = contents::at(path, MAX_CA_FILE_BYTES);
-        let pem = read.map_err(|source| TransportError::CaFile { path: path.to_owned(), source })?;
-        let wrong = |what| TransportError::Certificates { path: path.to_owned(), what };
-        let bad = |error: reqwest::Error| {
-            wrong(format!("holds a certificate that cannot be used ({})", told(&error)))
-        };
-        let certificates = Certificate::from_pem_bundle(&pem).map_err(bad)?;
-        if certificates.is_empty() {
-            return Err(wrong("holds no certificate".to_owned()));
-        }
-        // A block that is no certificate shows only when a client is built with it; built here, so that the error names
-        // the file.
-        Client::builder().tls_certs_only(certificates.clone()).build().map_err(bad)?;
-        Ok(Self { certificates, fingerprint: xxh3_64(&pem) })
-    }
-}
-
-/// How many root certificates the file at `path` adds (`target.ca_file`).
-///
-/// # Errors
-/// [`TransportError`]: it cannot be read, or one of them cannot be used, or there is none.
-pub fn authorities(path: &Path) -> Result<usize, TransportError> {
-    Authorities::read(path).map(|found| found.certificates.len())
 }
 
 /// `value` as a URL that may be used.

@@ -17,10 +17,11 @@ use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{Response, StatusCode, Url};
 
 use super::Edge;
+use super::authorities::Authorities;
 use super::clients::Clients;
 use super::lookup::Lookup;
 use super::proxy::Proxy;
-use super::settings::{Authorities, Settings, TransportError, builder, checked};
+use super::settings::{Settings, TransportError, builder, checked};
 use crate::event::{Answer, Failure, Host, Known, Outcome, SessionId};
 use crate::wire::response;
 

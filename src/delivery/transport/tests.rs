@@ -1,7 +1,8 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::super::settings::{LONGEST_IDLE, authorities};
+use super::super::authorities::authorities;
+use super::super::settings::LONGEST_IDLE;
 use super::*;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
