@@ -57,7 +57,7 @@ impl Reloader {
             ),
             Ok(Err(error)) => warn!(
                 event = "certificates_kept", %error,
-                "the certificates that were read before stay in force. Mend target.ca_file, then: target-notifyd check, systemctl reload target-notifyd"
+                "the certificates that were read before stay in force. Mend what the error names, then: target-notifyd check, systemctl reload target-notifyd"
             ),
             // Nothing is new, or the runtime ends.
             Ok(Ok(false)) | Err(_) => {}

@@ -1,8 +1,10 @@
-//! Further root certificates than the system's (`target.ca_file`).
+//! The root certificates that servers are held against: those that the system trusts, and further ones (`target.ca_file`).
 
 use std::path::Path;
 
 use reqwest::{Certificate, Client};
+use rustls::RootCertStore;
+use rustls_native_certs::load_native_certs;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::settings::{Settings, TransportError};
@@ -12,15 +14,31 @@ use crate::contents;
 /// The longest file of root certificates that is read, in bytes: all that a system trusts are a quarter of a mebibyte.
 const MAX_CA_FILE_BYTES: u64 = 4 * 1_024 * 1_024;
 
-/// Such certificates, as they were read.
-#[derive(Default)]
+/// All of them, as they were read.
 pub(super) struct Authorities {
     pub(super) certificates: Vec<Certificate>,
-    /// Of all that was read: what is read later may be compared with it.
+    /// Whether the system has some of them.
+    pub(super) of_the_system: bool,
+    /// Of the file of the further ones.
     pub(super) fingerprint: u64,
 }
 
 impl Authorities {
+    /// Reads those of the system, and those that `settings` name.
+    pub(super) fn of(settings: &Settings) -> Result<Self, TransportError> {
+        Further::of(settings)?.and_of_the_system(settings.ca_file.is_none())
+    }
+}
+
+/// Further ones, as they were read.
+#[derive(Default)]
+pub(super) struct Further {
+    certificates: Vec<Certificate>,
+    /// Of all that was read: what is read later may be compared with it.
+    pub(super) fingerprint: u64,
+}
+
+impl Further {
     /// Reads those that `settings` name; none where they name none.
     pub(super) fn of(settings: &Settings) -> Result<Self, TransportError> {
         settings.ca_file.as_deref().map_or_else(|| Ok(Self::default()), Self::read)
@@ -42,6 +60,23 @@ impl Authorities {
         Client::builder().tls_certs_only(certificates.clone()).build().map_err(bad)?;
         Ok(Self { certificates, fingerprint: xxh3_64(&pem) })
     }
+
+    /// With those of the system as they are now. There may be none of these, unless some are `needed`.
+    pub(super) fn and_of_the_system(self, needed: bool) -> Result<Authorities, TransportError> {
+        let Self { mut certificates, fingerprint } = self;
+        let found = load_native_certs();
+        // What cannot be used is passed over: it may be of a kind that is not known here.
+        let mut known = RootCertStore::empty();
+        let usable = found.certs.iter().filter(|one| known.add((*one).clone()).is_ok());
+        let system: Vec<Certificate> = usable.filter_map(|one| Certificate::from_der(one).ok()).collect();
+        let of_the_system = !system.is_empty();
+        if needed && !of_the_system {
+            let why = found.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
+            return Err(TransportError::System(why));
+        }
+        certificates.extend(system);
+        Ok(Authorities { certificates, of_the_system, fingerprint })
+    }
 }
 
 /// How many root certificates the file at `path` adds (`target.ca_file`).
@@ -49,5 +84,5 @@ impl Authorities {
 /// # Errors
 /// [`TransportError`]: it cannot be read, or one of them cannot be used, or there is none.
 pub fn authorities(path: &Path) -> Result<usize, TransportError> {
-    Authorities::read(path).map(|found| found.certificates.len())
+    Further::read(path).map(|found| found.certificates.len())
 }

@@ -92,13 +92,16 @@ pub enum TransportError {
         /// What is wrong with it.
         what: String,
     },
+    /// Of the system's root certificates none can be used.
+    #[error("no root certificates of the system can be read, such as the package ca-certificates has: {0}")]
+    System(String),
     /// The client refuses the settings.
     #[error("the HTTP client cannot be made: {0}")]
     Client(#[from] reqwest::Error),
 }
 
-/// What makes a client that `settings` ask for, with what was read of their file of `authorities`; all that have clones of
-/// a `lookup` share its limit.
+/// What makes a client that `settings` ask for, which trusts `authorities`; all that have clones of a `lookup` share its
+/// limit.
 pub(super) fn builder(
     settings: &Settings,
     authorities: &Authorities,
@@ -114,7 +117,7 @@ pub(super) fn builder(
         .http2_keep_alive_interval(settings.timeout / 4)
         .http2_keep_alive_timeout(settings.connect_timeout.max(SHORTEST_PING))
         .redirect(redirect::Policy::none())
-        .tls_certs_merge(authorities.certificates.iter().cloned());
+        .tls_certs_only(authorities.certificates.iter().cloned());
     Ok(match &settings.proxy {
         Some(proxy) => builder.proxy(proxy.rule()?),
         None => builder.no_proxy(),

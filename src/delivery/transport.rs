@@ -17,7 +17,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{Response, StatusCode, Url};
 
 use super::Edge;
-use super::authorities::Authorities;
+use super::authorities::{Authorities, Further};
 use super::clients::Clients;
 use super::lookup::Lookup;
 use super::proxy::Proxy;
@@ -43,6 +43,7 @@ pub struct Transport {
 #[derive(Clone, Debug)]
 struct Made {
     clients: Arc<Clients>,
+    of_the_system: bool,
     fingerprint: u64,
 }
 
@@ -51,7 +52,8 @@ impl Made {
         // With fewer, connections would be made and ended all the time while all slots go to one host.
         let made = |share| Ok(builder(settings, authorities, lookup.clone())?.pool_max_idle_per_host(share));
         let clients = Arc::new(Clients::new(settings.concurrency, made)?);
-        Ok(Self { clients, fingerprint: authorities.fingerprint })
+        let &Authorities { of_the_system, fingerprint, .. } = authorities;
+        Ok(Self { clients, of_the_system, fingerprint })
     }
 }
 
@@ -76,12 +78,14 @@ impl Transport {
     /// begin later go by that, over connections of their own; says whether it is so. Blocks on the disk.
     ///
     /// # Errors
-    /// [`TransportError`]: it cannot be used, and what was read before stays in force.
+    /// [`TransportError`]: it cannot be used, or the system's certificates are gone; what was read before stays in force.
     pub fn read_authorities_again(&self) -> Result<bool, TransportError> {
-        let authorities = Authorities::of(&self.settings)?;
-        if authorities.fingerprint == self.made().fingerprint {
+        let (further, before) = (Further::of(&self.settings)?, self.made());
+        if further.fingerprint == before.fingerprint {
             return Ok(false);
         }
+        // Without those of the system nothing of Target's own would be trusted any more.
+        let authorities = further.and_of_the_system(before.of_the_system)?;
         let made = Made::new(&self.settings, &authorities, &self.lookup)?;
         *self.made.write().unwrap_or_else(PoisonError::into_inner) = made;
         Ok(true)

@@ -212,6 +212,23 @@ fn a_proxy_of_the_environment_that_cannot_be_used_is_a_wrong_configuration() {
 }
 
 #[test]
+fn a_system_without_certificates_needs_some_of_its_own() {
+    let (folder, none) = (TempDir::new().expect("a folder"), "/nonexistent");
+    let without = |mut command: Command| {
+        command.env("SSL_CERT_FILE", none).env("SSL_CERT_DIR", none);
+        ended(command)
+    };
+    let (code, _, told) = without(check(folder.path(), NOBODY, &[]));
+    let needed = "not set: target.ca_file is needed: no root certificates of the system can be read";
+    assert!(code == Some(78) && told.contains(needed) && told.contains(none), "{told}");
+    let (code, _, told) = without(command(folder.path(), NOBODY, &["run"]));
+    assert!(code == Some(78) && told.contains("no root certificates of the system can be read"), "{told}");
+    let own = format!("target.ca_file={}", Authority::new("Ours").file(&folder).display());
+    let (code, out, told) = without(check(folder.path(), NOBODY, &["-o", &own]));
+    assert!(code == Some(0) && out.contains("adds 1 to the trusted certificates"), "{out}{told}");
+}
+
+#[test]
 fn an_address_for_metrics_that_another_has_is_told() {
     let folder = TempDir::new().expect("a folder");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::authority::Authority;
 use crate::check::PROXY_VARIABLES;
 use crate::far::{self, Far, Manner};
-use crate::process::{command, connect, terminate};
+use crate::process::{Log, command, connect, hang_up, terminate};
 use crate::support::{Running, display, settings_over_tls};
 
 /// What was seen on the way, in order.
@@ -175,6 +175,49 @@ async fn authorities_that_are_read_again_are_in_force_for_later_requests() {
     running.submit(vec![display("s", "2")]).await;
     refused_more_than(before).await;
     assert_eq!(running.stop().await.pending(), 1);
+    terminator.task.abort();
+    sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_while_the_systems_certificates_are_gone_keeps_them() {
+    let (folder, sandbox) = stage();
+    let terminator = Terminator::start(&folder, &sandbox).await;
+    let (system, other) = (terminator.ca_file.clone(), TempDir::new().expect("a folder"));
+    let own = fs::read(&system).expect("a file");
+    let set = format!("target.ca_file={}", Authority::new("an authority").file(&other).display());
+    let endpoint = format!("https://localhost:{}", terminator.port);
+    let mut run = command(folder.path(), &endpoint, &["run", "-o", &set]);
+    run.env("SSL_CERT_FILE", &system).env_remove("SSL_CERT_DIR");
+    for name in PROXY_VARIABLES {
+        run.env_remove(name);
+    }
+    let mut daemon = run.stderr(Stdio::piped()).spawn().expect("the daemon starts");
+    let mut log = Log::of(&mut daemon);
+    let delivered = async |count: u64| {
+        let (path, id) = (folder.path().to_owned(), count.to_string());
+        let submits = move || connect(&path).write_all(format!("{}\n", display("s", &id)).as_bytes());
+        tokio::task::spawn_blocking(submits).await.expect("no panic").expect("the daemon reads");
+        while sandbox.totals().impressions < count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    delivered(1).await;
+    let mut reloaded = async |told: &'static str| {
+        Authority::new("another authority").file(&other);
+        hang_up(&daemon);
+        // Nothing else runs meanwhile that would wait for this thread.
+        tokio::task::block_in_place(|| log.says(told))
+    };
+    fs::remove_file(&system).expect("it lies there");
+    let kept = reloaded("the certificates that were read before stay in force").await;
+    assert!(kept["error"].as_str().is_some_and(|error| error.contains("of the system")), "{kept}");
+    delivered(2).await;
+    fs::write(&system, own).expect("a file");
+    reloaded("target.ca_file was read again").await;
+    delivered(3).await;
+    let ended = tokio::task::spawn_blocking(move || terminate(&mut daemon)).await.expect("no panic");
+    assert!(ended.success(), "{ended}");
     terminator.task.abort();
     sandbox.stop().await;
 }

@@ -128,7 +128,8 @@ fn unusable(config: &Config, known: &[Problem]) -> Vec<TransportError> {
     // Any account goes with them.
     let goes = |key: &str| !key.starts_with("target.") || ACCOUNT.contains(&key);
     let guessed = known.iter().any(|one| !goes(&one.key));
-    let rest = (!guessed).then(|| Transport::new(delivery::Settings { ca_file: None, ..settings }).err());
+    let ca_file = settings.ca_file.clone().filter(|_| certificates.is_none());
+    let rest = (!guessed).then(|| Transport::new(delivery::Settings { ca_file, ..settings }).err());
     certificates.into_iter().chain(rest.flatten()).collect()
 }
 
@@ -143,6 +144,7 @@ fn refused(sources: &Sources, error: &TransportError) -> Problem {
     // Where it begins with its key, it goes on as a problem does.
     let message = match text.strip_prefix(key).and_then(|text| text.strip_prefix(' ')) {
         Some(rest) => rest.to_owned(),
+        None if matches!(error, TransportError::System(_)) => format!("is needed: {text}"),
         None => format!("cannot be used: {text}"),
     };
     let place = sources.in_force().into_iter().find(|one| one.key == key);
