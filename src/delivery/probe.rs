@@ -1,8 +1,8 @@
 //! The way to Target, tried without a request: a name's addresses, and a connection with its TLS handshake.
 //!
-//! The connection is made by the very client that delivers: its proxy, its root certificates, its limits. It is given
-//! up as soon as it stands, before any request is written to it. Where both sides agreed on HTTP/2, it stands once the
-//! other side has begun to speak that.
+//! The connection is made by the very client that delivers: its proxy, its root certificates, its limits. It is taken
+//! from that as soon as it is there, before any request is written to it. Where both sides agreed on HTTP/2, it stands once
+//! the other side has begun to speak that, for which it has as long as a request would wait.
 
 use std::error::Error;
 use std::io;
@@ -57,7 +57,7 @@ pub async fn addresses(host: &str, connect_timeout: Duration) -> Result<(Vec<IpA
 }
 
 /// Makes a connection to `url`, through the proxy where there is one, with the TLS handshake where it is https; how
-/// long that took. It ends within `connect_timeout`.
+/// long that took. It ends within `connect_timeout`, and with HTTP/2 within the longest silence after that.
 ///
 /// # Errors
 /// [`TransportError`]: the settings are wrong; in the inner result [`NoWay`]: no connection was made.
@@ -68,16 +68,19 @@ pub async fn connect(settings: &Settings, url: &str) -> Result<Result<Duration, 
         .build()?;
     let began = Instant::now();
     let asked = client.head(url).send().await;
-    let took = began.elapsed();
+    // Nothing under this lock panics.
     let made = made.lock().unwrap_or_else(PoisonError::into_inner).take();
-    Ok(match (made, asked) {
-        (Some(stands), _) => stands.map(|()| took),
+    let stands = match (made, asked) {
+        (Some(Connected::OverHttp2(connection)), _) => {
+            speaks_http_2(connection, settings.longest_silence()).await
+        }
+        // Without a connection there is no answer.
+        (Some(Connected::Whole), _) | (None, Ok(_)) => Ok(()),
         (None, Err(error)) => {
             Err(NoWay { failure: failure(&error), detail: response::printable(&told(&error)) })
         }
-        // Without a connection there is no answer.
-        (None, Ok(_)) => Ok(took),
-    })
+    };
+    Ok(stands.map(|()| began.elapsed()))
 }
 
 fn sentence(error: &(dyn Error + 'static)) -> String {
@@ -85,16 +88,23 @@ fn sentence(error: &(dyn Error + 'static)) -> String {
     response::printable(&causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
 }
 
-/// Whether the connection that was made may carry requests, or why not; nothing until it was. A lock: whoever asked looks
-/// once the connection is given up.
-type Made = Arc<Mutex<Option<Result<(), NoWay>>>>;
-
-fn note(made: &Made, stands: Result<(), NoWay>) {
-    // Nothing under this lock panics.
-    *made.lock().unwrap_or_else(PoisonError::into_inner) = Some(stands);
+/// A connection that was made.
+enum Connected {
+    /// It may carry requests.
+    Whole,
+    /// It may once the other side has begun to speak HTTP/2.
+    OverHttp2(Box<dyn Duplex>),
 }
 
-/// Notes that a connection was made, and ends the request there.
+/// What is read from and written to.
+trait Duplex: Read + Write + Send + Unpin {}
+
+impl<C: Read + Write + Send + Unpin> Duplex for C {}
+
+/// The connection, once it was made. A lock: whoever asked looks once the request is given up.
+type Made = Arc<Mutex<Option<Connected>>>;
+
+/// Takes the connection that was made, and ends the request there.
 #[derive(Clone)]
 struct Stop(Made);
 
@@ -115,7 +125,7 @@ struct Stopping<S> {
 impl<S, R> Service<R> for Stopping<S>
 where
     S: Service<R, Error = Box<dyn Error + Send + Sync>>,
-    S::Response: Connection + Read + Write + Send + Unpin,
+    S::Response: Connection + Duplex + 'static,
     S::Future: Send + 'static,
 {
     type Response = S::Response;
@@ -130,28 +140,31 @@ where
         let (connecting, made) = (self.inner.call(request), Arc::clone(&self.made));
         Box::pin(async move {
             let connection = connecting.await?;
-            let stands = if connection.connected().is_negotiated_h2() {
-                // The time for all of this may be over before anything comes.
-                note(&made, Err(unspoken("nothing came within target.connect_timeout")));
-                speaks_http_2(connection).await
-            } else {
-                Ok(())
+            let connected = match connection.connected().is_negotiated_h2() {
+                true => Connected::OverHttp2(Box::new(connection)),
+                false => Connected::Whole,
             };
-            note(&made, stands);
+            *made.lock().unwrap_or_else(PoisonError::into_inner) = Some(connected);
             Err("the connection was only tried".into())
         })
     }
 }
 
-/// Begins to speak HTTP/2; an error says what the other side does instead.
-async fn speaks_http_2(connection: impl Read + Write + Unpin) -> Result<(), NoWay> {
+/// Begins to speak HTTP/2; an error says what the other side does instead, or that nothing came within `limit`.
+async fn speaks_http_2(connection: Box<dyn Duplex>, limit: Duration) -> Result<(), NoWay> {
     let (mut stream, mut head) = (TokioIo::new(connection), [0; HEAD_BYTES]);
     let exchanged = async {
         stream.write_all(PREFACE).await?;
         stream.flush().await?;
         stream.read_exact(&mut head).await
     };
-    let why = match exchanged.await {
+    let Ok(exchanged) = tokio::time::timeout(limit, exchanged).await else {
+        let limit = humantime::format_duration(limit);
+        return Err(unspoken(&format!(
+            "nothing came within {limit} (target.timeout, target.connect_timeout)"
+        )));
+    };
+    let why = match exchanged {
         Ok(_) if matches!(head, [_, _, _, SETTINGS, ..]) => return Ok(()),
         Ok(_) => format!("it begins with {}", response::printable(&String::from_utf8_lossy(&head))),
         // With TLS 1.3 our end of a handshake is over before the other side's, which may ask for a certificate of ours.

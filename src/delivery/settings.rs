@@ -50,6 +50,23 @@ pub struct Settings {
     pub concurrency: usize,
 }
 
+impl Settings {
+    /// Over HTTP/2 a server that said nothing for this long, while a request waits, is asked for a sign of life.
+    fn silence(&self) -> Duration {
+        self.timeout / 4
+    }
+
+    /// How long it may take for that.
+    fn sign_of_life(&self) -> Duration {
+        self.connect_timeout.max(SHORTEST_PING)
+    }
+
+    /// How long it may say nothing at most before the connection is given up.
+    pub(super) fn longest_silence(&self) -> Duration {
+        self.timeout.min(self.silence() + self.sign_of_life())
+    }
+}
+
 /// Why the HTTP client cannot be made from the settings.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -114,8 +131,8 @@ pub(super) fn builder(
         .dns_resolver(lookup)
         // Over HTTP/2 a request that times out leaves its connection open. One that fell silent would take every
         // later request: a ping that nobody answers, sent while a request waits, ends it.
-        .http2_keep_alive_interval(settings.timeout / 4)
-        .http2_keep_alive_timeout(settings.connect_timeout.max(SHORTEST_PING))
+        .http2_keep_alive_interval(settings.silence())
+        .http2_keep_alive_timeout(settings.sign_of_life())
         .redirect(redirect::Policy::none())
         .tls_certs_only(authorities.certificates.iter().cloned());
     Ok(match &settings.proxy {

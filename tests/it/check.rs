@@ -5,6 +5,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use target_notifyd::sandbox::{self, Sandbox};
@@ -438,18 +439,52 @@ async fn a_server_that_is_silent_after_its_handshake_is_not_told_as_one_without_
     });
     let mut told = String::new();
     // The handshake has to be over by then, however slow the machine is.
+    let ample = format!("target.connect_timeout={AMPLE}");
     for limit in ["100ms", "1s", "10s", AMPLE] {
-        let limit = format!("target.connect_timeout={limit}");
-        let command = check(folder.path(), &endpoint, &["--online", "-o", &limit, "-o", &authority]);
+        let limit = format!("target.timeout={limit}");
+        let more = ["--online", "-o", &limit, "-o", &ample, "-o", &authority];
+        let command = check(folder.path(), &endpoint, &more);
         let (code, out, _) = tokio::task::spawn_blocking(move || ended(command)).await.expect("no panic");
         assert_eq!(code, Some(1), "{out}");
         told = out;
-        if told.contains("is not spoken then: nothing came within target.connect_timeout") {
+        if told.contains("is not spoken then: nothing came within") {
             break;
         }
     }
     assert!(told.contains("HTTP/2 was agreed on") && !told.contains("no TLS handshake"), "{told}");
     serving.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_may_begin_to_speak_as_late_as_a_request_would_wait() {
+    let (folder, ours) = (TempDir::new().expect("a folder"), Authority::new("Ours"));
+    let authority = format!("target.ca_file={}", ours.file(&folder).display());
+    let ample = format!("target.timeout={AMPLE}");
+    let mut told = String::new();
+    // The handshake has to be over by then, however slow the machine is.
+    for limit in [100, 1_000, 10_000].map(Duration::from_millis) {
+        let acceptor = ours.server("127.0.0.1", Validity::Now, &["h2"]);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let endpoint = format!("https://{}", listener.local_addr().expect("an address"));
+        let serving = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let Ok(mut stream) = acceptor.accept(stream).await else { return };
+            // Later than any connection may be made.
+            tokio::time::sleep(2 * limit).await;
+            let _given_up = stream.write_all(b"\0\0\0\x04\0\0\0\0\0").await;
+            let _ended = stream.shutdown().await;
+        });
+        let limit = format!("target.connect_timeout={}ms", limit.as_millis());
+        let more = ["--online", "-o", &limit, "-o", &ample, "-o", &authority];
+        let command = check(folder.path(), &endpoint, &more);
+        let (code, out, _) = tokio::task::spawn_blocking(move || ended(command)).await.expect("no panic");
+        serving.abort();
+        told = out;
+        if code == Some(0) {
+            break;
+        }
+    }
+    assert!(told.contains("TLS handshake with") && told.contains("no request was sent"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

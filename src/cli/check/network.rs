@@ -15,7 +15,7 @@ pub(super) struct Reach<'a> {
     pub(super) location_hint: Option<Cluster>,
 }
 
-/// One after the other, each within `target.connect_timeout`.
+/// One after the other, each within `target.connect_timeout` but for a server that begins to speak HTTP/2 late.
 pub(super) async fn findings(reach: &Reach<'_>) -> Vec<Finding> {
     let settings = reach.settings;
     let own = settings.endpoint.replace("{client}", &settings.client);
