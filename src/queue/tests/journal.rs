@@ -187,11 +187,18 @@ fn zeros_are_written_early_while_nobody_waits() {
     let end = commit(140_000);
     assert_eq!(early(), end.max(before), "no zeros for so large a commit");
     assert_eq!(replay(path).unwrap().gaps, 0);
-    // Whether they are durable nobody needs to know, but nobody may build on a file whose sync failed.
     while commit(10_000) + 40_000 < length(path, 1).unwrap() {}
-    let real = journal.write_to(File::options().write(true).open("/dev/full").unwrap().into());
-    assert!(matches!(journal.write_ahead(), Err(JournalError::Sync(_))));
+    let before = length(path, 1).unwrap();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let real = journal.write_to(full.into());
+    assert_eq!(early(), before);
     journal.write_to(real);
+    assert_eq!(early(), before, "a full disk is not asked again before the next commit");
+    commit(10_000);
+    assert!(early() > before);
+    while commit(10_000) + 40_000 < length(path, 1).unwrap() {}
+    journal.write_to(File::open(path.join("journal.1")).unwrap().into());
+    assert!(matches!(journal.write_ahead(), Err(JournalError::Write(_))), "what fails otherwise is told");
 }
 
 /// What a start reads of a segment ends there: the end of a commit has to lie before that, or the commit never was.
