@@ -20,6 +20,7 @@ mod shelf;
 #[cfg(test)]
 mod stage;
 mod teller;
+mod timekeeper;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -42,6 +43,7 @@ use self::running::Running;
 use self::scrape::{ListenError, Scraped};
 use self::shelf::{Door, Shelf, blocking};
 use self::teller::Teller;
+use self::timekeeper::Timekeeper;
 use crate::admin::{self, AdminSocket, Office};
 use crate::config::IdentifierForm;
 use crate::delivery::{self, Ask, Feed, Flusher, KnownVisitors, Transport, TransportError};
@@ -250,7 +252,7 @@ impl Daemon {
             event = "started", socket = %self.listener.place(), pending = balance.pending(), accepted = balance.accepted,
             "the daemon takes events in"
         );
-        let set = report::clock_set(&self.store, self.settings.schedule.max_age)?;
+        let set = timekeeper::clock_set(&self.store, self.settings.schedule.max_age)?;
         let scheduler = self.scheduler(set)?;
         let Self { settings, clock, mut queue, store, control, listener, transport, went, meter, .. } = self;
         let Self { administered, asks, manager, scraped, reloads, .. } = self;
@@ -294,7 +296,10 @@ impl Daemon {
         let door = Door { appender: queue.appender(), desk };
         serving.spawn(listener.run(door, move || clock.wall_ms(), closing.clone()));
 
-        let reporter = Reporter { store: store.clone(), clock, meter: meter.clone(), pace: paces, set };
+        let timekeeper =
+            Timekeeper { store: store.clone(), clock, asks: meter.asks().clone(), pace: paces.clone(), set };
+        beside.spawn(timekeeper.run(stopped.clone()));
+        let reporter = Reporter { store: store.clone(), meter: meter.clone(), pace: paces };
         beside.spawn(reporter.run(stopped.clone()));
         if let Some(scraped) = scraped {
             beside.spawn(scraped.run(meter.clone(), stopped.clone()));
