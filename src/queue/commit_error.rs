@@ -33,6 +33,8 @@ pub(super) enum CommitError {
     Full(String),
     #[error("it cannot be opened again: {0}")]
     Descriptors(String),
+    #[error("it cannot be opened again: {0}")]
+    Denied(String),
     #[error("it holds more than {0} bytes")]
     Large(u64),
     #[error("the database was opened again after the disk was full, and does not hold what it held")]
@@ -56,6 +58,7 @@ impl CommitError {
             Self::Engine(sled::Error::Io(error)) | Self::Sync(error) => {
                 error.kind() == io::ErrorKind::PermissionDenied
             }
+            Self::Denied(_) => true,
             _ => false,
         }
     }
@@ -120,6 +123,10 @@ impl From<OpenError> for CommitError {
         match error {
             OpenError::Full { message, .. } => Self::Full(message),
             OpenError::Descriptors { message, .. } => Self::Descriptors(message),
+            OpenError::Denied { message, .. } => Self::Denied(message),
+            OpenError::Folder { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Self::Denied(source.to_string())
+            }
             error => Self::Open(Box::new(error)),
         }
     }
@@ -143,17 +150,23 @@ mod tests {
     fn what_a_database_met_is_the_same_when_it_is_opened_again() {
         let path = Path::new("events.1");
         let met = |error: Errno| CommitError::Engine(sled::Error::Io(error.into()));
-        for (error, is_full, lacks_files) in [
-            (Errno::ENOSPC, true, false),
-            (Errno::EDQUOT, true, false),
-            (Errno::EMFILE, false, true),
-            (Errno::ENFILE, false, true),
-            (Errno::EIO, false, false),
+        for (error, is_full, lacks_files, denied) in [
+            (Errno::ENOSPC, true, false, false),
+            (Errno::EDQUOT, true, false, false),
+            (Errno::EMFILE, false, true, false),
+            (Errno::ENFILE, false, true, false),
+            (Errno::EACCES, false, false, true),
+            (Errno::EIO, false, false, false),
         ] {
             let again = CommitError::from(met(error).at_open(path));
             for met in [met(error), again] {
-                assert_eq!((met.disk_full(), met.lacks_descriptors()), (is_full, lacks_files), "{met:?}");
+                let is = (met.disk_full(), met.lacks_descriptors(), met.denied());
+                assert_eq!(is, (is_full, lacks_files, denied), "{met:?}");
             }
+        }
+        for (error, denied) in [(Errno::EACCES, true), (Errno::EIO, false)] {
+            let again = CommitError::from(OpenError::folder(path)(error.into()));
+            assert_eq!(again.denied(), denied, "{again:?}");
         }
     }
 }

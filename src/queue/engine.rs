@@ -96,7 +96,10 @@ impl Engine {
         first.mark_failed(folder);
         warn!(event = "snapshots_set_aside", path = %path.display(), error = %first, "the database did not open; trying again without its snapshots");
         snapshots::set_aside(path, folder).and_then(|()| open(path)).map_err(|error| {
-            error.mark_failed(folder);
+            // A quarantine of another user's is no failed disk.
+            if !error.denied() {
+                error.mark_failed(folder);
+            }
             error.at_open(path)
         })
     }

@@ -199,6 +199,17 @@ pub enum Failed {
         /// The system's answer.
         message: String,
     },
+    /// The database was to be opened again after the disk was full, and something of it is another user's.
+    #[error(
+        "the database {} cannot be opened again: {message}. Nothing that was acknowledged is lost; what was delivered last may be sent again. All that lies in the queue's folder must belong to this user: ls -l shows whose it is, and chown -R changes that; start again then",
+        path.display()
+    )]
+    Denied {
+        /// The database's folder.
+        path: PathBuf,
+        /// The system's answer.
+        message: String,
+    },
     /// The queue was closed while somebody still asked it for something.
     #[error("the queue is closed")]
     Closed,

@@ -71,6 +71,7 @@ impl Writer {
         let failed = match error {
             CommitError::Gone(path) => Failed::Gone(path),
             CommitError::Unlocked(path) => Failed::Unlocked(path),
+            CommitError::Denied(message) => Failed::Denied { path, message },
             error if error.disk_full() => Failed::Full { path, message },
             error if error.lacks_descriptors() => Failed::Descriptors { path, message },
             _ => {

@@ -314,12 +314,16 @@ impl Faulty {
     }
 
     /// Waits for the end of a daemon that may open no more files: it takes the disk for sound, and loses nothing.
-    fn end_for_want_of_files(mut self, acknowledged: &BTreeSet<String>) -> Vec<serde_json::Value> {
+    fn end_for_want_of_files(self, acknowledged: &BTreeSet<String>) -> Vec<serde_json::Value> {
+        self.end_on_a_sound_disk("LimitNOFILE=", acknowledged)
+    }
+
+    /// Waits for the end of a daemon that tells to do this, and takes the disk for sound; it loses nothing.
+    fn end_on_a_sound_disk(mut self, what: &str, acknowledged: &BTreeSet<String>) -> Vec<serde_json::Value> {
         let status = self.daemon.0.wait().expect("the daemon ends");
         let log = self.log.all();
         assert_eq!(status.code(), Some(74), "{log:#?}");
-        let told =
-            log.iter().any(|line| line["error"].as_str().is_some_and(|error| error.contains("LimitNOFILE=")));
+        let told = log.iter().any(|line| line["error"].as_str().is_some_and(|error| error.contains(what)));
         assert!(told && !self.queue.join("failed").exists(), "{log:#?}");
         let balance = balance(&self.queue);
         assert!(balance.pending() >= acknowledged.len() as u64, "{balance:?}");
@@ -620,6 +624,16 @@ fn a_limit_of_open_files_after_a_full_disk_is_no_failed_disk() {
     // The daemon ends within it.
     let answers = burst(faulty.stage.folder.path(), "b", 10_000, 100);
     let log = faulty.end_for_want_of_files(&answers.queued);
+    assert!(says(&log, "the disk is full under the database") && !says(&log, AGAIN), "{log:#?}");
+}
+
+/// Nor is it one where somebody has made files of it another user's meanwhile.
+#[test]
+fn a_file_that_is_denied_after_a_full_disk_is_no_failed_disk() {
+    let full = "write@/journal:8:ENOSPC,write@/journal:8:ENOSPC";
+    let faulty = Faulty::start(2 * MIB, MIB, &format!("{full},open@/db:11:EACCES:ever"));
+    let answers = burst(faulty.stage.folder.path(), "b", 10_000, 100);
+    let log = faulty.end_on_a_sound_disk("chown -R", &answers.queued);
     assert!(says(&log, "the disk is full under the database") && !says(&log, AGAIN), "{log:#?}");
 }
 

@@ -5,7 +5,7 @@
  *   INTERPOSE_ROOT   the folder, absolute and without symbolic links
  *   INTERPOSE_LOG    where the record is appended
  *   INTERPOSE_FAULT  OP[@PART]:N:WHAT[:ever][,...]: from the N-th call of OP on files below the folder whose path contains
- *                    PART, once or for ever, WHAT happens: EIO, ENOSPC, EMFILE, KILL (before the call)
+ *                    PART, once or for ever, WHAT happens: EIO, ENOSPC, EMFILE, EACCES, KILL (before the call)
  *                    OP: open write truncate sync read name (rename, unlink, mkdir), any
  *                    PART+PLACE: only reads of that byte of the file
  *   INTERPOSE_ARMED  where it is set, nothing fails and is counted but while this file is there
@@ -186,7 +186,7 @@ static void read_faults(const char *text) {
         snprintf(one->op, sizeof one->op, "%s", op);
         snprintf(one->part, sizeof one->part, "%s", where ? where : "");
         one->from = atol(from);
-        one->what = strcmp(what, "KILL") == 0 ? -1 : strcmp(what, "ENOSPC") == 0 ? ENOSPC : strcmp(what, "EMFILE") == 0 ? EMFILE : EIO;
+        one->what = strcmp(what, "KILL") == 0 ? -1 : strcmp(what, "ENOSPC") == 0 ? ENOSPC : strcmp(what, "EMFILE") == 0 ? EMFILE : strcmp(what, "EACCES") == 0 ? EACCES : EIO;
         one->ever = word && strcmp(word, "ever") == 0;
     }
 }
