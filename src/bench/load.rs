@@ -1,7 +1,7 @@
 //! Producers: such that wait for each reply, and such that do not.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -48,14 +48,15 @@ impl Lines {
     pub(super) fn push_of(&mut self, session: u64, text: &mut Vec<u8>) {
         let (producer, number) = (self.producer, self.next);
         self.next += 1;
-        let begin = format!(
+        let at = text.len();
+        // Into a buffer nothing fails.
+        let _written = write!(
+            text,
             r#"{{"session_id":"session-{session}","type":"display","id":"{producer}-{number}","impressionId":"{producer}-{number}","timestamp":1700000000000,"visitor":{{"tntId":"visitor-{session}.35_0"}},"tokens":["kb2UkhM3AR8lZJyXJZBeG2qipfsIHvVzTQxHolz2IpSC"],"mbox":{{"name":"home","state":""#
         );
-        let end = "\"}}\n";
-        let filled = self.bytes.saturating_sub(begin.len() + end.len() - 1);
-        text.extend_from_slice(begin.as_bytes());
-        text.extend(std::iter::repeat_n(b'x', filled));
-        text.extend_from_slice(end.as_bytes());
+        let end = b"\"}}\n";
+        text.resize(text.len().max((at + self.bytes + 1).saturating_sub(end.len())), b'x');
+        text.extend_from_slice(end);
     }
 }
 
