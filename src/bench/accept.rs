@@ -19,16 +19,21 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
     let (bytes, time) = (settings.line_bytes, settings.time);
     let folder = temporary(settings)?;
     let one_sync = limits::append(folder.path(), bytes, 1, time).await?.sync;
-    for producers in [1, 8, 64] {
-        let (part, load) =
-            (format!("accept, {producers} waiting"), Load { producers, sessions: SESSIONS, bytes });
+    for producers in [1, 8, 64_usize] {
+        let part = format!("accept, {producers} waiting");
+        let load = Load { producers: producers as u64, sessions: SESSIONS, bytes };
         let (folder, mut daemon, before) = started(settings).await?;
         let socket = daemon.socket();
         let seen = daemon.during(load.waiting(&socket, time)).await?;
         let (used, commits) = (daemon.used().await?.since(&before), daemon.commits().await?);
         daemon.end().await?;
-        let group = usize::try_from(producers).unwrap_or(1);
-        tell(report, &part, settings, &seen, &used, group).await?;
+        tell(report, &part, settings, &seen, &used, group(&seen, commits)).await?;
+        if group(&seen, commits) < producers {
+            // What a commit of all that wait would be.
+            let append = limits::append(folder.path(), bytes, producers, time).await?.rate;
+            let limit = ("append and sync, all at once", append);
+            report.beside(&part, "accepted", "1/s", rate(seen.events, seen.time), limit);
+        }
         grouped(report, &part, &seen, commits);
         let alone = limits::Socket::listen(folder.path())?;
         let bare = load.waiting(&alone.path, time).await?;
@@ -46,8 +51,7 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
     let seen = daemon.during(submits).await?;
     let (used, commits) = (daemon.used().await?.since(&before), daemon.commits().await?);
     daemon.end().await?;
-    let group = usize::try_from(seen.events / commits.max(1)).unwrap_or(1).max(1);
-    tell(report, &part, settings, &seen, &used, group).await?;
+    tell(report, &part, settings, &seen, &used, group(&seen, commits)).await?;
     grouped(report, &part, &seen, commits);
     let alone = limits::Socket::listen(folder.path())?;
     let bare = load.pipelined(&alone.path, window, settings.events, 0).await?;
@@ -71,6 +75,12 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
         report.beside(part, name, "ms", millis(paced.percentile(share)), limit);
     }
     Ok(())
+}
+
+/// How many events shared a commit, as a bare loop can: whole ones, and at least one.
+fn group(seen: &Seen, commits: u64) -> usize {
+    let half = commits / 2;
+    usize::try_from((seen.events + half) / commits.max(1)).unwrap_or(1).max(1)
 }
 
 /// A daemon that takes connections, in a folder of its own, and what it used until then.
