@@ -1,7 +1,7 @@
 //! What the demonstration and the measurements share: this executable run as a daemon, in a folder of its own.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, PipeWriter};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -18,6 +18,9 @@ pub(crate) const BROKEN: Duration = Duration::from_millis(500);
 const KILLED: Duration = Duration::from_secs(10);
 /// How often it is looked at meanwhile.
 const LOOK: Duration = Duration::from_millis(1);
+
+/// The variable of the environment that has a daemon end with its standard input, which has to be a pipe.
+pub(crate) const UNTIL_EOF: &str = "TARGET_NOTIFYD_UNTIL_EOF";
 
 /// Why it did not come to its end.
 #[derive(Debug, Error)]
@@ -98,7 +101,12 @@ fn log_path(folder: &Path) -> PathBuf {
 }
 
 /// A daemon, which is killed where this is dropped.
-pub(crate) struct Process(pub(crate) Child);
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    /// The other end of its standard input, which nothing is written to: where whoever holds this is killed the system closes
+    /// it, and the daemon ends.
+    pub(crate) _input: PipeWriter,
+}
 
 impl Process {
     /// Starts `program` in `folder` with `configuration`, changed by `overrides` as with `-o`; it logs to `log`.
@@ -120,39 +128,41 @@ impl Process {
                 command.env_remove(name);
             }
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
+        command.env(UNTIL_EOF, "1");
+        let (input, ours) = io::pipe().map_err(system("a pipe cannot be made"))?;
+        command.stdin(input).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
         let child = command.spawn().map_err(system(format!("{} cannot be started", program.display())))?;
-        Ok(Self(child))
+        Ok(Self { child, _input: ours })
     }
 
     /// Its process id; 0 once it ended.
     pub(crate) fn id(&self) -> u32 {
-        self.0.id().unwrap_or(0)
+        self.child.id().unwrap_or(0)
     }
 
     /// Its log, once, where that is piped.
     pub(crate) fn log(&mut self) -> Option<ChildStderr> {
-        self.0.stderr.take()
+        self.child.stderr.take()
     }
 
     /// How it ended, if it did.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>, TrialError> {
-        self.0.try_wait().map_err(system("the daemon cannot be looked at"))
+        self.child.try_wait().map_err(system("the daemon cannot be looked at"))
     }
 
     /// Waits for its end. May be dropped: the end is seen the next time.
     pub(crate) async fn wait(&mut self) -> Result<ExitStatus, TrialError> {
-        self.0.wait().await.map_err(system("the daemon cannot be waited for"))
+        self.child.wait().await.map_err(system("the daemon cannot be waited for"))
     }
 
     /// SIGKILL.
     pub(crate) async fn kill(&mut self) -> Result<(), TrialError> {
-        self.0.kill().await.map_err(system("the daemon cannot be killed"))
+        self.child.kill().await.map_err(system("the daemon cannot be killed"))
     }
 
     /// SIGTERM, upon which it ends in order.
     pub(crate) fn terminate(&self) -> Result<(), TrialError> {
-        let pid = self.0.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        let pid = self.child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
         let sent = pid.map_or(Ok(()), |pid| kill(pid, Signal::SIGTERM));
         sent.map_err(|error| system("the daemon cannot be stopped")(error.into()))
     }
@@ -162,9 +172,9 @@ impl Drop for Process {
     /// Returns once it is gone: it would make files in a folder that is being removed.
     fn drop(&mut self) {
         // An error means that it has ended already.
-        let _ended = self.0.start_kill();
+        let _ended = self.child.start_kill();
         let until = Instant::now() + KILLED;
-        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < until {
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < until {
             std::thread::sleep(LOOK);
         }
     }

@@ -225,7 +225,8 @@ mod tests {
         // It is there still, with no memory of its own.
         waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).expect("it ends");
         let folder = PathBuf::from("/nowhere");
-        let mut daemon = Daemon { process: Process(child), folder };
+        let (_, _input) = io::pipe().expect("a pipe");
+        let mut daemon = Daemon { process: Process { child, _input }, folder };
         let told = daemon.used().await.expect_err("nothing is known of it").to_string();
         assert!(told.contains("the daemon ended with exit status: 3"), "{told}");
     }

@@ -6,13 +6,14 @@ use tracing::{error, info};
 
 use super::Exit;
 use super::reload::Reloads;
-use super::signals::on_signals;
+use super::signals::{on_end_of_input, on_signals};
 use crate::config::{Config, Sources};
 use crate::daemon::{self, Daemon, DaemonError};
 use crate::event::Account;
 use crate::queue::OpenError;
 use crate::service::Service;
 use crate::telemetry::Logging;
+use crate::trial::UNTIL_EOF;
 use crate::{admin, queue, schedule};
 
 /// What a daemon comes from beside its configuration.
@@ -26,8 +27,11 @@ pub(super) struct Environment {
 pub(super) async fn run(config: Config, account: Account, adopt: bool, environment: Environment) -> Exit {
     let Environment { sources, logging, service } = environment;
     let shutdown = CancellationToken::new();
+    let is_trial = std::env::var_os(UNTIL_EOF).is_some();
+    let input = if is_trial { on_end_of_input(shutdown.clone()) } else { Ok(()) };
+    let signals = input.and_then(|()| on_signals(shutdown.clone()));
     // From here on SIGHUP ends nothing; one that comes too early is answered as soon as the daemon runs.
-    let hangups = match on_signals(shutdown.clone()).and_then(|()| signal(SignalKind::hangup())) {
+    let hangups = match signals.and_then(|()| signal(SignalKind::hangup())) {
         Ok(hangups) => hangups,
         Err(error) => {
             error!(event = "signals_failed", %error, "signals cannot be listened for; check the limits with ulimit -a");

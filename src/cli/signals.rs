@@ -1,7 +1,10 @@
-//! What signals end.
+//! What signals end, and the end of whoever started this.
 
 use std::io;
+use std::os::fd::AsFd;
 
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -28,6 +31,18 @@ pub(super) fn on_signals(shutdown: CancellationToken) -> io::Result<()> {
             }
             shutdown.cancel();
         }
+    });
+    Ok(())
+}
+
+/// The end of standard input, which has to be a pipe, ends the daemon in order.
+pub(super) fn on_end_of_input(shutdown: CancellationToken) -> io::Result<()> {
+    let mut input = Receiver::from_owned_fd(io::stdin().as_fd().try_clone_to_owned()?)?;
+    // Not joined: it waits for as long as the process lives.
+    tokio::spawn(async move {
+        let mut some = [0; 64];
+        while matches!(input.read(&mut some).await, Ok(1..)) {}
+        shutdown.cancel();
     });
     Ok(())
 }

@@ -138,6 +138,25 @@ fn a_measurement_that_is_ended_leaves_no_daemon_and_no_folder() {
 }
 
 #[test]
+fn a_measurement_that_is_killed_leaves_no_daemon() {
+    let folder = TempDir::new().expect("a folder");
+    let mut child = bench(folder.path(), &["idle"]);
+    let daemon = daemon_of(&child, folder.path());
+    child.kill().expect("it is there");
+    child.wait().expect("a process");
+    // Whoever has it now may leave it unread.
+    let lives = || {
+        let status = fs::read_to_string(format!("/proc/{daemon}/status")).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("State:") && !line.contains('Z'))
+    };
+    let until = Instant::now() + LIMIT;
+    while lives() {
+        assert!(Instant::now() < until, "the daemon lives on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
 fn a_daemon_that_dies_ends_the_measurement() {
     // While producers write, while events are waited for that are never sent, and while nothing happens.
     let never = ["deliver", "--events", "10", "-o", "batch.linger=1h"];
