@@ -59,14 +59,14 @@ impl Pause {
 }
 
 impl Writer {
-    /// Opens the database again after `error`, and goes on with `plan` where the commit left it: done, or to be done
-    /// again.
+    /// Opens the database again after `error`, and goes on with `plan` where the commit left it: done, which is `true`, or
+    /// to be done again.
     pub(super) fn start_over(
         &mut self,
         mut plan: Plan,
         error: CommitError,
         waiting: &mut Waiting<'_>,
-    ) -> Result<(), CommitError> {
+    ) -> Result<bool, CommitError> {
         let path = self.engine.path().to_owned();
         warn!(
             event = "disk_full", path = %path.display(), %error,
@@ -82,13 +82,14 @@ impl Writer {
                 // Nothing has changed: the next try would fail at once.
                 self.pause.begin();
             }
+            Ok(false)
         } else if is_same(&found, &plan.ledger) {
             // It was written whole before the engine met the full disk, and opening synced it.
             self.publish(plan, waiting);
+            Ok(true)
         } else {
-            return Err(CommitError::Lost);
+            Err(CommitError::Lost)
         }
-        Ok(())
     }
 
     fn open_again(

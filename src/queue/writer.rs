@@ -115,9 +115,9 @@ impl Writer {
             match stored {
                 Ok(()) => {}
                 Err(error) if error.disk_full() => {
-                    stop = false;
                     waiting.put_back(appends.into_iter().map(Command::Append));
-                    self.start_over(plan, error, &mut waiting)?;
+                    // An end that is taken back is asked for again, and no other is.
+                    stop &= self.start_over(plan, error, &mut waiting)?;
                 }
                 Err(error) => return Err(error),
             }

@@ -192,7 +192,7 @@ async fn large_pages_that_cannot_be_read_are_set_aside_in_as_many_commits_as_the
 }
 
 /// Has the writer store an event, and wait then until it is released: what it is asked for meanwhile comes together.
-async fn keep_busy(queue: &Queue) -> mpsc::Sender<()> {
+pub(super) async fn keep_busy(queue: &Queue) -> mpsc::Sender<()> {
     let (release, released) = mpsc::channel();
     let (began, begun) = oneshot::channel();
     let busy = OnStored(Box::new(move |_| {

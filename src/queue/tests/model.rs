@@ -11,7 +11,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 pub(in crate::queue) use self::broken::disk_fails;
 use self::pair::Pair;
-pub(in crate::queue) use self::pair::meet_full_disk;
+pub(in crate::queue) use self::pair::{fill_behind, meet_full_disk};
 use super::*;
 
 /// What is done to the queue. Numbers choose among what is there.

@@ -1,6 +1,8 @@
 //! What the queue does where the disk has little room.
 
 use super::super::space::{Free, Probe};
+use super::damage::keep_busy;
+use super::model::fill_behind;
 use super::*;
 
 const MIB: u64 = 1 << 20;
@@ -29,6 +31,20 @@ async fn a_full_disk_takes_removals_only() {
     FREE.store(u64::MAX, Ordering::Relaxed);
     assert_eq!(append(&queue, vec![submission("a", 1, 10, 10)]).await, vec![Appended::Stored]);
     assert_eq!(seqs(&queue.store()).await, vec![2, 3]);
+}
+
+/// Whoever ends the queue is told once, in the commit that was written whole.
+#[tokio::test]
+async fn the_full_disk_behind_the_last_commit_does_not_keep_the_queue_from_its_end() {
+    let folder = TempDir::new().unwrap();
+    let queue = open(settings(folder.path()));
+    let (store, release) = (queue.store(), keep_busy(&queue).await);
+    let (replier, answers) = oneshot::channel::<Vec<Appended>>();
+    queue.appender().append(2, vec![submission("a", 1, 10, 10)], vec![], Box::new(replier)).await;
+    fill_behind(&store);
+    let (ended, released) = tokio::join!(queue.shutdown(), async { release.send(()) });
+    assert!(ended.is_ok() && released.is_ok());
+    assert_eq!(answers.await.unwrap(), [Appended::Stored]);
 }
 
 /// However often producers come while there is no room, each time costs one look at the disk.

@@ -32,6 +32,11 @@ pub(in crate::queue) fn meet_full_disk(path: &Path) -> Result<(), CommitError> {
     met.map_or(Ok(()), |_| Err(full()))
 }
 
+/// Has the engine meet the full disk once the next commit of the database of `store` is written.
+pub(in crate::queue) fn fill_behind(store: &Store) {
+    *FULL_BEHIND.lock().unwrap() = Some(store.view.read(|engine| engine.path().to_owned()));
+}
+
 /// What an ask was answered.
 pub(super) enum Answer {
     Appended(Vec<Appended>),
@@ -157,9 +162,7 @@ impl Pair {
         let begins = matches!(fault, Some(Fault::Before | Fault::Behind));
         match fault {
             Some(Fault::Before) => self.meet_full_disk(),
-            Some(Fault::Behind) => {
-                *FULL_BEHIND.lock().unwrap() = Some(store.view.read(|engine| engine.path().to_owned()));
-            }
+            Some(Fault::Behind) => fill_behind(&store),
             Some(Fault::Next) | None => {}
         }
         if begins {
