@@ -4,7 +4,7 @@ use std::path::Path;
 
 use reqwest::{Certificate, Client};
 use rustls::RootCertStore;
-use rustls_native_certs::load_native_certs;
+use rustls_native_certs::{Error, load_native_certs};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::settings::{Settings, TransportError};
@@ -64,14 +64,10 @@ impl Further {
     /// With those of the system as they are now. There may be none of these, unless some are `needed`.
     pub(super) fn and_of_the_system(self, needed: bool) -> Result<Authorities, TransportError> {
         let Self { mut certificates, fingerprint } = self;
-        let found = load_native_certs();
-        // What cannot be used is passed over: it may be of a kind that is not known here.
-        let mut known = RootCertStore::empty();
-        let usable = found.certs.iter().filter(|one| known.add((*one).clone()).is_ok());
-        let system: Vec<Certificate> = usable.filter_map(|one| Certificate::from_der(one).ok()).collect();
+        let (system, errors) = of_the_system();
         let of_the_system = !system.is_empty();
         if needed && !of_the_system {
-            let why = found.errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
+            let why = errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
             return Err(TransportError::System(why));
         }
         certificates.extend(system);
@@ -79,10 +75,19 @@ impl Further {
     }
 }
 
-/// How many root certificates the file at `path` adds (`target.ca_file`).
+/// Those of the system as they are now, and what cannot be read of them.
+fn of_the_system() -> (Vec<Certificate>, Vec<Error>) {
+    let found = load_native_certs();
+    // What cannot be used is passed over: it may be of a kind that is not known here.
+    let mut known = RootCertStore::empty();
+    let usable = found.certs.iter().filter(|one| known.add((*one).clone()).is_ok());
+    (usable.filter_map(|one| Certificate::from_der(one).ok()).collect(), found.errors)
+}
+
+/// How many root certificates the file at `path` adds (`target.ca_file`), and to how many of the system.
 ///
 /// # Errors
 /// [`TransportError`]: it cannot be read, or one of them cannot be used, or there is none.
-pub fn authorities(path: &Path) -> Result<usize, TransportError> {
-    Further::read(path).map(|found| found.certificates.len())
+pub fn authorities(path: &Path) -> Result<(usize, usize), TransportError> {
+    Further::read(path).map(|found| (found.certificates.len(), of_the_system().0.len()))
 }

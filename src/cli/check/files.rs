@@ -10,8 +10,10 @@ pub(super) fn findings(config: &Config) -> Vec<Finding> {
     if let Some(path) = &config.target.ca_file {
         let (key, shown) = ("target.ca_file", path.display());
         match authorities(path) {
-            Ok(count) => {
-                findings.push(Finding::ok(key, format!("{shown} adds {count} to the trusted certificates")));
+            Ok((count, system)) => {
+                let told =
+                    format!("{shown} adds {count} to the {system} certificates that the system trusts");
+                findings.push(Finding::ok(key, told));
             }
             Err(TransportError::Certificates { what, .. }) => {
                 findings.push(Finding::failed(key, format!("{shown} {what}"), GIVE_PEM));
