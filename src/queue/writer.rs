@@ -82,7 +82,7 @@ impl Writer {
             }
         };
         let path = self.engine.path().display();
-        error!(event = "disk_failed", %path, error = %failed, "the queue cannot be written: nothing more is acknowledged. Check the disk: journalctl -k and df -h");
+        error!(event = "disk_failed", %path, error = %failed, "the queue cannot be written: nothing more is acknowledged, and the daemon ends. error says what to do; journalctl -k and df -h show how the disk is");
         self.told.failed.send_replace(Some(failed));
     }
 
@@ -106,7 +106,7 @@ impl Writer {
             stop |= plan.has_stop();
             let stored = self.store(&mut plan, &mut appends).and_then(|()| {
                 self.publish(std::mem::take(&mut plan), &mut waiting);
-                // On a disk that is short of room removals need it more.
+                // On a disk that is short of room removals need it more. A full one is no error here.
                 match waiting.is_empty() && !stop && !self.space.is_tight() {
                     true => self.engine.write_ahead(),
                     false => Ok(()),

@@ -260,7 +260,7 @@ impl Tail {
                 Ok(written) => self.ahead += written as u64,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if is_full(&error) => {
-                    // Not again before another commit found room.
+                    // Not again before the next commit.
                     self.like_it = 0;
                     break;
                 }
