@@ -48,16 +48,10 @@ fn a_kill_at_every_place_that_matters_loses_nothing() {
         world.round(End::At(place), "");
     }
     // Small commits come one after another in a segment, or do not.
-    let kills = world.kills();
-    while world.kills() == kills {
-        world.round(End::Once("journal.cut"), "");
-    }
+    world.round_until("journal.cut");
     // In a small segment zeros are written once, for all of it.
     world.max_bytes = "64MiB";
-    let kills = world.kills();
-    while world.kills() == kills {
-        world.round(End::Once("journal.ahead"), "");
-    }
+    world.round_until("journal.ahead");
     world.max_bytes = "16MiB";
     // What a crash left: a snapshot that does not open, and the mark of a failed sync.
     world.fill_the_engine();
@@ -83,10 +77,7 @@ fn a_kill_while_the_journal_moves_on_loses_nothing() {
     // What is delivered before the journal is full never moves on.
     world.serve(false);
     for place in ["journal.applied", "journal.moved", "journal.removed", "journal.synced"] {
-        let kills = world.kills();
-        while world.kills() == kills {
-            world.round(End::Once(place), "");
-        }
+        world.round_until(place);
     }
     assert_eq!(world.end(), 4);
 }

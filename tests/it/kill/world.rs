@@ -67,6 +67,9 @@ pub(super) enum End {
 /// A log of the engine of so many bytes has pages in several of its segments. A full queue has several times as many.
 const FULL_BYTES: u64 = 4 * 1_024 * 1_024;
 
+/// How many rounds at most have to come to a place that not each of them comes to: eleven were the most.
+const MAX_ROUNDS: u32 = 100;
+
 impl World {
     pub(super) fn new() -> Self {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -89,13 +92,20 @@ impl World {
         }
     }
 
-    /// How many daemons were killed.
-    pub(super) fn kills(&self) -> u64 {
-        self.kills
-    }
-
     pub(super) fn queue(&self) -> PathBuf {
         self.folder.path().join("queue")
+    }
+
+    /// Rounds until a daemon is killed at `place`, which not each of them comes to.
+    pub(super) fn round_until(&mut self, place: &'static str) {
+        let kills = self.kills;
+        for _ in 0..MAX_ROUNDS {
+            self.round(End::Once(place), "");
+            if self.kills > kills {
+                return;
+            }
+        }
+        panic!("no daemon of {MAX_ROUNDS} came to {place}");
     }
 
     /// Runs the daemon under load until its end, and looks at what it left.
