@@ -19,7 +19,7 @@ section! {
         organization_id: Option<String> = "", organization;
         /// The property token of submissions that bring none.
         property_token: Option<PropertyToken> = "", token::inline;
-        /// A file that holds the property token; without it the systemd credential `property-token` is read.
+        /// A regular file that holds the property token; without it the systemd credential `property-token` is read.
         property_token_file: Option<PathBuf> = "", optional_path;
         /// The environment of submissions that bring none; 0 is none.
         environment_id: Option<i64> = 0, optional_integer;
