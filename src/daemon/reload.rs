@@ -53,7 +53,7 @@ impl Reloader {
         match spawn_blocking(move || transport.read_authorities_again()).await {
             Ok(Ok(true)) => info!(
                 event = "certificates_changed",
-                "target.ca_file was read again: connections that are made from now on go by its certificates"
+                "other certificates are trusted, of target.ca_file or of the system: connections that are made from now on go by them"
             ),
             Ok(Err(error)) => warn!(
                 event = "certificates_kept", %error,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use reqwest::{Certificate, Client};
 use rustls::RootCertStore;
-use rustls_native_certs::{Error, load_native_certs};
+use rustls_native_certs::{CertificateResult, Error, load_native_certs};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::settings::{Settings, TransportError};
@@ -17,16 +17,16 @@ const MAX_CA_FILE_BYTES: u64 = 4 * 1_024 * 1_024;
 /// All of them, as they were read.
 pub(super) struct Authorities {
     pub(super) certificates: Vec<Certificate>,
-    /// Whether the system has some of them.
-    pub(super) of_the_system: bool,
-    /// Of the file of the further ones.
+    /// How many of them the system has.
+    pub(super) of_the_system: usize,
+    /// Of all that was read: what is read later may be compared with it.
     pub(super) fingerprint: u64,
 }
 
 impl Authorities {
     /// Reads those of the system, and those that `settings` name.
     pub(super) fn of(settings: &Settings) -> Result<Self, TransportError> {
-        Further::of(settings)?.and_of_the_system(settings.ca_file.is_none())
+        Further::of(settings)?.and_of_the_system(usize::from(settings.ca_file.is_none()))
     }
 }
 
@@ -34,8 +34,7 @@ impl Authorities {
 #[derive(Default)]
 pub(super) struct Further {
     certificates: Vec<Certificate>,
-    /// Of all that was read: what is read later may be compared with it.
-    pub(super) fingerprint: u64,
+    fingerprint: u64,
 }
 
 impl Further {
@@ -61,27 +60,44 @@ impl Further {
         Ok(Self { certificates, fingerprint: xxh3_64(&pem) })
     }
 
-    /// With those of the system as they are now. There may be none of these, unless some are `needed`.
-    pub(super) fn and_of_the_system(self, needed: bool) -> Result<Authorities, TransportError> {
+    /// With those of the system as they are now, of which there were `before`. It may have fewer since, but where some
+    /// cannot be read, or none is left, it is not known to trust fewer.
+    pub(super) fn and_of_the_system(self, before: usize) -> Result<Authorities, TransportError> {
         let Self { mut certificates, fingerprint } = self;
-        let (system, errors) = of_the_system();
-        let of_the_system = !system.is_empty();
-        if needed && !of_the_system {
-            let why = errors.first().map_or_else(|| "there are none".to_owned(), ToString::to_string);
-            return Err(TransportError::System(why));
+        let system = System::read();
+        let of_the_system = system.certificates.len();
+        match system.errors.first().map(ToString::to_string) {
+            why if of_the_system == 0 && before > 0 => {
+                return Err(TransportError::System(why.unwrap_or_else(|| "there are none".to_owned())));
+            }
+            Some(why) if of_the_system < before => return Err(TransportError::SystemPart(why)),
+            _ => {}
         }
-        certificates.extend(system);
+        certificates.extend(system.certificates);
+        let fingerprint = fingerprint.wrapping_add(system.fingerprint);
         Ok(Authorities { certificates, of_the_system, fingerprint })
     }
 }
 
-/// Those of the system as they are now, and what cannot be read of them.
-fn of_the_system() -> (Vec<Certificate>, Vec<Error>) {
-    let found = load_native_certs();
-    // What cannot be used is passed over: it may be of a kind that is not known here.
-    let mut known = RootCertStore::empty();
-    let usable = found.certs.iter().filter(|one| known.add((*one).clone()).is_ok());
-    (usable.filter_map(|one| Certificate::from_der(one).ok()).collect(), found.errors)
+/// Those of the system.
+struct System {
+    certificates: Vec<Certificate>,
+    /// The same in whatever order they were found.
+    fingerprint: u64,
+    /// What cannot be read of them.
+    errors: Vec<Error>,
+}
+
+impl System {
+    fn read() -> Self {
+        let CertificateResult { certs, errors, .. } = load_native_certs();
+        // What cannot be used is passed over: it may be of a kind that is not known here.
+        let mut known = RootCertStore::empty();
+        let usable: Vec<_> = certs.into_iter().filter(|one| known.add(one.clone()).is_ok()).collect();
+        let fingerprint = usable.iter().fold(0, |sum: u64, one| sum.wrapping_add(xxh3_64(one)));
+        let certificates = usable.iter().filter_map(|one| Certificate::from_der(one).ok()).collect();
+        Self { certificates, fingerprint, errors }
+    }
 }
 
 /// How many root certificates the file at `path` adds (`target.ca_file`), and to how many of the system.
@@ -89,5 +105,5 @@ fn of_the_system() -> (Vec<Certificate>, Vec<Error>) {
 /// # Errors
 /// [`TransportError`]: it cannot be read, or one of them cannot be used, or there is none.
 pub fn authorities(path: &Path) -> Result<(usize, usize), TransportError> {
-    Further::read(path).map(|found| (found.certificates.len(), of_the_system().0.len()))
+    Further::read(path).map(|found| (found.certificates.len(), System::read().certificates.len()))
 }

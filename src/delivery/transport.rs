@@ -43,7 +43,7 @@ pub struct Transport {
 #[derive(Clone, Debug)]
 struct Made {
     clients: Arc<Clients>,
-    of_the_system: bool,
+    of_the_system: usize,
     fingerprint: u64,
 }
 
@@ -74,18 +74,20 @@ impl Transport {
         Ok(Self { made: Arc::new(RwLock::new(made)), lookup, settings, own })
     }
 
-    /// Reads the file of further root certificates again (`target.ca_file`). Where something else is in it, attempts that
-    /// begin later go by that, over connections of their own; says whether it is so. Blocks on the disk.
+    /// Reads the system's root certificates again, and the file of further ones (`target.ca_file`). Where they are others
+    /// than before, attempts that begin later go by them, over connections of their own; says whether it is so. Blocks on
+    /// the disk.
     ///
     /// # Errors
-    /// [`TransportError`]: it cannot be used, or the system's certificates are gone; what was read before stays in force.
+    /// [`TransportError`]: the file cannot be used, or the system's certificates are gone, or some of them; what was read
+    /// before stays in force.
     pub fn read_authorities_again(&self) -> Result<bool, TransportError> {
-        let (further, before) = (Further::of(&self.settings)?, self.made());
-        if further.fingerprint == before.fingerprint {
+        let before = self.made();
+        // Without those of the system nothing of Target's own would be trusted any more.
+        let authorities = Further::of(&self.settings)?.and_of_the_system(before.of_the_system)?;
+        if authorities.fingerprint == before.fingerprint {
             return Ok(false);
         }
-        // Without those of the system nothing of Target's own would be trusted any more.
-        let authorities = further.and_of_the_system(before.of_the_system)?;
         let made = Made::new(&self.settings, &authorities, &self.lookup)?;
         *self.made.write().unwrap_or_else(PoisonError::into_inner) = made;
         Ok(true)

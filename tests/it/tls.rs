@@ -180,46 +180,61 @@ async fn authorities_that_are_read_again_are_in_force_for_later_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_while_the_systems_certificates_are_gone_keeps_them() {
-    let (folder, sandbox) = stage();
-    let terminator = Terminator::start(&folder, &sandbox).await;
-    let (system, other) = (terminator.ca_file.clone(), TempDir::new().expect("a folder"));
-    let own = fs::read(&system).expect("a file");
-    let set = format!("target.ca_file={}", Authority::new("an authority").file(&other).display());
-    let endpoint = format!("https://localhost:{}", terminator.port);
-    let mut run = command(folder.path(), &endpoint, &["run", "-o", &set]);
-    run.env("SSL_CERT_FILE", &system).env_remove("SSL_CERT_DIR");
-    for name in PROXY_VARIABLES {
-        run.env_remove(name);
-    }
-    let mut daemon = run.stderr(Stdio::piped()).spawn().expect("the daemon starts");
-    let mut log = Log::of(&mut daemon);
-    let delivered = async |count: u64| {
-        let (path, id) = (folder.path().to_owned(), count.to_string());
-        let submits = move || connect(&path).write_all(format!("{}\n", display("s", &id)).as_bytes());
-        tokio::task::spawn_blocking(submits).await.expect("no panic").expect("the daemon reads");
-        while sandbox.totals().impressions < count {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+async fn a_reload_goes_by_the_systems_certificates_unless_some_of_them_are_gone() {
+    // Whether the system has another one beside, and whether all are there at the start.
+    for (beside, there) in [(false, true), (true, true), (false, false)] {
+        let (folder, sandbox) = stage();
+        let terminator = Terminator::start(&folder, &sandbox).await;
+        let (system, other) = (terminator.ca_file.clone(), TempDir::new().expect("a folder"));
+        let own = fs::read(&system).expect("a file");
+        let set = format!("target.ca_file={}", Authority::new("an authority").file(&other).display());
+        let endpoint = format!("https://localhost:{}", terminator.port);
+        let mut run = command(folder.path(), &endpoint, &["run", "-o", &set, "-o", "retry.max=100ms"]);
+        run.env("SSL_CERT_FILE", &system).env_remove("SSL_CERT_DIR");
+        let left = TempDir::new().expect("a folder");
+        if beside {
+            let file = Authority::new("an authority that stays").file(&left);
+            fs::rename(file, left.path().join("0123abcd.0")).expect("a name as such folders have them");
+            run.env("SSL_CERT_DIR", left.path());
         }
-    };
-    delivered(1).await;
-    let mut reloaded = async |told: &'static str| {
-        Authority::new("another authority").file(&other);
-        hang_up(&daemon);
+        for name in PROXY_VARIABLES {
+            run.env_remove(name);
+        }
+        if !there {
+            fs::remove_file(&system).expect("it lies there");
+        }
+        let mut daemon = run.stderr(Stdio::piped()).spawn().expect("the daemon starts");
+        let mut log = Log::of(&mut daemon);
+        let delivered = async |count: u64| {
+            let (path, id) = (folder.path().to_owned(), count.to_string());
+            let submits = move || connect(&path).write_all(format!("{}\n", display("s", &id)).as_bytes());
+            tokio::task::spawn_blocking(submits).await.expect("no panic").expect("the daemon reads");
+            while sandbox.totals().impressions < count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
         // Nothing else runs meanwhile that would wait for this thread.
-        tokio::task::block_in_place(|| log.says(told))
-    };
-    fs::remove_file(&system).expect("it lies there");
-    let kept = reloaded("the certificates that were read before stay in force").await;
-    assert!(kept["error"].as_str().is_some_and(|error| error.contains("of the system")), "{kept}");
-    delivered(2).await;
-    fs::write(&system, own).expect("a file");
-    reloaded("target.ca_file was read again").await;
-    delivered(3).await;
-    let ended = tokio::task::spawn_blocking(move || terminate(&mut daemon)).await.expect("no panic");
-    assert!(ended.success(), "{ended}");
-    terminator.task.abort();
-    sandbox.stop().await;
+        let mut says = |told: &'static str| tokio::task::block_in_place(|| log.says(told));
+        if there {
+            delivered(1).await;
+            fs::remove_file(&system).expect("it lies there");
+            Authority::new("another authority").file(&other);
+            hang_up(&daemon);
+            let kept = says("the certificates that were read before stay in force");
+            assert!(kept["error"].as_str().is_some_and(|error| error.contains("of the system")), "{kept}");
+            delivered(2).await;
+        } else {
+            says("the daemon takes events in");
+        }
+        fs::write(&system, own).expect("a file");
+        hang_up(&daemon);
+        says("other certificates are trusted");
+        delivered(if there { 3 } else { 1 }).await;
+        let ended = tokio::task::spawn_blocking(move || terminate(&mut daemon)).await.expect("no panic");
+        assert!(ended.success(), "{ended}");
+        terminator.task.abort();
+        sandbox.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
