@@ -1,16 +1,15 @@
 //! What the tests of the daemon's parts stand on.
 
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 
 use tempfile::TempDir;
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 
 use crate::delivery::Ask;
 use crate::event::{Account, Clock, Moment};
 use crate::figures::{Limits, Meter, Sources};
-use crate::queue::{self, OnStored, Queue};
+use crate::queue::{self, Queue};
 use crate::wire::defaults::Defaults;
-use crate::wire::reply::Appended;
 use crate::wire::submission::Submission;
 
 /// A queue, and the figures of a daemon that has nothing else.
@@ -39,23 +38,13 @@ impl Stage {
     }
 
     /// Has the writer store an event, and do nothing more until it is released.
-    pub(super) async fn keep_busy(&self) -> mpsc::Sender<()> {
-        let (release, released) = mpsc::channel();
-        let (began, begun) = oneshot::channel();
-        let busy = OnStored(Box::new(move |_| {
-            began.send(()).unwrap();
-            released.recv().unwrap();
-        }));
+    pub(super) async fn keep_busy(&self) -> std::sync::mpsc::Sender<()> {
         let line =
             br#"{"session_id":"a","type":"display","mbox":{"name":"home","state":"s"},"tokens":["t"]}"#;
-        let event = Submission::parse(line, &Defaults::default(), 1).unwrap();
-        let (replier, _answers) = oneshot::channel::<Vec<Appended>>();
-        self.queue.appender().append(1, vec![event], vec![(0, busy)], Box::new(replier)).await;
-        begun.await.unwrap();
-        release
+        self.queue.keep_busy(Submission::parse(line, &Defaults::default(), 1).unwrap()).await
     }
 
-    pub(super) fn meter(&self, clock: Clock, asks: tokio::sync::mpsc::Sender<Ask>) -> Meter {
+    pub(super) fn meter(&self, clock: Clock, asks: mpsc::Sender<Ask>) -> Meter {
         Meter::new(Sources {
             store: self.queue.store(),
             folder: self.folder.path().to_owned(),

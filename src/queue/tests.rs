@@ -10,6 +10,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
 
 use tempfile::TempDir;
 
@@ -19,6 +20,22 @@ use super::*;
 use crate::event::{Account, Balance, DeadReason, Event, SessionId};
 use crate::wire::defaults::Defaults;
 use crate::wire::reply::{Appended, Unavailable};
+
+impl Queue {
+    /// Has the writer store `event`, and wait then until it is released: what it is asked for meanwhile comes together.
+    pub(crate) async fn keep_busy(&self, event: Submission) -> mpsc::Sender<()> {
+        let (release, released) = mpsc::channel();
+        let (began, begun) = oneshot::channel();
+        let busy = OnStored(Box::new(move |_| {
+            began.send(()).unwrap();
+            released.recv().unwrap();
+        }));
+        let (replier, _answers) = oneshot::channel::<Vec<Appended>>();
+        self.appender().append(1, vec![event], vec![(0, busy)], Box::new(replier)).await;
+        begun.await.unwrap();
+        release
+    }
+}
 
 fn account(client: &str) -> Account {
     Account { client: client.to_owned(), organization: "0DD9@AdobeOrg".to_owned() }

@@ -1,7 +1,5 @@
 //! Records that are damaged, lost, or more than the counters promise.
 
-use std::sync::mpsc;
-
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
@@ -148,7 +146,7 @@ async fn an_envelope_that_goes_with_two_damaged_pages_at_once_is_counted_once() 
     let queue = open(settings);
     let store = queue.store();
     // Both are found while the writer is busy, so that one commit sets them aside.
-    let release = keep_busy(&queue).await;
+    let release = queue.keep_busy(submission("e", 1, 10, 10)).await;
     assert_eq!(seqs(&store).await, vec![2, 4]);
     release.send(()).unwrap();
     store.pulse().await.unwrap();
@@ -169,7 +167,7 @@ async fn large_pages_that_cannot_be_read_are_set_aside_in_as_many_commits_as_the
         queue.shutdown().await.unwrap();
         damage_pages(&settings, &[1, 2, 3, 4, 5]);
         let queue = open(settings.clone());
-        let (store, release) = (queue.store(), keep_busy(&queue).await);
+        let (store, release) = (queue.store(), queue.keep_busy(submission("e", 1, 10, 10)).await);
         let (mut ledger, before) = (store.watch(), store.counts().commits());
         assert_eq!(seqs(&store).await, Vec::<u64>::new());
         if ends {
@@ -189,20 +187,6 @@ async fn large_pages_that_cannot_be_read_are_set_aside_in_as_many_commits_as_the
             queue.shutdown().await.unwrap();
         }
     }
-}
-
-/// Has the writer store an event, and wait then until it is released: what it is asked for meanwhile comes together.
-pub(super) async fn keep_busy(queue: &Queue) -> mpsc::Sender<()> {
-    let (release, released) = mpsc::channel();
-    let (began, begun) = oneshot::channel();
-    let busy = OnStored(Box::new(move |_| {
-        began.send(()).unwrap();
-        released.recv().unwrap();
-    }));
-    let (replier, _answers) = oneshot::channel::<Vec<Appended>>();
-    queue.appender().append(1, vec![submission("e", 1, 10, 10)], vec![(0, busy)], Box::new(replier)).await;
-    begun.await.unwrap();
-    release
 }
 
 /// An event with a large envelope is in pages of its own, and its envelope beside them.

@@ -1,7 +1,6 @@
 //! What the queue does where the disk has little room.
 
 use super::super::space::{Free, Probe};
-use super::damage::keep_busy;
 use super::model::fill_behind;
 use super::*;
 
@@ -38,7 +37,7 @@ async fn a_full_disk_takes_removals_only() {
 async fn the_full_disk_behind_the_last_commit_does_not_keep_the_queue_from_its_end() {
     let folder = TempDir::new().unwrap();
     let queue = open(settings(folder.path()));
-    let (store, release) = (queue.store(), keep_busy(&queue).await);
+    let (store, release) = (queue.store(), queue.keep_busy(submission("e", 1, 10, 10)).await);
     let (replier, answers) = oneshot::channel::<Vec<Appended>>();
     queue.appender().append(2, vec![submission("a", 1, 10, 10)], vec![], Box::new(replier)).await;
     fill_behind(&store);
