@@ -104,16 +104,14 @@ impl Writer {
             let (mut appends, asked) = waiting.next_commit();
             let mut plan = Plan { batch: self.engine.batch(), ledger: self.ledger, asked, ..Plan::default() };
             stop |= plan.has_stop();
-            let stored = self.store(&mut plan, &mut appends).and_then(|()| {
-                self.publish(std::mem::take(&mut plan), &mut waiting);
-                // On a disk that is short of room removals need it more. A full one is no error here.
-                match waiting.is_empty() && !stop && !self.space.is_tight() {
-                    true => self.engine.write_ahead(),
-                    false => Ok(()),
+            match self.store(&mut plan, &mut appends) {
+                Ok(()) => {
+                    self.publish(plan, &mut waiting);
+                    // On a disk that is short of room removals need it more. A full one is no error here.
+                    if waiting.is_empty() && !stop && !self.space.is_tight() {
+                        self.engine.write_ahead()?;
+                    }
                 }
-            });
-            match stored {
-                Ok(()) => {}
                 Err(error) if error.disk_full() => {
                     waiting.put_back(appends.into_iter().map(Command::Append));
                     // An end that is taken back is asked for again, and no other is.
