@@ -637,17 +637,23 @@ fn a_file_that_is_denied_after_a_full_disk_is_no_failed_disk() {
     assert!(says(&log, "the disk is full under the database") && !says(&log, AGAIN), "{log:#?}");
 }
 
-/// The same where neither the smaller database that a mostly empty one is copied into can be opened, nor the old one again.
-#[test]
-fn a_limit_of_open_files_while_a_database_is_made_smaller_is_no_failed_disk() {
-    let Some(disk) = Small::mount(32 * MIB, 0) else { return };
+/// A daemon on `disk` that is told to leave much of it free, and what it is tried with.
+fn with_small_queue(disk: &Small, fault: &str) -> (PathBuf, Stage, Daemon, Log) {
     let queue = disk.path().join("queue");
     let stage = Stage::new(&queue, 12 * MIB, MIB);
     let mut command = stage.command();
     command.args(["-o", "queue.max_bytes=32MiB"]);
-    let fault = "open@events.2/conf:1:EMFILE:ever,open@events.1/conf:3:EMFILE:ever";
     preload(&mut command, disk.path(), &stage.folder.path().join("record"), fault);
     let (daemon, log) = started(&mut command);
+    (queue, stage, daemon, log)
+}
+
+/// The same where neither the smaller database that a mostly empty one is copied into can be opened, nor the old one again.
+#[test]
+fn a_limit_of_open_files_while_a_database_is_made_smaller_is_no_failed_disk() {
+    let Some(disk) = Small::mount(32 * MIB, 0) else { return };
+    let fault = "open@events.2/conf:1:EMFILE:ever,open@events.1/conf:3:EMFILE:ever";
+    let (queue, stage, daemon, log) = with_small_queue(&disk, fault);
     let acknowledged = stage.submit_until("full", 256, |answers| answers.full > 0);
     stage.heal();
     stage.taken(&acknowledged);
@@ -662,13 +668,8 @@ fn a_limit_of_open_files_while_a_database_is_made_smaller_is_no_failed_disk() {
 #[test]
 fn a_full_disk_while_a_database_is_made_smaller_keeps_no_copy() {
     let Some(disk) = Small::mount(32 * MIB, 0) else { return };
-    let queue = disk.path().join("queue");
-    let stage = Stage::new(&queue, 12 * MIB, MIB);
-    let mut command = stage.command();
-    command.args(["-o", "queue.max_bytes=32MiB"]);
     let fault = "open@events.2/conf:1:ENOSPC:ever,open@events.1/conf:3:ENOSPC";
-    preload(&mut command, disk.path(), &stage.folder.path().join("record"), fault);
-    let (daemon, mut log) = started(&mut command);
+    let (queue, stage, daemon, mut log) = with_small_queue(&disk, fault);
     let mut acknowledged = stage.submit_until("full", 256, |answers| answers.full > 0);
     stage.heal();
     stage.taken(&acknowledged);
