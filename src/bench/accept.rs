@@ -27,8 +27,9 @@ pub(super) async fn measure(settings: &Settings, report: &mut Report) -> Result<
         let seen = daemon.during(load.waiting(&socket, time)).await?;
         let (used, commits) = (daemon.used().await?.since(&before), daemon.commits().await?);
         daemon.end().await?;
-        tell(report, &part, settings, &seen, &used, group(&seen, commits)).await?;
-        if group(&seen, commits) < producers {
+        let group = group(&seen, commits);
+        tell(report, &part, settings, &seen, &used, group).await?;
+        if group < producers {
             // What a commit of all that wait would be.
             let append = limits::append(folder.path(), bytes, producers, time).await?.rate;
             let limit = ("append and sync, all at once", append);

@@ -14,9 +14,9 @@ use super::proxy::Proxy;
 /// A peer may take this long for an HTTP/2 ping, however short `target.connect_timeout` is.
 const SHORTEST_PING: Duration = Duration::from_secs(1);
 
-/// A connection that carries no request for this long carries none any more, and is closed soon. Load balancers close it after 60 s (AWS ALB) or 75 s
-/// (nginx): with the client's own 90 s, the first request after a pause could meet a connection that is being closed,
-/// and nobody knows then whether it was taken.
+/// A connection that carries no request for this long carries none any more, and is closed soon. Load balancers close it
+/// after 60 s (AWS ALB) or 75 s (nginx): with the client's own 90 s, the first request after a pause could meet a
+/// connection that is being closed, and nobody knows then whether it was taken.
 pub(super) const LONGEST_IDLE: Duration = Duration::from_secs(50);
 
 /// What to do about a file without certificates.
