@@ -33,7 +33,7 @@ pub(super) enum CommitError {
     Full(String),
     #[error("it cannot be opened again: {0}")]
     Descriptors(String),
-    #[error("it cannot be opened again: {0}")]
+    #[error("a file of it is denied: {0}")]
     Denied(String),
     #[error("it holds more than {0} bytes")]
     Large(u64),
@@ -137,6 +137,7 @@ impl From<JournalError> for CommitError {
         match error {
             JournalError::Write(error) => Self::Engine(sled::Error::Io(error)),
             JournalError::Sync(error) => Self::Sync(error),
+            JournalError::Denied(error) => Self::Denied(error.to_string()),
         }
     }
 }
@@ -164,6 +165,9 @@ mod tests {
                 assert_eq!(is, (is_full, lacks_files, denied), "{met:?}");
             }
         }
+        // What was to be written is gone, whatever the answer.
+        let write = CommitError::from(JournalError::Write(Errno::EACCES.into()));
+        assert!(!matches!(write, CommitError::Denied(_)), "{write:?}");
         for (error, denied) in [(Errno::EACCES, true), (Errno::EIO, false)] {
             let again = CommitError::from(OpenError::folder(path)(error.into()));
             assert_eq!(again.denied(), denied, "{again:?}");

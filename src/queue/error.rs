@@ -199,9 +199,10 @@ pub enum Failed {
         /// The system's answer.
         message: String,
     },
-    /// The database was to be opened again after the disk was full, and something of it is another user's.
+    /// A segment of the journal was to be made or removed, or the database to be opened again after the disk was full, and
+    /// something of it is another user's.
     #[error(
-        "the database {} cannot be opened again: {message}. Nothing that was acknowledged is lost; what was delivered last may be sent again. All that lies in the queue's folder must belong to this user: ls -l shows whose it is, and chown -R changes that; start again then",
+        "the database {} cannot be written: {message}. Nothing that was acknowledged is lost; what was delivered last may be sent again. All that lies in the queue's folder must belong to this user: ls -l shows whose it is, and chown -R changes that; start again then",
         path.display()
     )]
     Denied {

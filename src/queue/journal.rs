@@ -85,6 +85,18 @@ pub(super) enum JournalError {
     Write(io::Error),
     /// It was not synced.
     Sync(io::Error),
+    /// A segment may not be made or removed: nothing was changed.
+    Denied(io::Error),
+}
+
+impl JournalError {
+    /// Of a segment that was not made or removed.
+    fn of_name(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => Self::Denied(error),
+            _ => Self::Write(error),
+        }
+    }
 }
 
 impl Journal {

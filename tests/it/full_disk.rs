@@ -610,10 +610,17 @@ fn the_engine_may_meet_the_full_disk_at_any_write() {
 }
 
 #[test]
-fn a_limit_of_open_files_is_no_failed_disk() {
-    let faulty = Faulty::start(0, 0, "open@/journal:20:EMFILE:ever");
-    let acknowledged = faulty.stage.submit_until("b", 256, |answers| answers.unknown > 0);
-    faulty.end_for_want_of_files(&acknowledged);
+fn a_limit_of_open_files_or_a_folder_of_another_users_is_no_failed_disk() {
+    for (fault, what) in [
+        ("open@/journal:20:EMFILE:ever", "LimitNOFILE="),
+        ("open@/journal:20:EACCES:ever", "chown -R"),
+        // The oldest segment is to go.
+        ("name@/journal:4:EACCES:ever", "chown -R"),
+    ] {
+        let faulty = Faulty::start(0, 0, fault);
+        let acknowledged = faulty.stage.submit_until("b", 256, |answers| answers.unknown > 0);
+        faulty.end_on_a_sound_disk(what, &acknowledged);
+    }
 }
 
 /// The same where the database is opened again after a full disk.

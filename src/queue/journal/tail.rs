@@ -172,7 +172,7 @@ impl Tail {
         }
         let path = segment_path(&self.folder, number);
         let file = File::options().create_new(true).read(true).write(true).open(path);
-        let file = file.map_err(JournalError::Write)?;
+        let file = file.map_err(JournalError::of_name)?;
         sync(&self.folder).map_err(JournalError::Sync)?;
         self.is_file = Identity::of(&file).map_err(JournalError::Write)?;
         self.file = Arc::new(file);
@@ -224,7 +224,7 @@ impl Tail {
     /// Removes a segment.
     pub(super) fn remove(&mut self, number: u64) -> Result<(), JournalError> {
         self.segments.remove(&number);
-        fs::remove_file(segment_path(&self.folder, number)).map_err(JournalError::Write)?;
+        fs::remove_file(segment_path(&self.folder, number)).map_err(JournalError::of_name)?;
         reach("journal", "removed");
         // A segment that came back without those behind it would bring back what they removed.
         sync(&self.folder).map_err(JournalError::Sync)?;
