@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::authorities::Authorities;
 use super::lookup::Lookup;
 use super::proxy::Proxy;
+use super::transport::told;
 
 /// A peer may take this long for an HTTP/2 ping, however short `target.connect_timeout` is.
 const SHORTEST_PING: Duration = Duration::from_secs(1);
@@ -116,7 +117,7 @@ pub enum TransportError {
     #[error("some root certificates of the system cannot be read: {0}")]
     SystemPart(String),
     /// The client refuses the settings.
-    #[error("the HTTP client cannot be made: {0}")]
+    #[error("the HTTP client cannot be made: {}", told(.0))]
     Client(#[from] reqwest::Error),
 }
 

@@ -352,6 +352,13 @@ fn a_file_without_a_certificate_is_told_by_its_name() {
 }
 
 #[test]
+fn a_client_that_cannot_be_made_says_why() {
+    let refused = reqwest::Client::builder().user_agent("two\nlines").build().unwrap_err();
+    let told = TransportError::from(refused).to_string();
+    assert_eq!(told, "the HTTP client cannot be made: failed to parse header value");
+}
+
+#[test]
 fn a_file_of_authorities_that_may_have_no_end_is_not_read() {
     let folder = tempfile::tempdir().unwrap();
     let (pipe, long) = (folder.path().join("pipe"), folder.path().join("long"));
