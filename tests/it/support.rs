@@ -190,11 +190,19 @@ pub(crate) fn display(session: &str, id: &str) -> String {
     )
 }
 
+/// Waits until it `is_so`.
+pub(crate) async fn until(is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, waiting).await.expect("it comes in time");
+}
+
 /// Waits until the sandbox has taken `count` different impressions.
 pub(crate) async fn taken(sandbox: &Sandbox, count: u64) {
-    while sandbox.totals().impressions < count {
-        tokio::task::yield_now().await;
-    }
+    until(|| sandbox.totals().impressions >= count).await;
 }
 
 /// How many of these events the sandbox has not taken.

@@ -21,7 +21,7 @@ use crate::authority::Authority;
 use crate::check::PROXY_VARIABLES;
 use crate::far::{self, Far, Manner};
 use crate::process::{Log, command, connect, hang_up, terminate};
-use crate::support::{Running, display, settings_over_tls};
+use crate::support::{Running, display, settings_over_tls, taken, until};
 
 /// What was seen on the way, in order.
 pub(crate) type Seen = Arc<Mutex<Vec<String>>>;
@@ -126,9 +126,7 @@ async fn http_2_is_spoken_where_the_server_offers_it_and_an_unknown_authority_is
     let running = Running::start(without).await;
     running.submit((0..100).map(|lane| display(&format!("s{lane}"), "1")).collect()).await;
     // It is tried again and again, and nothing goes to a server that cannot show who it is.
-    while noted(&terminator.seen).len() < 10 {
-        tokio::task::yield_now().await;
-    }
+    until(|| noted(&terminator.seen).len() >= 10).await;
     assert_eq!(running.stop().await.pending(), 100);
     assert!(
         noted(&terminator.seen).iter().all(|seen| seen == "no handshake"),
@@ -158,11 +156,7 @@ async fn authorities_that_are_read_again_are_in_force_for_later_requests() {
     let reloader = daemon.reloader();
     let running = Running::of(daemon, settings.ingest.socket.clone());
     let refused = || noted(&terminator.seen).iter().filter(|seen| *seen == "no handshake").count();
-    let refused_more_than = async |before| {
-        while refused() <= before {
-            tokio::task::yield_now().await;
-        }
-    };
+    let refused_more_than = |before| until(move || refused() > before);
     running.submit(vec![display("s", "1")]).await;
     refused_more_than(0).await;
     fs::write(&terminator.ca_file, own).expect("a file");
@@ -209,9 +203,7 @@ async fn a_reload_goes_by_the_systems_certificates_unless_some_of_them_are_gone(
             let (path, id) = (folder.path().to_owned(), count.to_string());
             let submits = move || connect(&path).write_all(format!("{}\n", display("s", &id)).as_bytes());
             tokio::task::spawn_blocking(submits).await.expect("no panic").expect("the daemon reads");
-            while sandbox.totals().impressions < count {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            taken(&sandbox, count).await;
         };
         // Nothing else runs meanwhile that would wait for this thread.
         let mut says = |told: &'static str| tokio::task::block_in_place(|| log.says(told));
@@ -265,9 +257,7 @@ async fn clear_text_to_loopback_goes_through_no_proxy() {
     let path = folder.path().to_owned();
     let submits = move || connect(&path).write_all(format!("{}\n", display("s", "1")).as_bytes());
     tokio::task::spawn_blocking(submits).await.expect("no panic").expect("the daemon reads");
-    while sandbox.totals().impressions == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    taken(&sandbox, 1).await;
     let ended = tokio::task::spawn_blocking(move || terminate(&mut daemon)).await.expect("no panic");
     assert!(ended.success() && noted(&seen).is_empty(), "{ended} {:?}", noted(&seen));
     task.abort();
