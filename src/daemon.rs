@@ -167,6 +167,12 @@ impl Daemon {
         settings.ingest.max_connections = descriptors::provide(&settings);
         let clock = Clock::start();
         let transport = Transport::new(settings.transport.clone())?;
+        if let Some(error) = transport.unread_authorities() {
+            warn!(
+                event = "certificates_unread", %error,
+                "some root certificates of the system are not trusted. Mend what the error names, then: target-notifyd check, systemctl reload target-notifyd"
+            );
+        }
         let (queue_settings, account) = (settings.queue.clone(), settings.account.clone());
         let open = move || Queue::open(queue_settings, &account, Arc::new(move || clock.now()));
         let opening = tokio::task::spawn_blocking(open);

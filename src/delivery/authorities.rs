@@ -19,6 +19,8 @@ pub(super) struct Authorities {
     pub(super) certificates: Vec<Certificate>,
     /// How many of them the system has.
     pub(super) of_the_system: usize,
+    /// Why it has more that cannot be read, where that is so.
+    pub(super) unread: Option<String>,
     /// Of all that was read: what is read later may be compared with it.
     pub(super) fingerprint: u64,
 }
@@ -66,16 +68,16 @@ impl Further {
         let Self { mut certificates, fingerprint } = self;
         let system = System::read();
         let of_the_system = system.certificates.len();
-        match system.errors.first().map(ToString::to_string) {
+        let unread = match system.errors.first().map(ToString::to_string) {
             why if of_the_system == 0 && before > 0 => {
                 return Err(TransportError::System(why.unwrap_or_else(|| "there are none".to_owned())));
             }
             Some(why) if of_the_system < before => return Err(TransportError::SystemPart(why)),
-            _ => {}
-        }
+            unread => unread,
+        };
         certificates.extend(system.certificates);
         let fingerprint = fingerprint.wrapping_add(system.fingerprint);
-        Ok(Authorities { certificates, of_the_system, fingerprint })
+        Ok(Authorities { certificates, of_the_system, unread, fingerprint })
     }
 }
 

@@ -113,7 +113,7 @@ pub enum TransportError {
     /// Of the system's root certificates none can be used.
     #[error("no root certificates of the system can be read, such as the package ca-certificates has: {0}")]
     System(String),
-    /// The system has fewer root certificates than before, since some cannot be read.
+    /// Of the system's root certificates some cannot be read.
     #[error("some root certificates of the system cannot be read: {0}")]
     SystemPart(String),
     /// The client refuses the settings.

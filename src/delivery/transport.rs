@@ -37,6 +37,8 @@ pub struct Transport {
     settings: Settings,
     /// Where requests to the client's own host go, but for their session.
     own: Url,
+    /// What of the system's root certificates could not be read when it was made.
+    unread: Option<String>,
 }
 
 /// The HTTP clients, and of which certificates they were made.
@@ -70,8 +72,16 @@ impl Transport {
         }
         let own = resource(own, &settings);
         let lookup = Lookup::new(settings.connect_timeout);
-        let made = Made::new(&settings, &Authorities::of(&settings)?, &lookup)?;
-        Ok(Self { made: Arc::new(RwLock::new(made)), lookup, settings, own })
+        let authorities = Authorities::of(&settings)?;
+        let made = Arc::new(RwLock::new(Made::new(&settings, &authorities, &lookup)?));
+        Ok(Self { made, lookup, settings, own, unread: authorities.unread })
+    }
+
+    /// Why some of the system's root certificates could not be read when this was made, where that is so: it goes by
+    /// the others.
+    #[must_use]
+    pub fn unread_authorities(&self) -> Option<TransportError> {
+        self.unread.clone().map(TransportError::SystemPart)
     }
 
     /// Reads the system's root certificates again, and the file of further ones (`target.ca_file`). Where they are others

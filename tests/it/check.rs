@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -230,6 +230,28 @@ fn a_system_without_certificates_needs_some_of_its_own() {
         code == Some(0) && out.contains("adds 1 to the 0 certificates that the system trusts"),
         "{out}{told}"
     );
+    assert!(
+        out.contains("some root certificates of the system cannot be read") && out.contains(none),
+        "{out}"
+    );
+}
+
+#[test]
+fn what_a_system_has_beside_its_certificates_is_no_warning() {
+    let (folder, system) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+    let file = Authority::new("Theirs").file(&folder);
+    std::fs::create_dir(system.path().join("java")).expect("a folder");
+    std::fs::write(system.path().join("README"), "-- no certificate").expect("a file");
+    std::fs::write(system.path().join("empty.crt"), "").expect("a file");
+    symlink("gone.pem", system.path().join("0123abcd.0")).expect("a link");
+    symlink(&file, system.path().join("4567cdef.0")).expect("a link");
+    for (directory, is_whole) in [(system.path(), true), (&system.path().join("none"), false)] {
+        let mut command = check(folder.path(), NOBODY, &[]);
+        command.env("SSL_CERT_FILE", &file).env("SSL_CERT_DIR", directory);
+        let (code, out, told) = ended(command);
+        let warns = out.contains("some root certificates of the system cannot be read");
+        assert!(code == Some(0) && warns != is_whole, "{out}{told}");
+    }
 }
 
 #[test]

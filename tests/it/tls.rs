@@ -216,6 +216,11 @@ async fn a_reload_goes_by_the_systems_certificates_unless_some_of_them_are_gone(
             assert!(kept["error"].as_str().is_some_and(|error| error.contains("of the system")), "{kept}");
             delivered(2).await;
         } else {
+            let unread = says("some root certificates of the system are not trusted");
+            assert!(
+                unread["error"].as_str().is_some_and(|error| error.contains("cannot be read")),
+                "{unread}"
+            );
             says("the daemon takes events in");
         }
         fs::write(&system, own).expect("a file");
@@ -224,6 +229,8 @@ async fn a_reload_goes_by_the_systems_certificates_unless_some_of_them_are_gone(
         delivered(if there { 3 } else { 1 }).await;
         let ended = tokio::task::spawn_blocking(move || terminate(&mut daemon)).await.expect("no panic");
         assert!(ended.success(), "{ended}");
+        let unread = log.all().iter().filter(|line| line["event"] == "certificates_unread").count();
+        assert_eq!(unread, usize::from(!there), "all could be read at the start");
         terminator.task.abort();
         sandbox.stop().await;
     }

@@ -2,7 +2,14 @@
 
 use super::report::Finding;
 use crate::config::Config;
-use crate::delivery::{GIVE_PEM, TransportError, authorities};
+use crate::delivery::{GIVE_PEM, Transport, TransportError, authorities};
+
+/// What a daemon with this `transport` would not trust of the system's certificates.
+pub(super) fn unread_authorities(transport: &Transport) -> Option<Finding> {
+    let act =
+        "mend what it names, or let this user read it; an authority of your own may go into target.ca_file";
+    Some(Finding::warning("target.ca_file", transport.unread_authorities()?, act))
+}
 
 /// What of them can be read. One that cannot is a problem of the configuration, and told there.
 pub(super) fn findings(config: &Config) -> Vec<Finding> {

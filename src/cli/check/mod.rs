@@ -57,7 +57,9 @@ pub(super) fn run(sources: &Sources, arguments: &Arguments) -> Exit {
     findings.retain(|finding| !wrong.iter().any(|key| key == finding.about));
     let unusable = unusable(&config, &problems);
     let transport = config.transport_settings(&account(&config));
-    if arguments.online && Transport::new(transport.clone()).is_ok() {
+    let made = Transport::new(transport.clone()).ok();
+    findings.extend(made.as_ref().and_then(files::unread_authorities));
+    if arguments.online && made.is_some() {
         match runtime() {
             Ok(runtime) => {
                 let reach =
