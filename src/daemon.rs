@@ -265,7 +265,8 @@ impl Daemon {
 
         let (desk, feed) = (Desk::default(), Feed::default());
         let (pace, paces) = watch::channel(Pace::of(&settings));
-        let (identify, identifiers) = watch::channel(identifiers(settings.identifiers, &store).await?);
+        let log_key = log_key(&store).await?;
+        let (identify, identifiers) = watch::channel(identifiers(settings.identifiers, log_key));
         let shelf = Shelf::new(store.clone(), desk.clone()).map_err(DaemonError::Threads)?;
         let (stopped, mut beside) = (CancellationToken::new(), JoinSet::new());
         let flusher = Flusher {
@@ -318,7 +319,7 @@ impl Daemon {
             grace: settings.grace,
         };
         let pulse = tokio::spawn(pulse.run(closing.clone(), over.clone()));
-        let reach = Reach { ingest: control, store: store.clone(), meter, identify, pace };
+        let reach = Reach { ingest: control, store: store.clone(), meter, log_key, identify, pace };
         manager.ready();
         let over = over.drop_guard();
         Ok(Running {
@@ -374,23 +375,23 @@ fn inherited(sockets: Vec<(String, OwnedFd)>) -> Option<OwnedFd> {
     found
 }
 
-/// How ids of visitors appear. The key of the hashes lives in the queue, so that lines of one queue can be held
-/// against each other over restarts.
-async fn identifiers(form: IdentifierForm, store: &Store) -> Result<Identifiers, Failed> {
-    Ok(match form {
+/// How ids of visitors appear.
+fn identifiers(form: IdentifierForm, log_key: [u8; 16]) -> Identifiers {
+    match form {
         IdentifierForm::Plain => Identifiers::Plain,
         IdentifierForm::None => Identifiers::None,
-        IdentifierForm::Hash => {
-            let kept: Option<[u8; 16]> = store.meta(LOG_KEY)?.and_then(|key| key.try_into().ok());
-            let key = match kept {
-                Some(key) => key,
-                None => {
-                    let key = *uuid::Uuid::new_v4().as_bytes();
-                    store.put_meta(LOG_KEY, key.to_vec()).await?;
-                    key
-                }
-            };
-            Identifiers::Hash(key)
-        }
-    })
+        IdentifierForm::Hash => Identifiers::Hash(log_key),
+    }
+}
+
+/// The key of the hashes of ids. It lives in the queue, so that lines of one queue can be held against each other over
+/// restarts; made at the first start, whether it is used or not: a reload may find a disk without room for it.
+async fn log_key(store: &Store) -> Result<[u8; 16], Failed> {
+    let kept = store.meta(LOG_KEY)?.and_then(|key| key.try_into().ok());
+    if let Some(key) = kept {
+        return Ok(key);
+    }
+    let key = *uuid::Uuid::new_v4().as_bytes();
+    store.put_meta(LOG_KEY, key.to_vec()).await?;
+    Ok(key)
 }

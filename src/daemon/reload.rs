@@ -14,7 +14,7 @@ use super::{Settings, descriptors, identifiers};
 use crate::delivery::{Ask, Manner, Transport};
 use crate::figures::{Limits, Meter};
 use crate::ingest;
-use crate::queue::{Failed, Store};
+use crate::queue::Store;
 use crate::wire::Identifiers;
 
 /// Hands new settings to a running daemon.
@@ -70,15 +70,16 @@ pub(super) struct Reach {
     pub(super) ingest: ingest::Control,
     pub(super) store: Store,
     pub(super) meter: Meter,
+    pub(super) log_key: [u8; 16],
     pub(super) identify: watch::Sender<Identifiers>,
     pub(super) pace: watch::Sender<Pace>,
 }
 
 impl Reach {
     /// Hands the settings on. The flusher acts on them with its next turn, the writer with its next commit.
-    pub(super) async fn apply(&self, mut settings: Settings) -> Result<(), Failed> {
+    pub(super) async fn apply(&self, mut settings: Settings) {
         settings.ingest.max_connections = descriptors::provide(&settings);
-        self.identify.send_replace(identifiers(settings.identifiers, &self.store).await?);
+        self.identify.send_replace(identifiers(settings.identifiers, self.log_key));
         let pace = Pace::of(&settings);
         let Settings { ingest, defaults, queue, transport, schedule, .. } = settings;
         self.ingest.change(ingest, Arc::new(defaults));
@@ -88,6 +89,5 @@ impl Reach {
         // A flusher that has ended needs no manners.
         let _ended = self.meter.asks().send(Ask::Change(Box::new(manner))).await;
         self.pace.send_replace(pace);
-        Ok(())
     }
 }

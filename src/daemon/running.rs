@@ -54,10 +54,10 @@ impl Running {
                 () = self.closing.cancelled() => return End::Told,
                 failed = self.store.failed() => return End::Disk(failed),
                 flushed = self.delivering.ended() => return End::Delivery(flushed),
-                Some(Reload { settings, done }) = self.reloads.recv() => match self.reach.apply(settings).await {
-                    Ok(()) => drop(done.send(())),
-                    Err(failed) => return End::Disk(failed),
-                },
+                Some(Reload { settings, done }) = self.reloads.recv() => {
+                    self.reach.apply(settings).await;
+                    let _told = done.send(());
+                }
             }
         }
     }

@@ -20,7 +20,7 @@ use target_notifyd::sandbox::{self, Faults, Sandbox};
 use tempfile::TempDir;
 
 use crate::power::preload::preload;
-use crate::process::{LIMIT, Log, command, connect, terminate};
+use crate::process::{LIMIT, Log, command, connect, hang_up, terminate};
 use crate::support::{account, arrive, queue_settings};
 
 const MIB: u64 = 1_024 * 1_024;
@@ -481,6 +481,28 @@ fn an_end_on_a_full_disk_is_not_held_up_by_an_operator() {
     stage.heal();
     let (daemon, log) = stage.start();
     stage.end(&queue, daemon, log, &acknowledged);
+}
+
+/// Nor does a reload wait for room, whatever it changes.
+#[test]
+fn a_reload_on_a_full_disk_is_in_force_and_holds_up_no_end() {
+    let disk = TempDir::new().expect("a folder");
+    let (queue, armed) = (disk.path().join("queue"), disk.path().join("armed"));
+    let stage = Stage::new(&queue, 0, 0);
+    let mut run = stage.command();
+    preload(&mut run, disk.path(), &stage.folder.path().join("record"), "write@/journal:1:ENOSPC:ever");
+    let file = stage.folder.path().join("config.toml");
+    let hashed = fs::read_to_string(&file).expect("a configuration");
+    fs::write(&file, hashed.replace("[log]", "[log]\nidentifiers = \"plain\"")).expect("a configuration");
+    let (mut daemon, mut log) = started(run.env("INTERPOSE_ARMED", &armed));
+    assert_eq!(burst(stage.folder.path(), "before", 1, 100).queued.len(), 1);
+    fs::write(&armed, "").expect("a file");
+    assert_eq!(burst(stage.folder.path(), "full", 1, 100).full, 1);
+    fs::write(&file, hashed).expect("a configuration");
+    hang_up(&daemon.0);
+    log.says("the configuration was read again");
+    let status = terminate(&mut daemon.0);
+    assert!(status.success(), "{status}: {:#?}", log.all());
 }
 
 /// However many bytes are free, others have used up the files that the disk can hold.
