@@ -187,13 +187,19 @@ impl Engine {
         Ok(self.opened()?.journal.write_ahead()?)
     }
 
-    /// Errs where the files that are written are no longer the database's: nobody would find what was written to them.
+    /// Errs where the files that are written are no longer the database's, or nobody may look: nobody would find what
+    /// was written to them.
     pub(super) fn is_there(&self) -> Result<(), CommitError> {
-        let open = self.opened()?;
-        match open.is_log.is_at(&self.path.join("db")) && open.journal.is_there() {
-            true => Ok(()),
-            false => Err(CommitError::Gone(self.path.clone())),
+        let (open, log) = (self.opened()?, self.path.join("db"));
+        if open.is_log.is_at(&log) && open.journal.is_there() {
+            return Ok(());
         }
+        Err(match log.metadata() {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                CommitError::Denied(error.to_string())
+            }
+            _ => CommitError::Gone(self.path.clone()),
+        })
     }
 
     pub(super) fn value(&self, key: &[u8]) -> Result<Option<Value>, sled::Error> {

@@ -199,8 +199,8 @@ pub enum Failed {
         /// The system's answer.
         message: String,
     },
-    /// A segment of the journal was to be made or removed, or the database to be opened again after the disk was full, and
-    /// something of it is another user's.
+    /// The folder, or something in it, became another user's: what was to be made, removed or looked for there is denied,
+    /// or the database was to be opened again after the disk was full.
     #[error(
         "the database {} cannot be written: {message}. Nothing that was acknowledged is lost; what was delivered last may be sent again. All that lies in the queue's folder must belong to this user: ls -l shows whose it is, and chown -R changes that; start again then",
         path.display()

@@ -785,9 +785,18 @@ fn a_folder_that_this_user_may_not_write_is_named_at_the_start() {
         "{said}"
     );
     // A folder of that user's own works.
-    std::os::unix::fs::chown(&queue, Some(65_534), Some(65_534)).expect("root may");
-    let (running, log) = started(&mut as_nobody(&daemon));
+    let own = |user| std::os::unix::fs::chown(&queue, Some(user), Some(user)).expect("root may");
+    own(65_534);
+    let (mut running, log) = started(&mut as_nobody(&daemon));
     let acknowledged = burst(stage.folder.path(), "own", 5, 100).queued;
+    // One that is somebody else's meanwhile is told as such.
+    own(0);
+    assert_eq!(burst(stage.folder.path(), "denied", 1, 100).unknown, 1);
+    let (status, log) = (running.0.wait().expect("it ends"), log.all());
+    let told = log.iter().any(|line| line["error"].as_str().is_some_and(|error| error.contains("chown -R")));
+    assert!(status.code() == Some(74) && told && !queue.join("failed").exists(), "{status}: {log:#?}");
+    own(65_534);
+    let (running, log) = started(&mut as_nobody(&daemon));
     stage.heal();
     stage.end(&queue, running, log, &acknowledged);
 }
