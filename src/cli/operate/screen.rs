@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 
 use super::alike;
-use super::text::{bytes, count, some, span};
+use super::text::{bytes, count, milliseconds, some, span};
 use crate::admin::protocol::{HostLine, Status};
 use crate::event::Visible;
 use crate::figures::{Figures, Rates};
@@ -130,7 +130,9 @@ fn rows(figures: &Figures) -> Vec<(&'static str, String)> {
     let sessions = some(figures.lanes as u64, "session", "sessions");
     let oldest = figures.oldest_s.map_or(String::new(), |age| format!(", the oldest {} old", span(age)));
     let latency = match (figures.latency_p50_ms, figures.latency_p99_ms) {
-        (Some(p50), Some(p99)) => format!("half within {p50:.1} ms, 99 % within {p99:.1} ms (5 minutes)"),
+        (Some(p50), Some(p99)) => {
+            format!("half within {}, 99 % within {} (5 minutes)", milliseconds(p50), milliseconds(p99))
+        }
         _ => "no request in the last 5 minutes".to_owned(),
     };
     let disk = |bytes_: Option<u64>| bytes_.map_or("unknown".to_owned(), bytes);

@@ -17,6 +17,11 @@ pub(super) fn span(seconds: f64) -> String {
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
+/// Milliseconds; from a second on as [`span`] tells them.
+pub(super) fn milliseconds(ms: f64) -> String {
+    if ms < 999.95 { format!("{ms:.1} ms") } else { span(ms / 1_000.0) }
+}
+
 /// A count with its thousands set apart.
 pub(super) fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -55,6 +60,9 @@ mod tests {
             (200_000.0, "2days 7h"),
         ] {
             assert_eq!(span(seconds), expected);
+        }
+        for (ms, expected) in [(8.04, "8.0 ms"), (999.96, "1.0s"), (10_002.0, "10s")] {
+            assert_eq!(milliseconds(ms), expected);
         }
         assert!(span(f64::INFINITY).contains("years"));
         for (number, expected) in [(0, "0"), (999, "999"), (1_000, "1,000"), (12_345_678, "12,345,678")] {
