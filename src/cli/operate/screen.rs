@@ -66,7 +66,7 @@ fn screen(status: &Status, colours: bool) -> String {
         let _written = writeln!(text, "{name:<10}{line}");
     }
     if !status.hosts.is_empty() {
-        let _written = writeln!(text, "\n{:<10}{:>10} {:>10}  STATE", "HOST", "SESSIONS", "UNDER WAY");
+        let _written = writeln!(text, "\n{:<10}{:>10} {:>10}  STATE", "HOST", "DUE", "UNDER WAY");
     }
     for (host, names) in alike::hosts(status) {
         let name = Visible(&host.host).to_string();
