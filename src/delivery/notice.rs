@@ -47,7 +47,7 @@ pub(super) fn log(notice: &Notice, identifiers: Identifiers) {
             "the host fails: its sessions wait, and one request probes it. Nothing is lost; if it stays so: target-notifyd status"
         ),
         Notice::HostServes { host, at_most } => {
-            info!(event = "host_serves", %host, at_most, "the host serves again");
+            info!(event = "host_serves", %host, at_most, "requests go to the host again");
         }
         Notice::HostPaused { host, cause: Cause::Misconfigured, detail } => error!(
             event = "host_paused", %host, detail = %identifiers.said(detail),

@@ -29,7 +29,7 @@ pub enum Notice {
         /// What the last failure said.
         detail: String,
     },
-    /// A host serves again, after a breaker or a pause.
+    /// A host takes requests again, after a breaker or a pause.
     HostServes {
         /// Which.
         host: Host,

@@ -157,7 +157,7 @@ async fn a_name_server_that_fails_and_returns_loses_nothing_and_holds_up_no_othe
         log.says("the host fails");
         let asked = server.asked.load(Ordering::SeqCst);
         server.set(SERVES);
-        log.says("the host serves again");
+        log.says("requests go to the host again");
         while !all_listed(&edge, kind) {
             tokio::task::yield_now().await;
         }
