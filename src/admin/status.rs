@@ -163,7 +163,7 @@ fn advice(known: &Known, figures: &Figures, limits: &Limits, meter: &Meter) -> V
             add(about, &run);
         }
     }
-    if meter.is_fruitless() {
+    if meter.is_fruitless() && figures.pending > 0 {
         let about = "requests are answered and nothing is delivered: see what is answered";
         add(about.to_owned(), "target-notifyd tail --outcome retry");
     }
@@ -194,7 +194,9 @@ fn host_advice(view: &HostView) -> Option<(String, String)> {
     let host = view.host;
     Some(match view.hindrance? {
         Hindrance::Paused(Cause::Misconfigured, _) => (
-            format!("{host} refuses the account: check target.client, organisation and property"),
+            format!(
+                "{host} refuses the account: check target.client, target.organization_id, target.property_token and the endpoints"
+            ),
             "target-notifyd check".to_owned(),
         ),
         Hindrance::Paused(Cause::Fuse, _) => (
