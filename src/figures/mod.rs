@@ -22,7 +22,7 @@ use self::fruitless::Fruitless;
 use crate::delivery::{self, Ask, Latency};
 use crate::event::{Balance, Clock, Host, Moment, Seq};
 use crate::ingest;
-use crate::queue::{self, Failed, Free, Ledger, Store};
+use crate::queue::{self, Failed, Free, Ledger, NoRoom, Store};
 use crate::schedule::{HostHealth, Scheduler, Status};
 
 /// How often a sample is taken.
@@ -57,6 +57,9 @@ pub struct Figures {
     pub held_bytes: u64,
     /// Dead letters that are held now.
     pub dead_held: u64,
+    /// What the queue's own limits had no room for; `fits_s` and the state tell it elsewhere.
+    #[serde(skip)]
+    pub no_room: NoRoom,
     /// Seconds since the oldest event that waits arrived; `None` where none waits, or the disk cannot tell.
     pub oldest_s: Option<f64>,
     /// Events accepted a second.
@@ -97,7 +100,8 @@ pub struct Figures {
     pub unavailable: u64,
     /// Seconds until nothing waits, at the rates of the last minute; `None` where more comes in than goes out.
     pub drained_s: Option<f64>,
-    /// Seconds of an outage that still fit, at the larger of the rates in; `None` where nothing comes in.
+    /// Seconds of an outage that still fit, at the larger of the rates in; 0 only where a limit is reached, and `None`
+    /// where nothing comes in.
     pub fits_s: Option<f64>,
     /// What would be full first: `events`, `bytes` or `disk`.
     pub full_first: String,
@@ -244,6 +248,7 @@ impl Meter {
             commits: self.store.counts().commits(),
             held_bytes: ledger.held_bytes,
             dead_held: ledger.dead_held,
+            no_room: self.store.counts().no_room(),
             oldest_s: oldest.map(|arrived| rounded(now.at.since(arrived).as_secs_f64())),
             rate_in,
             rate_out,

@@ -10,6 +10,20 @@ pub struct Counts {
     buried: [AtomicU64; DeadReason::ALL.len()],
     surplus: AtomicU64,
     commits: AtomicU64,
+    no_room: AtomicU64,
+    wanted_events: AtomicU64,
+    wanted_bytes: AtomicU64,
+}
+
+/// The submissions that the queue's own limits had no room for, but for those that no empty queue would hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoRoom {
+    /// How many there were since the queue was opened.
+    pub times: u64,
+    /// The events of the latest, where `queue.max_events` had no room for them; 0 else.
+    pub events: u64,
+    /// Its bytes, where `queue.max_bytes` had none; 0 else.
+    pub bytes: u64,
 }
 
 impl Counts {
@@ -33,6 +47,24 @@ impl Counts {
     /// Counts a commit that is on stable storage.
     pub(super) fn commit(&self) {
         self.commits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What the limits had no room for.
+    #[must_use]
+    pub fn no_room(&self) -> NoRoom {
+        let value = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        NoRoom {
+            times: value(&self.no_room),
+            events: value(&self.wanted_events),
+            bytes: value(&self.wanted_bytes),
+        }
+    }
+
+    /// Counts a submission whose `events`, or else whose `bytes`, had no room; the other one is 0.
+    pub(super) fn refuse(&self, events: u64, bytes: u64) {
+        self.wanted_events.store(events, Ordering::Relaxed);
+        self.wanted_bytes.store(bytes, Ordering::Relaxed);
+        self.no_room.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts an event that is durably set aside.

@@ -64,7 +64,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 pub use self::alone::engine_alone;
-pub use self::counts::Counts;
+pub use self::counts::{Counts, NoRoom};
 pub use self::engine::LOG_SEGMENT_BYTES;
 pub use self::error::{Failed, OpenError};
 pub use self::folder::{exposed, failed_before};

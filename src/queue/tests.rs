@@ -301,9 +301,14 @@ async fn limits_refuse_a_submission_whole_and_say_which() {
     .await;
     assert_eq!((&answers[0], &answers[2]), (&Appended::Stored, &Appended::Stored));
     refused(&answers[1], "queue.max_events");
+    let no_room = || queue.store().counts().no_room();
+    assert_eq!(no_room(), NoRoom { times: 1, events: 2, bytes: 0 });
     queue.store().settle((1..=5).map(Seq).collect(), vec![]).await.unwrap();
     refused(&append(&queue, vec![submission("d", 1, 4_000, 10)]).await[0], "queue.max_bytes");
-    assert_eq!(append(&queue, vec![submission("e", 5, 10, 10)]).await, vec![Appended::Stored]);
+    assert_eq!(no_room().times, 1, "no empty queue would hold that one");
+    assert_eq!(append(&queue, vec![submission("e", 4, 10, 10)]).await, vec![Appended::Stored]);
+    refused(&append(&queue, vec![submission("f", 1, 2_700, 10)]).await[0], "queue.max_bytes");
+    assert!(matches!(no_room(), NoRoom { times: 2, events: 0, bytes: 2_700.. }), "{:?}", no_room());
 }
 
 #[tokio::test]

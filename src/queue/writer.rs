@@ -314,8 +314,10 @@ impl Writer {
                 "it takes {bytes} bytes, and the whole queue holds at most {max_bytes} (queue.max_bytes): raise that, or send less at once"
             )
         } else if pending + events > max_events {
+            self.told.counts.refuse(events, 0);
             format!("the queue holds {pending} of at most {max_events} events (queue.max_events)")
         } else if ledger.held_bytes + bytes > max_bytes {
+            self.told.counts.refuse(0, bytes);
             format!("the queue holds {} of at most {max_bytes} bytes (queue.max_bytes)", ledger.held_bytes)
         } else {
             return None;

@@ -2,6 +2,7 @@
 
 mod controls;
 mod dead;
+mod full;
 mod machine;
 mod reload;
 

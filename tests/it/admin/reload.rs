@@ -156,7 +156,7 @@ fn a_configuration_that_is_a_pipe_is_not_read_again_and_holds_up_no_later_reload
 }
 
 /// The replies to these lines on a connection of their own, as far as they come.
-fn replies(machine: &Machine, lines: &[String]) -> Vec<String> {
+pub(super) fn replies(machine: &Machine, lines: &[String]) -> Vec<String> {
     let mut stream = connect(machine.folder.path());
     let answers = BufReader::new(stream.try_clone().expect("a socket can be shared")).lines();
     // Who is turned away is answered before it is read.
@@ -165,7 +165,7 @@ fn replies(machine: &Machine, lines: &[String]) -> Vec<String> {
 }
 
 /// A click of `session`, whose mbox has so many bytes of state.
-fn click(session: &str, receipt: bool, bytes: usize) -> String {
+pub(super) fn click(session: &str, receipt: bool, bytes: usize) -> String {
     let mbox = json!({ "name": "home", "state": "x".repeat(bytes) });
     let event = json!({ "session_id": session, "type": "click", "mbox": mbox, "receipt": receipt });
     format!("{event}\n")

@@ -1,0 +1,30 @@
+//! A queue that is full by its own limits, as operators see it.
+
+use serde_json::json;
+
+use super::machine::{Machine, refusing};
+use super::reload::{click, replies};
+
+/// Submits so many clicks with so many bytes of state, each of a session of its own; how many are refused for want of room.
+fn refused(machine: &Machine, count: usize, bytes: usize) -> usize {
+    let lines: Vec<String> = (0..count).map(|number| click(&format!("s{number}"), false, bytes)).collect();
+    replies(machine, &lines).iter().filter(|reply| reply.contains("queue_full")).count()
+}
+
+#[test]
+fn a_queue_without_room_for_one_more_line_is_full() {
+    let machine = Machine::start(refusing(503), &[]);
+    machine.reload(&[("queue", "max_bytes", "\"64KiB\"")]);
+    let each_by_itself: Vec<usize> = (0..7).map(|_| refused(&machine, 1, 10_000)).collect();
+    assert_eq!(each_by_itself, [0, 0, 0, 0, 0, 0, 1]);
+    let status = machine.status();
+    assert!(status["held_bytes"].as_u64() < Some(64 << 10), "it does not end at the limit: {status}");
+    assert_eq!((&status["state"], &status["fits_s"]), (&json!("full"), &json!(0.0)), "{status}");
+    let screen = machine.told(&["status"]);
+    for part in [": full, ", "none: queue.max_bytes is reached", "answered queue_full; why it waits:"] {
+        assert!(screen.contains(part), "{part} in:\n{screen}");
+    }
+    machine.reload(&[("queue", "max_bytes", "\"1MiB\"")]);
+    machine.until(|status| status["state"] == "running" && status["fits_s"].as_f64() > Some(0.0));
+    machine.stop();
+}
