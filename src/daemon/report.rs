@@ -9,8 +9,8 @@ use tracing::{error, info, warn};
 
 use super::Settings;
 use crate::event::Balance;
-use crate::figures::{Meter, SAMPLE_EVERY};
-use crate::queue::{Ledger, Store};
+use crate::figures::{Meter, SAMPLE_EVERY, Turn};
+use crate::queue::{Ledger, NoRoom, Store};
 
 /// The task that reports.
 pub(super) struct Reporter {
@@ -48,6 +48,7 @@ impl Reporter {
             tokio::select! {
                 () = until.cancelled() => return,
                 _ = samples.tick() => {
+                    self.room();
                     if let Some(answers) = self.meter.sample() {
                         warn!(
                             event = "nothing_delivered", answers,
@@ -62,6 +63,41 @@ impl Reporter {
                     }
                 }
                 _ = ticks.tick() => self.summary().await,
+            }
+        }
+    }
+
+    /// Tells that the queue is full by its own limits, or has room again.
+    fn room(&self) {
+        let Some(turn) = self.meter.turn() else { return };
+        let (ledger, limits) = (self.store.ledger(), self.meter.limits());
+        let (pending, held_bytes, dead_held) = (ledger.counted(), ledger.held_bytes, ledger.dead_held);
+        match turn {
+            Turn::Full => {
+                let (max_events, max_bytes) = (limits.max_events, limits.max_bytes);
+                let limit = match self.store.counts().no_room() {
+                    NoRoom { events: 0, .. } => "queue.max_bytes",
+                    _ => "queue.max_events",
+                };
+                error!(
+                    event = "queue_full",
+                    limit,
+                    max_events,
+                    max_bytes,
+                    pending,
+                    held_bytes,
+                    dead_held,
+                    "the queue is full by queue.max_bytes or queue.max_events: producers are answered queue_full; delivery goes on. target-notifyd status shows what to do; raise the limit where the disk has room, and systemctl reload target-notifyd"
+                );
+            }
+            Turn::Free => {
+                info!(
+                    event = "queue_free",
+                    pending,
+                    held_bytes,
+                    dead_held,
+                    "the queue has had room for a minute: events are taken in"
+                );
             }
         }
     }

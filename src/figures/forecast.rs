@@ -43,7 +43,7 @@ impl Limits {
 
     /// Which of the queue's own limits is reached: as good as never to the byte, so the latest submission that it had no
     /// room for counts until there is room for such a one.
-    fn full(&self, pending: u64, held_bytes: u64, no_room: NoRoom) -> Option<&'static str> {
+    pub(super) fn full(&self, pending: u64, held_bytes: u64, no_room: NoRoom) -> Option<&'static str> {
         let is_full = |held: u64, wanted: u64, most: u64| {
             // A limit that was lowered since may be too low for it at all, and does not count as reached for that.
             let has_no_room = (1..=most).contains(&wanted);

@@ -8,6 +8,7 @@
 
 mod forecast;
 mod fruitless;
+mod fullness;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,8 @@ use tokio::sync::mpsc;
 
 pub use self::forecast::Limits;
 use self::fruitless::Fruitless;
+use self::fullness::Fullness;
+pub(crate) use self::fullness::Turn;
 use crate::delivery::{self, Ask, Latency};
 use crate::event::{Balance, Clock, Host, Moment, Seq};
 use crate::ingest;
@@ -158,6 +161,7 @@ pub struct Meter {
 struct State {
     samples: Samples,
     fruitless: Fruitless,
+    fullness: Fullness,
     /// What may be held; a reload changes it.
     limits: Limits,
 }
@@ -187,6 +191,7 @@ impl Meter {
         let state = State {
             samples: Samples(VecDeque::from([sample(began, &ledger, went.latency())])),
             fruitless: Fruitless::new(began, ledger.balance.delivered),
+            fullness: Fullness::default(),
             limits,
         };
         Self { store, folder, clock, came, went, asks, began, state: Arc::new(Mutex::new(state)) }
@@ -217,6 +222,15 @@ impl Meter {
         let mut state = self.state();
         state.samples.add(sample(now, &ledger, self.went.latency()));
         state.fruitless.look(now, ledger.balance.delivered, answers)
+    }
+
+    /// Whether the queue's own limits turn submissions away, or do so no more, where that is to be told. The task that
+    /// samples asks.
+    pub(crate) fn turn(&self) -> Option<Turn> {
+        let (now, ledger, no_room) = (self.clock.now(), self.store.ledger(), self.store.counts().no_room());
+        let mut state = self.state();
+        let is_full = state.limits.full(ledger.counted(), ledger.held_bytes, no_room).is_some();
+        state.fullness.look(now, no_room.times, is_full)
     }
 
     /// Whether requests are answered while nothing is delivered, for so long that it was told.

@@ -3,11 +3,12 @@
 //! `systemd/target-notifyd.catalog` explains each; a test holds the two together. An id is never given to another kind.
 
 /// The kinds, and their ids.
-pub const KINDS: [(&str, &str); 8] = [
+pub const KINDS: [(&str, &str); 9] = [
     ("dead_letter", "a15e7beef0764f06af95b717b8ccda77"),
     ("host_paused", "2f4626ebf4fd48b3b98adf74df16a1d8"),
     ("breaker_opened", "749a0132bd8643c4b355d3e0664461d5"),
     ("storage_full", "319894d1f5bb451ea16716d73bfbd4b7"),
+    ("queue_full", "df3b13c90fb54b8994ddbbdaf1bcd462"),
     ("disk_failed", "eeb45203409249fa9a8199dd7ebd105e"),
     ("stuck", "cf66883e0e3c48c4b784a893b3c9def7"),
     ("quarantined", "13df341985a749888551addd79324e50"),

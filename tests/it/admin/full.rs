@@ -1,9 +1,13 @@
 //! A queue that is full by its own limits, as operators see it.
 
-use serde_json::json;
+use std::fs;
+use std::time::Instant;
+
+use serde_json::{Value, json};
 
 use super::machine::{Machine, refusing};
 use super::reload::{click, replies};
+use crate::process::LIMIT;
 
 /// Submits so many clicks with so many bytes of state, each of a session of its own; how many are refused for want of room.
 fn refused(machine: &Machine, count: usize, bytes: usize) -> usize {
@@ -24,6 +28,19 @@ fn a_queue_without_room_for_one_more_line_is_full() {
     for part in [": full, ", "none: queue.max_bytes is reached", "answered queue_full; why it waits:"] {
         assert!(screen.contains(part), "{part} in:\n{screen}");
     }
+    // The error comes with the next sample.
+    let (log, until) = (machine.folder.path().join("log"), Instant::now() + LIMIT);
+    let told = || fs::read_to_string(&log).expect("a log");
+    while !told().contains("\"queue_full\"") {
+        assert!(Instant::now() < until, "it is not told: {}", told());
+        std::thread::yield_now();
+    }
+    let line = told().lines().find(|line| line.contains("\"queue_full\"")).map(ToOwned::to_owned);
+    let line: Value = serde_json::from_str(&line.expect("it was told")).expect("JSON");
+    assert_eq!(
+        (&line["level"], &line["limit"], &line["max_bytes"], &line["held_bytes"]),
+        (&json!("ERROR"), &json!("queue.max_bytes"), &json!(64 << 10), &status["held_bytes"])
+    );
     machine.reload(&[("queue", "max_bytes", "\"1MiB\"")]);
     machine.until(|status| status["state"] == "running" && status["fits_s"].as_f64() > Some(0.0));
     machine.stop();
