@@ -11,6 +11,9 @@ use crate::figures::{Figures, Limits, Meter};
 use crate::schedule::{Cause, Controls, Hindrance, HostView, Scheduler, Selection};
 use crate::wire::hash;
 
+/// Keeps the dead letters in a file, and makes room for others.
+const EMPTY_LETTERS: &str = "target-notifyd dead export > letters.jsonl && target-notifyd dead delete --all";
+
 /// What the scheduler knows for the status.
 struct Known {
     now: Moment,
@@ -148,8 +151,16 @@ fn advice(known: &Known, figures: &Figures, limits: &Limits, meter: &Meter) -> V
         let about = "the disk has room for too few more files: producers are answered storage_full";
         add(about.to_owned(), &format!("df -i '{}'", meter.folder().display()));
     } else if limits.reached(figures) {
-        let about = "queue.max_bytes or queue.max_events is reached: producers are answered queue_full; why it waits:";
-        add(about.to_owned(), "target-notifyd queue");
+        let about = format!("queue.max_{} is reached: producers are answered queue_full", figures.full_first);
+        // They count in the bytes alone, and the queue shows none of them.
+        if figures.full_first == "bytes" && figures.dead_held > figures.pending {
+            add(
+                format!("{about}; dead letters count in it: requeue them, or keep them elsewhere:"),
+                EMPTY_LETTERS,
+            );
+        } else {
+            add(format!("{about}; why it waits:"), "target-notifyd queue");
+        }
     }
     for (host, pause) in &known.controls.pauses {
         let about = format!("{} is paused by an operator: {}", host_or_all(*host), pause.reason);
@@ -174,10 +185,7 @@ fn advice(known: &Known, figures: &Figures, limits: &Limits, meter: &Meter) -> V
     }
     if figures.dead_held > 0 && figures.dead_held >= limits.dead_max_events {
         let about = "no more dead letters may be held: what should be set aside is parked";
-        add(
-            about.to_owned(),
-            "target-notifyd dead export > letters.jsonl && target-notifyd dead delete --all",
-        );
+        add(about.to_owned(), EMPTY_LETTERS);
     } else if figures.dead_held > 0 {
         let held = noun(figures.dead_held, "dead letter is held", "dead letters are held");
         add(format!("{} {held}", figures.dead_held), "target-notifyd dead list");

@@ -91,7 +91,7 @@ section! {
     "queue" Queue {
         /// The folder; one that is absent is made with mode 0700.
         path: PathBuf = "/var/lib/target-notifyd", path;
-        /// The most bytes of payload; the files need two to three times as much, and the journal an eighth beside, at most 512 MiB.
+        /// The most bytes of payload, dead letters included; the files need two to three times as much, and the journal an eighth beside, at most 512 MiB.
         max_bytes: u64 = "2GiB", size(4 * KIB..=1_024 * TIB);
         /// The most events that wait; dead letters have `queue.dead_max_events`.
         max_events: u64 = 10000000, integer(1..=1_000_000_000_000);

@@ -45,3 +45,21 @@ fn a_queue_without_room_for_one_more_line_is_full() {
     machine.until(|status| status["state"] == "running" && status["fits_s"].as_f64() > Some(0.0));
     machine.stop();
 }
+
+#[test]
+fn dead_letters_that_fill_the_queue_are_what_is_to_be_looked_at() {
+    let machine = Machine::start(refusing(400), &[]);
+    machine.reload(&[("queue", "max_bytes", "\"64KiB\"")]);
+    assert_eq!(refused(&machine, 6, 10_000), 0);
+    machine.until(|status| status["pending"] == 0 && status["dead_held"] == 6);
+    assert_eq!(refused(&machine, 1, 10_000), 1);
+    let status = machine.status();
+    assert_eq!(status["state"], "full", "{status}");
+    let screen = machine.told(&["status"]);
+    for part in ["queue.max_bytes is reached", "dead letters count in it", "dead export", "dead list"] {
+        assert!(screen.contains(part), "{part} in:\n{screen}");
+    }
+    machine.told(&["dead", "delete", "--all"]);
+    assert_eq!(machine.status()["state"], "running");
+    machine.stop();
+}
