@@ -126,6 +126,10 @@ impl Backlog for Shelf {
         self.store.dead_room()
     }
 
+    fn waits_for_room(&self) -> bool {
+        self.store.counts().waits_for_room()
+    }
+
     fn spare(&self, bytes: u64) {
         self.store.spare(bytes);
     }

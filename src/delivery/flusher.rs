@@ -64,6 +64,8 @@ pub trait Backlog: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
     /// Whether another dead letter may be added.
     fn dead_room(&self) -> bool;
+    /// Whether what it is asked for waits for room on the disk.
+    fn waits_for_room(&self) -> bool;
     /// From now on `bytes` of memory are to spare for events that were stored lately.
     fn spare(&self, bytes: u64);
 }
@@ -167,6 +169,7 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
             let now = (self.now)();
             if stopping.is_none() {
                 self.plan(now, &work, &mut told);
+                self.scheduler.handle_full_disk(now, self.backlog.waits_for_room());
                 spare = self.spare(spare);
                 let found = self.scheduler.stuck(now);
                 notice::stuck(found, stuck, self.scheduler.status());

@@ -1,6 +1,6 @@
 //! What the queue counts since it was opened, beside what is durable.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::event::DeadReason;
 
@@ -13,6 +13,8 @@ pub struct Counts {
     no_room: AtomicU64,
     wanted_events: AtomicU64,
     wanted_bytes: AtomicU64,
+    /// A commit met the full disk, and none was made since.
+    waits_for_room: AtomicBool,
 }
 
 /// The submissions that the queue's own limits had no room for, but for those that no empty queue would hold.
@@ -44,9 +46,21 @@ impl Counts {
         self.commits.load(Ordering::Relaxed)
     }
 
+    /// Whether what was settled waits for room on the disk: nothing is wrong then that a restart would mend.
+    #[must_use]
+    pub fn waits_for_room(&self) -> bool {
+        self.waits_for_room.load(Ordering::Relaxed)
+    }
+
     /// Counts a commit that is on stable storage.
     pub(super) fn commit(&self) {
         self.commits.fetch_add(1, Ordering::Relaxed);
+        self.waits_for_room.store(false, Ordering::Relaxed);
+    }
+
+    /// A commit met the full disk.
+    pub(super) fn meet_full_disk(&self) {
+        self.waits_for_room.store(true, Ordering::Relaxed);
     }
 
     /// What the limits had no room for.

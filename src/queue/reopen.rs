@@ -72,6 +72,7 @@ impl Writer {
             event = "disk_full", path = %path.display(), %error,
             "the disk is full under the database: it is opened again. See what takes the room with df -h and df -i, and free some"
         );
+        self.told.counts.meet_full_disk();
         let freed = self.space.fill();
         self.open_again(error, &mut plan, waiting)?;
         let found = ledger(&self.engine)?;

@@ -130,6 +130,7 @@ pub struct Scheduler {
     /// What the last failure of a lane said.
     errors: Remembered<Lane, String>,
     dead_room: bool,
+    waits_for_room: bool,
     expiry_from: Moment,
     rate_from: Moment,
     last_begun: Moment,
@@ -167,6 +168,7 @@ impl Scheduler {
             controls: Controls::default(),
             errors: Remembered::new(MAX_ERRORS, ERRORS_FOR),
             dead_room: true,
+            waits_for_room: false,
             expiry_from: Moment::ZERO,
             rate_from: Moment::ZERO,
             last_begun: Moment::ZERO,
@@ -339,6 +341,13 @@ impl Scheduler {
     /// Whether dead letters may be added; where not, what would become one is parked.
     pub fn handle_dead_room(&mut self, room: bool) {
         self.dead_room = room;
+    }
+
+    /// Whether what the store owes waits for room on the disk. It has all its time again once there is some.
+    pub fn handle_full_disk(&mut self, now: Moment, waits: bool) {
+        if std::mem::replace(&mut self.waits_for_room, waits) && !waits {
+            self.owed.begin_anew(now);
+        }
     }
 
     /// Nothing expires before `until`: the clock cannot be trusted.

@@ -21,6 +21,7 @@ use tempfile::TempDir;
 
 use crate::power::preload::preload;
 use crate::process::{LIMIT, Log, command, connect, hang_up, terminate};
+use crate::service::Manager;
 use crate::support::{account, arrive, queue_settings};
 
 const MIB: u64 = 1_024 * 1_024;
@@ -503,6 +504,34 @@ fn a_reload_on_a_full_disk_is_in_force_and_holds_up_no_end() {
     log.says("the configuration was read again");
     let status = terminate(&mut daemon.0);
     assert!(status.success(), "{status}: {:#?}", log.all());
+}
+
+/// What was delivered cannot be noted, for longer than delivery may be stuck. Whoever restarted the daemon for that would make
+/// it send all of it again.
+#[test]
+fn a_full_disk_is_nothing_that_a_restart_mends() {
+    let disk = TempDir::new().expect("a folder");
+    let (queue, armed) = (disk.path().join("queue"), disk.path().join("armed"));
+    let mut stage = Stage::new(&queue, 0, 0);
+    stage.options.push("delivery.stuck_after=1s".to_owned());
+    let mut run = stage.command();
+    preload(&mut run, disk.path(), &stage.folder.path().join("record"), "write@/journal:1:ENOSPC:ever");
+    let manager = Manager::at(&stage.folder.path().join("manager"));
+    run.env("NOTIFY_SOCKET", stage.folder.path().join("manager")).env("WATCHDOG_USEC", "300000");
+    let (daemon, mut log) = started(run.env("INTERPOSE_ARMED", &armed));
+    let acknowledged = burst(stage.folder.path(), "before", 20, 100).queued;
+    fs::write(&armed, "").expect("a file");
+    stage.heal();
+    stage.taken(&acknowledged);
+    log.says("the disk is full under the database");
+    // One in a tenth of a second.
+    (0..30).for_each(|_| drop(manager.hears("WATCHDOG=1")));
+    let output = stage.command_of(&["status"]).output().expect("it runs");
+    let status = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && !status.contains("stuck"), "{status}");
+    fs::remove_file(&armed).expect("the file is there");
+    let log = stage.end(&queue, daemon, log, &acknowledged);
+    assert!(log.iter().all(|line| line["event"] != "stuck"), "{log:#?}");
 }
 
 /// However many bytes are free, others have used up the files that the disk can hold.

@@ -13,10 +13,10 @@ use tempfile::TempDir;
 use crate::process::{LIMIT, NOBODY, command, connect, hang_up, terminate};
 
 /// The manager's side of the notification socket, which holds ten messages and loses more: somebody always reads it.
-struct Manager(Receiver<String>);
+pub(crate) struct Manager(Receiver<String>);
 
 impl Manager {
-    fn at(path: &Path) -> Self {
+    pub(crate) fn at(path: &Path) -> Self {
         let socket = UnixDatagram::bind(path).expect("a socket");
         let (sender, receiver) = channel();
         // It ends with the first message behind the test; until then it costs nothing.
@@ -32,7 +32,7 @@ impl Manager {
     }
 
     /// The next message that has `wanted` in it.
-    fn hears(&self, wanted: &str) -> String {
+    pub(crate) fn hears(&self, wanted: &str) -> String {
         loop {
             let text = self.0.recv_timeout(LIMIT).unwrap_or_else(|error| panic!("no {wanted:?}: {error}"));
             if text.contains(wanted) {

@@ -104,6 +104,10 @@ impl Backlog for Disk {
         self.0.world().dead_room()
     }
 
+    fn waits_for_room(&self) -> bool {
+        false
+    }
+
     fn spare(&self, bytes: u64) {
         self.0.world().spare = bytes;
     }

@@ -50,6 +50,11 @@ impl Owed {
         self.settling_from = (!self.settling.is_empty()).then_some(now);
     }
 
+    /// What is owed has all its time from now on.
+    pub(super) fn begin_anew(&mut self, now: Moment) {
+        [&mut self.settling_from, &mut self.reading_from].into_iter().flatten().for_each(|from| *from = now);
+    }
+
     /// These cannot be read: they are in quarantine now, and the reading under way may be from before.
     pub(super) fn note_gone(&mut self, seqs: &[Seq]) {
         if self.reading_from.is_some() {

@@ -42,6 +42,11 @@ impl Scheduler {
     #[must_use]
     pub fn stuck(&self, now: Moment) -> Option<Stuck> {
         let after = self.settings.stuck_after;
+        if self.waits_for_room {
+            // The store can tell nothing before there is room, whoever starts it anew; and what it knows to be delivered would be
+            // sent again then.
+            return None;
+        }
         if self.owed.is_late(now, after) {
             return Some(Stuck::Store);
         }

@@ -292,6 +292,13 @@ fn delivery_is_stuck_when_the_store_owes_a_scan_or_a_settlement_for_too_long() {
         assert_eq!(settled.delivered, attempt.seqs);
     }
     assert_eq!((stuck(&scheduler, 160), stuck(&scheduler, 161)), (None, Some(Stuck::Store)));
+    // On a full disk it waits for room, and then has all its time again.
+    scheduler.handle_full_disk(at(120), true);
+    assert_eq!(stuck(&scheduler, 9_999), None);
+    scheduler.handle_full_disk(at(130), true);
+    scheduler.handle_full_disk(at(140), false);
+    scheduler.handle_full_disk(at(150), false);
+    assert_eq!((stuck(&scheduler, 200), stuck(&scheduler, 201)), (None, Some(Stuck::Store)));
     // One that is durable is progress; the other is waited for anew.
     scheduler.handle_settled(at(161), &attempts[0].seqs);
     assert_eq!((stuck(&scheduler, 221), stuck(&scheduler, 222)), (None, Some(Stuck::Store)));
