@@ -265,7 +265,7 @@ impl Daemon {
 
         let (desk, feed) = (Desk::default(), Feed::default());
         let (pace, paces) = watch::channel(Pace::of(&settings));
-        let log_key = log_key(&store).await?;
+        let log_key = log_key(&store)?;
         let (identify, identifiers) = watch::channel(identifiers(settings.identifiers, log_key));
         let shelf = Shelf::new(store.clone(), desk.clone()).map_err(DaemonError::Threads)?;
         let (stopped, mut beside) = (CancellationToken::new(), JoinSet::new());
@@ -385,13 +385,15 @@ fn identifiers(form: IdentifierForm, log_key: [u8; 16]) -> Identifiers {
 }
 
 /// The key of the hashes of ids. It lives in the queue, so that lines of one queue can be held against each other over
-/// restarts; made at the first start, whether it is used or not: a reload may find a disk without room for it.
-async fn log_key(store: &Store) -> Result<[u8; 16], Failed> {
+/// restarts; made at the first start, whether it is used or not: a reload may find a disk without room for it. Where that start
+/// finds none either, the next one makes another key.
+fn log_key(store: &Store) -> Result<[u8; 16], Failed> {
     let kept = store.meta(LOG_KEY)?.and_then(|key| key.try_into().ok());
     if let Some(key) = kept {
         return Ok(key);
     }
     let key = *uuid::Uuid::new_v4().as_bytes();
-    store.put_meta(LOG_KEY, key.to_vec()).await?;
+    // Not waited for: on a disk without room a start would take nothing in, answer nobody, and hear of no end.
+    store.note_meta(LOG_KEY, key.to_vec());
     Ok(key)
 }

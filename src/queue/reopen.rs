@@ -158,11 +158,12 @@ impl Writer {
             Waited::Alone => {}
         }
         // What nobody waits for can wait for the next start.
-        match waiting
-            .commands
-            .iter()
-            .any(|command| command.lasts() || matches!(command, Command::Requeue { .. }))
-        {
+        let is_waited_for = |command: &Command| match command {
+            Command::Put { done, .. } => !done.is_closed(),
+            Command::Requeue { .. } => true,
+            command => command.lasts(),
+        };
+        match waiting.commands.iter().any(is_waited_for) {
             true => Err(CommitError::Engine(sled::Error::Io(io::ErrorKind::StorageFull.into()))),
             false => Ok(true),
         }

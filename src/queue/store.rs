@@ -167,6 +167,12 @@ impl Store {
         self.ask(Command::Put { name: name.to_owned(), value, done }, waiting).await
     }
 
+    /// Keeps `value` under `name` with a commit to come, however long that waits for room.
+    pub fn note_meta(&self, name: &str, value: Vec<u8>) {
+        let (done, _nobody_waits) = oneshot::channel();
+        self.commands.send(Command::Put { name: name.to_owned(), value, done });
+    }
+
     async fn ask<T>(&self, command: Command, waiting: oneshot::Receiver<T>) -> Result<T, Failed> {
         self.commands.send(command);
         match waiting.await {

@@ -534,6 +534,23 @@ fn a_full_disk_is_nothing_that_a_restart_mends() {
     assert!(log.iter().all(|line| line["event"] != "stuck"), "{log:#?}");
 }
 
+/// Where not even the key of the log's hashes could be noted, the daemon runs and ends all the same.
+#[test]
+fn a_first_start_on_a_full_disk_answers_and_ends() {
+    let disk = TempDir::new().expect("a folder");
+    let queue = disk.path().join("queue");
+    assert_eq!(balance(&queue).accepted, 0, "it is made by this, and has no key");
+    let stage = Stage::new(&queue, 0, 0);
+    let mut run = stage.command();
+    preload(&mut run, disk.path(), &stage.folder.path().join("record"), "write@/journal:1:ENOSPC:ever");
+    let (mut daemon, log) = started(&mut run);
+    assert_eq!(burst(stage.folder.path(), "full", 1, 100).full, 1);
+    assert_eq!(stage.pending(), 0);
+    let status = terminate(&mut daemon.0);
+    let log = log.all();
+    assert!(status.success() && says(&log, "the disk is full under the database"), "{status}: {log:#?}");
+}
+
 /// However many bytes are free, others have used up the files that the disk can hold.
 #[test]
 fn a_disk_that_takes_no_more_files_takes_removals() {
