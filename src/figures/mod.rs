@@ -329,6 +329,8 @@ impl Meter {
     async fn disk(&self, lowest: Option<Seq>) -> Disk {
         let (store, folder) = (self.store.clone(), self.folder.clone());
         let look = move || {
+            // Whoever asks hears how full the disk is rather than waits for room on it.
+            let lowest = lowest.filter(|_| !store.is_away());
             let oldest = lowest.map(|lowest| store.oldest(lowest)).transpose()?.flatten();
             let (used, free) = (queue::used_bytes(&folder).ok(), queue::free(&folder).ok());
             Ok(Disk { oldest: oldest.map(|(_, arrived)| arrived), used, free })

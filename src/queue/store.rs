@@ -245,6 +245,12 @@ impl Store {
         &self.counts
     }
 
+    /// Whether a read would wait, perhaps for long: the full disk keeps the database from being opened again.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.view.is_away()
+    }
+
     /// The oldest event that waits, if `from` is not behind it: its number, and when it arrived. Blocks on the disk.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! The database as readers see it: one that the writer may open again beside them.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 use std::time::Duration;
 
 use super::engine::{Engine, let_go};
@@ -36,6 +36,11 @@ impl View {
         let read = read(&self.0.engine.read().unwrap_or_else(PoisonError::into_inner));
         let_go();
         read
+    }
+
+    /// Whether a read would wait for the writer, which opens the database again.
+    pub(super) fn is_away(&self) -> bool {
+        self.0.engine.try_read().is_err_and(|error| matches!(error, TryLockError::WouldBlock))
     }
 
     /// Takes the database away from the readers, and gives them the one that `open` gives. They wait meanwhile.
