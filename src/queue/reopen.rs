@@ -148,14 +148,17 @@ impl Writer {
     /// Waits for the end of the pause, and says whether the queue ends before that.
     pub(super) fn wait_for_room(&mut self, waiting: &mut Waiting<'_>) -> Result<bool, CommitError> {
         self.refuse(waiting);
-        match waiting.wait(1, Some(self.pause.until.unwrap_or_else(Instant::now))) {
-            _ if waiting.has_stop() => {}
-            Waited::Enough => return Ok(false),
-            Waited::TimedOut => {
+        // One that was taken back was tried a moment ago.
+        if !waiting.has_stop() {
+            let waited = waiting.wait(1, Some(self.pause.until.unwrap_or_else(Instant::now)));
+            // Before the end once more: what is not noted then is sent again, and there may be room by now.
+            let is_time = waited == Waited::TimedOut || waiting.has_stop();
+            if is_time {
                 self.pause.until = None;
+            }
+            if is_time || waited == Waited::Enough {
                 return Ok(false);
             }
-            Waited::Alone => {}
         }
         // What nobody waits for can wait for the next start.
         let is_waited_for = |command: &Command| match command {
