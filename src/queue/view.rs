@@ -79,3 +79,19 @@ impl View {
         self.0.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn whoever_would_wait_for_the_database_can_tell() {
+        let view = View::new(Engine::closed(Path::new("events.1")));
+        assert!(!view.is_away());
+        assert!(!view.read(|_| view.is_away()), "other readers are no reason to wait");
+        assert!(view.replace(|| if view.is_away() { Err(()) } else { panic!("it is away") }).is_err());
+        assert!(!view.is_away());
+    }
+}

@@ -534,6 +534,30 @@ fn a_full_disk_is_nothing_that_a_restart_mends() {
     assert!(log.iter().all(|line| line["event"] != "stuck"), "{log:#?}");
 }
 
+/// Not even the database can be opened again, and whoever asks hears so.
+#[test]
+fn a_full_disk_that_keeps_the_database_closed_keeps_no_status_back() {
+    let disk = TempDir::new().expect("a folder");
+    let (queue, armed) = (disk.path().join("queue"), disk.path().join("armed"));
+    let stage = Stage::new(&queue, 0, 0);
+    let mut run = stage.command();
+    let full = "write@/journal:1:ENOSPC:ever,open@/conf:1:ENOSPC:ever";
+    preload(&mut run, disk.path(), &stage.folder.path().join("record"), full);
+    let (daemon, mut log) = started(run.env("INTERPOSE_ARMED", &armed));
+    let mut acknowledged = burst(stage.folder.path(), "before", 20, 100).queued;
+    fs::write(&armed, "").expect("a file");
+    let answers = burst(stage.folder.path(), "full", 1, 100);
+    assert_eq!((answers.queued.len(), answers.unknown), (0, 1), "of this one nobody knows");
+    log.says("the disk is full under the database");
+    assert_eq!(burst(stage.folder.path(), "more", 1, 100).full, 1);
+    assert_eq!(stage.pending(), 20);
+    fs::remove_file(&armed).expect("the file is there");
+    acknowledged.extend(stage.taken_in_again("after"));
+    stage.heal();
+    let log = stage.end(&queue, daemon, log, &acknowledged);
+    assert!(says(&log, AGAIN), "{log:#?}");
+}
+
 /// Where not even the key of the log's hashes could be noted, the daemon runs and ends all the same.
 #[test]
 fn a_first_start_on_a_full_disk_answers_and_ends() {
