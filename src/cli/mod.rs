@@ -275,13 +275,16 @@ fn wrong(problems: &Problems) -> Exit {
 
 /// Tells that something is wrong that the command of `instance` can do without.
 fn warn_of(problems: &[Problem], instance: Option<&str>) {
-    let Some(Problem { origin, key, .. }) = problems.first() else { return };
+    let Some(first) = problems.first() else { return };
+    let what = match first.key.is_empty() {
+        true => first.to_string(),
+        false => format!("{}: {} is wrong", first.origin, Visible(&first.key)),
+    };
     let more = match problems.len() - 1 {
         0 => String::new(),
         more => format!(", and {more} more"),
     };
-    let warning =
-        format!("warning: {origin}: {} is wrong{more}; target-notifyd check tells all", Visible(key));
+    let warning = format!("warning: {what}{more}; target-notifyd check tells all");
     told(&operate::of_instance(&warning, instance));
 }
 

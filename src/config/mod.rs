@@ -114,7 +114,7 @@ impl Config {
     pub fn for_key(sources: &Sources, key: &str) -> Result<(Self, Vec<Problem>), Problems> {
         match Self::load(sources) {
             Ok(config) => Ok((config, Vec::new())),
-            Err(problems) if problems.concern(key) => Err(problems),
+            Err(problems) if problems.concern(key, sources.set_over_the_file(key)) => Err(problems),
             Err(problems) => match Self::despite(sources) {
                 Some(config) => Ok((config, problems.0)),
                 None => Err(problems),

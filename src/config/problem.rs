@@ -78,12 +78,17 @@ impl Problems {
     }
 
     /// Whether one of them may be about `key`: it names it, or may have been meant for it, or nobody knows. What is wrong in
-    /// the command's own `-o` always may: it is mended by who types it.
-    pub(super) fn concern(&self, key: &str) -> bool {
+    /// the command's own `-o` always may: it is mended by who types it. What is wrong in the file may not where the key is
+    /// `set_over_it`.
+    pub(super) fn concern(&self, key: &str, set_over_it: bool) -> bool {
         self.0.iter().any(|problem| {
             let section = key.split_once('.').is_some_and(|(section, _)| section == problem.key);
             let meant = nearest(&problem.key).is_some_and(|near| near.full == key);
-            problem.key.is_empty() || section || meant || matches!(problem.origin, Origin::Override(_))
+            match problem.origin {
+                Origin::Override(_) => true,
+                Origin::File { .. } if set_over_it => false,
+                _ => problem.key.is_empty() || section || meant,
+            }
         })
     }
 

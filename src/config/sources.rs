@@ -86,6 +86,16 @@ impl Sources {
         found
     }
 
+    /// Whether `-o` or the variable of `key` sets it: what the file says of it does not count.
+    pub(super) fn set_over_the_file(&self, key: &str) -> bool {
+        self.settings().settings.iter().filter(|one| one.key == key).any(|one| match &one.origin {
+            Origin::Override(_) => true,
+            // And not one of the service manager's folders, over which the file wins.
+            Origin::Environment(name) => *name == variable(key),
+            Origin::Unset | Origin::File { .. } => false,
+        })
+    }
+
     fn line(&self, line: usize) -> Origin {
         Origin::File { path: self.file.clone(), line }
     }

@@ -160,6 +160,10 @@ fn a_command_of_one_key_goes_on_whatever_is_wrong_beside_it() {
         (beside, "", ("/run/target-notifyd/admin.sock", 3)),
         (&format!("{beside}socket = \"/a/s\"\n"), "", ("/a/s", 3)),
         (beside, "admin.socket=/b/s", ("/b/s", 3)),
+        // Whatever the file says of it.
+        ("[admin]\nsocket = 5\n", "admin.socket=/b/s", ("/b/s", 1)),
+        ("[admni]\nsocket = \"/a/s\"\n", "admin.socket=/b/s", ("/b/s", 1)),
+        ("this is no TOML", "admin.socket=/b/s", ("/b/s", 1)),
     ] {
         assert_eq!(socket(text, argument), Ok((expected.0.into(), expected.1)), "{text} {argument}");
     }
@@ -170,10 +174,19 @@ fn a_command_of_one_key_goes_on_whatever_is_wrong_beside_it() {
         ("[admni]\nsocket = \"/a/s\"\n", ""),
         ("admin = \"/a/s\"\n", ""),
         ("this is no TOML", ""),
+        ("this is no TOML", "ingest.socket=/b/s"),
         ("", "admin.path=/a/s"),
-        ("[admin]\nsocket = 5\n", "admin.socket=/b/s"),
     ] {
         assert!(socket(text, argument).is_err(), "{text} {argument}");
+    }
+    // A folder of the service manager stands in for a default alone.
+    for (name, value, is_told) in
+        [("TARGET_NOTIFYD_ADMIN__SOCKET", "/b/s", false), ("RUNTIME_DIRECTORY", "/b", true)]
+    {
+        std::fs::write(&file, "this is no TOML").unwrap();
+        let environment = vec![(name.to_owned(), value.to_owned())];
+        let sources = Sources { file: file.clone(), environment, ..Sources::default() };
+        assert_eq!(Config::for_key(&sources, "admin.socket").is_err(), is_told, "{name}");
     }
 }
 

@@ -89,6 +89,14 @@ fn a_daemon_whose_file_is_wrong_can_be_looked_at_all_the_same() {
             assert!(code == Some(78) && !told.contains("warning"), "{arguments:?}: {code:?} {told}");
         }
     }
+    // Whatever the file says of it where `-o` sets it.
+    let given = |key: &str, own: &str| format!("{key}={}", own.trim_matches('"'));
+    let (admin, ingest) = (given("admin.socket", &sockets[0]), given("ingest.socket", &sockets[1]));
+    for arguments in [&["status", "-o", &admin][..], &["send", send[1], "-o", &ingest]] {
+        let (code, told) = ended(arguments, ("[batch]", "[batch"));
+        assert!(code == Some(0) && told.contains(": this is no TOML: "), "{arguments:?}: {code:?} {told}");
+        assert!(told.starts_with("warning: ") && told.lines().count() == 1, "{arguments:?}: {told}");
+    }
     for strict in ["run", "check", "sandbox"] {
         assert_eq!(ended(&[strict], other).0, Some(78), "{strict}");
     }
