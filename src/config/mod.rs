@@ -86,7 +86,7 @@ impl Config {
     ///
     /// # Errors
     /// [`Problems`] holds everything that is wrong, the keys of the account that are not set among it, unless the file cannot
-    /// be read.
+    /// be read or is no TOML.
     pub fn to_run(sources: &Sources) -> Result<(Self, Account), Problems> {
         match Self::load(sources) {
             Ok(config) => placed_account(&config, sources).map(|account| (config, account)),

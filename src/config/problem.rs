@@ -48,6 +48,12 @@ pub struct Problem {
     pub message: String,
 }
 
+impl Problem {
+    fn hides_the_file(&self) -> bool {
+        matches!(self.origin, Origin::File { .. }) && self.key.is_empty()
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.origin)?;
@@ -65,14 +71,21 @@ impl fmt::Display for Problem {
 pub struct Problems(pub Vec<Problem>);
 
 impl Problems {
-    /// `Ok` with `whole` where nothing is wrong, else all that is.
+    /// `Ok` with `whole` where nothing is wrong, else all that is. Of a file that is no TOML that is told alone: the rest may
+    /// follow from it.
     pub(super) fn or<T>(mut problems: Vec<Problem>, whole: Option<T>) -> Result<T, Self> {
         match whole {
             Some(whole) if problems.is_empty() => Ok(whole),
             _ => {
                 problems.sort();
                 problems.dedup();
-                Err(Self(problems))
+                let mut problems = Self(problems);
+                if problems.hide_the_file() {
+                    problems
+                        .0
+                        .retain(|one| one.hides_the_file() || !matches!(one.origin, Origin::File { .. }));
+                }
+                Err(problems)
             }
         }
     }
@@ -92,9 +105,9 @@ impl Problems {
         })
     }
 
-    /// Whether the file as a whole cannot be read, so that nobody knows what it sets.
+    /// Whether the file cannot be read or is no TOML, so that nobody knows what it sets.
     pub(super) fn hide_the_file(&self) -> bool {
-        self.0.iter().any(|problem| matches!(problem.origin, Origin::File { line: 0, .. }))
+        self.0.iter().any(Problem::hides_the_file)
     }
 }
 

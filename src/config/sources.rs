@@ -109,7 +109,7 @@ impl Sources {
         text(contents::of(file, MAX_FILE_BYTES)?).map(Some)
     }
 
-    /// The settings of the file. A syntax error hides nothing but its own line.
+    /// The settings of the file: where it is no TOML, of the lines that can be read all the same, for `check` to look at.
     fn file(&self, text: &str, found: &mut Found) {
         let line_at = |offset: usize| {
             let before = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());

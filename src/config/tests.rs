@@ -203,8 +203,20 @@ fn a_file_that_cannot_be_read_is_told_alone() {
         assert!(told.contains("the configuration file cannot be read: "), "{told}");
         assert_eq!(told.lines().count(), 1, "{told}");
     }
-    let told = told(folder.path().join("absent"), false);
-    assert!(told.starts_with("not set: target.client ") && told.lines().count() == 2, "{told}");
+    let nothing = told(folder.path().join("absent"), false);
+    assert!(nothing.starts_with("not set: target.client ") && nothing.lines().count() == 2, "{nothing}");
+    let broken = folder.path().join("broken");
+    for text in [
+        "[target]\nclient = acme\norganization_id = \"o\"\n[batch]\nlinger = 7\n",
+        "[target\nclient = \"acme\"\norganization_id = \"o\"\n",
+    ] {
+        std::fs::write(&broken, text).unwrap();
+        let told = told(broken.clone(), true);
+        assert!(
+            told.lines().all(|line| line.contains("/broken:") && line.contains(": this is no TOML: ")),
+            "{told}"
+        );
+    }
 }
 
 #[test]

@@ -129,7 +129,7 @@ fn unusable(config: &Config, known: &[Problem]) -> Vec<TransportError> {
     // Where a value is wrong its default was looked at, which may not go with the others.
     // Any account goes with them.
     let goes = |key: &str| !key.starts_with("target.") || ACCOUNT.contains(&key);
-    let guessed = known.iter().any(|one| !goes(&one.key));
+    let guessed = known.iter().any(|one| one.key.is_empty() || !goes(&one.key));
     let ca_file = settings.ca_file.clone().filter(|_| certificates.is_none());
     let rest = (!guessed).then(|| Transport::new(delivery::Settings { ca_file, ..settings }).err());
     certificates.into_iter().chain(rest.flatten()).collect()
