@@ -20,7 +20,8 @@ class Notifier {
     const line = Notifier.known(options);
     // With ids of our own, what is sent again because no reply came counts once.
     const own = (one) => ({ ...one, id: one.id ?? randomUUID(), impressionId: one.impressionId ?? randomUUID() });
-    line.request = { ...line.request, notifications: line.request.notifications.map(own) };
+    // Where there are none the daemon says so.
+    line.request = { ...line.request, notifications: line.request?.notifications?.map(own) };
     return new Promise((resolve, reject) =>
       this.send({ text: JSON.stringify(line) + "\n", until: Date.now() + this.timeout, resolve, reject }));
   }
@@ -64,7 +65,8 @@ class Notifier {
   settle(call, reply) {
     clearTimeout(call.timer);
     if (reply.status === "queued") call.resolve(reply);
-    else if (reply.status === "rejected") call.reject(new Error(`${reply.error.path ?? ""}: ${reply.error.message}`));
+    else if (reply.status === "rejected")
+      call.reject(new Error([reply.error.path, reply.error.message].filter(Boolean).join(": ")));
     else if (Date.now() + reply.retry_after_ms > call.until) call.reject(new Error(reply.error.message));
     else setTimeout(() => this.send(call), reply.retry_after_ms);
   }

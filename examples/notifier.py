@@ -26,7 +26,8 @@ class Notifier:
 
     def notify(self, options):
         options = json.loads(json.dumps(self.known(options), default=self.plain))
-        for notification in options["request"]["notifications"]:
+        # Where there are none the daemon says so.
+        for notification in options.get("request", {}).get("notifications") or []:
             # With ids of our own, what is sent again because no reply came counts once.
             notification["id"] = notification.get("id") or str(uuid.uuid4())
             notification["impressionId"] = notification.get("impressionId") or str(uuid.uuid4())
@@ -39,7 +40,7 @@ class Notifier:
                 if reply["status"] == "queued":
                     return reply
                 if reply["status"] == "rejected":
-                    raise ValueError("{path}: {message}".format(**{"path": "", **reply["error"]}))
+                    raise ValueError(": ".join(reply["error"][name] for name in ["path", "message"] if name in reply["error"]))
                 wait = reply["retry_after_ms"] / 1000
                 if time.monotonic() + wait > until:
                     raise TimeoutError(reply["error"]["message"])

@@ -26,9 +26,13 @@ async function check() {
     const said = await refusal(notifier, { ...options("1"), [name]: "x" });
     assert(said.startsWith(name) && said.includes("marketingCloudVisitorId"), said);
   }
-  for (const options of [{ sesionId: "x" }, {}]) {
+  for (const [options, expected] of [
+    [{ sesionId: "x" }, "sesionId: is no option of sendNotifications"],
+    [{}, "request.notifications: is required"],
+    [{ request: {} }, "request.notifications: is required"],
+  ]) {
     const said = await refusal(notifier, options);
-    assert(said !== "it went through", JSON.stringify(options));
+    assert(said === expected, said);
   }
 
   const names = Array.from({ length: 100 }, (_, number) => `call-${number}`);

@@ -48,6 +48,8 @@ time.sleep = sleep
 
 said = raised(ValueError, notifier, {"request": {"notifications": [{"type": "shown"}]}})
 assert "notifications[0].type" in said, said
+assert raised(ValueError, notifier, {}) == "request: is required"
+assert raised(ValueError, notifier, {"request": {}}) == "request.notifications: is required"
 for name in ["visitor_cookie", "visitor"]:
     said = raised(ValueError, notifier, {**options("1"), name: "x"})
     assert said.startswith(name) and "marketingCloudVisitorId" in said, said
