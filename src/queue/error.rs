@@ -36,7 +36,7 @@ pub enum OpenError {
     },
     /// The storage engine does not open the database, not even without its snapshots.
     #[error(
-        "the database {} cannot be opened: {message}; nothing that can be read was written over. See \"the queue does not open\" in the README's runbook",
+        "the database {} cannot be opened: {message}; nothing that can be read was written over. See \"the queue does not open\" in docs/runbook.md",
         path.display()
     )]
     Engine {
@@ -47,7 +47,7 @@ pub enum OpenError {
     },
     /// The engine would write over what can be read, and it could not be copied either.
     #[error(
-        "the log of the database {} is damaged: {message}. Nothing was changed: see \"the queue does not open\" in the README's runbook",
+        "the log of the database {} is damaged: {message}. Nothing was changed: see \"the queue does not open\" in docs/runbook.md",
         path.display()
     )]
     Damaged {
@@ -80,7 +80,7 @@ pub enum OpenError {
     },
     /// A record that the whole queue depends on is damaged.
     #[error(
-        "the record \"{name}\" of the database {} is damaged: {message}; nothing that can be read was written over. See \"the queue does not open\" in the README's runbook",
+        "the record \"{name}\" of the database {} is damaged: {message}; nothing that can be read was written over. See \"the queue does not open\" in docs/runbook.md",
         path.display()
     )]
     Meta {
@@ -167,7 +167,7 @@ pub enum Failed {
     },
     /// A part of it cannot be read; the rest can.
     #[error(
-        "a part of the database {} cannot be read: {message}. Nothing was changed: check the disk with journalctl -k, and start again; see \"a part of the disk cannot be read\" in the README's runbook",
+        "a part of the database {} cannot be read: {message}. Nothing was changed: check the disk with journalctl -k, and start again; see \"a part of the disk cannot be read\" in docs/runbook.md",
         path.display()
     )]
     Unread {
