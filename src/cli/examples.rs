@@ -8,7 +8,7 @@ Examples:
   target-notifyd run -o target.client=acmecorp -o target.organization_id=0DD934B85278256B0A490D44@AdobeOrg
 
 Exit codes: 0 ended in order; 1 a submission was refused, a check did not pass, the daemon refused what an operator asked for, or a \
-number is no dead letter; 64 the command line is wrong; 69 the daemon is not reachable; 73 a socket cannot be made; 74 the queue cannot be opened, the disk \
+number is no dead letter; 64 the command line is wrong; 69 the daemon is not reachable; 73 a socket cannot be made, or an address not be listened on; 74 the queue cannot be opened, the disk \
 failed, or the output cannot be written; 75 another instance holds the queue; 78 the configuration, the schema or the account is wrong.";
 pub(in crate::cli) const RUN: &str = "\
 Examples:
