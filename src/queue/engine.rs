@@ -38,6 +38,7 @@ use super::replay::{Replay, replay};
 use super::salvage::{self, Known};
 use super::slack::with_slack;
 use super::{keys, snapshots, synced};
+use crate::event::noun;
 use crate::failpoint::reach;
 
 /// What sled keeps in memory of the pages that it read, in bytes.
@@ -309,7 +310,8 @@ fn open(path: &Path) -> Result<Engine, CommitError> {
         return Err(CommitError::Damaged(loss.to_string()));
     }
     if journal.gaps > 0 {
-        return Err(CommitError::Damaged(format!("{} places of the journal cannot be read", journal.gaps)));
+        let (gaps, places) = (journal.gaps, noun(journal.gaps, "place", "places"));
+        return Err(CommitError::Damaged(format!("{gaps} {places} of the journal cannot be read")));
     }
     snapshots::expect_sizes(path)?;
     let db = open_sled(path)?;

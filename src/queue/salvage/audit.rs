@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::stored::{Item, Stored, StoredPage};
 use super::tree::Record;
 use super::{SalvageError, Stopped};
-use crate::event::Account;
+use crate::event::{Account, noun};
 use crate::queue::folder::{QUARANTINE, failed_before};
 use crate::queue::keys::PageKey;
 use crate::queue::ledger::Ledger;
@@ -106,21 +106,21 @@ impl Audit {
         if self.configuration_damaged {
             wrong.push("the engine's file \"conf\" is damaged: the daemon may not start".to_owned());
         }
-        if self.gaps > 0 {
-            let gaps = self.gaps;
-            wrong.push(format!(
-                "the engine's log has {gaps} places that cannot be read: a daemon that starts repairs it, as store repair does"
-            ));
-        }
-        if self.journal_gaps > 0 {
-            let gaps = self.journal_gaps;
-            wrong.push(format!(
-                "the journal has {gaps} places that cannot be read: a daemon that starts repairs it, as store repair does"
-            ));
+        for (what, gaps) in [("the engine's log", self.gaps), ("the journal", self.journal_gaps)] {
+            if gaps > 0 {
+                let places = noun(gaps, "place", "places");
+                wrong.push(format!(
+                    "{what} has {gaps} {places} that cannot be read: a daemon that starts repairs it, as store repair does"
+                ));
+            }
         }
         if self.damaged_records > 0 {
             let (records, events) = (self.damaged_records, self.damaged_events);
-            wrong.push(format!("{records} records are damaged, with {events} events that wait"));
+            let (are, wait) = (
+                noun(records, "record is", "records are"),
+                noun(events, "event that waits", "events that wait"),
+            );
+            wrong.push(format!("{records} {are} damaged, with {events} {wait}"));
         }
         match self.missing() {
             0 => {}
