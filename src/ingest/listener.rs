@@ -231,12 +231,14 @@ fn refusal(settings: &Settings, user: u32, group: u32, all: usize, own: usize) -
         let rejection = Rejection { code: Code::Forbidden, message, path: None, reference: None };
         return Some(reply::rejected(&rejection));
     }
-    if all >= settings.max_connections || own >= settings.max_connections_per_user {
-        let are = noun(all as u64, "connection is open", "connections are open");
-        let message = format!("{all} {are}, {own} of them by user {user}");
-        return Some(reply::unavailable(Unavailable::TooManyConnections, &message, None, RETRY_AFTER));
-    }
-    None
+    let limits = [
+        ("ingest.max_connections", all >= settings.max_connections),
+        ("ingest.max_connections_per_user", own >= settings.max_connections_per_user),
+    ];
+    let (limit, _) = limits.into_iter().find(|(_, is_reached)| *is_reached)?;
+    let are = noun(all as u64, "connection is open", "connections are open");
+    let message = format!("{all} {are}, {own} of them by user {user} ({limit})");
+    Some(reply::unavailable(Unavailable::TooManyConnections, &message, None, RETRY_AFTER))
 }
 
 /// Writes the one line; a new socket's empty buffer takes it at once, so nobody waits for the peer.

@@ -206,6 +206,7 @@ async fn who_may_not_submit_and_who_is_one_too_many_are_told() {
     let mut reply = String::new();
     server.connect().await.read_to_string(&mut reply).await.unwrap();
     assert!(reply.contains(r#""code":"too_many_connections""#), "{reply}");
+    assert!(reply.contains("(ingest.max_connections_per_user)"), "{reply}");
     drop(first);
     server.stop().await;
 }
