@@ -47,10 +47,18 @@ pub(super) fn duration(allowed: RangeInclusive<Duration>) -> impl Fn(&Value) -> 
     move |value| {
         let read = value.text().and_then(|text| humantime::parse_duration(text.trim()).ok());
         read.filter(|read| allowed.contains(read)).ok_or_else(|| {
-            let least = humantime::format_duration(*allowed.start());
-            let most = humantime::format_duration(*allowed.end());
+            let (least, most) = (bound(*allowed.start()), bound(*allowed.end()));
             wrong(format_args!("a duration from {least} to {most}, such as \"90s\" or \"1h 30m\""), value)
         })
+    }
+}
+
+/// A duration as it may be written. In humantime's words ten years are 9 of them, of 365.25 days, and the rest to the second.
+fn bound(duration: Duration) -> String {
+    let (days, rest) = (duration.as_secs() / DAY.as_secs(), duration.as_secs() % DAY.as_secs());
+    match (days, rest) {
+        (1.., 0) => format!("{days}d"),
+        _ => humantime::format_duration(duration).to_string(),
     }
 }
 

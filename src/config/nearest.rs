@@ -9,11 +9,16 @@ const LIKE: f64 = 0.5;
 /// The known key that is nearest to `unknown`: by its full name, or by its name in another section; `None` where nothing is like it.
 pub(super) fn nearest(unknown: &str) -> Option<&'static Key> {
     let unknown = unknown.to_ascii_lowercase();
-    let name = unknown.rsplit_once('.').map_or(unknown.as_str(), |(_, name)| name);
+    let (section, name) = unknown.rsplit_once('.').unwrap_or(("", &unknown));
     let likeness = |key: &Key| {
-        let full = strsim::normalized_damerau_levenshtein(&unknown, key.full);
+        let named = strsim::normalized_damerau_levenshtein(name, key.name);
+        let full = match section == key.section && named < LIKE {
+            // A section that is right makes no name like another.
+            true => 0.0,
+            false => strsim::normalized_damerau_levenshtein(&unknown, key.full),
+        };
         // Below 1, so that the same name in the right section is nearer.
-        let elsewhere = 0.9 * strsim::normalized_damerau_levenshtein(name, key.name);
+        let elsewhere = 0.9 * named;
         // A key that was begun and not ended is that key.
         let begun = if key.full.starts_with(&unknown) { 0.95 } else { 0.0 };
         full.max(elsewhere).max(begun)
@@ -52,7 +57,7 @@ mod tests {
         ] {
             assert_eq!(nearest(unknown).map(|key| key.full), Some(meant), "{unknown}");
         }
-        for nothing in ["nope", "x", "something.else"] {
+        for nothing in ["nope", "x", "something.else", "batch.foo", "ingest.colour"] {
             assert_eq!(nearest(nothing).map(|key| key.full), None, "{nothing}");
         }
     }

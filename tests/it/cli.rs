@@ -88,10 +88,19 @@ fn a_duration_that_no_key_would_take_is_a_wrong_command_line() {
         }
     }
     let (code, told) = run(&mut command(folder.path(), NOBODY, &["bench", "idle", "--time", "0s"]));
-    assert!(code == Some(64) && told.contains("from 1ms to"), "{told}");
+    assert!(code == Some(64) && told.contains("from 1ms to 3650d,"), "{told}");
     for timeout in ["3650days", "0s"] {
         let sending = ["send", "/dev/null", "--receipts", "--timeout", timeout];
         assert_eq!(run(&mut command(folder.path(), NOBODY, &sending)), (Some(0), String::new()));
+    }
+}
+
+#[test]
+fn what_is_no_number_of_a_dead_letter_is_a_wrong_command_line() {
+    let folder = folder();
+    for arguments in [["dead", "show", "abc"], ["dead", "requeue", "1.5"]] {
+        let (code, told) = run(&mut command(folder.path(), NOBODY, &arguments));
+        assert!(code == Some(64) && told.contains("see target-notifyd dead list"), "{arguments:?}: {told}");
     }
 }
 

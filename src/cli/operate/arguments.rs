@@ -201,6 +201,7 @@ pub(in crate::cli) enum DeadCommand {
     #[command(after_help = examples::DEAD_SHOW)]
     Show {
         /// The letter's number, as `dead list` and the log show it.
+        #[arg(value_parser = number)]
         number: u64,
         #[command(flatten)]
         json: Json,
@@ -224,6 +225,7 @@ pub(in crate::cli) enum DeadCommand {
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Changed {
     /// By their numbers; the exit code is 1 where one is no dead letter, and the others are done all the same.
+    #[arg(value_parser = number)]
     numbers: Vec<u64>,
     #[command(flatten)]
     filter: Filter,
@@ -277,6 +279,11 @@ fn reason(text: &str) -> Result<String, String> {
         0..=MAX_REASON_BYTES => Ok(text.to_owned()),
         bytes => Err(format!("it has {bytes} bytes, and at most {MAX_REASON_BYTES} are kept")),
     }
+}
+
+/// The number of a dead letter.
+fn number(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "must be the number of a dead letter, see target-notifyd dead list")
 }
 
 fn millis(duration: Duration) -> u64 {
