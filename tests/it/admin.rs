@@ -77,7 +77,7 @@ fn one_screen_tells_what_waits_and_why() {
     assert_eq!(lines[0]["counts"][0], 7);
     assert_eq!(machine.json(&["queue", "--scan"]).iter().filter(|line| line["type"] == "lane").count(), 6);
     let cut = machine.told(&["queue", "list", "--limit", "1"]);
-    assert!(cut.contains("5 of 7 are not shown"), "{cut}");
+    assert!(cut.contains("5 of 7 events are not shown"), "{cut}");
 
     // A session is named by its id, or by the hash that is shown.
     let hash = first["session"].as_str().expect("text");

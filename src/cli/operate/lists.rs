@@ -165,7 +165,9 @@ impl Printer {
                         true => "--limit shows more".to_owned(),
                         false => format!("no more than {} are", count(MAX_LISTED as u64)),
                     };
-                    writeln!(out, "{} of {} are not shown: {more}", count(left), count(all))?;
+                    // Of what the limit counts in sessions.
+                    let events = if done.sessions.is_some() { " events" } else { "" };
+                    writeln!(out, "{} of {}{events} are not shown: {more}", count(left), count(all))?;
                 }
                 _ => {}
             },
@@ -208,7 +210,8 @@ fn age_row(out: &mut impl Write, ages: &Ages) -> io::Result<()> {
 fn lane_row(out: &mut impl Write, lane: &Lane) -> io::Result<()> {
     let session = Visible(&lane.session).to_string();
     let (host, age) = (Visible(&lane.host).to_string(), span(lane.age_s));
-    write!(out, "{session:<24} {host:<9} {:>7} {age:>9}  {}", lane.events, Visible(&lane.state))?;
+    let state = lane.state.replace('_', " ");
+    write!(out, "{session:<24} {host:<9} {:>7} {age:>9}  {}", lane.events, Visible(&state))?;
     if !lane.because.is_empty() {
         write!(out, ": {}", Visible(&lane.because))?;
     }
