@@ -269,6 +269,14 @@ fn what_belongs_to_another_user_is_told_as_that() {
         assert!(!told.contains("snapshots_set_aside") && !queue.join("failed").exists(), "{told}");
         own(&path);
     }
+
+    // Whoever took it from the daemon's user would keep the daemon from starting.
+    chown(&queue, Some(ALONE), None).expect("root may");
+    std::fs::set_permissions(&queue, std::fs::Permissions::from_mode(0o700)).expect("root may");
+    let checked = as_another(&["check"]).output().expect("it runs");
+    let told = String::from_utf8_lossy(&checked.stdout);
+    let act = format!("runuser -u {ALONE} -- target-notifyd check, if the daemon runs so; else chown -R ");
+    assert!(told.contains(&act), "{told}");
 }
 
 /// A user of whom nobody else has a process.

@@ -58,17 +58,22 @@ pub(super) fn queue(path: &Path, user: Uid) -> Vec<Finding> {
             ),
         }];
     }
+    let owner: Uid = fs::metadata(path).map_or(user, |found| found.uid().into());
+    let as_owner = format!("runuser -u {} -- target-notifyd check, if the daemon runs so", name(owner));
     if let Some(why) = obstacle(path) {
-        let act = format!("chown -R {} {}, or another queue.path", name(user), path.display());
+        let taken = format!("chown -R {} {}, or another queue.path", name(user), path.display());
+        // Taken from the daemon's user, the daemon could not start.
+        let act = match owner == user || owner.is_root() {
+            true => taken,
+            false => format!("{as_owner}; else {taken}"),
+        };
         return vec![Finding::failed(KEY, why, act)];
     }
-    let owner = fs::metadata(path).map_or(user, |found| found.uid().into());
     let mut findings =
         vec![Finding::ok(KEY, format!("{} can be written; it is owned by {}", path.display(), name(owner)))];
     if owner != user {
         let told = format!("checked as {}, and the folder is owned by {}", name(user), name(owner));
-        let act = format!("runuser -u {} -- target-notifyd check, if the daemon runs so", name(owner));
-        findings.push(Finding::warning(KEY, told, act));
+        findings.push(Finding::warning(KEY, told, as_owner));
     }
     if exposed(path) {
         let told = format!(
