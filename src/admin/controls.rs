@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
@@ -74,29 +75,43 @@ pub(super) async fn pause(
     let host = host.map(names::host).transpose()?;
     let reason = cut_reason(reason);
     let told = reason.clone();
+    let before = office.operate(move |scheduler, _| scheduler.controls().pauses.get(&host).cloned()).await?;
     let paused = change(office, None, move |scheduler, now| {
         let until = for_ms.map(|ms| now.after(Duration::from_millis(ms)));
         scheduler.pause_host(now, host, Pause { reason, since: now, until })
     });
-    let (changed, _) = paused.await?;
+    let (changed, controls) = paused.await?;
     if changed == Changed::Full {
         let next = "target-notifyd status lists them, target-notifyd resume --host HOST ends one, and a pause without --host \
                     stops all hosts together";
         return Err(full(format!("{MAX_PAUSES} hosts are paused"), next).into());
     }
     let name = host_or_all(host);
+    let until = controls.pauses.get(&host).map_or_else(String::new, end);
+    let replaced = before.map(|before| format!("until {}, for {}", end(&before), before.reason));
     info!(
-        event = "paused", user = peer.user, host = %name, reason = %told,
+        event = "paused", user = peer.user, host = %name, reason = %told, until = %until, replaced,
         "an operator paused delivery: events are kept; target-notifyd resume ends it"
     );
-    let note = match host {
-        Some(Host::Edge(cluster)) => format!(
+    let mut notes = vec![format!("until {until}")];
+    notes.extend(replaced.map(|before| format!("it takes the place of the pause {before}")));
+    if let Some(Host::Edge(cluster)) = host {
+        notes.push(format!(
             "its sessions are served by the client's own host meanwhile; target-notifyd queue hold --host {cluster} keeps \
              their events back"
-        ),
-        _ => String::new(),
-    };
-    Ok(Done { changed: true, note, ..Done::default() })
+        ));
+    }
+    Ok(Done { changed: true, note: notes.join("; "), ..Done::default() })
+}
+
+/// When a pause ends.
+fn end(pause: &Pause) -> String {
+    let seconds = pause.until.map(|until| i64::try_from(until.as_millis() / 1_000));
+    match seconds.map(|seconds| Timestamp::from_second(seconds.unwrap_or(i64::MAX))) {
+        Some(Ok(at)) => at.to_string(),
+        // No calendar reaches further.
+        Some(Err(_)) | None => "it is resumed".to_owned(),
+    }
 }
 
 pub(super) async fn resume(office: &Office, peer: &Peer, host: Option<&str>) -> Answered {

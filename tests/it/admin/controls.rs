@@ -106,6 +106,14 @@ fn pauses_and_holds_survive_a_kill_and_end_when_they_are_told_to() {
     machine.until(|status| status["delivered"] == 3);
     assert_eq!(machine.told(&["resume"]), "nothing was paused\n");
 
+    // A second takes the place of the first, and of its end.
+    let first = machine.told(&["pause", "--for", "2h", "--reason", "ticket"]);
+    assert!(first.contains("\nuntil 2") && first.ends_with("Z\n"), "{first}");
+    let second = machine.told(&["pause", "--reason", "again"]);
+    assert!(second.contains("until it is resumed; it takes the place of the pause until 2"), "{second}");
+    assert!(second.ends_with("Z, for ticket\n"), "{second}");
+    machine.told(&["resume"]);
+
     // One that ends by itself, and by host.
     machine.told(&["pause", "--host", "client", "--for", "200ms", "--reason", "short"]);
     machine.submit(&[("c", "4")]);
