@@ -73,7 +73,8 @@ fn meant(which: &Which) -> Result<(), Refusal> {
     which.meant().map_err(|wrong| Refusal::of("ambiguous", wrong))
 }
 
-/// The letters that a filter takes, page by page; those that are made meanwhile are left out.
+/// The letters that a filter takes, page by page. They lie in the order of their events: of those that are made meanwhile the
+/// ones of new events are left out, and those of older events may be among them.
 struct Pages<'f> {
     filter: &'f Filter,
     /// Where the next page begins; `None` behind the last.

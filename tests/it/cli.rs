@@ -313,7 +313,7 @@ fn too_few_threads_end_a_command_that_says_so() {
 #[test]
 fn exit_codes_tell_what_is_wrong() {
     let folder = folder();
-    let cases: [(&[&str], i32, &str); 9] = [
+    let cases: [(&[&str], i32, &str); 10] = [
         (&["nonsense"], 64, "unrecognized subcommand"),
         (&["check"], 0, "sound"),
         (&["check", "-o", "batch.lingr=1s"], 78, "batch.linger"),
@@ -323,6 +323,7 @@ fn exit_codes_tell_what_is_wrong() {
         (&["send", "--timeout", "0s", "/dev/null"], 0, ""),
         (&["send", "/nowhere"], 64, "/nowhere cannot be read"),
         (&["send", "/proc"], 64, "/proc cannot be read"),
+        (&["dead", "export", "--numbers", "/nowhere/numbers"], 74, "the file of --numbers"),
     ];
     for (arguments, expected, text) in cases {
         let (code, told) = run(&mut command(folder.path(), NOBODY, arguments));

@@ -1,5 +1,6 @@
 //! The arguments of the operator's commands, and the requests that they stand for.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -217,6 +218,9 @@ pub(in crate::cli) enum DeadCommand {
     Export {
         #[command(flatten)]
         filter: Filter,
+        /// Write the numbers of the letters that were printed to this file, a line each, for xargs -n 5000 target-notifyd dead delete: --all would take those, too, that came after.
+        #[arg(long, value_name = "FILE")]
+        numbers: Option<PathBuf>,
         #[command(flatten)]
         json: Json,
     },
@@ -296,15 +300,23 @@ pub(super) struct Asked {
     pub(super) json: bool,
     /// How often it is asked again, if it is.
     pub(super) watch: Option<Duration>,
+    /// Where the numbers of exported letters go.
+    pub(super) numbers: Option<PathBuf>,
+}
+
+impl Asked {
+    fn once(request: Request, json: Json) -> Self {
+        Self { request, json: json.json, watch: None, numbers: None }
+    }
 }
 
 impl Operate {
     /// The request that the arguments stand for; an error is what is wrong with them.
     pub(super) fn asked(self) -> Result<Asked, String> {
-        let once = |request, json: Json| Ok(Asked { request, json: json.json, watch: None });
+        let once = |request, json| Ok(Asked::once(request, json));
         match self {
             Self::Status { watch, every, json } => {
-                Ok(Asked { request: Request::Status {}, json: json.json, watch: watch.then_some(every) })
+                Ok(Asked { watch: watch.then_some(every), ..Asked::once(Request::Status {}, json) })
             }
             Self::Queue { command: None, list }
             | Self::Queue { command: Some(QueueCommand::List(list)), .. } => {
@@ -340,13 +352,17 @@ impl QueueCommand {
                 (Request::QueueDrop { of: of.of(), reason, dry_run }, json)
             }
         };
-        Asked { request, json: json.json, watch: None }
+        Asked::once(request, json)
     }
 }
 
 impl DeadCommand {
     fn asked(self) -> Result<Asked, String> {
         let (request, json) = match self {
+            Self::Export { filter, numbers, json } => {
+                let request = Request::DeadExport { which: filter.which(Vec::new(), false) };
+                return Ok(Asked { numbers, ..Asked::once(request, json) });
+            }
             Self::List { filter, limit, json } => {
                 (Request::DeadList { which: filter.which(Vec::new(), false), limit }, json)
             }
@@ -359,11 +375,8 @@ impl DeadCommand {
                 let (which, dry_run, json) = changed.which()?;
                 (Request::DeadDelete { which, dry_run }, json)
             }
-            Self::Export { filter, json } => {
-                (Request::DeadExport { which: filter.which(Vec::new(), false) }, json)
-            }
         };
-        Ok(Asked { request, json: json.json, watch: None })
+        Ok(Asked::once(request, json))
     }
 }
 

@@ -41,6 +41,9 @@ pub(super) enum ClientError {
     /// The answer cannot be printed.
     #[error("standard output cannot be written: {0}")]
     Output(#[source] io::Error),
+    /// The numbers of what was exported cannot be kept.
+    #[error("the file of --numbers cannot be written: {0}")]
+    Numbers(#[source] io::Error),
 }
 
 impl ClientError {
@@ -49,14 +52,14 @@ impl ClientError {
         match self {
             Self::Connect { .. } | Self::Cut | Self::Io(_) => true,
             Self::Refused { code, .. } => matches!(code.as_str(), "shutting_down" | "too_many_connections"),
-            Self::Denied(_) | Self::Unreadable(_) | Self::Output(_) => false,
+            Self::Denied(_) | Self::Unreadable(_) | Self::Output(_) | Self::Numbers(_) => false,
         }
     }
 
     pub(super) fn exit(&self) -> Exit {
         match self {
             Self::Output(error) if had_enough(error) => Exit::Success,
-            Self::Output(_) => Exit::Disk,
+            Self::Output(_) | Self::Numbers(_) => Exit::Disk,
             Self::Refused { code, .. } => match code.as_str() {
                 "malformed" => Exit::Usage,
                 "shutting_down" => Exit::Unreachable,

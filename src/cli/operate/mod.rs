@@ -10,7 +10,9 @@ mod lists;
 mod screen;
 mod text;
 
+use std::fs::File;
 use std::io::{self, Write};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -28,14 +30,14 @@ const STATUS_WITHIN: Duration = Duration::from_secs(30);
 
 /// Asks the daemon that `config` names, which is that of `instance`, and prints what it answers.
 pub(super) fn run(config: &Config, instance: Option<&str>, command: Operate) -> Exit {
-    let Asked { request, json, watch } = match command.asked() {
+    let Asked { request, json, watch, numbers } = match command.asked() {
         Ok(asked) => asked,
         Err(wrong) => {
             told(&wrong);
             return Exit::Usage;
         }
     };
-    let exchange = Exchange { config, instance, request: &request, json };
+    let exchange = Exchange { config, instance, request: &request, json, numbers: numbers.as_deref() };
     let ended = match watch {
         None => exchange.once(false),
         Some(every) => exchange.repeated(every),
@@ -83,6 +85,8 @@ struct Exchange<'a> {
     instance: Option<&'a str>,
     request: &'a Request,
     json: bool,
+    /// Where the numbers of exported letters go.
+    numbers: Option<&'a Path>,
 }
 
 impl Exchange<'_> {
@@ -110,7 +114,8 @@ impl Exchange<'_> {
 
     /// Asks once; `again` says that the answer takes the place of the one before on the screen.
     fn once(&self, again: bool) -> Result<Exit, ClientError> {
-        let Self { config, instance, request, json } = *self;
+        let Self { config, instance, request, json, numbers } = *self;
+        let mut numbers = numbers.map(File::create).transpose().map_err(ClientError::Numbers)?;
         let within = matches!(request, Request::Status {}).then_some(STATUS_WITHIN);
         let mut client = Client::ask(&config.admin.socket, request, within)?;
         let mut printer = Printer::new(request, again, config.ingest.max_line);
@@ -120,6 +125,10 @@ impl Exchange<'_> {
         loop {
             let (line, answer) = client.answer()?;
             is_refused |= matches!(&answer, Answer::Submission { refused: Some(_), .. });
+            let exported = match &answer {
+                Answer::Submission { seq, refused: None, .. } => Some(*seq),
+                _ => None,
+            };
             let end = match &answer {
                 Answer::Error { code, message } => {
                     Some(Err(ClientError::Refused { code: code.clone(), message: message.clone() }))
@@ -134,6 +143,10 @@ impl Exchange<'_> {
             }
             .and_then(|()| out.flush())
             .map_err(ClientError::Output)?;
+            // Behind its line: what is deleted by its number is there.
+            if let (Some(numbers), Some(seq)) = (&mut numbers, exported) {
+                writeln!(numbers, "{seq}").map_err(ClientError::Numbers)?;
+            }
             if let Some(end) = end {
                 return end;
             }
@@ -149,8 +162,8 @@ mod tests {
     fn commands_go_to_the_instance_that_was_asked() {
         for (text, expected) in [
             (
-                "target-notifyd dead export > letters.jsonl && target-notifyd dead delete --all",
-                "target-notifyd --instance shop dead export > letters.jsonl && target-notifyd --instance shop dead delete --all",
+                "target-notifyd dead export --numbers numbers > letters.jsonl && xargs -n 5000 target-notifyd dead delete < numbers",
+                "target-notifyd --instance shop dead export --numbers numbers > letters.jsonl && xargs -n 5000 target-notifyd --instance shop dead delete < numbers",
             ),
             ("systemctl restart target-notifyd", "systemctl restart target-notifyd@shop"),
             (

@@ -130,8 +130,15 @@ fn events_and_letters_that_are_large_are_all_shown() {
     for what in ["list", "export"] {
         assert_eq!(numbers(&["dead", what]), all, "{what}");
     }
-    assert_eq!(machine.told(&["dead", "delete", "--all"]), "20 dead letters: deleted\n");
-    assert_eq!(machine.status()["dead_held"], 0);
+    let kept = machine.folder.path().join("numbers");
+    machine.told(&["dead", "export", "--numbers", kept.to_str().expect("a path")]);
+    // What is refused after the export stays.
+    machine.submit(&[("b", "later")]);
+    machine.told(&["queue", "drop", "--all", "--reason", "a rehearsal"]);
+    let exported = fs::read_to_string(&kept).expect("numbers");
+    let delete: Vec<&str> = ["dead", "delete"].into_iter().chain(exported.lines()).collect();
+    assert_eq!(machine.told(&delete), "20 dead letters: deleted\n");
+    assert_eq!(numbers(&["dead", "list"]), [21]);
     machine.stop();
 }
 
