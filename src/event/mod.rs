@@ -23,4 +23,4 @@ pub use moment::Moment;
 pub use outcome::{Answer, Burial, DeadReason, Failure, Known, Outcome};
 pub use unseen::is_unseen;
 pub use visible::{Visible, VisibleJson};
-pub use words::{noun, unwritable};
+pub use words::{count, noun, unwritable};

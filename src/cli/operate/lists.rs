@@ -3,12 +3,12 @@
 use std::io::{self, Write};
 
 use super::screen;
-use super::text::{count, some, span};
+use super::text::{some, span};
 use super::told;
 use crate::admin::MAX_LISTED;
 use crate::admin::protocol::{Ages, Answer, Done, HostLine, Lane, Letter, Outcome, Request};
 use crate::cli::long_lines::LongLines;
-use crate::event::{Visible, VisibleJson};
+use crate::event::{Visible, VisibleJson, count};
 
 /// The most ids of an outcome that are shown.
 const SHOWN_IDS: usize = 2;

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 
 use super::alike;
-use super::text::{bytes, count, milliseconds, some, span};
+use super::text::{bytes, milliseconds, some, span};
 use crate::admin::protocol::{HostLine, Status};
-use crate::event::Visible;
+use crate::event::{Visible, count};
 use crate::figures::{Figures, Rates};
 
 /// Moves to the top left corner and clears the screen.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use crate::event::noun;
+use crate::event::{count, noun};
 
 /// Seconds as a duration of its two largest units, such as `3h 20m`; below ten seconds to tenths.
 pub(super) fn span(seconds: f64) -> String {
@@ -20,19 +20,6 @@ pub(super) fn span(seconds: f64) -> String {
 /// Milliseconds; from a second on as [`span`] tells them.
 pub(super) fn milliseconds(ms: f64) -> String {
     if ms < 999.95 { format!("{ms:.1} ms") } else { span(ms / 1_000.0) }
-}
-
-/// A count with its thousands set apart.
-pub(super) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (position, digit) in digits.chars().enumerate() {
-        if position > 0 && (digits.len() - position).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// Bytes in the largest unit that fits.
@@ -65,8 +52,5 @@ mod tests {
             assert_eq!(milliseconds(ms), expected);
         }
         assert!(span(f64::INFINITY).contains("years"));
-        for (number, expected) in [(0, "0"), (999, "999"), (1_000, "1,000"), (12_345_678, "12,345,678")] {
-            assert_eq!(count(number), expected);
-        }
     }
 }
