@@ -6,7 +6,7 @@ use super::connection::{Answered, Peer};
 use super::names::seconds;
 use super::office::{Office, Refusal};
 use super::protocol::{Advice, Answer, Done, Hold, HostLine, Pause, Status, VERSION};
-use crate::event::{Host, Lane, Moment, Seq, noun};
+use crate::event::{Host, Lane, Moment, Seq, count, noun};
 use crate::figures::{Figures, Limits, Meter};
 use crate::schedule::{Cause, Controls, Hindrance, HostView, Scheduler, Selection};
 use crate::wire::hash;
@@ -192,11 +192,11 @@ fn advice(known: &Known, figures: &Figures, limits: &Limits, meter: &Meter) -> V
         add(about.to_owned(), EMPTY_LETTERS);
     } else if figures.dead_held > 0 {
         let held = noun(figures.dead_held, "dead letter is held", "dead letters are held");
-        add(format!("{} {held}", figures.dead_held), "target-notifyd dead list");
+        add(format!("{} {held}", count(figures.dead_held)), "target-notifyd dead list");
     }
     if figures.parked > 0 {
         let parked = noun(figures.parked as u64, "event fails by itself", "events fail by themselves");
-        add(format!("{} {parked}", figures.parked), "target-notifyd queue");
+        add(format!("{} {parked}", count(figures.parked as u64)), "target-notifyd queue");
     }
     all
 }

@@ -13,7 +13,7 @@ use super::long_lines::LongLines;
 use super::operate::some;
 use super::{Exit, examples, had_enough, told};
 use crate::config::{Config, duration_from};
-use crate::event::{Account, Balance, Clock, DeadReason, Event, Host};
+use crate::event::{Account, Balance, Clock, DeadReason, Event, Host, count};
 use crate::event::{Visible, VisibleJson};
 use crate::queue::salvage::{self, Audit, Repaired, SalvageError, Stopped};
 use crate::queue::{Ledger, OpenError};
@@ -270,7 +270,8 @@ fn table(root: &Path, audit: &Audit) -> String {
 
 fn account_line(ledger: &Ledger) -> String {
     let Balance { accepted, delivered, dead, expired, quarantined } = ledger.balance;
-    let pending = ledger.balance.pending();
+    let all = [accepted, delivered, dead, expired, quarantined, ledger.balance.pending()];
+    let [accepted, delivered, dead, expired, quarantined, pending] = all.map(count);
     format!(
         "{accepted} accepted = {delivered} delivered + {dead} dead + {expired} expired + {quarantined} quarantined + {pending} pending"
     )

@@ -73,8 +73,9 @@ fn screen(status: &Status, colours: bool) -> String {
         let colour = if host.state == "open" { Colour::Good } else { Colour::Bad };
         let (state, rest) = standing(&host);
         let state = paint(colour, &Visible(state).to_string());
-        let rest = Visible(&rest);
-        let _written = writeln!(text, "{name:<10}{:>10} {:>10}  {state}{rest}", host.waiting, host.in_flight);
+        let (rest, waiting, in_flight) =
+            (Visible(&rest), count(host.waiting as u64), count(host.in_flight as u64));
+        let _written = writeln!(text, "{name:<10}{waiting:>10} {in_flight:>10}  {state}{rest}");
         if !names.is_empty() {
             let _written = writeln!(text, "{:<33}{}", "", Visible(&names.join(", ")));
         }
@@ -169,7 +170,7 @@ fn rows(figures: &Figures) -> Vec<(&'static str, String)> {
             format!(
                 "{} held, {} parked",
                 some(figures.dead_held, "dead letter", "dead letters"),
-                figures.parked
+                count(figures.parked as u64)
             ),
         ),
         (
@@ -177,9 +178,9 @@ fn rows(figures: &Figures) -> Vec<(&'static str, String)> {
             format!(
                 "{}; since the start {} turned away, {} rejected, {} unavailable",
                 some(figures.connections, "connection", "connections"),
-                figures.turned_away,
+                count(figures.turned_away),
                 some(figures.rejected, "line", "lines"),
-                figures.unavailable
+                count(figures.unavailable)
             ),
         ),
         ("account", account),
@@ -238,6 +239,23 @@ mod tests {
                 Figures { fits_s: Some(fits), full_first: full_first.clone(), ..Figures::default() };
             assert!(rows(&figures).contains(&("room", room.to_owned())), "{fits}");
         }
+    }
+
+    #[test]
+    fn all_counts_have_their_thousands_set_apart() {
+        let many = 1_949;
+        let figures = Figures {
+            pending: many,
+            lanes: 1_949,
+            dead_held: many,
+            parked: 1_949,
+            turned_away: many,
+            rejected: many,
+            unavailable: many,
+            ..Figures::default()
+        };
+        let text: String = rows(&figures).into_iter().map(|(_, line)| line).collect();
+        assert!(!text.contains("1949") && text.matches("1,949").count() == 8, "{text}");
     }
 
     #[test]
