@@ -8,7 +8,7 @@ use target_notifyd::event::{Balance, Cluster, Host};
 use target_notifyd::sandbox::{self, Faults, Sandbox};
 use tempfile::TempDir;
 
-use crate::support::{Running, dead, display, settings};
+use crate::support::{Running, dead, display, settings, until};
 
 /// For so long a machine may do something else.
 const STALL: Duration = Duration::from_secs(30);
@@ -80,9 +80,7 @@ async fn outage(lanes: usize, open: Duration, max: Duration, probes: u64) {
     }
     // In this order: a probe that comes between them is one more that is waited for.
     let (began, first) = (Instant::now(), sandbox.totals().connections);
-    while sandbox.totals().connections < first + probes {
-        tokio::task::yield_now().await;
-    }
+    until(|| sandbox.totals().connections >= first + probes).await;
     // The waits double from `open` to `max`: the first two are the breaker's opening and its first probes.
     let (mut least, mut wait) = (Duration::ZERO, open);
     for _ in 0..probes.saturating_sub(2) {
@@ -165,9 +163,7 @@ async fn fuse(faults: Faults, edge_routing: bool) {
     refused(90).await;
     // The fuse trips at a hundred; its probes set nothing aside.
     let requests = sandbox.totals().requests;
-    while sandbox.totals().requests < requests + 20 {
-        tokio::task::yield_now().await;
-    }
+    until(|| sandbox.totals().requests >= requests + 20).await;
     assert!(refused(0).await.dead <= 100);
     sandbox.faults(Faults::default());
     let balance = running.settled(400).await;
