@@ -147,17 +147,22 @@ impl Writer {
 
     /// Waits for the end of the pause, and says whether the queue ends before that.
     pub(super) fn wait_for_room(&mut self, waiting: &mut Waiting<'_>) -> Result<bool, CommitError> {
+        // An end that was taken back was tried a moment ago.
+        let is_tried = waiting.has_stop();
         self.refuse(waiting);
-        // One that was taken back was tried a moment ago.
-        if !waiting.has_stop() {
-            let waited = waiting.wait(1, Some(self.pause.until.unwrap_or_else(Instant::now)));
-            // Before the end once more: what is not noted then is sent again, and there may be room by now.
-            let is_time = waited == Waited::TimedOut || waiting.has_stop();
-            if is_time {
-                self.pause.until = None;
-            }
-            if is_time || waited == Waited::Enough {
-                return Ok(false);
+        if !is_tried && waiting.has_stop() {
+            // Once more before the end: what is not noted then is sent again, and there may be room by now.
+            self.pause.until = None;
+            return Ok(false);
+        }
+        if !is_tried {
+            match waiting.wait(1, Some(self.pause.until.unwrap_or_else(Instant::now))) {
+                Waited::Enough => return Ok(false),
+                Waited::TimedOut => {
+                    self.pause.until = None;
+                    return Ok(false);
+                }
+                Waited::Alone => {}
             }
         }
         // What nobody waits for can wait for the next start.

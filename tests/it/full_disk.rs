@@ -534,6 +534,39 @@ fn a_full_disk_is_nothing_that_a_restart_mends() {
     assert!(log.iter().all(|line| line["event"] != "stuck"), "{log:#?}");
 }
 
+/// Room may come back during the pause between two tries: the end waits for none, and notes what was delivered.
+#[test]
+fn an_end_notes_what_was_delivered_where_there_is_room_again() {
+    let disk = TempDir::new().expect("a folder");
+    let root = disk.path().canonicalize().expect("a folder");
+    let (queue, armed) = (root.join("queue"), root.join("armed"));
+    let mut stage = Stage::new(&queue, 0, 0);
+    stage.options.push("shutdown.grace=0s".to_owned());
+    let (mut run, record) = (stage.command(), stage.folder.path().join("record"));
+    preload(&mut run, disk.path(), &record, "write@/journal:1:ENOSPC:ever");
+    let (mut daemon, log) = started(run.env("INTERPOSE_ARMED", &armed));
+    let acknowledged = burst(stage.folder.path(), "before", 20, 100).queued;
+    fs::write(&armed, "").expect("a file");
+    stage.heal();
+    stage.taken(&acknowledged);
+    let failed = format!("write{}", queue.display()).into_bytes();
+    let tries = || {
+        let record = fs::read(&record).expect("a record");
+        record.windows(failed.len()).filter(|bytes| *bytes == failed).count()
+    };
+    let until = Instant::now() + LIMIT;
+    // The pauses double: the next one is longer than an end takes.
+    while tries() < 7 {
+        assert!(Instant::now() < until, "it is tried no more");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    fs::remove_file(&armed).expect("the file is there");
+    let status = terminate(&mut daemon.0);
+    assert!(status.success(), "{status}: {:#?}", log.all());
+    let balance = balance(&queue);
+    assert_eq!((balance.delivered, balance.pending()), (20, 0), "{balance:?}");
+}
+
 /// Not even the database can be opened again, and whoever asks hears so.
 #[test]
 fn a_full_disk_that_keeps_the_database_closed_keeps_no_status_back() {
