@@ -385,8 +385,8 @@ fn identifiers(form: IdentifierForm, log_key: [u8; 16]) -> Identifiers {
 }
 
 /// The key of the hashes of ids. It lives in the queue, so that lines of one queue can be held against each other over
-/// restarts; made at the first start, whether it is used or not: a reload may find a disk without room for it. Where that start
-/// finds none either, the next one makes another key.
+/// restarts; made at the first start, whether it is used or not: a reload may find a disk without room for it. Where there is
+/// none until its end, the next start makes another key.
 fn log_key(store: &Store) -> Result<[u8; 16], Failed> {
     let kept = store.meta(LOG_KEY)?.and_then(|key| key.try_into().ok());
     if let Some(key) = kept {

@@ -13,7 +13,7 @@ pub struct Counts {
     no_room: AtomicU64,
     wanted_events: AtomicU64,
     wanted_bytes: AtomicU64,
-    /// A commit met the full disk, and none was made since.
+    /// The full disk was met, and what was asked for since then was not done yet.
     waits_for_room: AtomicBool,
 }
 
@@ -46,7 +46,7 @@ impl Counts {
         self.commits.load(Ordering::Relaxed)
     }
 
-    /// Whether what was settled waits for room on the disk: nothing is wrong then that a restart would mend.
+    /// Whether what is asked for waits for room on the disk: nothing is wrong then that a restart would mend.
     #[must_use]
     pub fn waits_for_room(&self) -> bool {
         self.waits_for_room.load(Ordering::Relaxed)
@@ -55,12 +55,16 @@ impl Counts {
     /// Counts a commit that is on stable storage.
     pub(super) fn commit(&self) {
         self.commits.fetch_add(1, Ordering::Relaxed);
-        self.waits_for_room.store(false, Ordering::Relaxed);
     }
 
-    /// A commit met the full disk.
-    pub(super) fn meet_full_disk(&self) {
-        self.waits_for_room.store(true, Ordering::Relaxed);
+    /// The full disk was met; whether that is news.
+    pub(super) fn meet_full_disk(&self) -> bool {
+        !self.waits_for_room.swap(true, Ordering::Relaxed)
+    }
+
+    /// Nothing waits for room any more.
+    pub(super) fn find_room(&self) {
+        self.waits_for_room.store(false, Ordering::Relaxed);
     }
 
     /// What the limits had no room for.

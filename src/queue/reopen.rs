@@ -68,15 +68,20 @@ impl Writer {
         waiting: &mut Waiting<'_>,
     ) -> Result<bool, CommitError> {
         let path = self.engine.path().to_owned();
-        warn!(
-            event = "disk_full", path = %path.display(), %error,
-            "the disk is full under the database: it is opened again. See what takes the room with df -h and df -i, and free some"
-        );
-        self.told.counts.meet_full_disk();
+        // It is tried again until there is room.
+        let is_news = self.told.counts.meet_full_disk();
+        if is_news {
+            warn!(
+                event = "disk_full", path = %path.display(), %error,
+                "the disk is full under the database: it is opened again. See what takes the room with df -h and df -i, and free some"
+            );
+        }
         let freed = self.space.fill();
         self.open_again(error, &mut plan, waiting)?;
         let found = ledger(&self.engine)?;
-        info!(event = "queue_reopened", path = %path.display(), "the database is open again: it goes on with removals");
+        if is_news {
+            info!(event = "queue_reopened", path = %path.display(), "the database is open again: it goes on with removals");
+        }
         if is_same(&found, &self.ledger) {
             self.take_back(plan, waiting);
             if !freed {
@@ -86,6 +91,7 @@ impl Writer {
             Ok(false)
         } else if is_same(&found, &plan.ledger) {
             // It was written whole before the engine met the full disk, and opening synced it.
+            self.told.counts.find_room();
             self.publish(plan, waiting);
             Ok(true)
         } else {

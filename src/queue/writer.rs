@@ -106,6 +106,8 @@ impl Writer {
             stop |= plan.has_stop();
             match self.store(&mut plan, &mut appends) {
                 Ok(()) => {
+                    // What was taken back comes first.
+                    self.told.counts.find_room();
                     self.publish(plan, &mut waiting);
                     // On a disk that is short of room removals need it more. A full one is no error here.
                     if waiting.is_empty() && !stop && !self.space.is_tight() {

@@ -31,6 +31,11 @@ impl Manager {
         Self(receiver)
     }
 
+    /// Passes over what it was told so far.
+    pub(crate) fn forget(&self) {
+        while self.0.try_recv().is_ok() {}
+    }
+
     /// The next message that has `wanted` in it.
     pub(crate) fn hears(&self, wanted: &str) -> String {
         loop {
