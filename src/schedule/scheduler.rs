@@ -131,6 +131,8 @@ pub struct Scheduler {
     errors: Remembered<Lane, String>,
     dead_room: bool,
     waits_for_room: bool,
+    /// When there was room again for what had waited for some.
+    room_from: Moment,
     expiry_from: Moment,
     rate_from: Moment,
     last_begun: Moment,
@@ -169,6 +171,7 @@ impl Scheduler {
             errors: Remembered::new(MAX_ERRORS, ERRORS_FOR),
             dead_room: true,
             waits_for_room: false,
+            room_from: Moment::ZERO,
             expiry_from: Moment::ZERO,
             rate_from: Moment::ZERO,
             last_begun: Moment::ZERO,
@@ -347,6 +350,7 @@ impl Scheduler {
     pub fn handle_full_disk(&mut self, now: Moment, waits: bool) {
         if std::mem::replace(&mut self.waits_for_room, waits) && !waits {
             self.owed.begin_anew(now);
+            self.room_from = now;
         }
     }
 

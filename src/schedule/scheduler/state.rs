@@ -54,7 +54,8 @@ impl Scheduler {
             // The store owes these, and not for too long yet.
             return None;
         }
-        let is_old = |one: &UnderWay| now.since(one.began) > self.settings.slot_limit;
+        // Its events may have waited for the disk.
+        let is_old = |one: &UnderWay| now.since(one.began.max(self.room_from)) > self.settings.slot_limit;
         if !self.has_slot() {
             return self.under_way.values().all(is_old).then_some(Stuck::Slots);
         }

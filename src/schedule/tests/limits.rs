@@ -266,6 +266,14 @@ fn what_is_stuck_goes_by_the_settings_in_force() {
         sim.scheduler.configure(settings.clone());
         assert_eq!(sim.scheduler.stuck(start.after(secs(after))), stuck, "{after} s");
     }
+    // What they send may have waited for room on the disk, and then has all its time again.
+    sim.scheduler.configure(hasty.clone());
+    for (second, waits) in [(5, true), (10, false)] {
+        sim.scheduler.handle_full_disk(start.after(secs(second)), waits);
+    }
+    for (after, stuck) in [(13, None), (14, Some(Stuck::Slots))] {
+        assert_eq!(sim.scheduler.stuck(start.after(secs(after))), stuck, "{after} s");
+    }
     let mut scheduler = Scheduler::new(patient, 1);
     scheduler.handle_tail(Seq(3));
     assert!(scheduler.poll_read(start).is_some());
