@@ -85,15 +85,15 @@ fn held_lanes(scheduler: &Scheduler) -> impl Iterator<Item = Lane> {
 }
 
 async fn held(office: &Office, known: &Known) -> Result<Vec<Hold>, Refusal> {
-    if known.controls.holds.is_empty() {
-        // Without a look at the database, which a full disk may keep from being opened.
-        return Ok(Vec::new());
-    }
     // A hold knows a session by its hash in the queue, which is not the one that is shown: an event of it tells the id, and
     // where none waits the record of those that are held.
     let firsts = known.first_held.clone();
-    let sessions = office.read(move |store| store.sessions(&firsts)).await?;
-    let held = office.held_sessions().await?;
+    // Not where a full disk keeps the database from being opened: that may last.
+    let (sessions, held) = if known.controls.holds.is_empty() || office.store.is_away() {
+        Default::default()
+    } else {
+        (office.read(move |store| store.sessions(&firsts)).await?, office.held_sessions().await?)
+    };
     let names: BTreeMap<Lane, String> = (sessions.iter().flatten())
         .chain(&held)
         .map(|session| (hash::lane(session), office.show(session.as_str())))
