@@ -91,7 +91,6 @@ impl Writer {
             Ok(false)
         } else if is_same(&found, &plan.ledger) {
             // It was written whole before the engine met the full disk, and opening synced it.
-            self.told.counts.find_room();
             self.publish(plan, waiting);
             Ok(true)
         } else {
@@ -156,13 +155,13 @@ impl Writer {
         // An end that was taken back was tried a moment ago.
         let is_tried = waiting.has_stop();
         self.refuse(waiting);
-        if !is_tried && waiting.has_stop() {
-            // Once more before the end: what is not noted then is sent again, and there may be room by now.
-            self.pause.until = None;
-            return Ok(false);
-        }
         if !is_tried {
-            match waiting.wait(1, Some(self.pause.until.unwrap_or_else(Instant::now))) {
+            let waited = match waiting.has_stop() {
+                // Once more before the end: what is not noted then is sent again, and there may be room by now.
+                true => Waited::TimedOut,
+                false => waiting.wait(1, Some(self.pause.until.unwrap_or_else(Instant::now))),
+            };
+            match waited {
                 Waited::Enough => return Ok(false),
                 Waited::TimedOut => {
                     self.pause.until = None;

@@ -106,8 +106,6 @@ impl Writer {
             stop |= plan.has_stop();
             match self.store(&mut plan, &mut appends) {
                 Ok(()) => {
-                    // What was taken back comes first.
-                    self.told.counts.find_room();
                     self.publish(plan, &mut waiting);
                     // On a disk that is short of room removals need it more. A full one is no error here.
                     if waiting.is_empty() && !stop && !self.space.is_tight() {
@@ -351,6 +349,8 @@ impl Writer {
     /// `plan` is durable: only now anybody is told. What it put off waits again, but for the next start where the queue
     /// ends.
     pub(super) fn publish(&mut self, plan: Plan, waiting: &mut Waiting<'_>) {
+        // What a full disk took back comes before all else.
+        self.told.counts.find_room();
         if !plan.has_stop() {
             waiting.put_back(plan.put_off.iter().copied().map(Command::Quarantine));
         }
