@@ -294,6 +294,50 @@ impl Stage {
     }
 }
 
+/// A full disk, as the journal meets it.
+const FULL: &str = "write@/journal:1:ENOSPC:ever";
+
+/// A sound disk that a daemon finds full from one moment to another.
+struct Fillable {
+    folder: TempDir,
+    queue: PathBuf,
+    stage: Stage,
+}
+
+impl Fillable {
+    fn new() -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let queue = folder.path().canonicalize().expect("a folder").join("queue");
+        Self { stage: Stage::new(&queue, 0, 0), queue, folder }
+    }
+
+    /// A daemon's whose calls to the disk fail as `fault` says while it is full.
+    fn command(&self, fault: &str) -> Command {
+        let mut command = self.stage.command();
+        preload(&mut command, self.folder.path(), &self.record(), fault);
+        command.env("INTERPOSE_ARMED", self.mark());
+        command
+    }
+
+    /// What the daemon did on it.
+    fn record(&self) -> PathBuf {
+        self.stage.folder.path().join("record")
+    }
+
+    /// The file that is there while it is full.
+    fn mark(&self) -> PathBuf {
+        self.folder.path().join("full")
+    }
+
+    fn fill(&self) {
+        fs::write(self.mark(), "").expect("a file");
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.mark()).expect("it is full");
+    }
+}
+
 /// A daemon with a small journal whose calls to the disk fail.
 struct Faulty {
     _disk: TempDir,
@@ -487,17 +531,14 @@ fn an_end_on_a_full_disk_is_not_held_up_by_an_operator() {
 /// Nor does a reload wait for room, whatever it changes.
 #[test]
 fn a_reload_on_a_full_disk_is_in_force_and_holds_up_no_end() {
-    let disk = TempDir::new().expect("a folder");
-    let (queue, armed) = (disk.path().join("queue"), disk.path().join("armed"));
-    let stage = Stage::new(&queue, 0, 0);
-    let mut run = stage.command();
-    preload(&mut run, disk.path(), &stage.folder.path().join("record"), "write@/journal:1:ENOSPC:ever");
+    let disk = Fillable::new();
+    let (stage, mut run) = (&disk.stage, disk.command(FULL));
     let file = stage.folder.path().join("config.toml");
     let hashed = fs::read_to_string(&file).expect("a configuration");
     fs::write(&file, hashed.replace("[log]", "[log]\nidentifiers = \"plain\"")).expect("a configuration");
-    let (mut daemon, mut log) = started(run.env("INTERPOSE_ARMED", &armed));
+    let (mut daemon, mut log) = started(&mut run);
     assert_eq!(burst(stage.folder.path(), "before", 1, 100).queued.len(), 1);
-    fs::write(&armed, "").expect("a file");
+    disk.fill();
     assert_eq!(burst(stage.folder.path(), "full", 1, 100).full, 1);
     fs::write(&file, hashed).expect("a configuration");
     hang_up(&daemon.0);
@@ -510,17 +551,14 @@ fn a_reload_on_a_full_disk_is_in_force_and_holds_up_no_end() {
 /// it send all of it again.
 #[test]
 fn a_full_disk_is_nothing_that_a_restart_mends() {
-    let disk = TempDir::new().expect("a folder");
-    let (queue, armed) = (disk.path().join("queue"), disk.path().join("armed"));
-    let mut stage = Stage::new(&queue, 0, 0);
-    stage.options.push("delivery.stuck_after=1s".to_owned());
-    let mut run = stage.command();
-    preload(&mut run, disk.path(), &stage.folder.path().join("record"), "write@/journal:1:ENOSPC:ever");
-    let manager = Manager::at(&stage.folder.path().join("manager"));
-    run.env("NOTIFY_SOCKET", stage.folder.path().join("manager")).env("WATCHDOG_USEC", "300000");
-    let (daemon, mut log) = started(run.env("INTERPOSE_ARMED", &armed));
+    let mut disk = Fillable::new();
+    disk.stage.options.push("delivery.stuck_after=1s".to_owned());
+    let (stage, mut run) = (&disk.stage, disk.command(FULL));
+    let address = stage.folder.path().join("manager");
+    let manager = Manager::at(&address);
+    let (daemon, mut log) = started(run.env("NOTIFY_SOCKET", address).env("WATCHDOG_USEC", "300000"));
     let acknowledged = burst(stage.folder.path(), "before", 20, 100).queued;
-    fs::write(&armed, "").expect("a file");
+    disk.fill();
     stage.heal();
     stage.taken(&acknowledged);
     log.says("the disk is full under the database");
@@ -530,29 +568,25 @@ fn a_full_disk_is_nothing_that_a_restart_mends() {
     let output = stage.command_of(&["status"]).output().expect("it runs");
     let status = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && !status.contains("stuck"), "{status}");
-    fs::remove_file(&armed).expect("the file is there");
-    let log = stage.end(&queue, daemon, log, &acknowledged);
+    disk.free();
+    let log = disk.stage.end(&disk.queue, daemon, log, &acknowledged);
     assert!(log.iter().all(|line| line["event"] != "stuck"), "{log:#?}");
 }
 
 /// Room may come back during the pause between two tries: the end waits for none, and notes what was delivered.
 #[test]
 fn an_end_notes_what_was_delivered_where_there_is_room_again() {
-    let disk = TempDir::new().expect("a folder");
-    let root = disk.path().canonicalize().expect("a folder");
-    let (queue, armed) = (root.join("queue"), root.join("armed"));
-    let mut stage = Stage::new(&queue, 0, 0);
-    stage.options.push("shutdown.grace=0s".to_owned());
-    let (mut run, record) = (stage.command(), stage.folder.path().join("record"));
-    preload(&mut run, disk.path(), &record, "write@/journal:1:ENOSPC:ever");
-    let (mut daemon, log) = started(run.env("INTERPOSE_ARMED", &armed));
+    let mut disk = Fillable::new();
+    disk.stage.options.push("shutdown.grace=0s".to_owned());
+    let stage = &disk.stage;
+    let (mut daemon, log) = started(&mut disk.command(FULL));
     let acknowledged = burst(stage.folder.path(), "before", 20, 100).queued;
-    fs::write(&armed, "").expect("a file");
+    disk.fill();
     stage.heal();
     stage.taken(&acknowledged);
-    let failed = format!("write{}", queue.display()).into_bytes();
+    let failed = format!("write{}", disk.queue.display()).into_bytes();
     let tries = || {
-        let record = fs::read(&record).expect("a record");
+        let record = fs::read(disk.record()).expect("a record");
         record.windows(failed.len()).filter(|bytes| *bytes == failed).count()
     };
     let until = Instant::now() + LIMIT;
@@ -561,47 +595,41 @@ fn an_end_notes_what_was_delivered_where_there_is_room_again() {
         assert!(Instant::now() < until, "it is tried no more");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    fs::remove_file(&armed).expect("the file is there");
+    disk.free();
     let status = terminate(&mut daemon.0);
     assert!(status.success(), "{status}: {:#?}", log.all());
-    let balance = balance(&queue);
+    let balance = balance(&disk.queue);
     assert_eq!((balance.delivered, balance.pending()), (20, 0), "{balance:?}");
 }
 
 /// Not even the database can be opened again, and whoever asks hears so.
 #[test]
 fn a_full_disk_that_keeps_the_database_closed_keeps_no_status_back() {
-    let disk = TempDir::new().expect("a folder");
-    let (queue, armed) = (disk.path().join("queue"), disk.path().join("armed"));
-    let stage = Stage::new(&queue, 0, 0);
-    let mut run = stage.command();
-    let full = "write@/journal:1:ENOSPC:ever,open@/conf:1:ENOSPC:ever";
-    preload(&mut run, disk.path(), &stage.folder.path().join("record"), full);
-    let (daemon, mut log) = started(run.env("INTERPOSE_ARMED", &armed));
+    let disk = Fillable::new();
+    let stage = &disk.stage;
+    let (daemon, mut log) = started(&mut disk.command(&format!("{FULL},open@/conf:1:ENOSPC:ever")));
     let mut acknowledged = burst(stage.folder.path(), "before", 20, 100).queued;
-    fs::write(&armed, "").expect("a file");
+    disk.fill();
     let answers = burst(stage.folder.path(), "full", 1, 100);
     assert_eq!((answers.queued.len(), answers.unknown), (0, 1), "of this one nobody knows");
     log.says("the disk is full under the database");
     assert_eq!(burst(stage.folder.path(), "more", 1, 100).full, 1);
     assert_eq!(stage.pending(), 20);
-    fs::remove_file(&armed).expect("the file is there");
+    disk.free();
     acknowledged.extend(stage.taken_in_again("after"));
     stage.heal();
-    let log = stage.end(&queue, daemon, log, &acknowledged);
+    let log = disk.stage.end(&disk.queue, daemon, log, &acknowledged);
     assert!(says(&log, AGAIN), "{log:#?}");
 }
 
 /// Where not even the key of the log's hashes could be noted, the daemon runs and ends all the same.
 #[test]
 fn a_first_start_on_a_full_disk_answers_and_ends() {
-    let disk = TempDir::new().expect("a folder");
-    let queue = disk.path().join("queue");
-    assert_eq!(balance(&queue).accepted, 0, "it is made by this, and has no key");
-    let stage = Stage::new(&queue, 0, 0);
-    let mut run = stage.command();
-    preload(&mut run, disk.path(), &stage.folder.path().join("record"), "write@/journal:1:ENOSPC:ever");
-    let (mut daemon, log) = started(&mut run);
+    let disk = Fillable::new();
+    assert_eq!(balance(&disk.queue).accepted, 0, "it is made by this, and has no key");
+    disk.fill();
+    let stage = &disk.stage;
+    let (mut daemon, log) = started(&mut disk.command(FULL));
     assert_eq!(burst(stage.folder.path(), "full", 1, 100).full, 1);
     assert_eq!(stage.pending(), 0);
     let status = terminate(&mut daemon.0);
