@@ -203,6 +203,25 @@ impl Stage {
         started(&mut self.command())
     }
 
+    /// As [`Stage::command`], of a daemon whose calls below `root` are counted, and fail as `fault` says, once it is armed:
+    /// how many a start makes is a matter of time, since it tries for the lock of what it has just closed until that is free.
+    fn failing(&self, root: &Path, fault: &str) -> Command {
+        let mut command = self.command();
+        preload(&mut command, root, &self.folder.path().join("record"), fault);
+        command.env("INTERPOSE_ARMED", self.armed());
+        command
+    }
+
+    fn armed(&self) -> PathBuf {
+        self.folder.path().join("armed")
+    }
+
+    /// Arms a daemon that has started.
+    fn arm(&self) {
+        drop(connect(self.folder.path()));
+        fs::write(self.armed(), "").expect("a file");
+    }
+
     /// Target serves from now on.
     fn heal(&self) {
         self.sandbox.faults(Faults::default());
@@ -338,7 +357,7 @@ impl Fillable {
     }
 }
 
-/// A daemon with a small journal whose calls to the disk fail.
+/// A daemon with a small journal whose calls to the disk fail, counted from its start on.
 struct Faulty {
     _disk: TempDir,
     queue: PathBuf,
@@ -352,9 +371,8 @@ impl Faulty {
         let disk = TempDir::new().expect("a folder");
         let queue = disk.path().canonicalize().expect("a folder").join("queue");
         let stage = Stage::new(&queue, min_free, reserve).with_a_small_journal();
-        let mut command = stage.command();
-        preload(&mut command, disk.path(), &stage.folder.path().join("record"), fault);
-        let (daemon, log) = started(&mut command);
+        let (daemon, log) = started(&mut stage.failing(disk.path(), fault));
+        stage.arm();
         Self { _disk: disk, queue, stage, daemon, log }
     }
 
@@ -781,7 +799,7 @@ fn a_limit_of_open_files_or_a_folder_of_another_users_is_no_failed_disk() {
 #[test]
 fn a_limit_of_open_files_after_a_full_disk_is_no_failed_disk() {
     let full = "write@/journal:8:ENOSPC,write@/journal:8:ENOSPC";
-    let faulty = Faulty::start(2 * MIB, MIB, &format!("{full},open@/db:11:EMFILE:ever"));
+    let faulty = Faulty::start(2 * MIB, MIB, &format!("{full},open@/db:1:EMFILE:ever"));
     // The daemon ends within it.
     let answers = burst(faulty.stage.folder.path(), "b", 10_000, 100);
     let log = faulty.end_for_want_of_files(&answers.queued);
@@ -792,7 +810,7 @@ fn a_limit_of_open_files_after_a_full_disk_is_no_failed_disk() {
 #[test]
 fn a_file_that_is_denied_after_a_full_disk_is_no_failed_disk() {
     let full = "write@/journal:8:ENOSPC,write@/journal:8:ENOSPC";
-    let faulty = Faulty::start(2 * MIB, MIB, &format!("{full},open@/db:11:EACCES:ever"));
+    let faulty = Faulty::start(2 * MIB, MIB, &format!("{full},open@/db:1:EACCES:ever"));
     let answers = burst(faulty.stage.folder.path(), "b", 10_000, 100);
     let log = faulty.end_on_a_sound_disk("chown -R", &answers.queued);
     assert!(says(&log, "the disk is full under the database") && !says(&log, AGAIN), "{log:#?}");
@@ -802,10 +820,8 @@ fn a_file_that_is_denied_after_a_full_disk_is_no_failed_disk() {
 fn with_small_queue(disk: &Small, fault: &str) -> (PathBuf, Stage, Daemon, Log) {
     let queue = disk.path().join("queue");
     let stage = Stage::new(&queue, 12 * MIB, MIB);
-    let mut command = stage.command();
-    command.args(["-o", "queue.max_bytes=32MiB"]);
-    preload(&mut command, disk.path(), &stage.folder.path().join("record"), fault);
-    let (daemon, log) = started(&mut command);
+    let mut command = stage.failing(disk.path(), fault);
+    let (daemon, log) = started(command.args(["-o", "queue.max_bytes=32MiB"]));
     (queue, stage, daemon, log)
 }
 
@@ -813,11 +829,12 @@ fn with_small_queue(disk: &Small, fault: &str) -> (PathBuf, Stage, Daemon, Log) 
 #[test]
 fn a_limit_of_open_files_while_a_database_is_made_smaller_is_no_failed_disk() {
     let Some(disk) = Small::mount(32 * MIB, 0) else { return };
-    let fault = "open@events.2/conf:1:EMFILE:ever,open@events.1/conf:3:EMFILE:ever";
+    let fault = "open@events.2/conf:1:EMFILE:ever,open@events.1/conf:1:EMFILE:ever";
     let (queue, stage, daemon, log) = with_small_queue(&disk, fault);
     let acknowledged = stage.submit_until("full", 256, |answers| answers.full > 0);
     stage.heal();
     stage.taken(&acknowledged);
+    stage.arm();
     disk.fill(6 * MIB);
     stage.submit_until("back", 64, |answers| answers.unknown > 0);
     let faulty = Faulty { _disk: TempDir::new().expect("a folder"), queue, stage, daemon, log };
@@ -829,11 +846,12 @@ fn a_limit_of_open_files_while_a_database_is_made_smaller_is_no_failed_disk() {
 #[test]
 fn a_full_disk_while_a_database_is_made_smaller_keeps_no_copy() {
     let Some(disk) = Small::mount(32 * MIB, 0) else { return };
-    let fault = "open@events.2/conf:1:ENOSPC:ever,open@events.1/conf:3:ENOSPC";
+    let fault = "open@events.2/conf:1:ENOSPC:ever,open@events.1/conf:1:ENOSPC";
     let (queue, stage, daemon, mut log) = with_small_queue(&disk, fault);
     let mut acknowledged = stage.submit_until("full", 256, |answers| answers.full > 0);
     stage.heal();
     stage.taken(&acknowledged);
+    stage.arm();
     disk.fill(6 * MIB);
     while stage.pending() > 0 {}
     // Where producers were turned away before, there is time to make it smaller.

@@ -44,11 +44,7 @@ fn stored(stage: &Stage) -> (Vec<String>, BTreeSet<String>) {
 
 /// The command of a daemon for which reads fail as `fault` says, while the file is there that is given back.
 fn failing(stage: &Stage, queue: &Path, fault: &str) -> (Command, PathBuf) {
-    let mut command = stage.command();
-    let armed = stage.folder.path().join("armed");
-    preload(&mut command, queue.parent().expect("a folder"), &stage.folder.path().join("record"), fault);
-    command.env("INTERPOSE_ARMED", &armed);
-    (command, armed)
+    (stage.failing(queue.parent().expect("a folder"), fault), stage.armed())
 }
 
 /// The faults of reads at each place where the log has these events.
