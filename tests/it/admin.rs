@@ -22,7 +22,7 @@ use target_notifyd::sandbox::Faults;
 use tempfile::TempDir;
 
 use self::machine::{Machine, refusing};
-use crate::process::{LIMIT, NOBODY, cannot_write, command};
+use crate::process::{LIMIT, NOBODY, cannot_write, command, end};
 
 #[test]
 fn one_screen_tells_what_waits_and_why() {
@@ -231,7 +231,7 @@ fn outcomes_are_told_as_they_happen_and_who_is_slow_is_told_how_many_were_missed
     machine.submit(&[("a", "1"), ("b", "2")]);
     let outcome: Value = serde_json::from_str(&told.next().expect("a line").expect("text")).expect("JSON");
     assert_eq!((&outcome["outcome"], &outcome["ids"]), (&json!("delivered"), &json!(["2"])));
-    assert!(tail.wait().expect("it ends").success());
+    assert!(end(&mut tail).success());
 
     let count = 6_000;
     let names: Vec<String> = (0..count).map(|number| format!("many{number}")).collect();
@@ -356,7 +356,7 @@ fn a_watched_status_is_drawn_again_and_ends_with_its_reader() {
     // No terminal, no colours.
     assert!(!seen.contains(&0x1b));
     drop(out);
-    assert_eq!(watch.wait().expect("it ends").code(), Some(0));
+    assert_eq!(end(&mut watch).code(), Some(0));
 
     // It outlives a restart, of which it tells once.
     let mut watch =
@@ -377,7 +377,11 @@ fn a_watched_status_is_drawn_again_and_ends_with_its_reader() {
         }
     });
     let shows = |lines: &std::sync::mpsc::Receiver<String>, text: &str| {
-        while !lines.recv_timeout(LIMIT).expect("a line").contains(text) {}
+        let until = Instant::now() + LIMIT;
+        // One picture comes after the other.
+        while !lines.recv_timeout(until.saturating_duration_since(Instant::now())).expect(text).contains(text)
+        {
+        }
     };
     // With the second picture the answer to the first is whole.
     (0..2).for_each(|_| shows(&lines, "0 accepted"));
@@ -386,7 +390,7 @@ fn a_watched_status_is_drawn_again_and_ends_with_its_reader() {
     shows(&lines, "1 accepted");
     drop(lines);
     reader.join().expect("no panic");
-    assert_eq!(watch.wait().expect("it ends").code(), Some(0));
+    assert_eq!(end(&mut watch).code(), Some(0));
     let mut away = String::new();
     told.read_to_string(&mut away).expect("text");
     assert!(away.starts_with("no answer, and the daemon is asked again every 1ms: "), "{away}");

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::process::{LIMIT, cannot_write};
+use crate::process::{LIMIT, cannot_write, end};
 
 #[test]
 fn every_figure_of_speed_stands_beside_its_limit() {
@@ -96,14 +96,7 @@ pub(crate) fn daemon_of(parent: &Child, folder: &Path) -> Pid {
 
 /// The exit code of `child` and what it told, once it ended.
 pub(crate) fn end_of(mut child: Child) -> (Option<i32>, String) {
-    let until = Instant::now() + LIMIT;
-    while child.try_wait().expect("a process").is_none() {
-        if Instant::now() > until {
-            child.kill().expect("it is there");
-            panic!("it did not end within {LIMIT:?}");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    end(&mut child);
     let output = child.wait_with_output().expect("a process");
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }

@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use crate::authority::{Authority, Validity, authority_itself};
 use crate::process::{Log, NOBODY, cannot_write, command, connect, terminate};
+use crate::support::until;
 use crate::tls::{Terminator, noted, proxy};
 
 /// `target.connect_timeout` where nothing is to reach it, however slow the machine is.
@@ -274,11 +275,8 @@ fn an_address_for_metrics_that_another_has_is_told() {
     told("ok", 0);
     let mut daemon = command(folder.path(), NOBODY, &["run", "-o", &listen]);
     let mut daemon = daemon.stderr(Stdio::null()).spawn().expect("the daemon starts");
+    // The producers' socket comes last.
     drop(connect(folder.path()));
-    // The socket of the operator comes last.
-    while std::os::unix::net::UnixStream::connect(folder.path().join("admin.sock")).is_err() {
-        std::thread::yield_now();
-    }
     assert!(told("ok", 0).contains("is in use: the daemon"));
     assert!(terminate(&mut daemon).success());
 }
@@ -351,9 +349,7 @@ async fn the_way_to_target_is_tried_without_sending_anything() {
     assert!(code == Some(0) && out.contains("localhost is 127.0.0.1"), "{out} {told}");
     assert!(out.contains(&format!("TLS handshake with localhost:{}: done", terminator.port)), "{out}");
     // The command may end before the other side knows that the handshake is done.
-    while noted(&terminator.seen).is_empty() {
-        tokio::task::yield_now().await;
-    }
+    until(|| !noted(&terminator.seen).is_empty()).await;
     assert_eq!(noted(&terminator.seen), ["h2"]);
 
     let (code, out, _) = tried(&endpoint, AMPLE, &[]).await;

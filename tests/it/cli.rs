@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Instant;
 
 use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
 
-use crate::process::{NOBODY, command, connect, terminate};
+use crate::process::{LIMIT, NOBODY, command, connect, terminate};
 
 fn run(command: &mut Command) -> (Option<i32>, String) {
     let Output { status, stderr, .. } = command.output().expect("the executable runs");
@@ -137,7 +138,9 @@ fn log(folder: &Path, endpoint: &str, more: &[&str]) -> Vec<serde_json::Value> {
     // More than earlier daemons accepted: a summary may come before the submission does.
     let mut before = None;
     let mut lines: Vec<serde_json::Value> = Vec::new();
+    let until = Instant::now() + LIMIT;
     loop {
+        assert!(Instant::now() < until, "no summary says that all is delivered: {:#?}", lines.last());
         let line = reading.next().expect("the daemon runs").expect("a line is text");
         lines.push(serde_json::from_str(&line).expect("a line is JSON"));
         let last = &lines[lines.len() - 1];

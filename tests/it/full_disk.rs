@@ -20,7 +20,7 @@ use target_notifyd::sandbox::{self, Faults, Sandbox};
 use tempfile::TempDir;
 
 use crate::power::preload::preload;
-use crate::process::{LIMIT, Log, command, connect, hang_up, terminate};
+use crate::process::{LIMIT, Log, command, connect, end, hang_up, terminate};
 use crate::service::Manager;
 use crate::support::{account, arrive, queue_settings};
 
@@ -273,6 +273,17 @@ impl Stage {
         status["pending"].as_u64().expect("a number")
     }
 
+    /// Waits until none waits.
+    fn drained(&self) {
+        let until = Instant::now() + LIMIT;
+        loop {
+            match self.pending() {
+                0 => return,
+                pending => assert!(Instant::now() < until, "it is not drained: {pending} wait"),
+            }
+        }
+    }
+
     /// Ends the daemon, and holds its account against what was acknowledged and what arrived, each once.
     fn end(
         self,
@@ -296,10 +307,7 @@ impl Stage {
     ) -> (Vec<serde_json::Value>, u64) {
         self.taken(acknowledged);
         // What had arrived before a crash, and was not written down, goes out once more.
-        let until = Instant::now() + LIMIT;
-        while self.pending() > 0 {
-            assert!(Instant::now() < until, "it is not drained");
-        }
+        self.drained();
         let status = terminate(&mut daemon.0);
         let log = log.all();
         assert!(status.success(), "{status}: {log:#?}");
@@ -383,7 +391,7 @@ impl Faulty {
 
     /// Waits for the end of a daemon that tells to do this, and takes the disk for sound; it loses nothing.
     fn end_on_a_sound_disk(mut self, what: &str, acknowledged: &BTreeSet<String>) -> Vec<serde_json::Value> {
-        let status = self.daemon.0.wait().expect("the daemon ends");
+        let status = end(&mut self.daemon.0);
         let log = self.log.all();
         assert_eq!(status.code(), Some(74), "{log:#?}");
         let told = log.iter().any(|line| line["error"].as_str().is_some_and(|error| error.contains(what)));
@@ -539,7 +547,7 @@ fn an_end_on_a_full_disk_is_not_held_up_by_an_operator() {
     log.says("the disk is full under the database");
     let status = terminate(&mut daemon.0);
     assert_eq!(status.code(), Some(74), "{:#?}", log.all());
-    assert!(!dropping.wait().expect("it ends").success());
+    assert!(!end(&mut dropping).success());
     disk.free();
     stage.heal();
     let (daemon, log) = stage.start();
@@ -741,7 +749,7 @@ fn a_crash_while_a_mostly_empty_database_is_made_smaller_loses_nothing() {
         disk.fill(6 * MIB);
         // Producers that come back, until it dies.
         acknowledged.extend(stage.submit_until("back", 64, |answers| answers.unknown > 0));
-        daemon.0.wait().expect("the daemon is gone");
+        end(&mut daemon.0);
         drop(log.all());
         let (daemon, log) = stage.start();
         acknowledged.extend(stage.taken_in_again("after"));
@@ -853,7 +861,7 @@ fn a_full_disk_while_a_database_is_made_smaller_keeps_no_copy() {
     stage.taken(&acknowledged);
     stage.arm();
     disk.fill(6 * MIB);
-    while stage.pending() > 0 {}
+    stage.drained();
     // Where producers were turned away before, there is time to make it smaller.
     for round in 0..3 {
         acknowledged.extend(burst(stage.folder.path(), &format!("back{round}"), 1, 100).queued);
@@ -887,7 +895,7 @@ fn a_folder_that_is_taken_away_ends_the_daemon_before_it_acknowledges_more() {
         stream.write_all(b"{\"session_id\":\"s\",\"type\":\"click\",\"id\":\"lost\"}\n").expect("it reads");
         let answers: Vec<String> = BufReader::new(stream).lines().map_while(Result::ok).collect();
         assert!(answers.is_empty(), "{answers:?}");
-        let status = daemon.0.wait().expect("the daemon ends");
+        let status = end(&mut daemon.0);
         let log = log.all();
         assert_eq!(status.code(), Some(74), "{log:#?}");
         let told = log
@@ -942,7 +950,7 @@ fn a_folder_that_this_user_may_not_write_is_named_at_the_start() {
     // One that is somebody else's meanwhile is told as such.
     own(0);
     assert_eq!(burst(stage.folder.path(), "denied", 1, 100).unknown, 1);
-    let (status, log) = (running.0.wait().expect("it ends"), log.all());
+    let (status, log) = (end(&mut running.0), log.all());
     let told = log.iter().any(|line| line["error"].as_str().is_some_and(|error| error.contains("chown -R")));
     assert!(status.code() == Some(74) && told && !queue.join("failed").exists(), "{status}: {log:#?}");
     own(65_534);

@@ -45,7 +45,7 @@ fn only_the_timers_of_the_engines_threads_may_be_late() {
             .stderr(Stdio::null())
             .spawn()
             .expect("the daemon starts");
-        // The socket is there before the queue is open, and nobody tells when a thread has its name.
+        // Nobody tells when a thread has its name.
         drop(connect(folder.path()));
         let until = Instant::now() + LIMIT;
         let mut found = slack(&daemon);

@@ -100,15 +100,20 @@ pub(crate) fn hang_up(daemon: &Child) {
 /// SIGTERM, and the end in order.
 pub(crate) fn terminate(daemon: &mut Child) -> ExitStatus {
     signal(daemon, Signal::SIGTERM);
+    end(daemon)
+}
+
+/// Waits for the end of a process.
+pub(crate) fn end(child: &mut Child) -> ExitStatus {
     let until = Instant::now() + LIMIT;
     loop {
-        if let Some(status) = daemon.try_wait().expect("a process") {
+        if let Some(status) = child.try_wait().expect("a process") {
             return status;
         }
         if Instant::now() > until {
             // It would outlive the test, and hold what the test prints open.
-            daemon.kill().expect("the daemon is there");
-            panic!("the daemon did not end within {LIMIT:?}");
+            child.kill().expect("the process is there");
+            panic!("the process did not end within {LIMIT:?}");
         }
         // Nobody tells of the end of another process.
         std::thread::sleep(Duration::from_millis(5));

@@ -8,6 +8,7 @@ use target_notifyd::event::{Balance, Cluster, Host};
 use target_notifyd::sandbox::{self, Faults, Sandbox};
 use tempfile::TempDir;
 
+use crate::process::LIMIT;
 use crate::support::{Running, dead, display, settings, until};
 
 /// For so long a machine may do something else.
@@ -72,12 +73,15 @@ async fn outage(lanes: usize, open: Duration, max: Duration, probes: u64) {
     let running = Running::start(settings).await;
     running.submit((0..lanes).map(|lane| display(&format!("s{lane}"), "1")).collect()).await;
     // The breaker opens with the first failures; what was under way with them comes in, too.
-    loop {
-        let figures = running.meter.figures().await;
-        if figures.open_breakers == 1 && figures.in_flight == 0 {
-            break;
+    let opened = async {
+        loop {
+            let figures = running.meter.figures().await;
+            if figures.open_breakers == 1 && figures.in_flight == 0 {
+                return;
+            }
         }
-    }
+    };
+    tokio::time::timeout(LIMIT, opened).await.expect("the breaker opens, and nothing is under way");
     // In this order: a probe that comes between them is one more that is waited for.
     let (began, first) = (Instant::now(), sandbox.totals().connections);
     until(|| sandbox.totals().connections >= first + probes).await;
@@ -219,8 +223,9 @@ async fn an_event_that_fails_by_itself_is_parked_holds_nothing_back_and_dies_of_
         .replace(r#""request":{"#, r#""request":{"id":{"tntId":"f.35_0"},"#);
     running.submit(vec![session]).await;
     // Its host has to serve others in between: only then the event is to blame.
-    let mut accepted = 10;
+    let (mut accepted, limit) = (10, Instant::now() + LIMIT);
     while running.until(|balance| balance.accepted == accepted).await.pending() > 1 {
+        assert!(Instant::now() < limit, "more than the one waits");
         // With a receipt: the next look comes after it was delivered.
         let other = display(&format!("s{accepted}"), "1").replace(r#""type""#, r#""receipt":true,"type""#);
         assert_eq!(running.submit(vec![other]).await[1]["status"], "delivered");

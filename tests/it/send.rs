@@ -14,7 +14,7 @@ use serde_json::Value;
 use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
 
-use crate::process::{NOBODY, cannot_write, command, connect, terminate};
+use crate::process::{LIMIT, NOBODY, cannot_write, command, connect, end, terminate};
 
 fn line(reference: &str) -> String {
     format!("{{\"session_id\":\"s\",\"ref\":\"{reference}\",\"type\":\"click\"}}\n")
@@ -206,6 +206,7 @@ fn a_connection_that_is_turned_away_answers_every_line() {
     let folder = TempDir::new().expect("a folder");
     let mut daemon = daemon(folder.path(), NOBODY, &["ingest.max_connections=1"]);
     // The one that asked whether the daemon is up may still be counted.
+    let until = Instant::now() + LIMIT;
     let held = loop {
         let (held, mut reply) = (connect(folder.path()), String::new());
         // It may be closed already; the reply says so.
@@ -214,6 +215,7 @@ fn a_connection_that_is_turned_away_answers_every_line() {
         if reply.contains("rejected") {
             break held;
         }
+        assert!(Instant::now() < until, "no connection is free: {reply}");
     };
     let sent = send(folder.path(), &["--timeout", "0s"], &lines(&["1", "2"]));
     let turned_away = printed(&[("", "unavailable"), ("", "unavailable")]);
@@ -348,7 +350,8 @@ fn a_socket_that_may_not_be_opened_is_told_at_once() {
         spawned => spawned.expect("send runs"),
     };
     sending.stdin.take().expect("a pipe").write_all(line("1").as_bytes()).expect("send reads");
-    let ended = sending.wait_with_output().expect("send ends");
+    end(&mut sending);
+    let ended = sending.wait_with_output().expect("its output");
     let told = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(69), "{told}");
     assert!(told.contains("may not be opened") && told.contains("ingest.mode"), "{told}");

@@ -7,6 +7,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Instant;
 
 use tempfile::TempDir;
 
@@ -38,8 +39,11 @@ impl Manager {
 
     /// The next message that has `wanted` in it.
     pub(crate) fn hears(&self, wanted: &str) -> String {
+        let until = Instant::now() + LIMIT;
         loop {
-            let text = self.0.recv_timeout(LIMIT).unwrap_or_else(|error| panic!("no {wanted:?}: {error}"));
+            // Others come all the while.
+            let left = until.saturating_duration_since(Instant::now());
+            let text = self.0.recv_timeout(left).unwrap_or_else(|error| panic!("no {wanted:?}: {error}"));
             if text.contains(wanted) {
                 return text;
             }
@@ -63,8 +67,10 @@ fn log(daemon: &mut Child) -> Receiver<serde_json::Value> {
 }
 
 fn logged(log: &Receiver<serde_json::Value>, wanted: &str) -> serde_json::Value {
+    let until = Instant::now() + LIMIT;
     loop {
-        let line = log.recv_timeout(LIMIT).unwrap_or_else(|error| panic!("no {wanted:?}: {error}"));
+        let left = until.saturating_duration_since(Instant::now());
+        let line = log.recv_timeout(left).unwrap_or_else(|error| panic!("no {wanted:?}: {error}"));
         if line["message"].as_str().is_some_and(|message| message.starts_with(wanted)) {
             return line;
         }

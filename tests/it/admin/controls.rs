@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use target_notifyd::sandbox::Faults;
 
 use super::machine::{Machine, SLOW, refusing};
-use crate::process::{LIMIT, command, connect};
+use crate::process::{LIMIT, command, connect, end};
 
 #[test]
 fn a_hold_of_a_session_of_which_nothing_waits_is_shown_and_released_as_any() {
@@ -272,7 +272,8 @@ fn a_flush_that_waits_names_a_hold_while_it_is_in_force_and_not_after() {
     BufReader::new(flush.stderr.take().expect("a pipe")).read_line(&mut told).expect("text");
     assert!(told.starts_with("1 event waits") && told.contains("; a pause or a hold is in force"), "{told}");
     machine.told(&["queue", "release", "a"]);
-    let ended = flush.wait_with_output().expect("it ends");
+    end(&mut flush);
+    let ended = flush.wait_with_output().expect("its output");
     assert_eq!(String::from_utf8_lossy(&ended.stdout), "what waited is delivered or set aside\n");
     assert!(ended.status.success());
     machine.stop();

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::{Daemon, Stage, balance, burst, burst_of, says, started};
 use crate::power::preload::preload;
-use crate::process::{LIMIT, Log, terminate};
+use crate::process::{LIMIT, Log, end, terminate};
 use crate::support::missing;
 
 /// How many events lie at places that cannot be read. Of one the engine may have a copy in memory, or have moved it.
@@ -74,7 +74,7 @@ fn looked_at(command: &mut Command) -> (Daemon, Log) {
 
 /// The daemon that ended for its disk lost nothing: the next one, for which it can be read again, delivers all.
 fn ended_for_its_disk(stage: &Stage, queue: &Path, mut daemon: Daemon, log: Log, all: &BTreeSet<String>) {
-    let ended = daemon.0.wait().expect("the daemon ends");
+    let ended = end(&mut daemon.0);
     let log = log.all();
     assert_eq!(ended.code(), Some(74), "{log:#?}");
     assert!(says(&log, "the daemon ended"), "{log:#?}");

@@ -138,7 +138,9 @@ impl Run {
 
     /// Submits lines until the daemon ends, if it ever is there; says how many were acknowledged.
     pub(crate) fn try_submit(&self, lines: Range<u64>, daemon: &mut Daemon) -> u64 {
+        let until = Instant::now() + LIMIT;
         let stream = loop {
+            assert!(Instant::now() < until, "the daemon neither comes up nor ends: {}", daemon.said());
             match self.try_connect() {
                 Some(stream) => break stream,
                 None if daemon.has_ended() => return 0,
