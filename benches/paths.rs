@@ -12,7 +12,7 @@ use divan::counter::ItemsCount;
 use target_notifyd::ingest::Framer;
 use target_notifyd::schedule::Scheduler;
 
-use self::paths::{body, decoded, events, line, page, parsed, schedule_settings, scheduled};
+use self::paths::{body, decoded, events, line, page, parsed, request_line, schedule_settings, scheduled};
 
 /// The bytes of a read of the daemon.
 const READ_BYTES: usize = 64 * 1_024;
@@ -40,6 +40,13 @@ fn cut_lines(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn parse_submission(bencher: Bencher<'_, '_>) {
     let line = line(7, 70);
+    bencher.counter(ItemsCount::new(1_u32)).bench(|| parsed(black_box(&line)));
+}
+
+/// The same of a line in the long form.
+#[divan::bench]
+fn parse_request(bencher: Bencher<'_, '_>) {
+    let line = request_line(7, 70);
     bencher.counter(ItemsCount::new(1_u32)).bench(|| parsed(black_box(&line)));
 }
 

@@ -75,10 +75,21 @@ pub(crate) fn submission(data: &[u8]) {
     };
     for defaults in [filled, Defaults::default()] {
         match Submission::parse(line, &defaults, NOW_MS) {
-            Ok(submission) => taken(submission),
-            Err(rejection) => one_line(&reply::rejected(&rejection)),
+            Ok(submission) => {
+                assert!(is_json(line));
+                taken(submission);
+            }
+            Err(rejection) => {
+                let malformed = rejection.code == reply::Code::MalformedJson;
+                assert!(is_json(line) != malformed || rejection.message.contains("nests deeper"));
+                one_line(&reply::rejected(&rejection));
+            }
         }
     }
+}
+
+fn is_json(line: &[u8]) -> bool {
+    std::str::from_utf8(line).is_ok_and(|line| serde_json::from_str::<IgnoredAny>(line).is_ok())
 }
 
 fn taken(mut submission: Submission) {

@@ -53,6 +53,20 @@ pub(crate) fn line(session: u64, id: u64) -> String {
     format!("{begin}{filled}\"}}}}\n")
 }
 
+/// A line of about 850 bytes with its end, of one event in a whole request as an SDK makes it.
+pub(crate) fn request_line(session: u64, id: u64) -> String {
+    let request = format!(
+        r#""requestId":"r-{id}","id":{{"tntId":"visitor-{session}.35_0","thirdPartyId":"customer-{session}","customerIds":[{{"id":"c-{session}","integrationCode":"crm","authenticatedState":"authenticated"}}]}},"context":{{"channel":"web","userAgent":"Mozilla/5.0 (X11; Linux x86_64)","address":{{"url":"https://www.example.com/a/b?c=d","referringUrl":"https://www.example.com/"}},"browser":{{"host":"www.example.com","language":"de"}}}},"experienceCloud":{{"analytics":{{"logging":"server_side","supplementalDataId":"0123456789ABCDEF-0123456789ABCDEF"}}}}"#
+    );
+    let notification = format!(
+        r#"{{"id":"{id}","impressionId":"{id}","type":"display","timestamp":1700000000000,"tokens":["kb2UkhM3AR8lZJyXJZBeG2qipfsIHvVzTQxHolz2IpSC"],"mbox":{{"name":"home","state":"{}"}},"parameters":{{"page":"start","language":"de"}}}}"#,
+        "x".repeat(60)
+    );
+    format!(
+        r#"{{"session_id":"session-{session}","request":{{{request},"notifications":[{notification}]}}}}"#
+    ) + "\n"
+}
+
 /// What a line says.
 pub(crate) fn parsed(line: &str) -> Submission {
     static ZONE: LazyLock<TimeZone> =

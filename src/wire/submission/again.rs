@@ -3,7 +3,7 @@
 //! Guarantee: a line that is told as [`Fidelity::Exact`] was parsed again here, and stands for the very same events: the
 //! same envelope and the same notifications, byte for byte.
 
-use super::json::{Path, object, push_member, value};
+use super::json::{Path, object, push_member, read};
 use super::{Submission, request};
 use crate::event::{Envelope, Event};
 use crate::wire::defaults::Defaults;
@@ -109,7 +109,8 @@ fn long(envelope: &Envelope, events: &[Event]) -> String {
 fn short(event: &Event) -> Option<String> {
     let mut line = options(&event.envelope);
     let members = format!("{{{}}}", std::str::from_utf8(&event.envelope.members).ok()?);
-    for (name, value) in object(value(members.as_bytes()).ok()?, &Path::Root).ok()?.0 {
+    let members = read(members.as_bytes()).ok()?;
+    for (name, value) in object(members.root(), &Path::Root).ok()?.0 {
         let written = request::SHORT.iter().find(|(_, api)| *api == name).map(|(written, _)| *written)?;
         push_member(&mut line, written, value.get());
     }

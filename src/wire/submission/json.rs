@@ -1,22 +1,20 @@
-//! JSON objects as ordered members over the producer's own bytes.
-//!
-//! Guarantees: no recursion deeper than [`MAX_DEPTH`]; a member's value is the very text that the producer wrote.
+//! What a line's values say, and what is wrong with them.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 
 use memchr::memchr;
-use serde::de::{Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use serde::de::IgnoredAny;
 
+use super::tree::{Elements, Json, MAX_DEPTH, Tree};
 use crate::wire::reply::Code;
-
-/// The deepest nesting of objects and arrays in a line.
-pub(crate) const MAX_DEPTH: usize = 64;
 
 /// So many keys of an object are compared with each other; where there are more, they are hashed.
 const FEW_MEMBERS: usize = 24;
+
+/// Room for the members of a usual object.
+const EXPECTED_MEMBERS: usize = 12;
 
 /// What some editors and spreadsheets write before a text.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
@@ -63,55 +61,38 @@ impl fmt::Display for Path<'_> {
     }
 }
 
-/// The members of an object in their order, nulls included.
-pub(crate) struct Members<'a>(pub(crate) Vec<(Cow<'a, str>, &'a RawValue)>);
+/// The members of an object in their order, nulls included; no key stands there twice.
+pub(crate) struct Members<'t>(pub(crate) Vec<(Cow<'t, str>, Json<'t>)>);
 
-/// Parses `line` as one JSON value, no deeper than [`MAX_DEPTH`].
-pub(crate) fn value(line: &[u8]) -> Result<&RawValue, Fault> {
-    serde_json::from_str(shallow(line)?).map_err(|error| match line.starts_with(BYTE_ORDER_MARK) {
-        true => malformed("the line begins with a byte order mark: write UTF-8 without one".to_owned()),
-        false => malformed(format!("the line is not JSON: {error}")),
-    })
+/// Reads `line` as one JSON value.
+pub(crate) fn read(line: &[u8]) -> Result<Tree<'_>, Fault> {
+    let text = std::str::from_utf8(line)
+        .map_err(|error| malformed(format!("the line is not UTF-8 from byte {} on", error.valid_up_to())))?;
+    Tree::read(text).ok_or_else(|| no_json(text))
 }
 
-/// The members of `line`, which is one JSON object, no deeper than [`MAX_DEPTH`].
-pub(crate) fn line(line: &[u8]) -> Result<Members<'_>, Fault> {
-    let mut reader = serde_json::Deserializer::from_str(shallow(line)?);
-    let read = reader.deserialize_map(Collect).and_then(|members| reader.end().map(|()| members));
-    if let Ok(members) = read {
-        return unique(members, &Path::Root);
+/// Why `text` became no tree.
+fn no_json(text: &str) -> Fault {
+    if depth(text) > MAX_DEPTH {
+        return malformed(format!("the line nests deeper than {MAX_DEPTH}"));
     }
-    // Read as any value, so that the fault is told as what it is.
-    let root = value(line)?;
-    if root.get().starts_with('{') {
-        return object(root, &Path::Root);
+    if text.as_bytes().starts_with(BYTE_ORDER_MARK) {
+        return malformed("the line begins with a byte order mark: write UTF-8 without one".to_owned());
     }
-    let message = "a submission is a JSON object".to_owned();
-    Err(Fault { code: Code::InvalidEvent, path: Some(String::new()), message })
+    match serde_json::from_str::<IgnoredAny>(text) {
+        Err(error) => malformed(format!("the line is not JSON: {error}")),
+        Ok(_) => malformed("the line is not JSON".to_owned()),
+    }
 }
 
 fn malformed(message: String) -> Fault {
     Fault { code: Code::MalformedJson, path: None, message }
 }
 
-/// The text of a line that nests no deeper than [`MAX_DEPTH`].
-fn shallow(line: &[u8]) -> Result<&str, Fault> {
-    let text = std::str::from_utf8(line)
-        .map_err(|error| malformed(format!("the line is not UTF-8 from byte {} on", error.valid_up_to())))?;
-    if depth(line) > MAX_DEPTH {
-        return Err(malformed(format!("the line nests deeper than {MAX_DEPTH}")));
-    }
-    Ok(text)
-}
-
-/// The deepest nesting of brackets outside of strings, or less than [`MAX_DEPTH`] where there are not that many.
-fn depth(line: &[u8]) -> usize {
-    let opening = memchr::memchr2_iter(b'{', b'[', line).take(MAX_DEPTH + 1).count();
-    if opening <= MAX_DEPTH {
-        return opening;
-    }
+/// The deepest nesting of brackets outside of strings.
+fn depth(text: &str) -> usize {
     let (mut deepest, mut now, mut inside, mut escaped) = (0_usize, 0_usize, false, false);
-    for byte in line {
+    for byte in text.bytes() {
         match byte {
             _ if escaped => escaped = false,
             b'\\' if inside => escaped = true,
@@ -127,17 +108,10 @@ fn depth(line: &[u8]) -> usize {
     deepest
 }
 
-/// Whether `raw` is the literal `null`.
-pub(crate) fn is_null(raw: &RawValue) -> bool {
-    raw.get() == "null"
-}
-
 /// The text of a JSON string.
-pub(crate) fn text<'a>(raw: &'a RawValue, path: &Path<'_>) -> Result<Cow<'a, str>, Fault> {
-    if !raw.get().starts_with('"') {
-        return Err(path.invalid("must be a string"));
-    }
-    unquoted(raw.get()).map_err(|error| path.invalid(format!("is not a valid string: {error}")))
+pub(crate) fn text<'t>(json: Json<'t>, path: &Path<'_>) -> Result<Cow<'t, str>, Fault> {
+    let text = json.string().ok_or_else(|| path.invalid("must be a string"))?;
+    text.map_err(|error| path.invalid(format!("is not a valid string: {error}")))
 }
 
 /// The text of a JSON string that was read as one before.
@@ -149,41 +123,35 @@ pub(crate) fn unquoted(json: &str) -> Result<Cow<'_, str>, serde_json::Error> {
     }
 }
 
-/// The elements of the JSON array that `text` is.
-pub(crate) fn array<'a>(text: &'a str, path: &Path<'_>) -> Result<Vec<&'a RawValue>, Fault> {
-    if !text.starts_with('[') {
-        return Err(path.invalid("must be an array"));
-    }
-    serde_json::from_str(text).map_err(|error| path.invalid(format!("is not a valid array: {error}")))
+/// The elements of a JSON array.
+pub(crate) fn elements<'t>(json: Json<'t>, path: &Path<'_>) -> Result<Elements<'t>, Fault> {
+    json.elements().ok_or_else(|| path.invalid("must be an array"))
 }
 
 /// The members of a JSON object; a key that stands there twice is a fault at that key.
-pub(crate) fn object<'a>(raw: &'a RawValue, path: &Path<'_>) -> Result<Members<'a>, Fault> {
-    if !raw.get().starts_with('{') {
-        return Err(path.invalid("must be an object"));
+pub(crate) fn object<'t>(json: Json<'t>, path: &Path<'_>) -> Result<Members<'t>, Fault> {
+    let found = json.members().ok_or_else(|| path.invalid("must be an object"))?;
+    let mut members = Vec::with_capacity(EXPECTED_MEMBERS);
+    for (key, value) in found {
+        let name = key.string().unwrap_or_else(|| Ok(Cow::Borrowed(key.get())));
+        let name =
+            name.map_err(|error| path.invalid(format!("has a key that is no valid string: {error}")))?;
+        members.push((name, value));
     }
-    let mut reader = serde_json::Deserializer::from_str(raw.get());
-    let members = reader
-        .deserialize_map(Collect)
-        .map_err(|error| path.invalid(format!("is not a valid object: {error}")))?;
-    unique(members, path)
-}
-
-/// The members of the object that `text` is, whatever is wrong with it: keys may stand twice, and those that are no sound
-/// strings are left out.
-pub(crate) fn loose(text: &str) -> Vec<(Cow<'_, str>, &RawValue)> {
-    serde_json::Deserializer::from_str(text).deserialize_map(Loose).unwrap_or_default()
-}
-
-fn unique<'a>(members: Members<'a>, path: &Path<'_>) -> Result<Members<'a>, Fault> {
-    match twice(&members.0) {
+    match twice(&members) {
         Some(name) => Err(path.key(name).invalid("stands twice in one object")),
-        None => Ok(members),
+        None => Ok(Members(members)),
     }
+}
+
+/// The members of an object, whatever is wrong with it: keys may stand twice, and those that are no sound strings are left out.
+/// What is no object has none.
+pub(crate) fn loose<'t>(json: Json<'t>) -> impl Iterator<Item = (Cow<'t, str>, Json<'t>)> {
+    json.members().into_iter().flatten().filter_map(|(key, value)| Some((key.string()?.ok()?, value)))
 }
 
 /// The first key that stood there before.
-fn twice<'m>(members: &'m [(Cow<'_, str>, &RawValue)]) -> Option<&'m str> {
+fn twice<'m>(members: &'m [(Cow<'_, str>, Json<'_>)]) -> Option<&'m str> {
     if members.len() > FEW_MEMBERS {
         let mut seen = HashSet::with_capacity(members.len());
         return members.iter().map(|(name, _)| name.as_ref()).find(|name| !seen.insert(*name));
@@ -192,67 +160,6 @@ fn twice<'m>(members: &'m [(Cow<'_, str>, &RawValue)]) -> Option<&'m str> {
     let mut before = members.iter().enumerate();
     let found = before.find(|(at, (name, _))| members.iter().take(*at).any(|(other, _)| other == name));
     found.map(|(_, (name, _))| name.as_ref())
-}
-
-/// Room for the members of a usual line.
-const EXPECTED_MEMBERS: usize = 12;
-
-struct Collect;
-
-impl<'de> Visitor<'de> for Collect {
-    type Value = Members<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::with_capacity(EXPECTED_MEMBERS);
-        while let Some(name) = map.next_key::<Name<'de>>()? {
-            members.push((name.0, map.next_value::<&'de RawValue>()?));
-        }
-        Ok(Members(members))
-    }
-}
-
-struct Loose;
-
-impl<'de> Visitor<'de> for Loose {
-    type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::new();
-        while let Some((name, value)) = map.next_entry::<&'de RawValue, &'de RawValue>()? {
-            members.extend(unquoted(name.get()).ok().map(|name| (name, value)));
-        }
-        Ok(members)
-    }
-}
-
-/// A key, borrowed from the line unless it has escapes.
-struct Name<'a>(Cow<'a, str>);
-
-impl<'de> serde::Deserialize<'de> for Name<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl<'de> Visitor<'de> for Text {
-            type Value = Name<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Name(Cow::Borrowed(text)))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Name(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(Text)
-    }
 }
 
 /// Appends `"name":value` to a list of members, with a comma where it is not the first; `name` has nothing to escape.

@@ -13,6 +13,7 @@ mod request;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 use std::sync::Arc;
 
@@ -20,8 +21,9 @@ use uuid::Uuid;
 
 pub use self::again::{Again, Fidelity, again};
 use self::checked::{Checked, braced, get};
-use self::json::{Fault, Path, is_null};
+use self::json::{Fault, Path};
 use self::options::Options;
+use self::tree::Json;
 use crate::event::{Envelope, EventId, SessionId};
 use crate::wire::defaults::Defaults;
 use crate::wire::hash;
@@ -74,13 +76,13 @@ impl Submission {
     /// # Errors
     /// [`Rejection`]: the line is refused for good, with the reply that says why.
     pub fn parse(line: &[u8], defaults: &Defaults, now_unix_ms: u64) -> Result<Self, Rejection> {
-        let mut reference = None;
-        parse(line, defaults, now_unix_ms, &mut reference).map_err(|fault| Rejection {
-            code: fault.code,
-            message: fault.message,
-            path: fault.path,
-            reference,
-        })
+        let reject = |fault: Fault, reference| {
+            let Fault { code, message, path } = fault;
+            Rejection { code, message, path, reference }
+        };
+        let tree = json::read(line).map_err(|fault| reject(fault, None))?;
+        let line = tree.root();
+        read(line, defaults, now_unix_ms).map_err(|fault| reject(fault, options::reference(line)))
     }
 
     /// Sets the supplemental data id, 33 characters as the fresh one has; does nothing where there is no place for it.
@@ -104,29 +106,23 @@ impl Submission {
     }
 }
 
-/// `reference` is set as soon as a valid one is known, so that a refusal carries it too.
-fn parse(
-    line: &[u8],
-    defaults: &Defaults,
-    now_unix_ms: u64,
-    reference: &mut Option<String>,
-) -> Result<Submission, Fault> {
-    let top = json::line(line).inspect_err(|fault| {
-        let bad = std::str::from_utf8(line).ok().filter(|_| fault.code == Code::InvalidEvent);
-        *reference = bad.and_then(|bad| options::reference(&json::loose(bad)));
-    })?;
-    *reference = options::reference(&top.0);
+/// Holds a line's value against every rule, and fills in what is absent.
+fn read(line: Json<'_>, defaults: &Defaults, now_unix_ms: u64) -> Result<Submission, Fault> {
+    if line.members().is_none() {
+        return Err(Path::Root.invalid("a submission is a JSON object"));
+    }
+    let top = json::object(line, &Path::Root)?;
     let (options, rest) = Options::read(&top, now_unix_ms)?;
 
-    let shape = rest.iter().find(|(name, value)| *name == "request" && !is_null(value));
+    let shape = rest.iter().find(|(name, value)| *name == "request" && !value.is_null());
     let request = match shape {
-        Some((_, raw)) => {
-            let absent = |name: &str, value| is_null(value) && request::is_short(name);
+        Some((_, json)) => {
+            let absent = |name: &str, value: &Json<'_>| value.is_null() && request::is_short(name);
             let beside = rest.iter().find(|(name, value)| *name != "request" && !absent(name, value));
             if let Some((name, _)) = beside {
                 return Err(unknown(name));
             }
-            request::long(raw)?
+            request::long(*json)?
         }
         None => request::short(&rest)?,
     };

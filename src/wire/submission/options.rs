@@ -2,10 +2,9 @@
 
 use std::borrow::Cow;
 
-use serde_json::value::RawValue;
-
-use super::json::{Fault, Members, Path, array, is_null, object, push_member, text};
+use super::json::{Fault, Members, Path, loose, object, push_member, text};
 use super::schema::{CUSTOMER_ID, check, length};
+use super::tree::Json;
 use crate::event::{Cluster, SessionId};
 use crate::wire::cookie::Cookie;
 
@@ -26,16 +25,16 @@ pub(super) struct Options {
 }
 
 /// The members of a line that are no options.
-pub(super) type Rest<'a> = Vec<(&'a str, &'a RawValue)>;
+pub(super) type Rest<'a> = Vec<(&'a str, Json<'a>)>;
 
 /// The line's `ref`, where it has a valid one.
-pub(super) fn reference(top: &[(Cow<'_, str>, &RawValue)]) -> Option<String> {
-    let (_, raw) = top.iter().find(|(name, _)| name == "ref")?;
-    read_reference(raw, &Path::Root.key("ref")).ok()
+pub(super) fn reference(line: Json<'_>) -> Option<String> {
+    let (_, json) = loose(line).find(|(name, _)| name == "ref")?;
+    read_reference(json, &Path::Root.key("ref")).ok()
 }
 
-fn read_reference(raw: &RawValue, path: &Path<'_>) -> Result<String, Fault> {
-    let told = text(raw, path)?;
+fn read_reference(json: Json<'_>, path: &Path<'_>) -> Result<String, Fault> {
+    let told = text(json, path)?;
     length(&told, 0, 128, path)?;
     Ok(told.into_owned())
 }
@@ -46,42 +45,42 @@ impl Options {
         let mut options = Self::default();
         let mut rest = Vec::with_capacity(top.0.len());
         let mut cookie = Cookie::default();
-        for (position, (name, raw)) in top.0.iter().enumerate() {
+        for (position, (name, json)) in top.0.iter().enumerate() {
             let Some(field) = field(name) else {
-                rest.push((name.as_ref(), *raw));
+                rest.push((name.as_ref(), *json));
                 continue;
             };
-            if is_null(raw) {
+            if json.is_null() {
                 continue;
             }
             let path = Path::Root.key(name);
-            let is_same = |(before, raw): &(Cow<'_, str>, &RawValue)| {
-                self::field(before) == Some(field) && !is_null(raw)
+            let is_same = |(before, json): &(Cow<'_, str>, Json<'_>)| {
+                self::field(before) == Some(field) && !json.is_null()
             };
             if top.0.iter().take(position).any(is_same) {
                 return Err(path.invalid(format!("is the second spelling of {field} in one line")));
             }
             match field {
                 "session_id" => {
-                    let id = SessionId::new(&text(raw, &path)?)
+                    let id = SessionId::new(&text(*json, &path)?)
                         .map_err(|error| path.invalid(error.to_string()))?;
                     options.session = Some(id);
                 }
-                "target_cookie" => cookie = Cookie::parse(&text(raw, &path)?, now_unix_ms),
+                "target_cookie" => cookie = Cookie::parse(&text(*json, &path)?, now_unix_ms),
                 "target_location_hint" => {
-                    let hint = Cluster::parse(&text(raw, &path)?)
+                    let hint = Cluster::parse(&text(*json, &path)?)
                         .ok_or_else(|| path.invalid("must be 1 to 4 digits"))?;
                     options.hint = Some(hint);
                 }
                 "consumer_id" => {
-                    let told = text(raw, &path)?;
+                    let told = text(*json, &path)?;
                     length(&told, 1, 128, &path)?;
                     options.consumer_id = Some(told.into_owned());
                 }
-                "customer_ids" => options.customer_ids = customer_ids(raw, &path)?,
-                "ref" => options.reference = Some(read_reference(raw, &path)?),
-                "receipt" => options.receipt = boolean(raw, &path)?,
-                _ => rest.push((name.as_ref(), *raw)),
+                "customer_ids" => options.customer_ids = customer_ids(*json, &path)?,
+                "ref" => options.reference = Some(read_reference(*json, &path)?),
+                "receipt" => options.receipt = boolean(*json, &path)?,
+                _ => rest.push((name.as_ref(), *json)),
             }
         }
         // The cookie's session wins over the option: it is what the visitor's browser holds.
@@ -107,40 +106,40 @@ fn field(name: &str) -> Option<&'static str> {
     })
 }
 
-fn boolean(raw: &RawValue, path: &Path<'_>) -> Result<bool, Fault> {
-    raw.get().parse().map_err(|_| path.invalid("must be true or false"))
+fn boolean(json: Json<'_>, path: &Path<'_>) -> Result<bool, Fault> {
+    json.get().parse().map_err(|_| path.invalid("must be true or false"))
 }
 
 /// `customer_ids` in either form, as the API's objects.
-fn customer_ids(raw: &RawValue, path: &Path<'_>) -> Result<Vec<String>, Fault> {
-    if raw.get().starts_with('[') {
+fn customer_ids(json: Json<'_>, path: &Path<'_>) -> Result<Vec<String>, Fault> {
+    if let Some(list) = json.elements() {
         let one = |(i, one)| Ok(check(&CUSTOMER_ID, one, &path.index(i))?.json.into_owned());
-        return array(raw.get(), path)?.into_iter().enumerate().map(one).collect();
+        return list.enumerate().map(one).collect();
     }
-    if !raw.get().starts_with('{') {
+    if !json.get().starts_with('{') {
         return Err(path.invalid("must be an array of customer ids, or an object of ids by integration code"));
     }
-    let by_code = object(raw, path)?;
-    by_code.0.iter().map(|(code, value)| visitor_form(code, value, &path.key(code))).collect()
+    let by_code = object(json, path)?;
+    by_code.0.iter().map(|(code, value)| visitor_form(code, *value, &path.key(code))).collect()
 }
 
 /// One entry of the VisitorId form: an id, or an object of an id and its state.
-fn visitor_form(code: &str, raw: &RawValue, path: &Path<'_>) -> Result<String, Fault> {
+fn visitor_form(code: &str, json: Json<'_>, path: &Path<'_>) -> Result<String, Fault> {
     length(code, 0, 50, path)?;
     let mut state = STATES.first().copied().unwrap_or_default();
     let mut id = None;
-    if raw.get().starts_with('"') {
-        let told = text(raw, path)?;
+    if json.get().starts_with('"') {
+        let told = text(json, path)?;
         length(&told, 0, 128, path)?;
-        id = Some(raw.get());
-    } else if !raw.get().starts_with('{') {
+        id = Some(json.get());
+    } else if !json.get().starts_with('{') {
         return Err(path.invalid("must be an id, which is a string, or an object of an id and its authState"));
     } else {
-        for (name, value) in object(raw, path)?.0.iter().filter(|(_, value)| !is_null(value)) {
+        for (name, value) in object(json, path)?.0.iter().filter(|(_, value)| !value.is_null()) {
             let here = path.key(name);
             match name.as_ref() {
                 "id" => {
-                    length(&text(value, &here)?, 0, 128, &here)?;
+                    length(&text(*value, &here)?, 0, 128, &here)?;
                     id = Some(value.get());
                 }
                 "authState" => {

@@ -2,12 +2,11 @@
 
 use std::borrow::Cow;
 
-use serde_json::value::RawValue;
-
 use super::checked::{Checked, FILLED_IN_BYTES, Value, filled, get, joined, joined_bytes, own, push_members};
-use super::json::{self, Fault, Path, array, is_null};
+use super::json::{self, Fault, Path, elements};
 use super::options::Rest;
 use super::schema::{self, NOTIFICATION, REQUEST, check, right_spelling};
+use super::tree::{Json, Tree};
 use super::{MAX_MEMBERS_BYTES, MAX_NOTIFICATIONS, unknown};
 use crate::event::{Cluster, Owner, Visitor};
 use crate::wire::defaults::Defaults;
@@ -46,27 +45,24 @@ pub(super) struct Shared {
 }
 
 /// Reads the member `request` of a line.
-pub(super) fn long(raw: &RawValue) -> Result<Request<'_>, Fault> {
+pub(super) fn long(json: Json<'_>) -> Result<Request<'_>, Fault> {
     let path = Path::Root.key("request");
-    let mut members = schema::object(REQUEST, raw, &path)?.members;
+    let mut members = schema::object(REQUEST, json, &path)?.members;
     for refused in ["execute", "prefetch"] {
         if get(&members, refused).is_some() {
             return Err(path.key(refused).invalid("is refused: its answer would reach nobody"));
         }
     }
     let here = path.key("notifications");
-    // No rule of theirs rewrites them.
-    let Some(Value { json: Cow::Borrowed(list), .. }) = get(&members, "notifications") else {
-        return Err(here.invalid("is required"));
-    };
-    let elements = array(list, &here)?;
-    if elements.is_empty() || elements.len() > MAX_NOTIFICATIONS {
-        return Err(
-            here.invalid(format!("must have 1 to {MAX_NOTIFICATIONS} elements, has {}", elements.len()))
-        );
+    let list = json::loose(json).find(|(name, list)| name == "notifications" && !list.is_null());
+    let (_, list) = list.ok_or_else(|| here.invalid("is required"))?;
+    let elements = elements(list, &here)?;
+    let count = elements.clone().count();
+    if count == 0 || count > MAX_NOTIFICATIONS {
+        return Err(here.invalid(format!("must have 1 to {MAX_NOTIFICATIONS} elements, has {count}")));
     }
-    let mut notifications = Vec::with_capacity(elements.len());
-    for (position, element) in elements.into_iter().enumerate() {
+    let mut notifications = Vec::with_capacity(count);
+    for (position, element) in elements.enumerate() {
         let one = here.index(position);
         notifications.push(exclusive(schema::object(NOTIFICATION, element, &one)?.members, &one)?);
     }
@@ -89,17 +85,17 @@ pub(super) fn is_short(name: &str) -> bool {
 pub(super) fn short<'a>(rest: &Rest<'a>) -> Result<Request<'a>, Fault> {
     let mut shared: Checked<'a> = Vec::with_capacity(SHORT.len());
     let mut notification: Checked<'a> = Vec::with_capacity(rest.len() + FILLED_IN);
-    for (name, raw) in rest.iter().filter(|(name, _)| *name != "request") {
+    for (name, json) in rest.iter().filter(|(name, _)| *name != "request") {
         let path = Path::Root.key(name);
         if let Some((_, api)) = SHORT.iter().find(|(written, _)| written == name) {
             let rule = REQUEST.iter().find(|member| member.name == *api).map(|member| &member.rule);
             let Some(rule) = rule else { return Err(unknown(name)) };
-            if !is_null(raw) {
-                shared.push((Cow::Borrowed(*api), check(rule, raw, &path)?));
+            if !json.is_null() {
+                shared.push((Cow::Borrowed(*api), check(rule, *json, &path)?));
             }
         } else if let Some(member) = NOTIFICATION.iter().find(|member| member.name == *name) {
-            if !is_null(raw) {
-                notification.push((Cow::Borrowed(*name), check(&member.rule, raw, &path)?));
+            if !json.is_null() {
+                notification.push((Cow::Borrowed(*name), check(&member.rule, *json, &path)?));
             }
         } else {
             return Err(unknown_here(name));
@@ -209,7 +205,8 @@ impl Request<'_> {
         let joined: Vec<String> = customer_ids.iter().cloned().chain(own).collect();
         let joined = format!("[{}]", joined.join(","));
         let path = Path::Root.key("customer_ids");
-        let count = array(&joined, &path)?.len();
+        let count = Tree::read(&joined).and_then(|tree| tree.root().elements().map(Iterator::count));
+        let count = count.ok_or_else(|| path.invalid("is no array together with the visitor's"))?;
         if count > 50 {
             let with = match count > customer_ids.len() {
                 true => format!("makes {count} customer ids with those of {}", self.visitor),

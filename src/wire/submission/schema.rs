@@ -5,11 +5,10 @@
 
 use std::borrow::Cow;
 
-use serde_json::value::RawValue;
-
 use super::MAX_MEMBERS_BYTES;
 use super::checked::{Value, braced, get};
-use super::json::{self, Fault, Path, array, is_null, text};
+use super::json::{self, Fault, Path, elements, text};
+use super::tree::Json;
 use crate::wire::response::is_tnt_id;
 
 /// What a member's value must be.
@@ -190,15 +189,15 @@ pub(crate) static REQUEST: &[Member] = &[
     may("telemetry", Rule::Any),
 ];
 
-/// Checks the members of `raw` against `table`.
-pub(crate) fn object<'a>(table: &[Member], raw: &'a RawValue, path: &Path<'_>) -> Result<Value<'a>, Fault> {
-    let found = json::object(raw, path)?;
+/// Checks the members of `json` against `table`.
+pub(crate) fn object<'a>(table: &[Member], json: Json<'a>, path: &Path<'_>) -> Result<Value<'a>, Fault> {
+    let found = json::object(json, path)?;
     let mut members = Vec::with_capacity(found.0.len());
     // Whether it has to be put together anew: nulls were left out, or values rewritten.
     let mut changed = false;
     for (name, value) in found.0 {
         match table.iter().find(|member| member.name == name) {
-            Some(_) if is_null(value) => changed = true,
+            Some(_) if value.is_null() => changed = true,
             Some(member) => {
                 let finished = check(&member.rule, value, &path.key(&name))?;
                 changed |= matches!(finished.json, Cow::Owned(_));
@@ -217,7 +216,7 @@ pub(crate) fn object<'a>(table: &[Member], raw: &'a RawValue, path: &Path<'_>) -
             return Err(path.key(member.name).invalid("is required"));
         }
     }
-    let json = if changed { Cow::Owned(braced(&members)) } else { Cow::Borrowed(raw.get()) };
+    let json = if changed { Cow::Owned(braced(&members)) } else { Cow::Borrowed(json.get()) };
     Ok(Value { json, members })
 }
 
@@ -240,19 +239,17 @@ fn misspelt(path: &Path<'_>, right: &str) -> Fault {
 }
 
 /// Looks for names of [`MISSPELT`] in a value that no table describes.
-fn spelt(raw: &RawValue, path: &Path<'_>) -> Result<(), Fault> {
-    let text = raw.get();
+fn spelt(json: Json<'_>, path: &Path<'_>) -> Result<(), Fault> {
+    let text = json.get();
     // All of them have a '_'. What is longer is refused for its length.
     if text.len() > MAX_MEMBERS_BYTES || memchr::memchr(b'_', text.as_bytes()).is_none() {
         return Ok(());
     }
-    if text.starts_with('[') {
-        let elements = array(text, path)?;
-        return elements.into_iter().enumerate().try_for_each(|(at, one)| spelt(one, &path.index(at)));
+    if let Some(mut elements) = json.elements().map(Iterator::enumerate) {
+        return elements.try_for_each(|(at, one)| spelt(one, &path.index(at)));
     }
     // Elsewhere than in the tables a key may stand twice.
-    let members = if text.starts_with('{') { json::loose(text) } else { Vec::new() };
-    members.into_iter().try_for_each(|(name, value)| {
+    json::loose(json).try_for_each(|(name, value)| {
         let here = path.key(&name);
         match MISSPELT.iter().find(|(python, _)| *python == name) {
             Some((_, right)) => Err(misspelt(&here, right)),
@@ -262,32 +259,32 @@ fn spelt(raw: &RawValue, path: &Path<'_>) -> Result<(), Fault> {
 }
 
 /// Checks one value.
-pub(crate) fn check<'a>(rule: &Rule, raw: &'a RawValue, path: &Path<'_>) -> Result<Value<'a>, Fault> {
+pub(crate) fn check<'a>(rule: &Rule, json: Json<'a>, path: &Path<'_>) -> Result<Value<'a>, Fault> {
     match rule {
         Rule::Any => {}
-        Rule::Spelt => spelt(raw, path)?,
+        Rule::Spelt => spelt(json, path)?,
         Rule::Context => {
-            let context = object(CONTEXT, raw, path)?;
-            spelt(raw, path)?;
+            let context = object(CONTEXT, json, path)?;
+            spelt(json, path)?;
             return Ok(context);
         }
         Rule::Text { min, max } => {
-            length(&text(raw, path)?, *min, *max, path)?;
+            length(&text(json, path)?, *min, *max, path)?;
         }
         Rule::NotBlank(max) => {
-            let told = text(raw, path)?;
+            let told = text(json, path)?;
             if told.trim().is_empty() {
                 return Err(path.invalid("must not be blank"));
             }
             length(&told, 1, *max, path)?;
         }
         Rule::OneOf(allowed) => {
-            if !allowed.contains(&text(raw, path)?.as_ref()) {
+            if !allowed.contains(&text(json, path)?.as_ref()) {
                 return Err(path.invalid(format!("must be one of: {}", allowed.join(", "))));
             }
         }
         Rule::TntId => {
-            let told = text(raw, path)?;
+            let told = text(json, path)?;
             length(&told, 1, 128, path)?;
             if !is_tnt_id(&told) {
                 return Err(path.invalid(
@@ -296,58 +293,59 @@ pub(crate) fn check<'a>(rule: &Rule, raw: &'a RawValue, path: &Path<'_>) -> Resu
             }
         }
         Rule::SupplementalDataId => {
-            let told = text(raw, path)?;
+            let told = text(json, path)?;
             let hex = |half: &str| half.len() == 16 && half.bytes().all(|byte| byte.is_ascii_hexdigit());
             if !told.split_once('-').is_some_and(|(first, second)| hex(first) && hex(second)) {
                 return Err(path.invalid("must be 16 hex digits, '-', and 16 more"));
             }
         }
         Rule::Integer { min } => {
-            if !is_integer(raw, *min) {
+            if !is_integer(json, *min) {
                 let least = if *min == i64::MIN { String::new() } else { format!(" of at least {min}") };
                 return Err(path.invalid(format!("must be an integer{least} within 64 bits")));
             }
         }
         Rule::UnixMs => {
-            if !is_integer(raw, 0) {
+            if !is_integer(json, 0) {
                 return Err(path.invalid(
                     "must be an integer of at least 0 within 64 bits, in ms since 1970, such as 1796034187519",
                 ));
             }
         }
-        Rule::Amount => match raw.get().parse::<f64>() {
+        Rule::Amount => match json.get().parse::<f64>() {
             Ok(f64::INFINITY) => return Err(path.invalid("is too large: no number of 64 bits holds it")),
             Ok(number) if number >= 0.0 => {}
             _ => return Err(path.invalid("must be a number of at least 0")),
         },
         Rule::Bool => {
-            if !matches!(raw.get(), "true" | "false") {
+            if !matches!(json.get(), "true" | "false") {
                 return Err(path.invalid("must be true or false"));
             }
         }
-        Rule::Object(table) => return object(table, raw, path),
-        Rule::Array { max, each } => return list(raw, *max, each, path),
-        Rule::ProductIds => product_ids(raw, path)?,
-        Rule::Parameters { page } => parameters(raw, *page, path)?,
+        Rule::Object(table) => return object(table, json, path),
+        Rule::Array { max, each } => return list(json, *max, each, path),
+        Rule::ProductIds => product_ids(json, path)?,
+        Rule::Parameters { page } => parameters(json, *page, path)?,
     }
-    Ok(raw.get().into())
+    Ok(json.get().into())
 }
 
-fn is_integer(raw: &RawValue, min: i64) -> bool {
-    raw.get().parse::<i64>().is_ok_and(|number| number >= min)
+fn is_integer(json: Json<'_>, min: i64) -> bool {
+    json.get().parse::<i64>().is_ok_and(|number| number >= min)
 }
 
-fn list<'a>(raw: &'a RawValue, max: usize, each: &Rule, path: &Path<'_>) -> Result<Value<'a>, Fault> {
-    let elements = array(raw.get(), path)?;
-    if elements.len() > max {
+fn list<'a>(json: Json<'a>, max: usize, each: &Rule, path: &Path<'_>) -> Result<Value<'a>, Fault> {
+    let elements = elements(json, path)?;
+    let count = elements.clone().count();
+    if count > max {
         return Err(path.invalid(format!("must have at most {max} elements")));
     }
-    let mut finished = Vec::with_capacity(elements.len());
-    for (position, element) in elements.into_iter().enumerate() {
+    let mut finished = Vec::with_capacity(count);
+    for (position, element) in elements.enumerate() {
         finished.push(check(each, element, &path.index(position))?.json);
     }
     let changed = finished.iter().any(|value| matches!(value, Cow::Owned(_)));
-    Ok(if changed { format!("[{}]", finished.join(",")).into() } else { raw.get().into() })
+    Ok(if changed { format!("[{}]", finished.join(",")).into() } else { json.get().into() })
 }
 
 /// Whether `told` has `min` to `max` UTF-16 units, as Adobe's servers count.
@@ -370,9 +368,9 @@ pub(crate) fn length(told: &str, min: usize, max: usize, path: &Path<'_>) -> Res
     Ok(())
 }
 
-fn product_ids(raw: &RawValue, path: &Path<'_>) -> Result<(), Fault> {
+fn product_ids(json: Json<'_>, path: &Path<'_>) -> Result<(), Fault> {
     let mut joined = 0_usize;
-    for (position, element) in array(raw.get(), path)?.into_iter().enumerate() {
+    for (position, element) in elements(json, path)?.enumerate() {
         let here = path.index(position);
         let told = text(element, &here)?;
         length(&told, 0, 50, &here)?;
@@ -384,8 +382,8 @@ fn product_ids(raw: &RawValue, path: &Path<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-fn parameters(raw: &RawValue, page: bool, path: &Path<'_>) -> Result<(), Fault> {
-    let found = json::object(raw, path)?;
+fn parameters(json: Json<'_>, page: bool, path: &Path<'_>) -> Result<(), Fault> {
+    let found = json::object(json, path)?;
     if found.0.len() > MAX_PARAMETERS {
         return Err(path.invalid(format!("must have at most {MAX_PARAMETERS} members")));
     }
@@ -403,7 +401,7 @@ fn parameters(raw: &RawValue, page: bool, path: &Path<'_>) -> Result<(), Fault> 
         if page && RESERVED_PARAMETERS.contains(&name.as_ref()) {
             return Err(here.invalid("is kept by Target for itself; use order"));
         }
-        length(&text(value, &here)?, 0, 5_000, &here)?;
+        length(&text(*value, &here)?, 0, 5_000, &here)?;
     }
     Ok(())
 }
