@@ -222,6 +222,10 @@ pub(crate) fn object<'a>(table: &[Member], json: Json<'a>, path: &Path<'_>) -> R
 
 /// The documented name that `name` means in the style of the Python SDK's models, if it is such a spelling.
 pub(crate) fn right_spelling(table: &[Member], name: &str) -> Option<&'static str> {
+    // All such spellings have a '_': most names are spared being held against every other.
+    if !name.contains('_') {
+        return None;
+    }
     let snake = |text: &str| {
         text.chars().fold(String::new(), |mut out, character| {
             if character.is_ascii_uppercase() {
