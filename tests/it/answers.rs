@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::net::TcpSocket;
 
 use crate::edge::{Edge, Step, listing};
-use crate::support::{AMPLE, MILLI, Running, dead, display, settings, settings_at};
+use crate::support::{AMPLE, MILLI, Running, dead, display, settings, settings_at, until};
 
 /// The longest wait between two attempts, which is what a `Retry-After` counts up to.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -446,9 +446,7 @@ async fn a_host_that_hangs_holds_up_no_other() {
         lines.push(display(&format!("hang{number}"), "1"));
     }
     running.submit(lines).await;
-    while (0..hanging).any(|number| edge.asked(&format!("hang{number}")).is_empty()) {
-        tokio::task::yield_now().await;
-    }
+    until(|| (0..hanging).all(|number| !edge.asked(&format!("hang{number}")).is_empty())).await;
     let good = (0..500).map(|number| display(&format!("good{number}"), "1").replace(".35_0", ".36_0"));
     running.submit(good.collect()).await;
     let balance = running.until(|balance| balance.delivered == 500).await;

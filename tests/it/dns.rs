@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::edge::Edge;
 use crate::process::{Log, command, connect, message, terminate};
-use crate::support::display;
+use crate::support::{display, until};
 
 /// On no other address, so that a real server of this host may have the port.
 const SERVER: &str = "127.0.0.77";
@@ -142,9 +142,7 @@ async fn a_name_server_that_fails_and_returns_loses_nothing_and_holds_up_no_othe
             folder.path(),
             &(0..20).map(|number| display(&format!("{others}{number}"), "1")).collect::<Vec<_>>(),
         );
-        while !all_listed(&edge, &others) {
-            tokio::task::yield_now().await;
-        }
+        until(|| all_listed(&edge, &others)).await;
         assert!((0..20).all(|number| edge.asked(&format!("{kind}{number}")).is_empty()), "it has no address");
 
         let terminating = Instant::now();
@@ -158,9 +156,7 @@ async fn a_name_server_that_fails_and_returns_loses_nothing_and_holds_up_no_othe
         let asked = server.asked.load(Ordering::SeqCst);
         server.set(SERVES);
         log.says("requests go to the host again");
-        while !all_listed(&edge, kind) {
-            tokio::task::yield_now().await;
-        }
+        until(|| all_listed(&edge, kind)).await;
         assert!(server.asked.load(Ordering::SeqCst) > asked, "nobody asked for the address");
         assert!(terminate(&mut daemon).success());
         let ended = log.says("the daemon has ended");
