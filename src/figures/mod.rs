@@ -60,7 +60,7 @@ pub struct Figures {
     pub held_bytes: u64,
     /// Dead letters that are held now.
     pub dead_held: u64,
-    /// What the queue's own limits had no room for; `fits_s` and the state tell it elsewhere.
+    /// What the queue's own limits have no room for; `fits_s` and the state tell it elsewhere.
     #[serde(skip)]
     pub no_room: NoRoom,
     /// Seconds since the oldest event that waits arrived; `None` where none waits, or the disk cannot tell.
@@ -191,7 +191,7 @@ impl Meter {
         let state = State {
             samples: Samples(VecDeque::from([sample(began, &ledger, went.latency())])),
             fruitless: Fruitless::new(began, ledger.balance.delivered),
-            fullness: Fullness::default(),
+            fullness: Fullness::new(&limits, &ledger),
             limits,
         };
         Self { store, folder, clock, came, went, asks, began, state: Arc::new(Mutex::new(state)) }
@@ -229,7 +229,8 @@ impl Meter {
     pub(crate) fn turn(&self) -> Option<Turn> {
         let (now, ledger, no_room) = (self.clock.now(), self.store.ledger(), self.store.counts().no_room());
         let mut state = self.state();
-        let is_full = state.limits.full(ledger.counted(), ledger.held_bytes, no_room).is_some();
+        let wanted = state.fullness.wanted(now, no_room);
+        let is_full = state.limits.full(ledger.counted(), ledger.held_bytes, wanted).is_some();
         state.fullness.look(now, no_room.times, is_full)
     }
 
@@ -248,7 +249,10 @@ impl Meter {
         let oldest = oldest.filter(|_| ledger.counted() > 0);
         let Balance { accepted, delivered, dead, expired, quarantined } = ledger.balance;
         let now = sample(self.clock.now(), &ledger, self.went.latency());
-        let (rate_in, rate_out, latency) = self.state().samples.until(&now);
+        let state = self.state();
+        let (rate_in, rate_out, latency) = state.samples.until(&now);
+        let no_room = state.fullness.wanted(now.at, self.store.counts().no_room());
+        drop(state);
         let Status { lanes, in_flight, parked, open_breakers, paused_hosts, pauses, holds, .. } = status;
         let mut figures = Figures {
             uptime_s: rounded(now.at.since(self.began).as_secs_f64()),
@@ -262,7 +266,7 @@ impl Meter {
             commits: self.store.counts().commits(),
             held_bytes: ledger.held_bytes,
             dead_held: ledger.dead_held,
-            no_room: self.store.counts().no_room(),
+            no_room,
             oldest_s: oldest.map(|arrived| rounded(now.at.since(arrived).as_secs_f64())),
             rate_in,
             rate_out,

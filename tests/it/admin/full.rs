@@ -47,6 +47,23 @@ fn a_queue_without_room_for_one_more_line_is_full() {
 }
 
 #[test]
+fn a_queue_that_is_full_is_so_after_a_restart_too_and_is_not_told_before_somebody_is_turned_away() {
+    let small = ["-o", "queue.max_bytes=64KiB"];
+    let mut machine = Machine::start(refusing(503), &small);
+    assert!(refused(&machine, 400, 500) > 100);
+    machine.kill_and_start(&small);
+    let status = machine.status();
+    assert_eq!(
+        (&status["state"], &status["fits_s"], &status["full_first"], &status["unavailable"]),
+        (&json!("full"), &json!(0.0), &json!("bytes"), &json!(0)),
+        "{status}"
+    );
+    machine.heal();
+    machine.until(|status| status["state"] == "running" && status["pending"] == 0);
+    machine.stop();
+}
+
+#[test]
 fn dead_letters_that_fill_the_queue_are_what_is_to_be_looked_at() {
     let machine = Machine::start(refusing(400), &[]);
     machine.reload(&[("queue", "max_bytes", "\"64KiB\"")]);
