@@ -19,6 +19,11 @@ pub(super) struct OpenPage {
 }
 
 impl OpenPage {
+    /// The bytes that it holds, which the ledger does not count yet.
+    pub(super) fn bytes(&self) -> u64 {
+        self.page.bytes() as u64
+    }
+
     /// Adds the events of a submission, and counts them as accepted.
     pub(super) fn add(&mut self, plan: &mut Plan, submission: Submission, now: Moment) {
         let Submission { envelope, notifications, .. } = submission;

@@ -312,6 +312,23 @@ async fn limits_refuse_a_submission_whole_and_say_which() {
 }
 
 #[tokio::test]
+async fn what_one_commit_appends_counts_in_the_limit_of_bytes() {
+    let folder = TempDir::new().unwrap();
+    let queue = open(Settings { max_bytes: 9_000, ..settings(folder.path()) });
+    // Small ones share a page, and a large one has one of its own.
+    for bytes in [500, 5_000] {
+        let many = (0..30).map(|number| submission(&format!("s{number}"), 1, bytes, 10)).collect();
+        let answers = append(&queue, many).await;
+        let stored = answers.iter().filter(|answer| **answer == Appended::Stored).count() as u64;
+        refused(&answers[29], "queue.max_bytes");
+        let ledger = queue.store().ledger();
+        let left = 9_000 - ledger.held_bytes;
+        assert!(stored > 0 && left < bytes as u64 + 200, "{stored} of {bytes} bytes: {ledger:?}");
+        queue.store().settle((1..ledger.next.0).map(Seq).collect(), vec![]).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_submission_that_no_empty_queue_could_hold_is_told_as_such() {
     let folder = TempDir::new().unwrap();
     let queue = open(Settings { max_events: 5, max_bytes: 3_000, ..settings(folder.path()) });

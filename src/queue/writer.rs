@@ -285,7 +285,7 @@ impl Writer {
                     // The connection is gone: its lines were never answered, so nobody counts on them.
                     (_, true) => continue,
                     (Room::RemovalsOnly(free), _) => Some(self.storage_full(free)),
-                    (Room::Enough, _) => self.full(&plan.ledger, &submission),
+                    (Room::Enough, _) => self.full(&plan.ledger, page.bytes(), &submission),
                 };
                 answers.push(refusal.unwrap_or_else(|| {
                     plan.hooks.extend(hook.map(|(_, hook)| (hook, plan.ledger.next)));
@@ -299,10 +299,10 @@ impl Writer {
         page.close(plan);
     }
 
-    /// The refusal of a submission for which the queue has no room.
-    fn full(&self, ledger: &Ledger, submission: &Submission) -> Option<Appended> {
+    /// The refusal of a submission for which the queue has no room; `open` bytes are held beside those of the ledger.
+    fn full(&self, ledger: &Ledger, open: u64, submission: &Submission) -> Option<Appended> {
         let (pending, events) = (ledger.balance.pending(), submission.notifications.len() as u64);
-        let bytes = submission.payload_bytes();
+        let (held, bytes) = (ledger.held_bytes + open, submission.payload_bytes());
         let Settings { max_events, max_bytes, .. } = self.settings;
         // Even what no empty queue would hold is refused only for now: the limit may be raised, the event is sound.
         let message = if events > max_events {
@@ -316,9 +316,9 @@ impl Writer {
         } else if pending + events > max_events {
             self.told.counts.refuse(events, 0);
             format!("the queue holds {pending} of at most {max_events} events (queue.max_events)")
-        } else if ledger.held_bytes + bytes > max_bytes {
+        } else if held + bytes > max_bytes {
             self.told.counts.refuse(0, bytes);
-            format!("the queue holds {} of at most {max_bytes} bytes (queue.max_bytes)", ledger.held_bytes)
+            format!("the queue holds {held} of at most {max_bytes} bytes (queue.max_bytes)")
         } else {
             return None;
         };

@@ -84,6 +84,12 @@ impl PageBuilder {
         self.events.is_empty()
     }
 
+    /// How many bytes it has, at most.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether one more event fits; the first always does.
     #[must_use]
     pub fn fits(
