@@ -10,6 +10,7 @@
 //!   the next start where a crash comes before.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -54,7 +55,8 @@ impl Writer {
             Err(error) => {
                 told_of(&error, &old);
                 // One whose name was not synced counts all the same.
-                if let Some(made) = current(self.folder.root())?.filter(|made| *made != old) {
+                let current = current(self.folder.root()).map_err(denied_or_failed)?;
+                if let Some(made) = current.filter(|made| *made != old) {
                     self.undo(&made)?;
                 }
                 // Its room is needed; what cannot be removed is worth nothing, and the next one is made in its place.
@@ -99,10 +101,10 @@ impl Writer {
     }
 
     /// Makes the old database count again, before any commit went to one of them. Where that fails the daemon has to
-    /// end: nobody would know which one the next start finds.
+    /// end: nobody would know which one the next start finds. Where it is denied the disk is sound, and so are both.
     fn undo(&self, made: &Path) -> Result<(), CommitError> {
-        fs::rename(made, construction(self.folder.root()))?;
-        Ok(sync(self.folder.root())?)
+        let root = self.folder.root();
+        fs::rename(made, construction(root)).and_then(|()| sync(root)).map_err(denied_or_failed)
     }
 
     /// A new database with all that there is, at most about `most` bytes; it is not open.
@@ -113,6 +115,14 @@ impl Writer {
         let made = self.folder.finish_replacing(&construction)?;
         reach("compact", "renamed");
         Ok((made, records))
+    }
+}
+
+/// What the folder answers, which lost nothing where it is another user's.
+fn denied_or_failed(error: io::Error) -> CommitError {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => CommitError::Denied(error.to_string()),
+        _ => CommitError::Sync(error),
     }
 }
 

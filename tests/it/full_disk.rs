@@ -850,6 +850,23 @@ fn a_limit_of_open_files_while_a_database_is_made_smaller_is_no_failed_disk() {
     assert!(says(&log, "the database is mostly empty, and could not be copied"), "{log:#?}");
 }
 
+/// Nor where the smaller one does not open, and the folder, which is another user's by then, denies to put it aside.
+#[test]
+fn a_rename_that_is_denied_while_a_database_is_made_smaller_is_no_failed_disk() {
+    let Some(disk) = Small::mount(32 * MIB, 0) else { return };
+    let fault = "open@events.2/conf:1:EMFILE:ever,name@events.2:1:EACCES:ever";
+    let (queue, stage, daemon, log) = with_small_queue(&disk, fault);
+    let mut acknowledged = stage.submit_until("full", 256, |answers| answers.full > 0);
+    stage.heal();
+    stage.taken(&acknowledged);
+    stage.arm();
+    disk.fill(6 * MIB);
+    acknowledged.extend(stage.submit_until("back", 64, |answers| answers.unknown > 0));
+    let faulty = Faulty { _disk: TempDir::new().expect("a folder"), queue, stage, daemon, log };
+    let log = faulty.end_on_a_sound_disk("chown -R", &BTreeSet::new());
+    assert!(says(&log, "the database is mostly empty, and could not be copied"), "{log:#?}");
+}
+
 /// Where it is the full disk that keeps both from opening, the room of the copy is what the old one needs.
 #[test]
 fn a_full_disk_while_a_database_is_made_smaller_keeps_no_copy() {
