@@ -215,11 +215,14 @@ impl<B: Backlog, E: Edge> Flusher<B, E> {
                 Happened::Woke => {}
                 Happened::Stop => stopping = Some(Instant::now() + self.grace),
                 Happened::Over => {
-                    warn!(
-                        event = "grace_over",
-                        requests = work.len(),
-                        "the grace is over: requests without an answer are sent again later"
-                    );
+                    // What was settled lies with the store, which writes it down before it closes.
+                    let requests = self.scheduler.status().in_flight;
+                    if requests > 0 {
+                        warn!(
+                            event = "grace_over",
+                            requests, "the grace is over: requests without an answer are sent again later"
+                        );
+                    }
                     return Ok(());
                 }
             }

@@ -267,10 +267,15 @@ impl Stage {
 
     /// How many events wait, as the daemon says.
     fn pending(&self) -> u64 {
+        self.figure("pending")
+    }
+
+    /// A number of its status.
+    fn figure(&self, name: &str) -> u64 {
         let output = self.command_of(&["status", "--json"]).output().expect("it runs");
         let status = output.stdout.split(|byte| *byte == b'\n').next().unwrap_or_default();
         let status: serde_json::Value = serde_json::from_slice(status).expect("a status");
-        status["pending"].as_u64().expect("a number")
+        status[name].as_u64().expect("a number")
     }
 
     /// Waits until none waits.
@@ -617,13 +622,15 @@ fn an_end_notes_what_was_delivered_where_there_is_room_again() {
     };
     let until = Instant::now() + LIMIT;
     // The pauses double: the next one is longer than an end takes.
-    while tries() < 7 {
-        assert!(Instant::now() < until, "it is tried no more");
+    while tries() < 7 || stage.figure("in_flight") > 0 {
+        assert!(Instant::now() < until, "it is tried no more, or Target does not answer");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     disk.free();
     let status = terminate(&mut daemon.0);
-    assert!(status.success(), "{status}: {:#?}", log.all());
+    let log = log.all();
+    assert!(status.success(), "{status}: {log:#?}");
+    assert!(!says(&log, "the grace is over"), "no request is sent again: {log:#?}");
     let balance = balance(&disk.queue);
     assert_eq!((balance.delivered, balance.pending()), (20, 0), "{balance:?}");
 }

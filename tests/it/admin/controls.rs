@@ -204,7 +204,10 @@ fn a_drop_leaves_alone_what_is_being_sent_and_a_rehearsal_counts_the_same() {
         let why = "queue.dead_max_events is 2, 2 dead letters are held, and 1 more does not fit";
         assert!(code == 1 && told.contains(&format!("{why}; {dropped}: ")), "{code}: {told}");
     }
-    machine.stop();
+    // The end waits for none of it.
+    let log = machine.log_to_the_end();
+    let told = log.lines().find(|line| line.contains("\"grace_over\"")).expect("it is told");
+    assert!(told.contains("\"requests\":1"), "{told}");
 }
 
 /// A start compares what is there with the account as it reads the queue, and reads no further than the index has room.

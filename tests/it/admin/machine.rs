@@ -141,9 +141,15 @@ impl Machine {
         }
     }
 
-    pub(super) fn stop(mut self) {
+    pub(super) fn stop(self) {
+        self.log_to_the_end();
+    }
+
+    /// Ends it in order; all that its starts logged.
+    pub(super) fn log_to_the_end(mut self) -> String {
         assert!(terminate(&mut self.daemon).success());
         self.runtime.block_on(self.sandbox.take().expect("it runs").stop());
+        fs::read_to_string(self.folder.path().join("log")).expect("a log")
     }
 }
 
