@@ -166,7 +166,9 @@ impl Daemon {
         // Before anything is opened.
         settings.ingest.max_connections = descriptors::provide(&settings);
         let clock = Clock::start();
-        let transport = Transport::new(settings.transport.clone())?;
+        let of = settings.transport.clone();
+        // Not here: it waits for the disks of certificates, and an end does not wait for them.
+        let transport = tokio::task::spawn_blocking(move || Transport::new(of)).await??;
         if let Some(error) = transport.unread_authorities() {
             warn!(
                 event = "certificates_unread", %error,

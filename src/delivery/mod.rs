@@ -9,6 +9,7 @@ mod feed;
 mod flusher;
 mod lookup;
 mod notice;
+mod patience;
 mod probe;
 mod proxy;
 mod sending;

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::stat::Mode;
 use serde_json::Value;
 use target_notifyd::sandbox::{self, Sandbox};
 use tempfile::TempDir;
@@ -215,26 +216,29 @@ fn a_proxy_of_the_environment_that_cannot_be_used_is_a_wrong_configuration() {
 
 #[test]
 fn a_system_without_certificates_needs_some_of_its_own() {
-    let (folder, none) = (TempDir::new().expect("a folder"), "/nonexistent");
-    let without = |mut command: Command| {
-        command.env("SSL_CERT_FILE", none).env("SSL_CERT_DIR", none);
-        ended(command)
-    };
-    let (code, _, told) = without(check(folder.path(), NOBODY, &[]));
-    let needed = "not set: target.ca_file is needed: no root certificates of the system can be read";
-    assert!(code == Some(78) && told.contains(needed) && told.contains(none), "{told}");
-    let (code, _, told) = without(command(folder.path(), NOBODY, &["run"]));
-    assert!(code == Some(78) && told.contains("no root certificates of the system can be read"), "{told}");
-    let own = format!("target.ca_file={}", Authority::new("Ours").file(&folder).display());
-    let (code, out, told) = without(check(folder.path(), NOBODY, &["-o", &own]));
-    assert!(
-        code == Some(0) && out.contains("adds 1 to the 0 certificates that the system trusts"),
-        "{out}{told}"
-    );
-    assert!(
-        out.contains("some root certificates of the system cannot be read") && out.contains(none),
-        "{out}"
-    );
+    let folder = TempDir::new().expect("a folder");
+    let pipe = folder.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).expect("a pipe that nobody writes to");
+    for none in [Path::new("/nonexistent"), &pipe] {
+        let without = |mut command: Command| {
+            command.env("SSL_CERT_FILE", none).env("SSL_CERT_DIR", none);
+            ended(command)
+        };
+        let names = |told: &str| told.contains(&none.display().to_string());
+        let (code, _, told) = without(check(folder.path(), NOBODY, &[]));
+        let needed = "not set: target.ca_file is needed: no root certificates of the system can be read";
+        assert!(code == Some(78) && told.contains(needed) && names(&told), "{told}");
+        let (code, _, told) = without(command(folder.path(), NOBODY, &["run"]));
+        let unread = "no root certificates of the system can be read";
+        assert!(code == Some(78) && told.contains(unread) && names(&told), "{told}");
+        let own = format!("target.ca_file={}", Authority::new("Ours").file(&folder).display());
+        let (code, out, told) = without(check(folder.path(), NOBODY, &["-o", &own]));
+        assert!(
+            code == Some(0) && out.contains("adds 1 to the 0 certificates that the system trusts"),
+            "{out}{told}"
+        );
+        assert!(out.contains("some root certificates of the system cannot be read") && names(&out), "{out}");
+    }
 }
 
 #[test]
@@ -246,12 +250,21 @@ fn what_a_system_has_beside_its_certificates_is_no_warning() {
     std::fs::write(system.path().join("empty.crt"), "").expect("a file");
     symlink("gone.pem", system.path().join("0123abcd.0")).expect("a link");
     symlink(&file, system.path().join("4567cdef.0")).expect("a link");
-    for (directory, is_whole) in [(system.path(), true), (&system.path().join("none"), false)] {
-        let mut command = check(folder.path(), NOBODY, &[]);
-        command.env("SSL_CERT_FILE", &file).env("SSL_CERT_DIR", directory);
+    let (nothing, missing) = (Path::new("/dev/null"), system.path().join("none"));
+    // With nothing in the place of the file, and with a file that may have no end, the folder is read all the same.
+    for (of_the_system, directory, is_whole) in [
+        (&*file, system.path(), true),
+        (nothing, system.path(), true),
+        (&file, &missing, false),
+        (Path::new("/dev/zero"), system.path(), false),
+    ] {
+        let own = format!("target.ca_file={}", file.display());
+        let mut command = check(folder.path(), NOBODY, &["-o", &own]);
+        command.env("SSL_CERT_FILE", of_the_system).env("SSL_CERT_DIR", directory);
         let (code, out, told) = ended(command);
         let warns = out.contains("some root certificates of the system cannot be read");
-        assert!(code == Some(0) && warns != is_whole, "{out}{told}");
+        let counts = out.contains("adds 1 to the 1 certificates that the system trusts");
+        assert!(code == Some(0) && counts && warns != is_whole, "{out}{told}");
     }
 }
 
