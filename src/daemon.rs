@@ -267,7 +267,7 @@ impl Daemon {
 
         let (desk, feed) = (Desk::default(), Feed::default());
         let (pace, paces) = watch::channel(Pace::of(&settings));
-        let log_key = log_key(&store)?;
+        let (log_key, held) = (log_key(&store)?, admin::restored_sessions(&store)?);
         let (identify, identifiers) = watch::channel(identifiers(settings.identifiers, log_key));
         let shelf = Shelf::new(store.clone(), desk.clone()).map_err(DaemonError::Threads)?;
         let (stopped, mut beside) = (CancellationToken::new(), JoinSet::new());
@@ -296,7 +296,7 @@ impl Daemon {
             identifiers,
             feed,
             account: settings.account,
-            changing: Mutex::default(),
+            held: Mutex::new(held),
             closing: closing.clone(),
         };
         if let Some(socket) = administered {

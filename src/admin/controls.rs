@@ -43,19 +43,19 @@ async fn change(
     session: Option<SessionId>,
     change: impl FnOnce(&mut Scheduler, Moment) -> Changed + Send + 'static,
 ) -> Result<(Changed, Controls), Refusal> {
-    let _one_at_a_time = office.changing.lock().await;
+    let mut held = office.held.lock().await;
     let made = office.operate(move |scheduler, now| (change(scheduler, now), scheduler.controls().clone()));
     let (changed, controls) = made.await?;
     // Before its hold: a crash between them leaves an id too many, which the next change takes out, and no hold without one.
     let holds = session.is_some() && changed != Changed::Full;
     if holds {
-        office.keep_held(&controls, session).await?;
+        office.keep_held(&mut held, &controls, session).await?;
     }
     if changed == Changed::Yes {
         office.store.put_meta(CONTROLS, controls::encode(&controls)).await?;
         // Behind the release, for the same reason.
         if !holds {
-            office.keep_held(&controls, None).await?;
+            office.keep_held(&mut held, &controls, None).await?;
         }
     }
     Ok((changed, controls))

@@ -27,6 +27,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::controls::restored;
+pub use self::held::restored_sessions;
 pub use self::office::{Bury, Office, Refusal};
 pub use self::socket::{AdminError, AdminSocket};
 

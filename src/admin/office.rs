@@ -6,7 +6,7 @@ use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::{Ask, Feed};
-use crate::event::{Account, Burial, Clock, Moment};
+use crate::event::{Account, Burial, Clock, Moment, SessionId};
 use crate::figures::Meter;
 use crate::queue::{Failed, Store};
 use crate::schedule::Scheduler;
@@ -66,9 +66,10 @@ pub struct Office {
     pub feed: Feed,
     /// The account.
     pub account: Account,
-    /// Held while a pause or a hold is changed and written: two changes at once must not write each other's past. A lock,
-    /// because the change itself belongs to the flusher and its record to the queue.
-    pub changing: Mutex<()>,
+    /// The ids of the sessions that are held, the last hold's first. Locked while a pause or a hold is changed and written: two
+    /// changes at once must not write each other's past. A lock, because the change itself belongs to the flusher and its
+    /// record to the queue.
+    pub held: Mutex<Vec<SessionId>>,
     /// Cancelled when the daemon ends: what is answered page by page ends with the page.
     pub closing: CancellationToken,
 }

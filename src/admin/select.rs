@@ -92,9 +92,8 @@ impl Office {
 
     /// Looks among the sessions that are held, and through the queue, for one whose id or hash is `name`.
     async fn find(&self, name: &str) -> Result<SessionId, Refusal> {
-        let held = self.held_sessions().await?;
-        if let Some(session) = held.into_iter().find(|one| self.is(one.as_str(), name)) {
-            return Ok(session);
+        if let Some(session) = self.held.lock().await.iter().find(|one| self.is(one.as_str(), name)) {
+            return Ok(session.clone());
         }
         let mut pages = Pages::new(self, &self.extent().await?.0);
         while let Some(found) = pages.next(self).await? {

@@ -86,13 +86,13 @@ fn held_lanes(scheduler: &Scheduler) -> impl Iterator<Item = Lane> {
 
 async fn held(office: &Office, known: &Known) -> Result<Vec<Hold>, Refusal> {
     // A hold knows a session by its hash in the queue, which is not the one that is shown: an event of it tells the id, and
-    // where none waits the record of those that are held.
-    let firsts = known.first_held.clone();
+    // where none waits the ids of those that are held.
+    let (firsts, held) = (known.first_held.clone(), office.held.lock().await.clone());
     // Not where a full disk keeps the database from being opened: that may last.
-    let (sessions, held) = if known.controls.holds.is_empty() || office.store.is_away() {
-        Default::default()
+    let sessions = if known.controls.holds.is_empty() || office.store.is_away() {
+        Vec::new()
     } else {
-        (office.read(move |store| store.sessions(&firsts)).await?, office.held_sessions().await?)
+        office.read(move |store| store.sessions(&firsts)).await?
     };
     let names: BTreeMap<Lane, String> = (sessions.iter().flatten())
         .chain(&held)
