@@ -396,6 +396,6 @@ fn log_key(store: &Store) -> Result<[u8; 16], Failed> {
     }
     let key = *uuid::Uuid::new_v4().as_bytes();
     // Not waited for: on a disk without room a start would take nothing in, answer nobody, and hear of no end.
-    store.note_meta(LOG_KEY, key.to_vec());
+    drop(store.put_meta(LOG_KEY, key.to_vec()));
     Ok(key)
 }

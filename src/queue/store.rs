@@ -158,23 +158,24 @@ impl Store {
         self.ask(Command::Pulse(done), waiting).await
     }
 
-    /// Keeps a small value under `name`; returns once it is durable.
+    /// Keeps a small value under `name`: asked for at once, and with what was asked for before and after it in that order,
+    /// however long it waits for room, also where nobody waits for it; done once it is durable.
     ///
     /// # Errors
     /// [`Failed`] as in [`Store::settle`].
-    pub async fn put_meta(&self, name: &str, value: Vec<u8>) -> Result<(), Failed> {
+    pub fn put_meta(&self, name: &str, value: Vec<u8>) -> impl Future<Output = Result<(), Failed>> + use<> {
         let (done, waiting) = oneshot::channel();
-        self.ask(Command::Put { name: name.to_owned(), value, done }, waiting).await
-    }
-
-    /// Keeps `value` under `name` with a commit to come, however long that waits for room.
-    pub fn note_meta(&self, name: &str, value: Vec<u8>) {
-        let (done, _nobody_waits) = oneshot::channel();
         self.commands.send(Command::Put { name: name.to_owned(), value, done });
+        let store = self.clone();
+        async move { store.answered(waiting).await }
     }
 
     async fn ask<T>(&self, command: Command, waiting: oneshot::Receiver<T>) -> Result<T, Failed> {
         self.commands.send(command);
+        self.answered(waiting).await
+    }
+
+    async fn answered<T>(&self, waiting: oneshot::Receiver<T>) -> Result<T, Failed> {
         match waiting.await {
             Ok(answer) => Ok(answer),
             Err(_) => Err(self.ended().await.unwrap_or(Failed::Closed)),
