@@ -1,12 +1,15 @@
 //! `pause`, `resume`, `flush`, and `queue hold`, `release` and `retry`.
 //!
 //! A change is made by the scheduler, written by the queue, and then answered. A crash between leaves it undone, and it was
-//! not answered; a change that is written and not answered is in force after the next start.
+//! not answered; a change that is written and not answered is in force after the next start. Where the disk has no room, the
+//! answer comes all the same, within [`LONGEST_STORING`]: it says that the change is in force, and not written yet.
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::try_join_all;
 use jiff::Timestamp;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
 use super::connection::{Answered, Peer};
@@ -21,6 +24,8 @@ use crate::wire::{controls, hash};
 
 /// The name under which the queue keeps what is stopped.
 const CONTROLS: &str = "controls";
+/// The longest that an answer waits until a change is durable.
+const LONGEST_STORING: Duration = Duration::from_secs(2);
 /// How often a waiting flush looks, and how often it says so.
 const LOOK: Duration = Duration::from_millis(100);
 const LOOKS_A_WORD: u64 = 10;
@@ -37,28 +42,62 @@ pub fn restored(store: &Store) -> Result<Controls, Failed> {
     }))
 }
 
+/// A change that was made.
+struct Made {
+    changed: Changed,
+    /// All that is stopped now.
+    controls: Controls,
+    /// Why it is not durable yet, where that is so.
+    unstored: Option<&'static str>,
+}
+
 /// Makes a change, which may hold a `session`, and writes it.
 async fn change(
     office: &Office,
     session: Option<SessionId>,
     change: impl FnOnce(&mut Scheduler, Moment) -> Changed + Send + 'static,
-) -> Result<(Changed, Controls), Refusal> {
+) -> Result<Made, Refusal> {
     let mut held = office.held.lock().await;
     let made = office.operate(move |scheduler, now| (change(scheduler, now), scheduler.controls().clone()));
     let (changed, controls) = made.await?;
+    let mut storing = Vec::new();
     // Before its hold: a crash between them leaves an id too many, which the next change takes out, and no hold without one.
-    let holds = session.is_some() && changed != Changed::Full;
-    if holds {
-        office.keep_held(&mut held, &controls, session).await?;
+    if session.is_some() && changed != Changed::Full {
+        storing.extend(office.keep_held(&mut held, &controls, session));
     }
     if changed == Changed::Yes {
-        office.store.put_meta(CONTROLS, controls::encode(&controls)).await?;
-        // Behind the release, for the same reason.
-        if !holds {
-            office.keep_held(&mut held, &controls, None).await?;
-        }
+        storing.push(office.store.put_meta(CONTROLS, controls::encode(&controls)).boxed());
+        // Behind a release, for the same reason.
+        storing.extend(office.keep_held(&mut held, &controls, None));
     }
-    Ok((changed, controls))
+    // The writer keeps the order: another change need not wait until this one is durable.
+    drop(held);
+    let unstored = match timeout(LONGEST_STORING, try_join_all(storing)).await {
+        Ok(stored) => stored.map(|_| None)?,
+        Err(_) => Some(unstored(&office.store)),
+    };
+    Ok(Made { changed, controls, unstored })
+}
+
+/// Why a change is not durable yet.
+fn unstored(store: &Store) -> &'static str {
+    match store.counts().waits_for_room() {
+        true => "the disk of the queue is full (df -h, df -i)",
+        false => "the disk of the queue does not answer",
+    }
+}
+
+/// The answer to a change, of which these `notes` are to be known, but for empty ones.
+fn done(changed: Changed, mut notes: Vec<String>, unstored: Option<&str>) -> Done {
+    notes.extend(unstored.map(|why| {
+        format!(
+            "NOT YET STORED, since {why}: it is in force, and stored as soon as it can be; where the daemon ends before, its next \
+             start does not know of it"
+        )
+    }));
+    notes.retain(|note| !note.is_empty());
+    let unstored = unstored.is_some();
+    Done { changed: changed == Changed::Yes, unstored, note: notes.join("; "), ..Done::default() }
 }
 
 fn full(what: String, next: &str) -> Refusal {
@@ -80,7 +119,7 @@ pub(super) async fn pause(
         let until = for_ms.map(|ms| now.after(Duration::from_millis(ms)));
         scheduler.pause_host(now, host, Pause { reason, since: now, until })
     });
-    let (changed, controls) = paused.await?;
+    let Made { changed, controls, unstored } = paused.await?;
     if changed == Changed::Full {
         let next = "target-notifyd status lists them, target-notifyd resume --host HOST ends one, and a pause without --host \
                     stops all hosts together";
@@ -90,7 +129,7 @@ pub(super) async fn pause(
     let until = controls.pauses.get(&host).map_or_else(String::new, end);
     let replaced = before.map(|before| format!("until {}, for {}", end(&before), before.reason));
     info!(
-        event = "paused", user = peer.user, host = %name, reason = %told, until = %until, replaced,
+        event = "paused", user = peer.user, host = %name, reason = %told, until = %until, replaced, unstored,
         "an operator paused delivery: events are kept; target-notifyd resume ends it"
     );
     let mut notes = vec![format!("until {until}")];
@@ -101,7 +140,7 @@ pub(super) async fn pause(
              their events back"
         ));
     }
-    Ok(Done { changed: true, note: notes.join("; "), ..Done::default() })
+    Ok(done(changed, notes, unstored))
 }
 
 /// When a pause ends.
@@ -116,13 +155,13 @@ fn end(pause: &Pause) -> String {
 
 pub(super) async fn resume(office: &Office, peer: &Peer, host: Option<&str>) -> Answered {
     let host = host.map(names::host).transpose()?;
-    let (changed, controls) =
+    let Made { changed, controls, unstored } =
         change(office, None, move |scheduler, now| scheduler.resume_host(now, host)).await?;
     if changed == Changed::Yes {
-        info!(event = "resumed", user = peer.user, host = %host_or_all(host), "an operator resumed delivery");
+        info!(event = "resumed", user = peer.user, host = %host_or_all(host), unstored, "an operator resumed delivery");
     }
-    let note = names::still_in_force(controls.pauses.len(), "pause", "pauses");
-    Ok(Done { changed: changed == Changed::Yes, note, ..Done::default() })
+    let left = names::still_in_force(controls.pauses.len(), "pause", "pauses");
+    Ok(done(changed, vec![left], unstored))
 }
 
 pub(super) async fn hold(office: &Office, peer: &Peer, of: &Of, dry_run: bool) -> Answered {
@@ -134,22 +173,22 @@ pub(super) async fn hold(office: &Office, peer: &Peer, of: &Of, dry_run: bool) -
         Of::All | Of::Host(_) => (office.selection(of).await?, None),
     };
     let counted = office.count(move |lane, host| what.has(lane, host)).await?;
-    let mut done =
-        Done { count: Some(counted.events), sessions: counted.sessions, dry_run, ..Done::default() };
+    let mut answer = Done::default();
     if !dry_run {
-        let (changed, _) = change(office, session, move |scheduler, now| scheduler.hold(now, what)).await?;
+        let made = change(office, session, move |scheduler, now| scheduler.hold(now, what));
+        let Made { changed, unstored, .. } = made.await?;
         if changed == Changed::Full {
             let next = "target-notifyd queue lists what is held, and target-notifyd queue release SESSION, --host HOST or --all \
                         ends a hold";
             return Err(full(format!("{MAX_HOLDS} holds are in force"), next).into());
         }
-        done.changed = changed == Changed::Yes;
         info!(
-            event = "held", user = peer.user, of = %named(office, of), events = counted.events,
+            event = "held", user = peer.user, of = %named(office, of), events = counted.events, unstored,
             "an operator holds events back: target-notifyd queue release lets them go"
         );
+        answer = done(changed, Vec::new(), unstored);
     }
-    Ok(done)
+    Ok(Done { count: Some(counted.events), sessions: counted.sessions, dry_run, ..answer })
 }
 
 pub(super) async fn release(office: &Office, peer: &Peer, of: &Of, dry_run: bool) -> Answered {
@@ -168,20 +207,17 @@ pub(super) async fn release(office: &Office, peer: &Peer, of: &Of, dry_run: bool
         has(&ends) && !has(&stays)
     });
     let counted = counted.await?;
-    let mut done =
-        Done { count: Some(counted.events), sessions: counted.sessions, dry_run, ..Done::default() };
+    let (mut changed, mut unstored) = (Changed::Not, None);
     if !dry_run {
-        let (changed, controls) =
-            change(office, None, move |scheduler, now| scheduler.release_held(now, what)).await?;
-        done.changed = changed == Changed::Yes;
-        left = controls.holds.len();
-        if done.changed {
-            info!(event = "released", user = peer.user, of = %named(office, of), "an operator released events");
+        let made = change(office, None, move |scheduler, now| scheduler.release_held(now, what)).await?;
+        (changed, unstored, left) = (made.changed, made.unstored, made.controls.holds.len());
+        if changed == Changed::Yes {
+            info!(event = "released", user = peer.user, of = %named(office, of), unstored, "an operator released events");
         }
     }
-    notes.extend((left > 0).then(|| names::still_in_force(left, "hold", "holds")));
-    done.note = notes.join("; ");
-    Ok(done)
+    notes.push(names::still_in_force(left, "hold", "holds"));
+    let answer = done(changed, notes, unstored);
+    Ok(Done { count: Some(counted.events), sessions: counted.sessions, dry_run, ..answer })
 }
 
 pub(super) async fn retry(office: &Office, peer: &Peer, of: &Of, dry_run: bool) -> Answered {

@@ -5,6 +5,9 @@
 //! holds, in a record of their own: without it, or where an id had no room in it, the events tell it as they did before.
 //! What it has is in memory, too: a full disk keeps nobody from reading it.
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
 use super::office::Office;
 use crate::event::SessionId;
 use crate::queue::{Failed, Store};
@@ -13,6 +16,9 @@ use crate::wire::{controls, hash};
 
 /// The name under which the queue keeps them.
 const HELD: &str = "held-sessions";
+
+/// What is being written; done once it is durable.
+pub(super) type Storing = BoxFuture<'static, Result<(), Failed>>;
 
 /// Those that an earlier process has left, the last hold's first.
 ///
@@ -24,20 +30,21 @@ pub fn restored_sessions(store: &Store) -> Result<Vec<SessionId>, Failed> {
 }
 
 impl Office {
-    /// Keeps the id of a session that is held from now on, where there is one, and those `known` of all that `controls` hold.
-    pub(super) async fn keep_held(
+    /// Has the id of a session kept that is held from now on, where there is one, and those `known` of all that `controls`
+    /// hold; what it gives is done once that is durable.
+    pub(super) fn keep_held(
         &self,
         known: &mut Vec<SessionId>,
         controls: &Controls,
         session: Option<SessionId>,
-    ) -> Result<(), Failed> {
+    ) -> Option<Storing> {
         let is_held = |one: &&SessionId| controls.holds.contains_key(&Selection::Lane(hash::lane(one)));
         let others = known.iter().filter(|one| session.as_ref() != Some(one));
         let kept: Vec<SessionId> = session.iter().chain(others).filter(is_held).cloned().collect();
-        if kept != *known {
-            *known = kept;
-            self.store.put_meta(HELD, controls::encode_sessions(known)).await?;
+        if kept == *known {
+            return None;
         }
-        Ok(())
+        *known = kept;
+        Some(self.store.put_meta(HELD, controls::encode_sessions(known)).boxed())
     }
 }

@@ -8,7 +8,8 @@
 //! - memory is bounded at any backlog: what is listed is read in pages of [`PAGE_EVENTS`] and [`PAGE_BYTES`], each written before
 //!   the next one is read, and every list has a most; a slow or silent peer holds nothing but its own connection;
 //! - nothing here settles an event but `queue drop`, which makes dead letters of what nobody is sending;
-//! - a change is durable before it is answered `done`.
+//! - a change is durable before it is answered `done`; a pause or a hold on a full disk is in force then, and its answer says
+//!   that it is not stored yet.
 
 mod connection;
 mod controls;

@@ -655,6 +655,74 @@ fn a_full_disk_that_keeps_the_database_closed_keeps_no_status_back() {
     assert!(says(&log, AGAIN), "{log:#?}");
 }
 
+/// What an operator stops on a disk without any room is in force and answered all the same, and is stored once there is some.
+#[test]
+fn what_an_operator_stops_on_a_full_disk_is_in_force_and_stored_once_there_is_room() {
+    // Also where not even the database can be opened again.
+    for fault in [FULL.to_owned(), format!("{FULL},open@/conf:1:ENOSPC:ever")] {
+        let disk = Fillable::new();
+        let stage = &disk.stage;
+        let (mut daemon, mut log) = started(&mut disk.command(&fault));
+        let mut acknowledged = burst(stage.folder.path(), "before", 20, 100).queued;
+        disk.fill();
+        burst(stage.folder.path(), "full", 1, 100);
+        log.says("the disk is full under the database");
+        let asked = |what: &[&str]| {
+            let output = stage.command_of(what).arg("--json").output().expect("it runs");
+            assert!(output.status.success(), "{what:?} {output:?}");
+            let line = output.stdout.split(|byte| *byte == b'\n').next().unwrap_or_default();
+            serde_json::from_slice::<serde_json::Value>(line).expect("a line of JSON")
+        };
+        let unstored = |what: &[&str]| {
+            let done = asked(what);
+            let note = done["note"].as_str().unwrap_or_default();
+            let told = note.contains("NOT YET STORED, since the disk of the queue is full");
+            assert!(told && done["unstored"] == true && done["changed"] == true, "{what:?} {done}");
+        };
+        // None waits for the one before it.
+        unstored(&["pause", "--reason", "a rehearsal"]);
+        unstored(&["queue", "hold", "s1"]);
+        unstored(&["resume"]);
+        unstored(&["pause", "--reason", "another"]);
+        let stopped = |status: &serde_json::Value| {
+            let (paused, held) = (status["paused"].as_array(), status["held"].as_array());
+            (paused.map_or(0, Vec::len), held.map_or(0, Vec::len))
+        };
+        assert_eq!(stopped(&asked(&["status"])), (1, 1));
+        disk.free();
+        acknowledged.extend(stage.taken_in_again("after"));
+        daemon.0.kill().expect("it runs");
+        daemon.0.wait().expect("it is gone");
+        let (daemon, log) = stage.start();
+        drop(connect(stage.folder.path()));
+        let status = asked(&["status"]);
+        assert!(stopped(&status) == (1, 1) && status["paused"][0]["reason"] == "another", "{status}");
+        assert_eq!(asked(&["resume"])["unstored"], serde_json::Value::Null);
+        asked(&["queue", "release", "--all"]);
+        stage.heal();
+        disk.stage.end(&disk.queue, daemon, log, &acknowledged);
+    }
+}
+
+/// Where there is none until the end, nobody waits for it, and the next start knows nothing of it, as the answer says.
+#[test]
+fn an_end_on_a_full_disk_forgets_a_pause_that_was_answered_as_not_stored() {
+    let disk = Fillable::new();
+    let stage = &disk.stage;
+    let (mut daemon, log) = started(&mut disk.command(FULL));
+    let acknowledged = burst(stage.folder.path(), "before", 20, 100).queued;
+    disk.fill();
+    let output = stage.command_of(&["pause", "--reason", "a rehearsal"]).output().expect("it runs");
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && told.contains("its next start does not know of it"), "{told}");
+    let status = terminate(&mut daemon.0);
+    assert!(status.success(), "{status}: {:#?}", log.all());
+    disk.free();
+    let (daemon, log) = stage.start();
+    stage.heal();
+    disk.stage.end(&disk.queue, daemon, log, &acknowledged);
+}
+
 /// Where not even the key of the log's hashes could be noted, the daemon runs and ends all the same.
 #[test]
 fn a_first_start_on_a_full_disk_answers_and_ends() {

@@ -273,6 +273,9 @@ pub struct Done {
     /// Whether the command only counted.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
+    /// Whether what was changed is in force and not stored yet.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unstored: bool,
     /// What else is to be known.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub note: String,
