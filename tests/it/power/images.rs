@@ -54,7 +54,10 @@ pub(crate) fn all_whole(plan: &Plan) {
     let failures = failures(plan);
     println!("{}: {} images, {} failed", plan.mode, plan.images, failures.len());
     let Some(first) = failures.first() else { return };
-    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("target").join(format!("power-{}.log", plan.mode));
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
+    // Cargo may build elsewhere.
+    std::fs::create_dir_all(&target).expect("a folder for the record");
+    let kept = target.join(format!("power-{}.log", plan.mode));
     std::fs::copy(&plan.log, &kept).expect("the record can be kept");
     let told: Vec<String> = failures.iter().map(|one| format!("step {}: {}", one.step, one.why)).collect();
     panic!(
