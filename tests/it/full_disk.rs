@@ -239,16 +239,18 @@ impl Stage {
         count: usize,
         is_enough: impl Fn(&Answers) -> bool,
     ) -> BTreeSet<String> {
-        let mut acknowledged = BTreeSet::new();
+        let (mut acknowledged, mut full) = (BTreeSet::new(), 0);
         for round in 0..500 {
             let answers = burst(self.folder.path(), &format!("{name}{round}"), count, 4_000);
             let enough = is_enough(&answers);
+            full += answers.full;
             acknowledged.extend(answers.queued);
             if enough {
                 return acknowledged;
             }
         }
-        panic!("{name}: it is never enough");
+        let queued = acknowledged.len();
+        panic!("{name}: it is never enough: {queued} were queued, {full} had no room: {}", self.status());
     }
 
     /// Submits until an event is taken in again.
@@ -272,10 +274,13 @@ impl Stage {
 
     /// A number of its status.
     fn figure(&self, name: &str) -> u64 {
+        self.status()[name].as_u64().expect("a number")
+    }
+
+    fn status(&self) -> serde_json::Value {
         let output = self.command_of(&["status", "--json"]).output().expect("it runs");
         let status = output.stdout.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        let status: serde_json::Value = serde_json::from_slice(status).expect("a status");
-        status[name].as_u64().expect("a number")
+        serde_json::from_slice(status).expect("a status")
     }
 
     /// Waits until none waits.
