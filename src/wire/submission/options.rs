@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::json::{Fault, Members, Path, loose, object, push_member, text};
-use super::schema::{CUSTOMER_ID, check, length};
+use super::schema::{CUSTOMER_ID, MAX_CUSTOMER_IDS, check, length};
 use super::tree::Json;
 use crate::event::{Cluster, SessionId};
 use crate::wire::cookie::Cookie;
@@ -112,13 +112,20 @@ fn boolean(json: Json<'_>, path: &Path<'_>) -> Result<bool, Fault> {
 
 /// `customer_ids` in either form, as the API's objects.
 fn customer_ids(json: Json<'_>, path: &Path<'_>) -> Result<Vec<String>, Fault> {
+    // Before anything is made of them.
+    let few = |count| match count > MAX_CUSTOMER_IDS {
+        true => Err(path.invalid(format!("has {count} customer ids, at most {MAX_CUSTOMER_IDS} are taken"))),
+        false => Ok(()),
+    };
     if let Some(list) = json.elements() {
+        few(list.clone().count())?;
         let one = |(i, one)| Ok(check(&CUSTOMER_ID, one, &path.index(i))?.json.into_owned());
         return list.enumerate().map(one).collect();
     }
-    if !json.get().starts_with('{') {
+    let Some(members) = json.members() else {
         return Err(path.invalid("must be an array of customer ids, or an object of ids by integration code"));
-    }
+    };
+    few(members.count())?;
     let by_code = object(json, path)?;
     by_code.0.iter().map(|(code, value)| visitor_form(code, *value, &path.key(code))).collect()
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::checked::{Checked, FILLED_IN_BYTES, Value, filled, get, joined, joined_bytes, own, push_members};
 use super::json::{self, Fault, Path, elements};
 use super::options::Rest;
-use super::schema::{self, NOTIFICATION, REQUEST, check, right_spelling};
+use super::schema::{self, MAX_CUSTOMER_IDS, NOTIFICATION, REQUEST, check, right_spelling};
 use super::tree::{Json, Tree};
 use super::{MAX_MEMBERS_BYTES, MAX_NOTIFICATIONS, unknown};
 use crate::event::{Cluster, Owner, Visitor};
@@ -54,6 +54,7 @@ pub(super) fn long(json: Json<'_>) -> Result<Request<'_>, Fault> {
         }
     }
     let here = path.key("notifications");
+    // Not those of `members`, which are checked text.
     let list = json::loose(json).find(|(name, list)| name == "notifications" && !list.is_null());
     let (_, list) = list.ok_or_else(|| here.invalid("is required"))?;
     let elements = elements(list, &here)?;
@@ -206,13 +207,11 @@ impl Request<'_> {
         let joined = format!("[{}]", joined.join(","));
         let path = Path::Root.key("customer_ids");
         let count = Tree::read(&joined).and_then(|tree| tree.root().elements().map(Iterator::count));
-        let count = count.ok_or_else(|| path.invalid("is no array together with the visitor's"))?;
-        if count > 50 {
-            let with = match count > customer_ids.len() {
-                true => format!("makes {count} customer ids with those of {}", self.visitor),
-                false => format!("has {count} customer ids"),
-            };
-            return Err(path.invalid(format!("{with}, at most 50 are taken")));
+        // Neither list has more by itself, and what both make is an array.
+        let count = count.unwrap_or_default();
+        if count > MAX_CUSTOMER_IDS {
+            let with = format!("makes {count} customer ids with those of {}", self.visitor);
+            return Err(path.invalid(format!("{with}, at most {MAX_CUSTOMER_IDS} are taken")));
         }
         Ok(Some(joined))
     }

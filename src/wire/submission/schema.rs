@@ -64,6 +64,8 @@ const fn must(name: &'static str, rule: Rule) -> Member {
 
 const LONG: usize = usize::MAX;
 const MAX_PARAMETERS: usize = 50;
+/// The most customer ids of a visitor.
+pub(crate) const MAX_CUSTOMER_IDS: usize = 50;
 /// Names of the API that the tables lack, within the context, `qaMode` and `preview`: in the style of the Python SDK's models,
 /// and as they are.
 const MISSPELT: [(&str, &str); 17] = [
@@ -142,7 +144,7 @@ pub(crate) static VISITOR: &[Member] = &[
     may("tntId", Rule::TntId),
     may("thirdPartyId", Rule::Text { min: 0, max: 128 }),
     may("marketingCloudVisitorId", Rule::Text { min: 0, max: 128 }),
-    may("customerIds", Rule::Array { max: 50, each: &CUSTOMER_ID }),
+    may("customerIds", Rule::Array { max: MAX_CUSTOMER_IDS, each: &CUSTOMER_ID }),
 ];
 
 pub(crate) static CONTEXT: &[Member] = &[
