@@ -7,7 +7,7 @@ use std::fmt;
 use memchr::memchr;
 use serde::de::IgnoredAny;
 
-use super::tree::{Elements, Json, MAX_DEPTH, Tree};
+use super::tree::{Json, MAX_DEPTH, Tree, Within};
 use crate::wire::reply::Code;
 
 /// So many keys of an object are compared with each other; where there are more, they are hashed.
@@ -117,14 +117,14 @@ pub(crate) fn text<'t>(json: Json<'t>, path: &Path<'_>) -> Result<Cow<'t, str>, 
 /// The text of a JSON string that was read as one before.
 pub(crate) fn unquoted(json: &str) -> Result<Cow<'_, str>, serde_json::Error> {
     match json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
-        // Without an escape it is what stands between the quotes: that it is sound was seen when the line was read.
+        // As in `Json::string`: that it is sound was seen when the line was read.
         Some(plain) if memchr(b'\\', plain.as_bytes()).is_none() => Ok(Cow::Borrowed(plain)),
         _ => serde_json::from_str(json).map(Cow::Owned),
     }
 }
 
 /// The elements of a JSON array.
-pub(crate) fn elements<'t>(json: Json<'t>, path: &Path<'_>) -> Result<Elements<'t>, Fault> {
+pub(crate) fn elements<'t>(json: Json<'t>, path: &Path<'_>) -> Result<Within<'t>, Fault> {
     json.elements().ok_or_else(|| path.invalid("must be an array"))
 }
 
@@ -133,10 +133,8 @@ pub(crate) fn object<'t>(json: Json<'t>, path: &Path<'_>) -> Result<Members<'t>,
     let found = json.members().ok_or_else(|| path.invalid("must be an object"))?;
     let mut members = Vec::with_capacity(EXPECTED_MEMBERS);
     for (key, value) in found {
-        let name = key.string().unwrap_or_else(|| Ok(Cow::Borrowed(key.get())));
-        let name =
-            name.map_err(|error| path.invalid(format!("has a key that is no valid string: {error}")))?;
-        members.push((name, value));
+        let broken = |error| path.invalid(format!("the key {} is not a valid string: {error}", key.get()));
+        members.push((key.string().transpose().map_err(broken)?.unwrap_or_default(), value));
     }
     match twice(&members) {
         Some(name) => Err(path.key(name).invalid("stands twice in one object")),

@@ -1,8 +1,8 @@
-//! A JSON text read once: where each of its values begins and ends, in the order in which they begin.
+//! A JSON text read once: where each of its values and keys begins and ends, in the order in which they begin.
 //!
-//! Guarantees: what `serde_json` takes for a value, and nothing else, becomes a tree, but for what nests deeper than
-//! [`MAX_DEPTH`]; a value's text is the very one that was read; a tree takes 16 bytes a value, which is at most eight times
-//! what the text takes.
+//! Guarantees: what `serde_json` passes over as a value becomes a tree, and nothing else, but for what nests deeper than
+//! [`MAX_DEPTH`] or takes more than 4 GiB; a value's text is the very one that was read; a tree takes 16 bytes for each value
+//! and each key, and while it grows as much again.
 
 #[cfg(test)]
 mod tests;
@@ -13,20 +13,20 @@ use std::borrow::Cow;
 pub(crate) const MAX_DEPTH: usize = 64;
 
 /// Room for the values and keys of a usual line.
-const EXPECTED_VALUES: usize = 48;
-
-/// A string of so many bytes is looked at in steps of eight, a multiple of eight.
-const SHORT_STRING: usize = 48;
-/// The bytes of a large step.
+const EXPECTED_PLACES: usize = 48;
+/// So many bytes of a string are looked at in steps of eight, before the steps become [`WIDE`].
+const FIRST: usize = 48;
+/// The bytes of a wide step.
 const WIDE: usize = 32;
 
-/// The values of one text.
+/// The values and keys of one text.
 pub(crate) struct Tree<'a> {
     text: &'a str,
-    values: Vec<Place>,
+    places: Vec<Place>,
 }
 
 /// Where a value or a key stands.
+#[derive(Clone, Copy, Default)]
 struct Place {
     from: u32,
     to: u32,
@@ -35,7 +35,7 @@ struct Place {
     kind: Kind,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Kind {
     /// A string without escapes.
     Plain,
@@ -45,6 +45,7 @@ enum Kind {
     Array,
     Null,
     /// A number, `true` or `false`.
+    #[default]
     Other,
 }
 
@@ -54,42 +55,41 @@ impl<'a> Tree<'a> {
     pub(crate) fn read(text: &'a str) -> Option<Self> {
         u32::try_from(text.len()).ok()?;
         let mut reader =
-            Reader { bytes: text.as_bytes(), at: 0, values: Vec::with_capacity(EXPECTED_VALUES) };
+            Reader { bytes: text.as_bytes(), at: 0, places: Vec::with_capacity(EXPECTED_PLACES) };
         reader.value(MAX_DEPTH)?;
         match reader.next() {
-            None => Some(Self { text, values: reader.values }),
+            None => Some(Self { text, places: reader.places }),
             Some(_) => None,
         }
     }
 
     /// The value that the whole text is.
     pub(crate) fn root(&self) -> Json<'_> {
-        Json { text: self.text, values: &self.values }
+        Json { tree: self, at: 0 }
     }
 }
 
 /// A value of a tree, or a key.
 #[derive(Clone, Copy)]
 pub(crate) struct Json<'t> {
-    /// The whole text.
-    text: &'t str,
-    /// Its place, and the places of what is within it.
-    values: &'t [Place],
+    tree: &'t Tree<'t>,
+    /// Where its place is among those of the tree.
+    at: usize,
 }
 
 impl<'t> Json<'t> {
-    /// Its text as it was read.
-    pub(crate) fn get(self) -> &'t str {
-        let place = self.values.first();
-        place.and_then(|place| self.text.get(place.from as usize..place.to as usize)).unwrap_or_default()
+    fn place(self) -> Place {
+        self.tree.places.get(self.at).copied().unwrap_or_default()
     }
 
-    fn kind(self) -> Kind {
-        self.values.first().map_or(Kind::Other, |place| place.kind)
+    /// Its text as it was read.
+    pub(crate) fn get(self) -> &'t str {
+        let Place { from, to, .. } = self.place();
+        self.tree.text.get(from as usize..to as usize).unwrap_or_default()
     }
 
     pub(crate) fn is_null(self) -> bool {
-        self.kind() == Kind::Null
+        self.place().kind == Kind::Null
     }
 
     /// What it says as a string; `None` where it is none.
@@ -97,12 +97,11 @@ impl<'t> Json<'t> {
     /// # Errors
     /// An escape stands for no character.
     pub(crate) fn string(self) -> Option<Result<Cow<'t, str>, serde_json::Error>> {
-        match self.kind() {
+        let Place { from, to, kind, .. } = self.place();
+        match kind {
             Kind::Plain => {
-                let Place { from, to, .. } = self.values.first()?;
-                self.text
-                    .get(*from as usize + 1..(*to as usize).checked_sub(1)?)
-                    .map(|plain| Ok(plain.into()))
+                let within = from as usize + 1..(to as usize).checked_sub(1)?;
+                self.tree.text.get(within).map(|plain| Ok(Cow::Borrowed(plain)))
             }
             Kind::Escaped => Some(serde_json::from_str(self.get()).map(Cow::Owned)),
             _ => None,
@@ -110,36 +109,41 @@ impl<'t> Json<'t> {
     }
 
     /// Its elements; `None` where it is no array.
-    pub(crate) fn elements(self) -> Option<Elements<'t>> {
-        (self.kind() == Kind::Array).then(|| self.within())
+    pub(crate) fn elements(self) -> Option<Within<'t>> {
+        self.within(Kind::Array)
     }
 
     /// Its keys, each with its value; `None` where it is no object.
     pub(crate) fn members(self) -> Option<impl Iterator<Item = (Json<'t>, Json<'t>)>> {
-        let mut within = (self.kind() == Kind::Object).then(|| self.within())?;
+        let mut within = self.within(Kind::Object)?;
         Some(std::iter::from_fn(move || Some((within.next()?, within.next()?))))
     }
 
-    fn within(self) -> Elements<'t> {
-        Elements { text: self.text, values: self.values.get(1..).unwrap_or_default() }
+    fn within(self, kind: Kind) -> Option<Within<'t>> {
+        let place = self.place();
+        let behind = self.at + place.places as usize;
+        (place.kind == kind).then_some(Within { tree: self.tree, at: self.at + 1, behind })
     }
 }
 
 /// The elements of an array, or by turns the keys and the values of an object.
 #[derive(Clone)]
-pub(crate) struct Elements<'t> {
-    text: &'t str,
-    values: &'t [Place],
+pub(crate) struct Within<'t> {
+    tree: &'t Tree<'t>,
+    at: usize,
+    behind: usize,
 }
 
-impl<'t> Iterator for Elements<'t> {
+impl<'t> Iterator for Within<'t> {
     type Item = Json<'t>;
 
     fn next(&mut self) -> Option<Json<'t>> {
-        let places = self.values.first()?.places as usize;
-        let (values, behind) = self.values.split_at_checked(places)?;
-        self.values = behind;
-        Some(Json { text: self.text, values })
+        if self.at >= self.behind {
+            return None;
+        }
+        let next = Json { tree: self.tree, at: self.at };
+        self.at += next.place().places.max(1) as usize;
+        Some(next)
     }
 }
 
@@ -147,7 +151,7 @@ impl<'t> Iterator for Elements<'t> {
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
-    values: Vec<Place>,
+    places: Vec<Place>,
 }
 
 impl Reader<'_> {
@@ -166,8 +170,8 @@ impl Reader<'_> {
     /// One value, within which so many more may nest.
     fn value(&mut self, depth: usize) -> Option<()> {
         let first = self.next()?;
-        let (from, place) = (u32::try_from(self.at).ok()?, self.values.len());
-        self.values.push(Place { from, to: from, places: 1, kind: Kind::Other });
+        let (from, place) = (u32::try_from(self.at).ok()?, self.places.len());
+        self.places.push(Place { from, to: from, places: 1, kind: Kind::Other });
         let kind = match first {
             b'"' => self.string()?,
             b'{' => self.list(b'}', Kind::Object, depth.checked_sub(1)?, Self::member)?,
@@ -177,8 +181,8 @@ impl Reader<'_> {
             b'n' => self.literal(b"null", Kind::Null)?,
             _ => self.number()?,
         };
-        let (to, places) = (u32::try_from(self.at).ok()?, u32::try_from(self.values.len() - place).ok()?);
-        *self.values.get_mut(place)? = Place { from, to, places, kind };
+        let (to, places) = (u32::try_from(self.at).ok()?, u32::try_from(self.places.len() - place).ok()?);
+        *self.places.get_mut(place)? = Place { from, to, places, kind };
         Some(())
     }
 
@@ -212,7 +216,7 @@ impl Reader<'_> {
         }
         let from = u32::try_from(self.at).ok()?;
         let kind = self.string()?;
-        self.values.push(Place { from, to: u32::try_from(self.at).ok()?, places: 1, kind });
+        self.places.push(Place { from, to: u32::try_from(self.at).ok()?, places: 1, kind });
         if self.next()? != b':' {
             return None;
         }
@@ -292,8 +296,8 @@ impl Reader<'_> {
 
 /// How many bytes from the first on are no quote, no backslash and no control character.
 fn unremarkable(bytes: &[u8]) -> usize {
-    // Most strings are short: eight bytes at once. What is longer than some is looked at in large steps.
-    let (few, many) = bytes.split_at(bytes.len().min(SHORT_STRING));
+    // Most strings are short.
+    let (few, many) = bytes.split_at(bytes.len().min(FIRST));
     let passed = unremarkable_of_few(few);
     if passed < few.len() {
         return passed;

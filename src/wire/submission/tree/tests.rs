@@ -97,14 +97,40 @@ fn what_is_no_json_is_no_tree() {
 }
 
 #[test]
-fn a_control_character_is_found_wherever_a_string_has_it() {
-    for length in 0..3 * (SHORT_STRING + WIDE) {
-        for (at, odd) in (0..length).flat_map(|at| [(at, "\u{1f}"), (at, "\u{1}"), (at, "\"")]) {
-            let text = format!("\"{}{odd}{}\"", "ä".repeat(at / 2), "x".repeat(length - at));
-            assert!(Tree::read(&text).is_none(), "{text:?}");
+fn what_is_remarkable_is_found_at_every_place_of_a_string() {
+    for length in 0..FIRST + 2 * WIDE + 9 {
+        for filling in [b'x', 0x20, 0x7f, 0x80, 0xff, b'!', b'#', b'[', b']'] {
+            let mut bytes = vec![filling; length];
+            assert_eq!(unremarkable(&bytes), length);
+            for at in 0..length {
+                for odd in [0, 1, 0x1f, b'"', b'\\'] {
+                    bytes[at] = odd;
+                    assert_eq!(unremarkable(&bytes), at, "{odd} at {at} of {length}");
+                    // What comes behind it changes nothing.
+                    if at + 1 < length {
+                        for behind in [0, b'"', filling] {
+                            bytes[at + 1] = behind;
+                            assert_eq!(unremarkable(&bytes), at, "{odd} at {at} of {length}, then {behind}");
+                        }
+                    }
+                }
+                bytes[at] = filling;
+            }
         }
-        let text = format!("\"{}\"", "\u{7f}".repeat(length));
-        assert_eq!(Tree::read(&text).unwrap().root().get(), text);
+    }
+}
+
+#[test]
+fn a_string_goes_on_behind_an_escape() {
+    for before in 0..FIRST + WIDE {
+        let (before, after) = ("x".repeat(before), "ä".repeat(FIRST));
+        for (behind, sound) in
+            [("", true), ("\\u00e4", true), ("\u{1f}", false), ("\\x", false), ("\"", false)]
+        {
+            let text = format!("\"{before}\\n{after}{behind}{before}\"");
+            assert_eq!(Tree::read(&text).is_some(), sound, "{text:?}");
+            assert_eq!(is_json(&text), sound, "{text:?}");
+        }
     }
 }
 
