@@ -126,11 +126,11 @@ impl Config {
     /// would take a default that is wrong.
     #[must_use]
     pub fn despite(sources: &Sources) -> Option<Self> {
-        let mut reader = Reader::new(sources.settings().settings, Vec::new()).forgiving();
+        let mut reader = Reader::new(sources.settings().settings, Vec::new());
         Self::read(&mut reader, &sources.environment)
     }
 
-    /// Reads every section before it gives up on one, so that every problem is kept.
+    /// Reads every key, and looks at what keys have to do with each other, before it gives up: every problem is kept.
     fn read(reader: &mut Reader, environment: &[(String, String)]) -> Option<Self> {
         let target = Target::read(reader).map(|target| resolved(target, environment, reader));
         let defaults = Defaults::read(reader);
@@ -321,7 +321,7 @@ fn resolved(mut target: Target, environment: &[(String, String)], reader: &mut R
     let edge = target.edge_endpoint.as_ref().map(|edge| edge.replace("{cluster}", "0"));
     let edge = edge.as_deref().unwrap_or_default();
     for (key, url) in [("target.endpoint", target.endpoint.as_str()), ("target.edge_endpoint", edge)] {
-        if url::is_clear_text(url) && !target.allow_http {
+        if url::is_clear_text(url) && !target.allow_http && reader.are_known(&[key, "target.allow_http"]) {
             let message = "is not encrypted: use https://, or set target.allow_http = true".to_owned();
             reader.wrong(reader.origin(key), key, message);
         }

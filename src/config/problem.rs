@@ -49,7 +49,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    fn hides_the_file(&self) -> bool {
+    pub(super) fn hides_the_file(&self) -> bool {
         matches!(self.origin, Origin::File { .. }) && self.key.is_empty()
     }
 }

@@ -39,8 +39,6 @@ pub(super) struct Setting {
 pub(super) struct Reader {
     given: BTreeMap<&'static str, Vec<Setting>>,
     problems: Vec<Problem>,
-    /// Whether a default stands in for a value that is wrong.
-    forgiving: bool,
 }
 
 impl Reader {
@@ -50,16 +48,11 @@ impl Reader {
         for setting in settings {
             given.entry(setting.key).or_default().push(setting);
         }
-        Self { given, problems, forgiving: false }
+        Self { given, problems }
     }
 
-    /// Lets the default stand in for every value that is wrong.
-    pub(super) fn forgiving(self) -> Self {
-        Self { forgiving: true, ..self }
-    }
-
-    /// The value of a key by `read`, or its default. A value that is overridden must be right too: it would come
-    /// into force with the next change elsewhere.
+    /// The value of a key by `read`, or its default, which stands in for one that is wrong, too, so that the rest can be looked
+    /// at. A value that is overridden must be right as well: it would come into force with the next change elsewhere.
     pub(super) fn take<T>(
         &mut self,
         key: &'static str,
@@ -78,10 +71,7 @@ impl Reader {
                 }
             }
         }
-        if taken.is_none() && self.forgiving {
-            taken = read(&Value::Untyped(default.to_owned())).ok();
-        }
-        taken
+        taken.or_else(|| read(&Value::Untyped(default.to_owned())).ok())
     }
 
     /// Whether any source gives the key.
@@ -89,8 +79,17 @@ impl Reader {
         self.given.contains_key(key)
     }
 
-    /// Keeps a problem of keys that do not go together, under the one of them that was set last.
+    /// Whether what `keys` are is known: where one is wrong, or nobody knows what the file sets, a default may stand there.
+    pub(super) fn are_known(&self, keys: &[&str]) -> bool {
+        self.problems.iter().all(|one| !one.hides_the_file() && !keys.contains(&one.key.as_str()))
+    }
+
+    /// Keeps a problem of keys that do not go together, under the one of them that was set last; not where one of them is wrong
+    /// by itself.
     pub(super) fn clash(&mut self, keys: &[&'static str], message: String) {
+        if !self.are_known(keys) {
+            return;
+        }
         let last = keys.iter().rev().map(|key| (self.origin(key), *key)).max_by(|a, b| a.0.cmp(&b.0));
         if let Some((origin, key)) = last {
             self.problems.push(Problem { origin, key: key.to_owned(), message });

@@ -145,6 +145,44 @@ fn all_problems_are_told_at_once_with_their_places() {
 }
 
 #[test]
+fn keys_that_do_not_go_together_are_told_whatever_is_wrong_beside_them() {
+    let told = |overrides: &[&str]| load(None, &[], overrides).unwrap_err().to_string();
+    // No number, no token, and too long for a socket.
+    let neither = format!("/ {}", "a".repeat(200));
+    for (beside, keys, relation) in [
+        (
+            "ingest.mode=9",
+            ["ingest.max_line=2MiB", "ingest.buffer_max_bytes=1MiB"],
+            "at least ingest.max_line",
+        ),
+        ("ingest.mode=9", ["ingest.socket=/a", "admin.socket=/a"], "must differ"),
+        ("queue.max_age=1", ["queue.reserve=2MiB", "queue.min_free=3MiB"], "at most half of queue.min_free"),
+        ("retry.multiplier=x", ["retry.initial=2m", "retry.max=1m"], "at most retry.max"),
+        (
+            "delivery.max_hosts=0",
+            ["delivery.breaker_open=2s", "delivery.breaker_max=1s"],
+            "at most delivery.breaker_max",
+        ),
+        (
+            "target.timeout=0s",
+            ["target.endpoint=http://a.test", "target.allow_http=false"],
+            "is not encrypted",
+        ),
+        ("target.timeout=0s", ["target.property_token_file=/a", "target.property_token=a"], "only one of"),
+    ] {
+        let both = told(&[beside, keys[0], keys[1]]);
+        assert!(both.contains(relation) && both.lines().count() == 2, "{both}");
+        // Where one of them is wrong by itself nobody knows what it is to be.
+        let (key, _) = keys[1].split_once('=').unwrap();
+        let wrong = told(&[beside, keys[0], keys[1], &format!("{key}={neither}")]);
+        assert!(!wrong.contains(relation) && wrong.lines().count() == 2, "{wrong}");
+    }
+    // Nor where nobody knows what the file sets.
+    let broken = load(Some("[queue"), &[], &["queue.reserve=200MiB"]).unwrap_err().to_string();
+    assert!(broken.contains("is no TOML") && broken.lines().count() == 1, "{broken}");
+}
+
+#[test]
 fn a_command_of_one_key_goes_on_whatever_is_wrong_beside_it() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.toml");

@@ -60,6 +60,9 @@ pub(super) fn resolve(
     reader: &mut Reader,
 ) -> Option<PropertyToken> {
     const KEYS: [&str; 2] = ["target.property_token", "target.property_token_file"];
+    if !reader.are_known(&KEYS) {
+        return None;
+    }
     match (inline, file) {
         (Some(_), Some(_)) => {
             let message = format!("cannot be used: only one of {} may be set", KEYS.join(" and "));
