@@ -278,7 +278,22 @@ fn what_belongs_to_another_user_is_told_as_that() {
     std::fs::set_permissions(&queue, std::fs::Permissions::from_mode(0o700)).expect("root may");
     let checked = as_another(&["check"]).output().expect("it runs");
     let told = String::from_utf8_lossy(&checked.stdout);
-    let act = format!("runuser -u {ALONE} -- target-notifyd check, if the daemon runs so; else chown -R ");
+    // No user of this number has a name, and runuser takes no other.
+    let act = format!(
+        "sudo setpriv --reuid={ALONE} --regid={ANOTHER} --clear-groups -- target-notifyd check, if the daemon runs so; \
+         else sudo chown -R {} ",
+        nix::unistd::User::from_uid(ANOTHER.into())
+            .expect("users")
+            .map_or_else(|| ANOTHER.to_string(), |user| user.name)
+    );
+    assert!(told.contains(&act), "{told}");
+
+    // Nobody knows who the daemon is, where its folder is not there yet.
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    std::fs::remove_dir_all(&queue).expect("root may");
+    let checked = as_another(&["check"]).output().expect("it runs");
+    let told = String::from_utf8_lossy(&checked.stdout);
+    let act = format!("sudo install -d -m 0700 -o USER {}, where USER is the daemon's user", queue.display());
     assert!(told.contains(&act), "{told}");
 }
 

@@ -153,7 +153,7 @@ fn refused(sources: &Sources, error: &TransportError) -> Problem {
     Problem { origin: place.map_or(Origin::Unset, |one| one.origin), key: key.to_owned(), message }
 }
 
-/// A user's name, or the number where there is none, which chown and install take as well.
+/// A user's name, or the number where there is none, which chown takes as well.
 fn name(user: Uid) -> String {
     User::from_uid(user).ok().flatten().map_or_else(|| user.to_string(), |user| user.name)
 }

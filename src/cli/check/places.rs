@@ -1,10 +1,12 @@
 //! The right of the folders: whether the queue and the sockets can be where they are to be.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{AccessFlags, Uid, access};
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, Uid, User, access};
 
 use super::name;
 use super::report::Finding;
@@ -23,18 +25,41 @@ pub(super) enum Folder {
     Made,
 }
 
+/// What keeps a file from being made in a folder.
+struct Obstacle {
+    why: String,
+    /// Whether another user might make one.
+    denied: bool,
+}
+
 /// What keeps a file from being made in `folder`, if anything does.
-fn obstacle(folder: &Path) -> Option<String> {
-    let told = |why: &str| format!("{}: {why}", folder.display());
-    match fs::metadata(folder) {
-        Ok(found) if !found.is_dir() => return Some(told("is no folder")),
-        Ok(_) => {}
-        Err(error) => return Some(told(&error.to_string())),
-    }
+fn obstacle(folder: &Path) -> Option<Obstacle> {
+    let told = |why: &str, denied| Some(Obstacle { why: format!("{}: {why}", folder.display()), denied });
+    let found = match fs::metadata(folder) {
+        Ok(found) if !found.is_dir() => return told("is no folder", false),
+        Ok(found) => found,
+        Err(error) => return told(&error.to_string(), error.kind() == ErrorKind::PermissionDenied),
+    };
     let all = AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK;
-    access(folder, all).err().map(|errno| {
-        let owner = fs::metadata(folder).map_or_else(|_| "?".to_owned(), |found| name(found.uid().into()));
-        told(&format!("{}; it is owned by {owner}", errno.desc()))
+    let errno = access(folder, all).err()?;
+    told(&format!("{}; it is owned by {}", errno.desc(), name(found.uid().into())), errno == Errno::EACCES)
+}
+
+/// `command`, which root alone may give, as whoever is asked may type it.
+fn as_root(command: &str) -> String {
+    let sudo = if Uid::effective().is_root() { "" } else { "sudo " };
+    format!("{sudo}{command}")
+}
+
+/// The command by which root checks as the user and the group of `found`.
+fn checked_as(found: &fs::Metadata) -> String {
+    let user = Uid::from_raw(found.uid());
+    as_root(&match User::from_uid(user).ok().flatten() {
+        Some(user) => format!("runuser -u {} -- target-notifyd check", user.name),
+        // It takes no number.
+        None => {
+            format!("setpriv --reuid={user} --regid={} --clear-groups -- target-notifyd check", found.gid())
+        }
     })
 }
 
@@ -49,23 +74,31 @@ pub(super) fn queue(path: &Path, user: Uid) -> Vec<Finding> {
     const KEY: &str = "queue.path";
     if fs::symlink_metadata(path).is_err() {
         let above = nearest(path);
-        return vec![match obstacle(&above) {
-            None => Finding::ok(KEY, format!("{} is absent: a start makes it", path.display())),
-            Some(why) => Finding::failed(
-                KEY,
-                format!("{} is absent and cannot be made: {why}", path.display()),
-                format!("install -d -m 0700 -o {} {}", name(user), path.display()),
-            ),
-        }];
+        let Some(Obstacle { why, denied }) = obstacle(&above) else {
+            return vec![Finding::ok(KEY, format!("{} is absent: a start makes it", path.display()))];
+        };
+        let told = format!("{} is absent and cannot be made: {why}", path.display());
+        let act = match denied {
+            true => {
+                let make = as_root(&format!("install -d -m 0700 -o USER {}", path.display()));
+                format!("{make}, where USER is the daemon's user (this was checked as {})", name(user))
+            }
+            false => "mend what it names, or set another queue.path".to_owned(),
+        };
+        return vec![Finding::failed(KEY, told, act)];
     }
-    let owner: Uid = fs::metadata(path).map_or(user, |found| found.uid().into());
-    let as_owner = format!("runuser -u {} -- target-notifyd check, if the daemon runs so", name(owner));
-    if let Some(why) = obstacle(path) {
-        let taken = format!("chown -R {} {}, or another queue.path", name(user), path.display());
+    let found = fs::metadata(path).ok();
+    let owner: Uid = found.as_ref().map_or(user, |found| found.uid().into());
+    let as_owner = found.as_ref().map_or_else(String::new, checked_as);
+    let as_owner = format!("{as_owner}, if the daemon runs so");
+    if let Some(Obstacle { why, denied }) = obstacle(path) {
+        let chown = as_root(&format!("chown -R {} {}", name(user), path.display()));
         // Taken from the daemon's user, the daemon could not start.
-        let act = match owner == user || owner.is_root() {
-            true => taken,
-            false => format!("{as_owner}; else {taken}"),
+        let act = match denied {
+            true if owner == user => format!("chmod 0700 {}", path.display()),
+            true if owner.is_root() => format!("{chown}, or another queue.path"),
+            true => format!("{as_owner}; else {chown}, or another queue.path"),
+            false => "mend what it names, or set another queue.path".to_owned(),
         };
         return vec![Finding::failed(KEY, why, act)];
     }
@@ -80,7 +113,8 @@ pub(super) fn queue(path: &Path, user: Uid) -> Vec<Finding> {
             "every user of this machine can enter {}: its events can be read, and its lock be taken",
             path.display()
         );
-        findings.push(Finding::warning(KEY, told, format!("chmod 0700 {}", path.display())));
+        let chmod = format!("chmod 0700 {}", path.display());
+        findings.push(Finding::warning(KEY, told, if owner == user { chmod } else { as_root(&chmod) }));
     }
     findings.extend(inside(path, owner));
     if let Err(error) = expect_reserve(path) {
@@ -110,7 +144,8 @@ fn inside(path: &Path, owner: Uid) -> Option<Finding> {
         fs::symlink_metadata(&foreign).map_or_else(|_| "?".to_owned(), |found| name(found.uid().into()));
     let told =
         format!("{} is owned by {whose}: the daemon cannot open it as {}", foreign.display(), name(owner));
-    Some(Finding::failed("queue.path", told, format!("chown -R {} {}", name(owner), path.display())))
+    let act = as_root(&format!("chown -R {} {}", name(owner), path.display()));
+    Some(Finding::failed("queue.path", told, act))
 }
 
 /// A socket: its name, its folder, and what lies there already.
@@ -137,7 +172,7 @@ pub(super) fn socket(key: &'static str, path: &Path, folder: Folder) -> Vec<Find
     let holder = if made { parent.parent().unwrap_or(parent) } else { parent };
     vec![match obstacle(holder) {
         None => Finding::ok(key, format!("{} can be made ({fits})", path.display())),
-        Some(why) => {
+        Some(Obstacle { why, .. }) => {
             let act = match folder {
                 Folder::Present => {
                     "mend the folder, or let the service manager make the socket: systemctl status target-notifyd.socket"

@@ -61,8 +61,15 @@ pub(super) fn of_instance(text: &str, instance: Option<&str>) -> String {
         let unit = format!("systemctl {what} target-notifyd");
         text = text.replace(&unit, &format!("{unit}@{name}"));
     }
-    // A unit's name goes on with the instance now.
-    text.replace("target-notifyd ", &format!("target-notifyd --instance {name} "))
+    // A unit's name goes on with the instance now. The daemon's user has the same name, and no command behind it.
+    let mut rest = text.split("target-notifyd ");
+    let mut of_instance = rest.next().unwrap_or_default().to_owned();
+    for behind in rest {
+        let is_command = behind.starts_with(|first: char| first.is_ascii_lowercase());
+        let whose = if is_command { format!("--instance {name} ") } else { String::new() };
+        of_instance.push_str(&format!("target-notifyd {whose}{behind}"));
+    }
+    of_instance
 }
 
 /// An answer for people with the commands in it for `instance`.
@@ -169,6 +176,10 @@ mod tests {
             (
                 "see systemctl status target-notifyd.socket, or systemctl edit target-notifyd",
                 "see systemctl status target-notifyd@shop.socket, or systemctl edit target-notifyd@shop",
+            ),
+            (
+                "runuser -u target-notifyd -- target-notifyd check; chown -R target-notifyd /srv",
+                "runuser -u target-notifyd -- target-notifyd --instance shop check; chown -R target-notifyd /srv",
             ),
             (
                 "is it running? systemctl status target-notifyd tells",
