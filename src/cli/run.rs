@@ -28,10 +28,15 @@ pub(super) async fn run(config: Config, account: Account, adopt: bool, environme
     let Environment { sources, logging, service } = environment;
     let shutdown = CancellationToken::new();
     let is_trial = std::env::var_os(UNTIL_EOF).is_some();
-    let input = if is_trial { on_end_of_input(shutdown.clone()) } else { Ok(()) };
-    let signals = input.and_then(|()| on_signals(shutdown.clone()));
+    if is_trial && let Err(error) = on_end_of_input(shutdown.clone()) {
+        error!(
+            event = "input_failed", %error,
+            "the daemon is to run until its standard input ends, and that is no pipe. Unset TARGET_NOTIFYD_UNTIL_EOF, which demo and bench alone need: target-notifyd run ends with a signal then"
+        );
+        return Exit::Configuration;
+    }
     // From here on SIGHUP ends nothing; one that comes too early is answered as soon as the daemon runs.
-    let hangups = match signals.and_then(|()| signal(SignalKind::hangup())) {
+    let hangups = match on_signals(shutdown.clone()).and_then(|()| signal(SignalKind::hangup())) {
         Ok(hangups) => hangups,
         Err(error) => {
             error!(event = "signals_failed", %error, "signals cannot be listened for; check the limits with ulimit -a");

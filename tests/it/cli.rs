@@ -329,6 +329,15 @@ fn too_few_threads_end_a_command_that_says_so() {
 }
 
 #[test]
+fn a_daemon_that_is_to_run_until_its_input_ends_says_that_it_needs_a_pipe() {
+    let folder = folder();
+    let mut command = command(folder.path(), NOBODY, &["run"]);
+    let (code, told) = run(command.env("TARGET_NOTIFYD_UNTIL_EOF", "1").stdin(std::process::Stdio::null()));
+    let line: serde_json::Value = serde_json::from_str(&told).expect("one line of JSON");
+    assert!(code == Some(78) && line["event"] == "input_failed" && line["error"] == "not a pipe", "{told}");
+}
+
+#[test]
 fn exit_codes_tell_what_is_wrong() {
     let folder = folder();
     let cases: [(&[&str], i32, &str); 10] = [
