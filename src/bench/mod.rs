@@ -5,7 +5,7 @@
 //!   appended to and synced, an HTTP client that posts the same bodies, a parser of the same lines;
 //! - the daemon is this very executable in a process of its own, so that its processor time and memory are its own;
 //! - nothing outside a temporary folder is touched. It lies in the folder that is asked for: on which disk it lies is what
-//!   is measured.
+//!   is measured. It is removed at the end, also at one by a signal; where a measurement is killed, the next one names it.
 //!
 //! A figure is the median of its runs. Times of one run on a shared machine say little; ratios of one run say more.
 
@@ -18,8 +18,9 @@ mod process;
 mod report;
 mod server;
 
+use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,10 @@ use tokio_util::sync::CancellationToken;
 pub use self::report::{Report, Row};
 use crate::trial::{TrialError, system};
 
+/// What the names of the folders begin with that measurements are made in.
+const PREFIX: &str = "target-notifyd-bench-";
+/// The most entries beside its own folder that are looked at for those of measurements that were killed.
+const MAX_ENTRIES: usize = 10_000;
 /// How often the folder is removed until it is gone, and the wait in between.
 const REMOVALS: usize = 20;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(50);
@@ -78,8 +83,13 @@ pub async fn run(
     told: impl Fn(&str),
     shutdown: CancellationToken,
 ) -> Result<Report, TrialError> {
-    let made = tempfile::Builder::new().prefix("target-notifyd-bench-").tempdir_in(&settings.folder);
+    for left in left(&settings.folder) {
+        told(&format!("a measurement that was killed has left its folder: rm -r '{}'", left.display()));
+    }
+    let made = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&settings.folder);
     let whole = made.map_err(system(format!("a folder cannot be made in {}", settings.folder.display())))?;
+    // Held until the end. Where the disk knows no locks, nobody is told of what is left on it.
+    let _lock = locked(whole.path());
     whole.path().clone_into(&mut settings.folder);
     // Dropping the measurement kills the daemon with it. Its bare loops end by themselves.
     let measured = tokio::select! {
@@ -91,10 +101,23 @@ pub async fn run(
     if shutdown.is_cancelled() { Err(TrialError::Interrupted) } else { measured }
 }
 
+/// The folders in `folder` of measurements that were killed: whoever measures holds a lock on his own.
+fn left(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok).take(MAX_ENTRIES);
+    let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX));
+    ours.map(|entry| entry.path()).filter(|path| locked(path).is_some()).collect()
+}
+
+/// The lock on a folder, unless somebody else holds it, or it is not ours.
+fn locked(folder: &Path) -> Option<File> {
+    let folder = File::open(folder).ok()?;
+    folder.try_lock().ok().map(|()| folder)
+}
+
 /// Removes `folder`, in which a bare loop that was given up may still make a file.
 async fn remove(folder: &tempfile::TempDir) {
     for _ in 0..REMOVALS {
-        match std::fs::remove_dir_all(folder.path()) {
+        match fs::remove_dir_all(folder.path()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => tokio::time::sleep(REMOVAL_PAUSE).await,
             _ => return,
         }

@@ -131,7 +131,7 @@ fn a_measurement_that_is_ended_leaves_no_daemon_and_no_folder() {
 }
 
 #[test]
-fn a_measurement_that_is_killed_leaves_no_daemon() {
+fn a_measurement_that_is_killed_leaves_no_daemon_and_a_folder_that_the_next_one_names() {
     let folder = TempDir::new().expect("a folder");
     let mut child = bench(folder.path(), &["idle"]);
     let daemon = daemon_of(&child, folder.path());
@@ -147,6 +147,22 @@ fn a_measurement_that_is_killed_leaves_no_daemon() {
         assert!(Instant::now() < until, "the daemon lives on");
         std::thread::sleep(Duration::from_millis(5));
     }
+    let left =
+        || fs::read_dir(folder.path()).expect("the folder").map(|entry| entry.expect("an entry").path());
+    let lies = left().next().expect("its folder");
+    let next = bench(folder.path(), &["idle"]);
+    daemon_of(&next, folder.path());
+    // While that one measures, only what nobody uses is named.
+    let third = bench(folder.path(), &["deliver", "--time", "1ms", "--events", "1", "--sessions", "1"]);
+    let (code, told) = end_of(third);
+    let named = format!("has left its folder: rm -r '{}'", lies.display());
+    assert!(code == Some(0) && told.contains(&named), "{code:?} {told}");
+    assert_eq!(told.matches("has left its folder").count(), 1, "{told}");
+    kill(Pid::from_raw(i32::try_from(next.id()).expect("a process id")), Signal::SIGTERM)
+        .expect("it is there");
+    let (_, told) = end_of(next);
+    assert!(told.contains(&named), "{told}");
+    assert_eq!(left().collect::<Vec<_>>(), [lies]);
 }
 
 #[test]
