@@ -323,7 +323,7 @@ fn fits(office: &Office, count: u64, before: u64, dry_run: bool) -> Result<(), R
     let held = format!("{held} {} held", noun(held, "dead letter is", "dead letters are"));
     let more = format!("{count} more {} not fit", noun(count, "does", "do"));
     let message = format!(
-        "queue.dead_max_events is {most}, {held}, and {more}; {before}: target-notifyd dead export --numbers numbers > letters.jsonl, xargs -n 5000 target-notifyd dead delete < numbers, and drop again, or raise queue.dead_max_events"
+        "queue.dead_max_events is {most}, {held}, and {more}; {before}: target-notifyd dead export --numbers numbers > letters.jsonl, xargs -r -n 5000 target-notifyd dead delete < numbers, and drop again, or raise queue.dead_max_events"
     );
     Err(Refusal::of("limit", message))
 }

@@ -12,7 +12,7 @@ use crate::schedule::{Cause, Controls, Hindrance, HostView, Scheduler, Selection
 use crate::wire::hash;
 
 /// Keeps the dead letters in a file, and makes room for others; those that come meanwhile stay.
-const EMPTY_LETTERS: &str = "target-notifyd dead export --numbers numbers > letters.jsonl && xargs -n 5000 target-notifyd dead delete < numbers";
+const EMPTY_LETTERS: &str = "target-notifyd dead export --numbers numbers > letters.jsonl && xargs -r -n 5000 target-notifyd dead delete < numbers";
 
 /// What the scheduler knows for the status.
 struct Known {

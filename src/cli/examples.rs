@@ -95,7 +95,7 @@ Examples:
   target-notifyd dead delete --older-than 30days";
 pub(in crate::cli) const DEAD_EXPORT: &str = "\
 Examples:
-  target-notifyd dead export --numbers numbers > dead.jsonl && xargs -n 5000 target-notifyd dead delete < numbers
+  target-notifyd dead export --numbers numbers > dead.jsonl && xargs -r -n 5000 target-notifyd dead delete < numbers
   target-notifyd dead export --reason not_acknowledged --newer-than 1day > dead.jsonl";
 pub(in crate::cli) const PAUSE: &str = "\
 Examples:

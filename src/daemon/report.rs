@@ -151,7 +151,7 @@ impl Reporter {
             warn!(
                 event = "dead_letters_full",
                 held = figures.dead_held,
-                "queue.dead_max_events is reached: what should be set aside is parked. Make room: target-notifyd dead export --numbers numbers > letters.jsonl && xargs -n 5000 target-notifyd dead delete < numbers"
+                "queue.dead_max_events is reached: what should be set aside is parked. Make room: target-notifyd dead export --numbers numbers > letters.jsonl && xargs -r -n 5000 target-notifyd dead delete < numbers"
             );
         }
     }

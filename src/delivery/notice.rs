@@ -80,7 +80,7 @@ pub(super) fn log(notice: &Notice, identifiers: Identifiers) {
         }
         Notice::DeadLettersFull { seq } => error!(
             event = "dead_letters_full", %seq,
-            "queue.dead_max_events is reached: an event that should become a dead letter is parked. Make room: target-notifyd dead export --numbers numbers > letters.jsonl && xargs -n 5000 target-notifyd dead delete < numbers"
+            "queue.dead_max_events is reached: an event that should become a dead letter is parked. Make room: target-notifyd dead export --numbers numbers > letters.jsonl && xargs -r -n 5000 target-notifyd dead delete < numbers"
         ),
     }
 }

@@ -218,7 +218,7 @@ pub(in crate::cli) enum DeadCommand {
     Export {
         #[command(flatten)]
         filter: Filter,
-        /// Write the numbers of the letters that were printed to this file, a line each, for xargs -n 5000 target-notifyd dead delete: --all would take those, too, that came after.
+        /// Write the numbers of the letters that were printed to this file, a line each, for xargs -r -n 5000 target-notifyd dead delete: --all would take those, too, that came after.
         #[arg(long, value_name = "FILE")]
         numbers: Option<PathBuf>,
         #[command(flatten)]

@@ -169,8 +169,8 @@ mod tests {
     fn commands_go_to_the_instance_that_was_asked() {
         for (text, expected) in [
             (
-                "target-notifyd dead export --numbers numbers > letters.jsonl && xargs -n 5000 target-notifyd dead delete < numbers",
-                "target-notifyd --instance shop dead export --numbers numbers > letters.jsonl && xargs -n 5000 target-notifyd --instance shop dead delete < numbers",
+                "target-notifyd dead export --numbers numbers > letters.jsonl && xargs -r -n 5000 target-notifyd dead delete < numbers",
+                "target-notifyd --instance shop dead export --numbers numbers > letters.jsonl && xargs -r -n 5000 target-notifyd --instance shop dead delete < numbers",
             ),
             ("systemctl restart target-notifyd", "systemctl restart target-notifyd@shop"),
             (
