@@ -120,21 +120,27 @@ impl Display for Held {
     }
 }
 
-/// Holds the queue in `path` against what was known when the power was lost, after the step `at`; and against what it `held`
-/// after it was damaged, if it was.
-pub(crate) fn check(
-    path: &Path,
-    opening: Opening,
-    record: &Record,
-    at: usize,
-    held: Option<&Held>,
-) -> Result<(), String> {
+/// What is known of a queue when the power is lost.
+pub(crate) struct Known<'k> {
+    pub(crate) record: &'k Record,
+    /// The step after which it is lost.
+    pub(crate) at: usize,
+    /// What it held after it was damaged, if it was.
+    pub(crate) held: Option<&'k Held>,
+    /// Whether it may be taken for a damaged one, of which all is kept.
+    pub(crate) looks_damaged: bool,
+}
+
+/// Holds the queue in `path` against what was known when the power was lost.
+pub(crate) fn check(path: &Path, opening: Opening, known: &Known<'_>) -> Result<(), String> {
+    let Known { record, at, held, looks_damaged } = *known;
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     runtime.block_on(async {
         let (marked, before) = (failed_before(path), databases(path));
         let queue = opening(queue_settings(path)).map_err(|error| format!("it does not open: {error}"))?;
         // Where no mark of a failed disk has it copied, the one database stays what it is.
-        if held.is_none() && !marked && before.len() == 1 && databases(path) != before {
+        let is_whole = held.is_none() && !looks_damaged && !marked;
+        if is_whole && before.len() == 1 && databases(path) != before {
             return Err("what a loss of power leaves was taken for damage".to_owned());
         }
         let lost = held.map_or(0, |held| held.lost.len() as u64);

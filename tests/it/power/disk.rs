@@ -177,6 +177,15 @@ impl Disk {
         self.namings.push((self.named, naming));
     }
 
+    /// Whether the name of a snapshot of the engine is not durable. As it starts, it clears the segments of its log that
+    /// its new snapshot frees, and does not wait until that has its name: without it, they look like damage.
+    pub(crate) fn has_nameless_snapshot(&self) -> bool {
+        self.namings.iter().any(|(_, naming)| match naming {
+            Naming::Move { to: (_, name), .. } => name.starts_with("snap."),
+            Naming::Add { .. } | Naming::Remove { .. } => false,
+        })
+    }
+
     /// The folder and the name that a path means now.
     fn place(&self, path: &str) -> (usize, String) {
         let inside =

@@ -1,7 +1,7 @@
 //! A disk that fails: what was acknowledged is there, and the next start builds on nothing that the system only believes
 //! to be on the disk.
 
-use super::check::{check, open};
+use super::check::{Known, check, open};
 use super::images::{all_whole, is_complete};
 use super::plan;
 use super::record::Record;
@@ -71,7 +71,7 @@ fn what_cannot_be_read_never_makes_a_smaller_queue() {
             assert_eq!(daemon.wait().code(), Some(74), "{fault}: {}", daemon.said());
         }
         let record = Record::read(run.log());
-        check(&queue, open, &record, record.steps.len(), None)
-            .unwrap_or_else(|why| panic!("marked {marked}: {why}"));
+        let known = Known { record: &record, at: record.steps.len(), held: None, looks_damaged: false };
+        check(&queue, open, &known).unwrap_or_else(|why| panic!("marked {marked}: {why}"));
     }
 }

@@ -126,7 +126,13 @@ fn images(plan: &Plan, record: &Record, steps: &BTreeMap<usize, Vec<u64>>) -> Ve
             let told = disk.image(folder.path(), &mut Random::new(*seed));
             // A queue that was never begun is begun by this open.
             let queue = folder.path().join("queue");
-            if let Err(why) = check::check(&queue, plan.opening, record, number, held.as_ref()) {
+            let known = check::Known {
+                record,
+                at: number,
+                held: held.as_ref(),
+                looks_damaged: disk.has_nameless_snapshot(),
+            };
+            if let Err(why) = check::check(&queue, plan.opening, &known) {
                 failures.push(Failure { step: number, seed: *seed, why: format!("{why} ({told})") });
             }
         }
